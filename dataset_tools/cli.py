@@ -1,0 +1,47 @@
+"""`mf2 data …`: finds the module of a data stage, and nothing else.
+
+A module's `add_arguments(parser)` and `run(args)` are its command; it is imported only when the command is used.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
+    "import": ("importer", "read an annotated data set from disk into the MFA schema"),
+    "caption": ("captions.command", "write the three captions of every image"),
+    "validate": ("captions.validate_command", "check captions against the labels and report violations"),
+}
+"""Command -> (module of this package, what it does)."""
+
+USER_ERRORS = (ValueError, OSError)
+"""What a wrong argument, file or folder raises; anything else is a defect and keeps its traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mf2 data COMMAND …`; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    top = argparse.ArgumentParser("mf2 data", description="Make a data set, stage by stage.")
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    command = top.parse_known_args(argv[:1])[0].command
+    return _run(command, argv[1:])
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    module_name, text = COMMANDS[command]
+    module = importlib.import_module(f".{module_name}", __package__)
+    parser = argparse.ArgumentParser(f"mf2 data {command}", description=text[0].upper() + text[1:] + ".")
+    module.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args) or 0
+    except USER_ERRORS as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,379 @@
+"""The MFA schema on disk: its columns, a streaming writer and a checking reader.
+
+A data set is a folder that `datasets.load_dataset` reads as it is, offline or pushed to the Hub:
+
+    README.md                               card, its front matter names the shards
+    data/<split>-00000-of-00003.parquet     parquet shards with the `datasets` features in their metadata
+    manifest.json                           counts, sha256 of every shard and what the caller adds; written last
+
+Unlabelled is -1 for an AU and null for the emotion (`ClassLabel` refuses -100); landmarks that were not found are
+null.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from .. import __version__
+from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS
+
+FORMAT = "mfa"
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test")
+MANIFEST_NAME = "manifest.json"
+DATA_FOLDER = "data"
+ROWS_PER_SHARD = 5000
+ROWS_PER_GROUP = 100  # a row group is what a viewer or a streaming reader fetches at once
+REQUIRED_KEYS = ("file_name", "dataset", "video_id", "group_id", "frame")
+CAPTION_COLUMNS = ("caption_emotion", "caption_au", "caption_key_au")
+PROVENANCE_COLUMNS = ("caption_source", "caption_model", "prompt_sha256")
+
+
+# --------------------------------------------------------------------------------------------------------- columns
+def au_columns(au_ids: Sequence[int] = AU_IDS) -> tuple[str, ...]:
+    """`("AU1", "AU2", …)`: the label column of each AU."""
+    return tuple(f"AU{au_id}" for au_id in au_ids)
+
+
+def mfa_features(with_images: bool = True, au_ids: Sequence[int] = AU_IDS) -> Features:
+    """The columns of a data set, in order.
+
+    `landmarks` are (68, 2) float32, x and y in pixels of the image; the AU columns are 1 active, 0 not active,
+    -1 unlabelled; `emotion` indexes `EMOTIONS`.
+    """
+    columns: dict[str, Any] = {"image": Image()} if with_images else {}
+    columns |= {name: Value("string") for name in REQUIRED_KEYS[:-1]}
+    columns["frame"] = Value("int32")
+    columns["emotion"] = ClassLabel(names=list(EMOTIONS))
+    columns |= {name: Value("int8") for name in au_columns(au_ids)}
+    columns["landmarks"] = Array2D((NUM_LANDMARKS, 2), "float32")
+    columns |= {name: Value("string") for name in (*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)}
+    return Features(columns)
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+def write_mfa(
+    out_dir: str | Path,
+    splits: Mapping[str, Iterable[dict[str, Any]]],
+    *,
+    manifest: Mapping[str, Any],
+    with_images: bool = True,
+    au_ids: Sequence[int] = AU_IDS,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    card: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a data set folder, row by row; it appears under its name only when it is whole.
+
+    The same rows give the same bytes. Rows are dictionaries by column: `file_name`, `dataset`, `video_id`, `group_id`,
+    `frame` and, with images, `image` (the encoded file as bytes, kept as it is) must be there; a label or text that is
+    absent is unlabelled or null. `emotion` is an index into `EMOTIONS`, None or -100.
+
+    Args:
+        out_dir: the folder to make.
+        splits: rows of each of `train`, `validation`, `test`; each is consumed once and never held as a whole.
+        manifest: what the caller records in `manifest.json`; `license` and `pretty_name` also go to the card.
+        with_images: False leaves the pixels out.
+        au_ids: the AUs that get a column.
+        rows_per_shard: rows of one parquet file.
+        card: text of `README.md` below its front matter; by default a few lines with the counts.
+        overwrite: replace a data set that is already there.
+    Returns:
+        The folder.
+    Raises:
+        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is no data set.
+        ValueError: a row, an unknown split or a split without rows; the row's file name is shown.
+    """
+    out_dir = Path(out_dir)
+    _check_target(out_dir, overwrite)
+    if unknown := [name for name in splits if name not in SPLITS]:
+        raise ValueError(f"Unknown splits {unknown}; a split is one of {', '.join(SPLITS)}.")
+    features = mfa_features(with_images, au_ids)
+    with _replacing_folder(out_dir) as folder:
+        shards = {
+            name: _write_split(folder / DATA_FOLDER, name, rows, features, rows_per_shard)
+            for name, rows in splits.items()
+        }
+        if not shards:
+            raise ValueError("There is no split to write.")
+        contents = _manifest(manifest, shards)
+        (folder / "README.md").write_text(_front_matter(contents) + (card or _default_card(contents)), "utf-8")
+        (folder / MANIFEST_NAME).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return out_dir
+
+
+def _check_target(out_dir: Path, overwrite: bool) -> None:
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{out_dir} already exists; choose another folder or pass --overwrite.")
+    if not (out_dir / MANIFEST_NAME).is_file():
+        raise FileExistsError(f"{out_dir} is no data set of ours (no {MANIFEST_NAME}), so it is not overwritten.")
+
+
+@contextmanager
+def _replacing_folder(out_dir: Path) -> Iterator[Path]:
+    """A temporary sibling folder that takes the place of `out_dir` when the block ends well, else vanishes."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
+        folder = Path(scratch, "new")
+        folder.mkdir()
+        yield folder
+        if out_dir.exists():
+            out_dir.rename(Path(scratch, "old"))
+        folder.rename(out_dir)
+
+
+def _write_split(
+    data_dir: Path, split: str, rows: Iterable[dict[str, Any]], features: Features, rows_per_shard: int
+) -> list[dict[str, Any]]:
+    """Write the shards of one split; returns `{"file", "num_rows", "num_bytes", "sha256"}` of each, in order."""
+    data_dir.mkdir(exist_ok=True)
+    rows = iter(rows)
+    partial: list[tuple[Path, int]] = []
+    while num_rows := _write_shard(path := data_dir / f"{split}-{len(partial)}.part", rows, features, rows_per_shard):
+        partial.append((path, num_rows))
+    path.unlink()
+    if not partial:
+        raise ValueError(f"Split {split!r} has no rows; leave it out or give it some.")
+    shards = []
+    for index, (path, num_rows) in enumerate(partial):
+        final = path.rename(data_dir / f"{split}-{index:05d}-of-{len(partial):05d}.parquet")
+        shards.append(
+            {
+                "file": f"{data_dir.name}/{final.name}",
+                "num_rows": num_rows,
+                "num_bytes": final.stat().st_size,
+                "sha256": _sha256_of_file(final),
+            }
+        )
+    return shards
+
+
+def _write_shard(path: Path, rows: Iterator[dict[str, Any]], features: Features, max_rows: int) -> int:
+    """Write up to `max_rows` rows into one parquet file, a row group at a time; returns how many there were."""
+    num_rows = 0
+    with pq.ParquetWriter(path, features.arrow_schema) as writer:
+        while batch := list(islice(rows, min(ROWS_PER_GROUP, max_rows - num_rows))):
+            writer.write_table(_to_table(batch, features))
+            num_rows += len(batch)
+    return num_rows
+
+
+def _to_table(rows: list[dict[str, Any]], features: Features) -> pa.Table:
+    schema = features.arrow_schema
+    clean = [_clean_row(row, features) for row in rows]
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in clean]
+        if isinstance(field.type, pa.ExtensionType):
+            columns.append(pa.ExtensionArray.from_storage(field.type, pa.array(values, field.type.storage_type)))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _clean_row(row: dict[str, Any], features: Features) -> dict[str, Any]:
+    """The row with every column of `features`, checked; the error names the row's file."""
+    where = f"Row {row.get('file_name', row)!r}"
+    required = (*(("image",) if "image" in features else ()), *REQUIRED_KEYS)
+    if missing := [name for name in required if row.get(name) is None]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")
+    if unknown := sorted(row.keys() - features.keys()):
+        raise ValueError(f"{where} has unknown columns {', '.join(unknown)}; known are {', '.join(features)}.")
+    clean = dict.fromkeys(features) | row
+    if "image" in features:
+        clean["image"] = {"bytes": _image_bytes(row["image"], where), "path": Path(row["file_name"]).name}
+    clean["emotion"] = _emotion_index(row.get("emotion"), where)
+    clean["landmarks"] = _landmarks_px(row.get("landmarks"), where)
+    for name in features:
+        if name.startswith("AU"):
+            label = row.get(name, AU_UNLABELLED)
+            if label not in (0, 1, AU_UNLABELLED):
+                raise ValueError(f"{where}: {name} is {label!r}; it must be 1, 0 or {AU_UNLABELLED} (unlabelled).")
+            clean[name] = int(label)
+    return clean
+
+
+def _image_bytes(image: Any, where: str) -> bytes:
+    if not isinstance(image, bytes) or not image:
+        raise ValueError(f"{where}: image must be the encoded file as bytes, not {type(image).__name__} or empty.")
+    return image
+
+
+def _emotion_index(emotion: Any, where: str) -> int | None:
+    if emotion is None or emotion == EMOTION_UNLABELLED:
+        return None
+    if isinstance(emotion, str) or not 0 <= emotion < len(EMOTIONS):
+        raise ValueError(
+            f"{where}: emotion is {emotion!r}; it must be 0..{len(EMOTIONS) - 1}, or None for unlabelled."
+        )
+    return int(emotion)
+
+
+def _landmarks_px(landmarks: Any, where: str) -> list[list[float]] | None:
+    if landmarks is None:
+        return None
+    points = np.asarray(landmarks, dtype=np.float32)
+    if points.shape != (NUM_LANDMARKS, 2) or not np.isfinite(points).all():
+        raise ValueError(
+            f"{where}: landmarks have shape {points.shape}; they must be ({NUM_LANDMARKS}, 2) finite pixels, or None."
+        )
+    return points.tolist()
+
+
+def _sha256_of_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _manifest(given: Mapping[str, Any], shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    versions = {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__}
+    splits = {
+        name: {"num_rows": sum(shard["num_rows"] for shard in files), "shards": files}
+        for name, files in shards.items()
+    }
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, **given, "versions": versions, "splits": splits}
+
+
+def _front_matter(manifest: Mapping[str, Any]) -> str:
+    fields: dict[str, Any] = {name: manifest[name] for name in ("license", "pretty_name") if name in manifest}
+    files = [{"split": split, "path": f"{DATA_FOLDER}/{split}-*.parquet"} for split in manifest["splits"]]
+    fields["configs"] = [{"config_name": "default", "data_files": files}]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
+def _default_card(manifest: Mapping[str, Any]) -> str:
+    counts = "\n".join(f"| {split} | {info['num_rows']:,} |" for split, info in manifest["splits"].items())
+    return (
+        f"# {manifest.get('pretty_name', 'MFA data set')}\n\n"
+        "Face images with action units, an emotion, 68 landmarks and three captions each, in the MFA schema: "
+        "AU columns are 1 active, 0 not active, -1 unlabelled; a null emotion is unlabelled; null landmarks were not "
+        f"found.\n\n| split | images |\n|---|---|\n{counts}\n"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+def load_mfa(
+    path: str | Path,
+    split: str,
+    *,
+    config: str | None = None,
+    with_images: bool = True,
+    au_ids: Sequence[int] = AU_IDS,
+) -> Dataset:
+    """Load one split of a data set and check that it is what training expects.
+
+    Args:
+        path: a folder made by `write_mfa`, or the id of a data set on the Hub.
+        split: `train`, `validation` or `test`.
+        config: configuration of a Hub data set that has several.
+        with_images: whether the pixels are needed.
+        au_ids: the AUs whose columns are needed.
+    Raises:
+        FileNotFoundError: no such folder, or no such split in it.
+        ValueError: no rows, missing columns, wrong types or labels out of range; the file and the columns are named.
+    """
+    if Path(path).is_dir():
+        files = _shard_files(Path(path), split)
+        try:
+            if not any(pq.read_metadata(file).num_rows for file in files):
+                raise ValueError(f"{path} ({split}) has no rows.")
+            dataset = load_dataset("parquet", data_files={split: files}, split=split)
+        except (DatasetGenerationError, pa.ArrowException) as error:
+            raise ValueError(f"{path} ({split}) cannot be read: {error.__cause__ or error}") from error
+    elif Path(path).is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
+        raise FileNotFoundError(f"{path} is neither a data set folder nor a Hub id such as `org/name`.")
+    else:
+        dataset = load_dataset(str(path), config, split=split)
+    check_mfa(dataset, f"{path} ({split})", with_images=with_images, au_ids=au_ids)
+    return dataset
+
+
+def _shard_files(folder: Path, split: str) -> list[str]:
+    splits = read_manifest(folder)["splits"]
+    if split not in splits:
+        raise FileNotFoundError(f"{folder} has no split {split!r}; it has {', '.join(splits)}.")
+    files = [folder / shard["file"] for shard in splits[split]["shards"]]
+    if absent := [str(file) for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}, which its {MANIFEST_NAME} lists; copy it again.")
+    return [str(file) for file in files]
+
+
+def check_mfa(dataset: Dataset, source: str, *, with_images: bool = True, au_ids: Sequence[int] = AU_IDS) -> None:
+    """Raise one `ValueError` that names `source` and the columns when a data set does not follow the schema."""
+    expected = mfa_features(with_images, au_ids)
+    found = dataset.features
+    if missing := [name for name in expected if name not in found and name not in PROVENANCE_COLUMNS]:
+        raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(found)}.")
+    wrong = [
+        f"{name} is {found[name]} instead of {feature}"
+        for name, feature in expected.items()
+        if name in found and found[name] != feature and name != "image"
+    ]
+    if with_images and not isinstance(found["image"], Image):
+        wrong.append(f"image is {found['image']} instead of Image()")
+    if wrong:
+        raise ValueError(f"{source} has columns of a wrong type: {'; '.join(wrong)}.")
+    if len(dataset) == 0:
+        raise ValueError(f"{source} has no rows.")
+    _check_labels(dataset, source, au_columns(au_ids))
+
+
+def _check_labels(dataset: Dataset, source: str, columns: Sequence[str]) -> None:
+    for name, low, high in (("emotion", 0, len(EMOTIONS) - 1), *((name, AU_UNLABELLED, 1) for name in columns)):
+        values = dataset.data.column(name)
+        bounds = pc.min_max(values).as_py()
+        out_of_range = bounds["min"] is not None and not low <= bounds["min"] <= bounds["max"] <= high
+        if out_of_range or (name != "emotion" and values.null_count):
+            raise ValueError(
+                f"{source}: {name} runs from {bounds['min']} to {bounds['max']} with {values.null_count} nulls; "
+                f"it must lie in {low}..{high}" + (" or be null." if name == "emotion" else ".")
+            )
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The `manifest.json` of a data set folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not one of this format.
+    """
+    file = Path(path) / MANIFEST_NAME
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no data set folder: it has no {MANIFEST_NAME}.")
+    try:
+        manifest = json.loads(file.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}).") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "splits" not in manifest:
+        raise ValueError(f"{file} does not describe a data set in the {FORMAT!r} format.")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format_version {manifest.get('format_version')}; this code reads {FORMAT_VERSION}."
+        )
+    return manifest
+
+
+def dataset_fingerprint(path: str | Path) -> str:
+    """A sha256 over the names and sha256 of all shards: equal exactly when the data are, by its manifest."""
+    splits = read_manifest(path)["splits"]
+    lines = sorted(f"{shard['sha256']}  {shard['file']}\n" for info in splits.values() for shard in info["shards"])
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
