@@ -1,0 +1,320 @@
+"""Configuration of MF²: the vision tower, the two Q-Former branches, the label vocabulary and the losses."""
+
+import difflib
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import logging
+
+from .labels_mf2 import AU_IDS, EMOTIONS, EYE_CENTERS, LabelSpace
+
+logger = logging.get_logger(__name__)
+
+CODE_VERSION = "0.1.0"
+"""Version of the code that interprets a checkpoint; stored in every configuration."""
+
+# What transformers itself hands to a configuration besides its declared fields.
+_FRAMEWORK_KEYS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+def _refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+    """Raise for keyword arguments that no field takes; transformers would silently keep them as attributes."""
+    known = set(type(config).__dataclass_fields__)
+    for key in kwargs:
+        if key in _FRAMEWORK_KEYS or key in known or key.startswith("_"):
+            continue
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f". Its fields are {', '.join(sorted(known))}."
+        raise ValueError(f"{type(config).__name__} has no field {key!r} (value {kwargs[key]!r}){hint}")
+
+
+def _check_range(config: PreTrainedConfig, name: str, low: float, high: float | None = None, *, open_low=False) -> None:
+    """Raise unless `low <= config.name <= high` (`low <` when `open_low`)."""
+    value = getattr(config, name)
+    too_low = value <= low if open_low else value < low
+    if too_low or (high is not None and value > high):
+        bound = f"{'>' if open_low else '>='} {low}" + ("" if high is None else f" and <= {high}")
+        raise ValueError(f"{type(config).__name__}.{name} is {value}; it must be {bound}.")
+
+
+def _check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"{type(config).__name__}.{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+@strict
+class MF2QFormerConfig(PreTrainedConfig):
+    r"""One branch's Q-Former. The field names are those of transformers' `Blip2QFormerConfig`.
+
+    Args:
+        vocab_size: Size of the WordPiece vocabulary, `[DEC]` included.
+        hidden_size: Width of queries and text.
+        encoder_hidden_size: Width of the vision tokens that the queries attend to; `None` takes the tower's.
+        cross_attention_frequency: Every how many layers the queries cross-attend, from layer 0 on.
+        num_query_tokens: Learned queries, per image (`emo`) or per AU region (`au`).
+    """
+
+    model_type = "mf2_qformer"
+
+    vocab_size: int = 30523
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    cross_attention_frequency: int = 2
+    encoder_hidden_size: int | None = None
+    num_query_tokens: int = 32
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_fields(self, kwargs)
+        super().__post_init__(**kwargs)
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "cross_attention_frequency",
+            "num_query_tokens",
+        ):
+            _check_range(self, name, 1)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _check_range(self, name, 0, 1)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"MF2QFormerConfig.hidden_size is {self.hidden_size}; it must be a multiple of "
+                f"num_attention_heads = {self.num_attention_heads}."
+            )
+
+
+@strict
+class MF2Config(PreTrainedConfig):
+    r"""Configuration of [`MF2Model`] and of the thin classes on it.
+
+    Args:
+        vision_config: The tower: any transformers vision model or a timm one (`timm_wrapper`, `timm_backbone`).
+        emo_config, au_config: The Q-Formers of the global (Emo-VL) and the local (AU-VL) branch.
+        au_ids: FACS numbers of the AU outputs, in order.
+        emotions: Names of the emotion outputs, in order.
+        au_thresholds: Decision thresholds, one per AU; `None` is 0.5 everywhere.
+        use_emo_vl, use_au_vl: Switch a branch off (the ablations of Table IV).
+        freeze_vision: Keep the tower fixed: no autograd through it, evaluation mode.
+        au_text_mode: What the local branch is aligned with: `"caption"` (one AU caption an image) or `"per_au"`
+            (one sentence an AU).
+        emo_text: Which caption the global branch is aligned with: `"emotion"`, `"key_au"`, or `"random"` (either).
+        au_pairs_per_image: `per_au` only: how many AUs a step aligns, drawn anew each step; `None` is all.
+        local_feature_levels: Feature levels of the tower that feed the AU regions; -1 is its output, others index its
+            hidden states (ViT) or stages (CNN).
+        au_region_size: Side of a region around each of an AU's two centres, as a fraction of the image.
+        au_region_grid: Samples along each side of a region.
+        eye_centers: Where the processor puts the eye centres, as fractions of the image.
+        projection_dim: Width of the contrastive space.
+        temperature: Start of the learned ITC temperature.
+        label_smoothing: Of ITC and ITG.
+        itc_weight, itm_weight, itg_weight, emotion_weight, au_weight: Factors of the losses; 0 skips one.
+        au_pos_weight: Weight of active against not active per AU in the AU loss, from the training split.
+        emotion_text_length, key_au_text_length, au_text_length, au_sentence_length: Token limits of the texts.
+        caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
+            `"key_au"` where one branch learned both.
+        code_version: Version of the code that wrote the checkpoint.
+        training_data: Provenance: one entry a data set (name, licence, fingerprint, videos).
+    """
+
+    model_type = "mf2"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "vision_config": SubConfigSpec(AutoConfig, model_type="vit"),
+        "emo_config": SubConfigSpec(MF2QFormerConfig),
+        "au_config": SubConfigSpec(MF2QFormerConfig),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    emo_config: dict | PreTrainedConfig | None = None
+    au_config: dict | PreTrainedConfig | None = None
+    au_ids: list[int] | tuple = AU_IDS
+    emotions: list[str] | tuple = EMOTIONS
+    au_thresholds: list[float | int] | tuple | None = None
+    use_emo_vl: bool = True
+    use_au_vl: bool = True
+    freeze_vision: bool = True
+    au_text_mode: str = "caption"
+    emo_text: str = "emotion"
+    au_pairs_per_image: int | None = None
+    local_feature_levels: list[int] | tuple = (-1,)
+    au_region_size: float = 0.14
+    au_region_grid: int = 3
+    eye_centers: list | tuple = EYE_CENTERS
+    projection_dim: int = 256
+    temperature: float = 0.07
+    label_smoothing: float | int = 0.1
+    itc_weight: float | int = 1.0
+    itm_weight: float | int = 1.0
+    itg_weight: float | int = 1.0
+    emotion_weight: float | int = 1.0
+    au_weight: float | int = 1.0
+    au_pos_weight: list[float | int] | tuple | None = None
+    emotion_text_length: int = 61
+    key_au_text_length: int = 128
+    au_text_length: int = 169
+    au_sentence_length: int = 32
+    caption_prompt_ids: dict[str, list[int]] | None = None
+    pad_token_id: int = 0
+    bos_token_id: int = 30522
+    eos_token_id: int = 102
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    code_version: str = CODE_VERSION
+    training_data: list | None = None
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_fields(self, kwargs)
+        if self.id2label is None:
+            self.id2label = dict(enumerate(self.emotions))
+            self.label2id = {name: index for index, name in enumerate(self.emotions)}
+        super().__post_init__(**kwargs)
+        self._check_values()
+        self._check_widths()
+        if self.code_version != CODE_VERSION:
+            logger.warning(
+                f"This checkpoint was written by MF² code {self.code_version}; the code that is loaded is "
+                f"{CODE_VERSION}. With the `mf2` package installed its code wins over the checkpoint's: install "
+                f"mf2-face=={self.code_version} where results must match."
+            )
+
+    def _check_values(self) -> None:
+        self.label_space  # noqa: B018 - building it checks ids, names and thresholds
+        _check_choice(self, "au_text_mode", ("caption", "per_au"))
+        _check_choice(self, "emo_text", ("emotion", "key_au", "random"))
+        if not (self.use_emo_vl or self.use_au_vl):
+            raise ValueError("use_emo_vl and use_au_vl are both False; at least one branch must be on.")
+        if self.use_au_vl and not self.au_ids:
+            raise ValueError("use_au_vl is True but au_ids is empty; name at least one AU or switch the branch off.")
+        for name in (
+            "au_region_grid",
+            "projection_dim",
+            "emotion_text_length",
+            "key_au_text_length",
+            "au_text_length",
+            "au_sentence_length",
+        ):
+            _check_range(self, name, 1)
+        _check_range(self, "temperature", 0, open_low=True)
+        _check_range(self, "label_smoothing", 0, 1)
+        _check_range(self, "au_region_size", 0, 1, open_low=True)
+        for name in ("itc_weight", "itm_weight", "itg_weight", "emotion_weight", "au_weight"):
+            _check_range(self, name, 0)
+        if self.au_pairs_per_image is not None:
+            _check_range(self, "au_pairs_per_image", 1, len(self.au_ids))
+        if self.au_pos_weight is not None and len(self.au_pos_weight) != len(self.au_ids):
+            raise ValueError(f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs.")
+        if not self.local_feature_levels:
+            raise ValueError("local_feature_levels is empty; [-1] is the tower's output.")
+
+    def _check_widths(self) -> None:
+        """Q-Former widths against the tower's, where the tower's configuration tells its own."""
+        width = self.vision_width
+        for name in ("emo_config", "au_config"):
+            branch = getattr(self, name)
+            if branch.encoder_hidden_size is None:
+                branch.encoder_hidden_size = width
+            elif width is not None and branch.encoder_hidden_size != width:
+                raise ValueError(
+                    f"{name}.encoder_hidden_size is {branch.encoder_hidden_size}, but the vision tower "
+                    f"({self.vision_config.model_type}) has width {width}; set it to {width} or leave it out."
+                )
+            if branch.vocab_size <= self.bos_token_id:
+                raise ValueError(
+                    f"{name}.vocab_size is {branch.vocab_size}, but bos_token_id ([DEC]) is {self.bos_token_id}; "
+                    f"the vocabulary must hold it."
+                )
+        if self.use_emo_vl and self.use_au_vl and self.emo_config.hidden_size != self.au_config.hidden_size:
+            raise ValueError(
+                f"emo_config.hidden_size is {self.emo_config.hidden_size} and au_config.hidden_size is "
+                f"{self.au_config.hidden_size}; the recognisers join both and need equal widths."
+            )
+
+    @property
+    def vision_width(self) -> int | None:
+        """Width of the tower's output; `None` where only the built tower tells (timm)."""
+        hidden_sizes = getattr(self.vision_config, "hidden_sizes", None)
+        return getattr(self.vision_config, "hidden_size", None) or (hidden_sizes[-1] if hidden_sizes else None)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean: AUs with thresholds, and emotions."""
+        return LabelSpace(tuple(self.au_ids), tuple(self.emotions), tuple(self.au_thresholds or ()))
+
+    @classmethod
+    def from_size(cls, size: Literal["paper", "base", "tiny"], **kwargs) -> "MF2Config":
+        """A configuration of a named size; keyword arguments override its fields.
+
+        `paper` is BLIP-2 stage 1 on EVA ViT-g/14: 186,705,470 trainable parameters a branch, which the paper's 186.7 M
+        (Table IV) are. `base` is ViT-B/16, for one GPU. `tiny` is a small convolutional tower that is trained too: for
+        tests and for runs that have nothing to download.
+        """
+        if size not in _SIZES:
+            raise ValueError(f"There is no size {size!r}; choose one of {', '.join(_SIZES)}.")
+        return cls(**{**_SIZES[size](), **kwargs})
+
+
+def _paper_size() -> dict[str, Any]:
+    return {"vision_config": {"model_type": "blip_2_vision_model", "image_size": 224}}
+
+
+def _base_size() -> dict[str, Any]:
+    return {"vision_config": {"model_type": "vit", "image_size": 224, "patch_size": 16}}
+
+
+def _tiny_size() -> dict[str, Any]:
+    branch = {
+        "vocab_size": 2000,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "max_position_embeddings": 256,
+        "num_query_tokens": 4,
+        "cross_attention_frequency": 1,
+    }
+    tower = {
+        "model_type": "resnet",
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 128],
+        "depths": [1, 1, 1],
+        "layer_type": "basic",
+    }
+    return {
+        "vision_config": tower,
+        "emo_config": branch,
+        "au_config": {**branch, "num_query_tokens": 2},
+        "freeze_vision": False,
+        "au_text_mode": "per_au",
+        "au_pairs_per_image": 4,
+        "projection_dim": 64,
+        "bos_token_id": 1999,
+        "eos_token_id": 3,
+    }
+
+
+_SIZES = {"paper": _paper_size, "base": _base_size, "tiny": _tiny_size}

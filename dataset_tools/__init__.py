@@ -1,0 +1,1 @@
+"""From annotations to the MFA data set. Nothing here imports the model."""

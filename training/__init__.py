@@ -1,0 +1,1 @@
+"""Training: pre-training, task adaptation, evaluation and benchmarks."""
