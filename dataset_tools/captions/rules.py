@@ -1,0 +1,226 @@
+"""When a caption is valid: its action units, its emotion, its language and its length.
+
+A violation is a sentence that a person can read and a model can be told; a caption without one is valid.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Literal
+
+from mf2.dataset_tools.captions.text import NO_ACTIVE_AU_CAPTION, find_au_entries
+from mf2.dataset_tools.captions.wordlists import (
+    CLAUSE_ENDS,
+    DISCLAIMER,
+    EMOTION_OF_WORD,
+    ENGLISH,
+    FOREIGN,
+    INFLECTIONS,
+    LIST_GLUE,
+    NEGATING_PAIRS,
+    NEGATIONS,
+    NEUTRAL_THINGS,
+    PERSONAL,
+    SPLIT_WORDS,
+)
+from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
+
+CaptionKind = Literal["au", "emotion", "key_au"]
+CAPTION_KINDS: tuple[CaptionKind, ...] = ("au", "emotion", "key_au")
+
+MAX_TOKENS: dict[CaptionKind, int] = {"au": 169, "emotion": 61, "key_au": 128}
+"""WordPiece tokens of a caption, [CLS] and [SEP] included."""
+
+_NEGATION_REACH = 6
+_MARKDOWN = re.compile(r"\*\*|__|`|^\s*#|^\s*[-*•]\s|\[[^\]]*\]\([^)]*\)|^\s*\||</?[a-z]+>|\*\w[^*\n]*\*", re.M | re.I)
+_LIST_NUMBER = re.compile(r"^\s*\d{1,2}[.)]", re.M)
+_AU_MENTION = re.compile(r"\bAU\s*0*(\d{1,2})\b(?:\s*\(\s*([^()]*?)\s*\))?", re.I)
+_TOKEN = re.compile(r"[A-Za-z]+|\d+|[^\w\s]|_")
+_WORD = re.compile(r"[a-z]+(?:['’][a-z]+)*|[,;:]", re.I)
+
+
+def validate_caption(
+    kind: CaptionKind,
+    text: str,
+    active_aus: Collection[int],
+    emotion: str | None,
+    *,
+    count_tokens: Callable[[str], int] | None = None,
+) -> list[str]:
+    """What is wrong with a caption, one sentence a violation; an empty list means valid.
+
+    Args:
+        kind: "au" (one line an active AU), "emotion" (a paragraph without codes) or "key_au" (a paragraph that names
+            the decisive AUs).
+        active_aus: numbers of the AUs that are labelled active.
+        emotion: the label, one of `EMOTIONS`; None skips the emotion rules (an image without one).
+        count_tokens: text -> number of tokens with the special ones; an estimate of BERT's WordPiece by default.
+    Raises:
+        ValueError: an unknown kind or emotion.
+    """
+    if kind not in CAPTION_KINDS:
+        raise ValueError(f"Unknown caption kind {kind!r}; known are {', '.join(CAPTION_KINDS)}.")
+    if emotion is not None and emotion not in EMOTIONS:
+        raise ValueError(f"Unknown emotion {emotion!r}; known are {', '.join(EMOTIONS)}.")
+    if not text.strip():
+        return ["The caption is empty."]
+    violations: list[str] = []
+    if kind == "au":
+        violations += _au_violations(text, active_aus)
+    else:
+        violations += _paragraph_violations(text)
+        violations += _emotion_violations(text, emotion) if emotion is not None else []
+        violations += _code_violations(kind, text, active_aus)
+    violations += _language_violations(text)
+    num_tokens = (count_tokens or estimate_tokens)(text)
+    if num_tokens > MAX_TOKENS[kind]:
+        violations.append(f"The caption has {num_tokens} tokens; at most {MAX_TOKENS[kind]} are allowed.")
+    return violations
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many WordPiece tokens BERT makes of `text`, with [CLS] and [SEP].
+
+    A word, a number and a punctuation mark count one each, `AU12` two; the FACS words that are known to be split count
+    their pieces.
+    """
+    return 2 + sum(SPLIT_WORDS.get(token.lower(), 1) for token in _TOKEN.findall(text))
+
+
+# ------------------------------------------------------------------------------------------------------ action units
+def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
+    active = set(active_aus)
+    if not active:
+        if text.strip() != NO_ACTIVE_AU_CAPTION:
+            yield f"No AU is active; the caption must be {NO_ACTIVE_AU_CAPTION!r}."
+        return
+    entries = find_au_entries(text)
+    described = [entry.au_id for entry in entries]
+    if missing := active - set(described):
+        yield f"Active AUs without a line of their own: {_codes(missing)}."
+    if extra := set(described) - active:
+        yield f"Lines for AUs that are not active: {_codes(extra)}."
+    if duplicates := {au_id for au_id in described if described.count(au_id) > 1}:
+        yield f"AUs with more than one line: {_codes(duplicates)}."
+    if empty := {entry.au_id for entry in entries if not entry.sentence}:
+        yield f"AUs without a sentence: {_codes(empty)}."
+    yield from _name_violations((entry.au_id, entry.name) for entry in entries)
+    bodies = "\n".join(entry.sentence for entry in entries)
+    mentions = _au_mentions(bodies)
+    if foreign := {au_id for au_id, _ in mentions} - active:
+        yield f"Sentences mention AUs that are not active: {_codes(foreign)}."
+    yield from _name_violations((au_id, name) for au_id, name in mentions if name)
+
+
+def _code_violations(kind: CaptionKind, text: str, active_aus: Collection[int]) -> Iterator[str]:
+    """An emotion caption names no AU; a key-AU caption names at least one, by code and name, and only active ones."""
+    mentions = _au_mentions(text)
+    mentioned = {au_id for au_id, _ in mentions}
+    if kind == "emotion":
+        if mentioned:
+            yield f"An emotion caption must not name AU codes; it names {_codes(mentioned)}."
+        return
+    if active_aus and not mentioned:
+        yield "The caption names no AU; it must name at least one active AU by code and name."
+    if foreign := mentioned - set(active_aus):
+        yield f"The caption names AUs that are not active: {_codes(foreign)}."
+    named = {au_id for au_id, name in mentions if name}
+    if nameless := (mentioned & set(ACTION_UNITS)) - named:
+        yield f"AUs without their FACS name in brackets: {_codes(nameless)}."
+    yield from _name_violations((au_id, name) for au_id, name in mentions if name)
+
+
+def _name_violations(names: Iterator[tuple[int, str]]) -> Iterator[str]:
+    for au_id, name in names:
+        if au_id in ACTION_UNITS and name != ACTION_UNITS[au_id].name:
+            yield f"AU{au_id} is called {name!r}; its FACS name is {ACTION_UNITS[au_id].name!r}."
+
+
+def _au_mentions(text: str) -> list[tuple[int, str]]:
+    """(AU number, name in brackets or "") of every code in `text`."""
+    return [(int(number), name) for number, name in _AU_MENTION.findall(text)]
+
+
+def _codes(au_ids: Collection[int]) -> str:
+    return ", ".join(f"AU{au_id}" for au_id in sorted(au_ids))
+
+
+# ---------------------------------------------------------------------------------------------------------- emotion
+def _emotion_violations(text: str, emotion: str) -> Iterator[str]:
+    """The label, or an inflection of it, is asserted in the first sentence, and no rival anywhere."""
+    sentences = re.split(r"(?<=[.!?])\s+", text.strip())
+    own_words = INFLECTIONS[emotion]
+    if own_words and not any(word in own_words for word in _asserted_emotion_words(sentences[0])):
+        yield f"The first sentence does not assert the emotion {emotion!r} (or an inflection of it)."
+    rivals = {
+        word
+        for sentence in sentences
+        for word in _asserted_emotion_words(sentence)
+        if EMOTION_OF_WORD[word] != emotion
+    }
+    if rivals:
+        yield f"The caption asserts another emotion than {emotion!r}: {', '.join(sorted(rivals))}."
+
+
+def _asserted_emotion_words(sentence: str) -> list[str]:
+    """The emotion words of a sentence that are not negated, in lower case."""
+    words = [word.lower() for word in _WORD.findall(sentence)]
+    return [
+        word
+        for position, word in enumerate(words)
+        if word in EMOTION_OF_WORD
+        and not (word == "neutral" and words[position + 1 : position + 2] and words[position + 1] in NEUTRAL_THINGS)
+        and not _is_negated(words, position)
+    ]
+
+
+def _is_negated(words: Sequence[str], position: int) -> bool:
+    """Whether a negation stands before `words[position]` in its clause, or before the list of emotions it is part of.
+
+    In "without anger, fear or disgust" all three are negated; in "not sad, but angry" only the first is.
+    """
+    first = position
+    while (before := _skip_list_glue(words, first)) >= 0 and words[before] in EMOTION_OF_WORD and before < first - 1:
+        first = before
+    for index in range(first - 1, max(-1, first - 1 - _NEGATION_REACH), -1):
+        word = words[index]
+        if word in CLAUSE_ENDS:
+            return False
+        if word in NEGATIONS or word.endswith(("n't", "n’t")) or tuple(words[index : index + 2]) in NEGATING_PAIRS:
+            return True
+    return False
+
+
+def _skip_list_glue(words: Sequence[str], position: int) -> int:
+    """The position of the nearest word before `position` that is no comma, "and" or "or"; -1 where there is none."""
+    position -= 1
+    while position >= 0 and words[position] in LIST_GLUE:
+        position -= 1
+    return position
+
+
+# --------------------------------------------------------------------------------------------------------- language
+def _paragraph_violations(text: str) -> Iterator[str]:
+    if "\n" in text.strip():
+        yield "The caption must be one paragraph without line breaks."
+    if _LIST_NUMBER.search(text):
+        yield "The caption must not be a numbered list."
+
+
+def _language_violations(text: str) -> Iterator[str]:
+    if personal := sorted({match.group().lower() for match in PERSONAL.finditer(text)}):
+        yield f"Words about identity, age, race or gender are not allowed: {', '.join(personal)}."
+    if disclaimer := DISCLAIMER.search(text.replace("’", "'")):
+        yield f"Disclaimers are not allowed: {disclaimer.group()!r}."
+    if _MARKDOWN.search(text):
+        yield "The caption must be plain text without markdown."
+    if not _is_english(text):
+        yield "The caption must be written in English."
+
+
+def _is_english(text: str) -> bool:
+    """No letters of another script, and more English than foreign function words where there are any."""
+    if any(char.isalpha() and ord(char) > 0x24F for char in text):
+        return False
+    words = [word.lower() for word in re.findall(r"[^\W\d_]+", text)]
+    foreign = sum(word in FOREIGN for word in words)
+    return foreign <= sum(word in ENGLISH for word in words)

@@ -1,0 +1,148 @@
+"""Captions without a model: fixed phrases, chosen by a hash of the image's name; no image leaves the machine."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mf2.dataset_tools.captions.phrases import AU_PHRASES, EMOTION_PHRASES
+from mf2.dataset_tools.captions.rules import MAX_TOKENS, estimate_tokens
+from mf2.dataset_tools.captions.text import au_head, no_key_au_caption, render_au_caption
+from mf2.labels_mf2 import PROTOTYPES, get_action_unit
+
+MAX_EMOTION_CUES = 3
+"""How many movements an emotion caption names."""
+
+_OPENINGS = (
+    "The person in the image appears to be {adjective}.",
+    "The person looks {adjective}.",
+    "The face shows {noun}.",
+    "The expression conveys {noun}.",
+    "The face in the image seems {adjective}.",
+    "This face expresses {noun}.",
+)
+_CUE_SENTENCES = (
+    "This can be seen in the {cues}.",
+    "It shows in the {cues}.",
+    "The impression comes from the {cues}.",
+    "It is visible in the {cues}.",
+)
+_NO_CUE_SENTENCES = ("The features hardly move.", "The facial muscles are at rest.", "The face is nearly still.")
+_KEY_SENTENCES = (
+    "The decisive {units}.",
+    "The most telling {units}.",
+    "The key {units}.",
+)
+_PROTOTYPE_REASONS = (
+    "The {cues} are typical of {noun}.",
+    "Signs such as the {cues} point to {noun}.",
+)
+_OTHER_REASONS = (
+    "The {cues} shape the expression.",
+    "The look of the face comes from the {cues}.",
+)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """The three captions of one image; those that need an emotion are None without one."""
+
+    au: str
+    emotion: str | None
+    key_au: str | None
+
+
+class _Chooser:
+    """Picks among options by the digits of a hash: the same name, kind and seed always make the same text."""
+
+    def __init__(self, image_id: str, kind: str, seed: int) -> None:
+        self._digits = int.from_bytes(hashlib.sha256(f"{image_id}|{kind}|{seed}".encode()).digest(), "big")
+
+    def __call__(self, options: Sequence[str]) -> str:
+        self._digits, choice = divmod(self._digits, len(options))
+        return options[choice]
+
+
+def template_captions(image_id: str, active_aus: Sequence[int], emotion: str | None, seed: int = 0) -> Captions:
+    """The three captions of an image from its labels alone.
+
+    Args:
+        image_id: any name that is unique to the image; it decides which paraphrases are used.
+        active_aus: numbers of the active AUs, in any order.
+        emotion: one of `EMOTIONS`, or None where it is not labelled.
+        seed: another seed gives other paraphrases.
+    Raises:
+        ValueError: an AU or an emotion that is not known.
+    """
+    active = sorted(set(active_aus))
+    for au_id in active:
+        get_action_unit(au_id)
+    if emotion is not None and emotion not in EMOTION_PHRASES:
+        raise ValueError(f"Unknown emotion {emotion!r}; known are {', '.join(EMOTION_PHRASES)}.")
+    return Captions(
+        au=_au_caption(active, _Chooser(image_id, "au", seed)),
+        emotion=None if emotion is None else _emotion_caption(active, emotion, _Chooser(image_id, "emotion", seed)),
+        key_au=None if emotion is None else _key_au_caption(active, emotion, _Chooser(image_id, "key_au", seed)),
+    )
+
+
+def select_key_aus(active_aus: Sequence[int], emotion: str) -> list[int]:
+    """The active AUs of the emotion's FACS prototype; the first two active ones where it has none of them."""
+    key_aus = [au_id for au_id in active_aus if au_id in PROTOTYPES.get(emotion, ())]
+    return key_aus or list(active_aus[:2])
+
+
+def _au_caption(active: Sequence[int], choose: _Chooser) -> str:
+    """The fullest wording that fits the token limit: movement and cue, the movement alone, or two or three words."""
+    movements = {au_id: choose(AU_PHRASES[au_id].movements) for au_id in active}
+    cues = {au_id: choose(AU_PHRASES[au_id].cues) for au_id in active}
+    wordings = (
+        {au_id: f"{movements[au_id]}, {cues[au_id]}." for au_id in active},
+        {au_id: f"{movements[au_id]}." for au_id in active},
+    )
+    for sentences in wordings:
+        caption = render_au_caption(sentences)
+        if estimate_tokens(caption) <= MAX_TOKENS["au"]:
+            return caption
+    return render_au_caption({au_id: AU_PHRASES[au_id].terse for au_id in active})
+
+
+def _emotion_caption(active: Sequence[int], emotion: str, choose: _Chooser) -> str:
+    key_aus = select_key_aus(active, emotion)
+    others = [au_id for au_id in active if au_id not in key_aus]
+    shown = sorted((key_aus + others)[:MAX_EMOTION_CUES])
+    if shown:
+        cue_sentence = choose(_CUE_SENTENCES).format(cues=_cue_list(shown))
+    else:
+        cue_sentence = choose(_NO_CUE_SENTENCES)
+    return " ".join((_opening(emotion, choose), cue_sentence, choose(EMOTION_PHRASES[emotion].closings)))
+
+
+def _key_au_caption(active: Sequence[int], emotion: str, choose: _Chooser) -> str:
+    if not active:
+        return no_key_au_caption(emotion)
+    key_aus = select_key_aus(active, emotion)
+    verb = "action unit is" if len(key_aus) == 1 else "action units are"
+    units = f"{verb} {_join([au_head(au_id) for au_id in key_aus])}"
+    typical = set(key_aus) <= set(PROTOTYPES.get(emotion, ()))
+    reason = choose(_PROTOTYPE_REASONS if typical else _OTHER_REASONS)
+    return " ".join(
+        (
+            _opening(emotion, choose),
+            choose(_KEY_SENTENCES).format(units=units),
+            reason.format(cues=_cue_list(key_aus), noun=EMOTION_PHRASES[emotion].noun),
+        )
+    )
+
+
+def _opening(emotion: str, choose: _Chooser) -> str:
+    phrases = EMOTION_PHRASES[emotion]
+    return choose(_OPENINGS).format(adjective=phrases.adjective, noun=phrases.noun)
+
+
+def _cue_list(au_ids: Sequence[int]) -> str:
+    return _join([AU_PHRASES[au_id].cue_noun for au_id in au_ids])
+
+
+def _join(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

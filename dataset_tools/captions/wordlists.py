@@ -1,0 +1,86 @@
+"""The words that the caption rules look for. All are matched whole and in any case: "no" is not found in "nose"."""
+
+import re
+
+from mf2.labels_mf2 import EMOTIONS
+
+# Inflections of the label may stand for it; plain synonyms only count where they assert a rival.
+INFLECTIONS: dict[str, tuple[str, ...]] = {
+    "Neutral": ("neutral", "neutrally", "neutrality"),
+    "Anger": ("anger", "angers", "angry", "angered", "angrily", "angrier"),
+    "Disgust": ("disgust", "disgusts", "disgusted", "disgusting", "disgustedly"),
+    "Fear": ("fear", "fears", "feared", "fearing", "fearful", "fearfully", "fearfulness"),
+    "Happiness": ("happiness", "happy", "happily", "happier"),
+    "Sadness": ("sadness", "sad", "sadly", "sadder", "saddened"),
+    "Surprise": ("surprise", "surprises", "surprised", "surprising"),
+    "Other": (),
+}
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "Anger": ("furious", "enraged", "rage"),
+    "Disgust": ("revulsion", "repulsed"),
+    "Fear": ("afraid", "scared", "frightened", "terrified", "terror"),
+    "Happiness": ("joy", "joyful", "joyous", "delighted"),
+    "Sadness": ("sorrow", "sorrowful"),
+    "Surprise": ("astonished", "astonishment", "amazed", "amazement"),
+}
+EMOTION_OF_WORD: dict[str, str] = {
+    word: emotion for emotion in EMOTIONS for word in (*INFLECTIONS[emotion], *_SYNONYMS.get(emotion, ()))
+}
+NEUTRAL_THINGS = frozenset({"position", "line", "shape", "pose", "background"})
+"""After these "neutral" describes no emotion."""
+
+NEGATIONS = frozenset(
+    {"no", "not", "never", "without", "nor", "neither", "lacks", "lacking", "lack", "absence", "hardly", "cannot"}
+)
+NEGATING_PAIRS = frozenset({("rather", "than"), ("instead", "of"), ("free", "of")})
+CLAUSE_ENDS = frozenset({",", ";", ":", "and", "but", "while", "yet"})
+LIST_GLUE = frozenset({",", "and", "or"})
+
+PERSONAL = re.compile(
+    r"""\b(?:
+    he | she | him | his | her | hers | himself | herself
+    | man | men | woman | women | boys? | girls? | males? | females? | lady | ladies | gentlem[ae]n | guys?
+    | mother | father | husband | wife | son | daughter | brother | sister | masculine | feminine
+    | young | younger | youthful | old | older | elderly | aged | middle-aged | teen | teens | teenagers? | teenage
+    | child | children | childlike | kids? | infants? | bab(?:y|ies) | toddlers? | adults? | senior | seniors
+    | \d+[ -]years?[ -]old
+    | caucasians? | asians? | africans? | europeans? | hispanics? | latin[oa]s? | arabs? | jewish | indian
+    | chinese | japanese | korean | american | middle[ -]eastern
+    | race | racial | ethnic | ethnicity | nationality
+    | (?:black|white|brown)[ -](?:people|person|individual|skin|skinned)
+    | (?:dark|light|fair|pale)[ -]skinned | skin[ -](?:tone|colou?r)
+    | celebrity | celebrities | famous | actors? | actress(?:es)? | politicians? | president
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Identity, age, race and gender, with the gendered pronouns."""
+
+DISCLAIMER = re.compile(
+    r"""\b(?:
+    i[ ]can(?:not|'t|[ ]not) | i(?:[ ]am|'m)[ ](?:unable|not[ ]able|sorry) | i[ ]apologi[sz]e
+    | as[ ]an[ ]ai | language[ ]model
+    | (?:can(?:not|'t)|unable[ ]to|not[ ]possible[ ]to|impossible[ ]to)[ ](?:be[ ])?
+      (?:identif(?:y|ied)|determined?|assess(?:ed)?|tell|know|infer(?:red)?)
+    | (?:please|important[ ]to|should[ ]be|worth)[ ](?:note|noted|noting|keep[ ]in[ ]mind|remember)
+    | without[ ](?:more|additional|further)[ ](?:context|information) | disclaimer
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+ENGLISH = frozenset(
+    ["the", "a", "an", "is", "are", "and", "of", "to", "in", "with", "this", "that", "or", "by", "be", "it", "at",
+     "which", "as", "on", "from"]
+)  # fmt: skip
+FOREIGN = frozenset(
+    ["la", "el", "los", "las", "una", "del", "que", "en", "por", "para", "der", "das", "und", "ist", "ein", "eine",
+     "mit", "auf", "dem", "den", "les", "des", "est", "une", "et", "dans", "avec", "du", "il", "lo", "gli", "di",
+     "che", "nel", "della", "os", "um", "uma", "não", "com", "da", "na", "se", "su", "sont", "wird", "sich", "het",
+     "een", "van", "de"]
+)  # fmt: skip
+"""Function words, English and not, whose counts tell whether a text is English."""
+
+SPLIT_WORDS = {
+    "raiser": 2, "lowerer": 2, "tightener": 2, "puller": 2, "depressor": 3, "pressor": 2, "wrinkler": 3, "dimpler": 3,
+    "upturned": 3, "downturned": 3,
+}  # fmt: skip
+"""Words of the captions that BERT's vocabulary splits, with their number of pieces."""
