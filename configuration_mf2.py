@@ -131,7 +131,7 @@ class MF2Config(PreTrainedConfig):
         au_region_grid: Samples along each side of a region.
         eye_centers: Where the processor puts the eye centres, as fractions of the image.
         projection_dim: Width of the contrastive space.
-        temperature: Start of the learned ITC temperature.
+        itc_temperature: Start of the learned ITC temperature.
         label_smoothing: Of ITC and ITG.
         itc_weight, itm_weight, itg_weight, emotion_weight, au_weight: Factors of the losses; 0 skips one.
         au_pos_weight: Weight of active against not active per AU in the AU loss, from the training split.
@@ -166,7 +166,7 @@ class MF2Config(PreTrainedConfig):
     au_region_grid: int = 3
     eye_centers: list | tuple = EYE_CENTERS
     projection_dim: int = 256
-    temperature: float = 0.07
+    itc_temperature: float = 0.07
     label_smoothing: float | int = 0.1
     itc_weight: float | int = 1.0
     itm_weight: float | int = 1.0
@@ -219,7 +219,7 @@ class MF2Config(PreTrainedConfig):
             "au_sentence_length",
         ):
             _check_range(self, name, 1)
-        _check_range(self, "temperature", 0, open_low=True)
+        _check_range(self, "itc_temperature", 0, open_low=True)
         _check_range(self, "label_smoothing", 0, 1)
         _check_range(self, "au_region_size", 0, 1, open_low=True)
         for name in ("itc_weight", "itm_weight", "itg_weight", "emotion_weight", "au_weight"):
