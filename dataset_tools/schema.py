@@ -86,7 +86,8 @@ def write_mfa(
     Args:
         out_dir: the folder to make.
         splits: rows of each of `train`, `validation`, `test`; each is consumed once and never held as a whole.
-        manifest: what the caller records in `manifest.json`; `license` and `pretty_name` also go to the card.
+        manifest: what the caller records in `manifest.json`, read when all rows are written; `license` and
+            `pretty_name` also go to the card.
         with_images: False leaves the pixels out.
         au_ids: the AUs that get a column.
         rows_per_shard: rows of one parquet file.

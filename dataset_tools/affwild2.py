@@ -1,0 +1,562 @@
+"""Reads the annotations of Aff-Wild2 as the ABAW competitions distribute them (2020 to the 6th edition).
+
+    <root>/[<folder>/]AU_Detection_Challenge/{Train_Set,Validation_Set}/<video>.txt   12 labels a frame: 1, 0, -1
+    <root>/[<folder>/]EXPR_*_Challenge/{Train_Set,Validation_Set}/<video>.txt         1 label a frame: 0..7, -1
+    <root>/[<folder>/]MTL_Challenge/{train_set,validation_set}.txt                    video/00001.jpg,v,a,expr,aus
+    <root>/cropped_aligned*/<video>/00001.jpg                                         face crops
+
+Data row k (from 0, below the header) is frame k + 1. A video of two people is two annotated videos, `<v>_left` and
+`<v>_right` (or `<v>` and one of them): together they are one *group*, which no split may divide.
+"""
+
+import argparse
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from tqdm import tqdm
+
+from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
+from .report import Tally, markdown_table
+
+PRETTY_NAME = "Aff-Wild2"
+LICENSE = "other"
+UNLABELLED_MODES = ("drop", "mask")
+LAYOUTS = ("auto", "unitask", "mtl")
+
+_TASK_FOLDERS = {
+    "expr": ("expr_*_challenge", "expr_set"),
+    "au": ("au_*_challenge", "au_set"),
+    "mtl": ("mtl_challenge",),
+}
+_SPLIT_NAMES = {"train": "train*_set", "validation": "validation_set"}
+_MTL_HEADER = ("image", "valence", "arousal", "expression", "aus")
+_CROP_FOLDERS = "cropped_aligned*"
+_CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,})\.jpg", re.ASCII)  # what %05d.jpg writes
+_MTL_IMAGE = re.compile(r"([^/\\.][^/\\]*)/((?:\d{5}|[1-9]\d{5,}))\.jpg", re.ASCII)
+_PERSON_SUFFIX = re.compile(r"_(left|right)$")
+_SMALL_INT = re.compile(rb"\s*(-?\d{1,2})\s*")
+_UNLABELLED = AU_UNLABELLED  # both tasks code it so on disk
+_MALFORMED = -128
+
+COUNTED = {
+    "expr_files": "expression files (MTL: videos)",
+    "au_files": "AU files (MTL: videos)",
+    "videos": "annotated videos",
+    "groups": "base videos (groups)",
+    "two_person_groups": "base videos with two people",
+    "groups_both_tasks": "base videos with both tasks",
+    "split_disagreements": "base videos whose tasks or people are in different official splits (taken as train)",
+    "length_disagreements": "videos whose tasks differ in their number of rows",
+    "expr_rows": "expression rows",
+    "expr_unlabelled": "expression rows of -1",
+    "expr_malformed": "malformed expression rows (unlabelled)",
+    "au_rows": "AU rows",
+    "au_unlabelled": "AU rows of -1 only",
+    "au_partly_unlabelled": "AU rows with some -1",
+    "au_malformed": "malformed AU rows (unlabelled)",
+    "frames": "annotated frames",
+    "dropped_no_folder": "dropped: their video has no folder of crops",
+    "dropped_after_last_crop": "dropped: rows after the last crop",
+    "dropped_missing_crop": "dropped: crop missing mid-sequence",
+    "dropped_unlabelled": "dropped: not labelled (drop: any -1 or a task missing; mask: nothing labelled)",
+    "kept": "kept frames",
+    "kept_both_tasks": "kept frames with an emotion and at least one AU",
+    "folders_missing": "videos without a folder of crops",
+    "crops_without_row": "crops without a row",
+    "folders_without_annotation": "folders of crops without an annotation",
+    "crops_twice": "crops in two folders (the first is taken)",
+    "annotations_twice": "annotations given twice (the first is taken)",
+    "aus_not_used": "AU columns that are none of the twelve",
+    "rejected_files": "files refused: header not understood",
+    "rejected_lines": "MTL lines refused: no usable image name",
+    "unsafe_paths": "names and links that lead out of their folder (refused)",
+    "stray_files": "stray files and folders (ignored)",
+}
+"""What an `IndexReport` counts, in the order of its table. frames = the dropped_* and kept together."""
+
+
+@dataclass
+class IndexReport:
+    """What was found, read and dropped.
+
+    `length_differences[task][d]` is the number of videos that have d more rows than their last crop's number.
+    """
+
+    tally: Tally = field(default_factory=lambda: Tally(COUNTED))
+    length_differences: dict[str, Counter[int]] = field(default_factory=lambda: {"expr": Counter(), "au": Counter()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        differences = {task: {str(d): n for d, n in sorted(c.items())} for task, c in self.length_differences.items()}
+        return {**self.tally.to_dict(), "length_differences": differences}
+
+    def to_markdown(self) -> str:
+        """The tables that the command prints."""
+        rows = [
+            (task, f"{difference:+d}", number)
+            for task, counter in self.length_differences.items()
+            for difference, number in sorted(counter.items())
+        ]
+        lengths = markdown_table(("task", "rows - last crop", "videos"), rows) if rows else ""
+        return f"{self.tally.to_markdown()}\n{lengths}"
+
+
+@dataclass
+class _Annotation:
+    """The labels of one task of one video: `frames` (n,) ascending, `labels` (n, 1) or (n, 12), -1 unlabelled."""
+
+    split: str
+    frames: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int8]
+
+
+_Annotations = dict[str, dict[str, _Annotation]]  # task -> video -> annotation
+
+
+# ------------------------------------------------------------------------------------------------------ the folders
+@dataclass(frozen=True)
+class Layout:
+    """Where things are: the folder of each task (`expr`, `au`, `mtl`) and the folders of crops."""
+
+    root: Path
+    tasks: dict[str, Path]
+    crop_dirs: tuple[Path, ...]
+
+
+def find_layout(root: str | Path, layout: str = "auto") -> Layout:
+    """Find the tasks' folders and the crops below `root`.
+
+    Args:
+        root: holds `cropped_aligned*` and the tasks' folders, or a folder that holds the latter.
+        layout: `unitask` (EXPR and AU folders), `mtl`, or `auto`: the former where there is any.
+    Raises:
+        FileNotFoundError: `root`, the annotations or the crops are not there; what was found is shown.
+        ValueError: an unknown layout, or two candidates for one task.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}.")
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder.")
+    subfolders = _subfolders(root)
+    crop_dirs = tuple(path for path in subfolders if fnmatch(path.name, _CROP_FOLDERS))
+    candidates = [
+        *subfolders,
+        *(path for folder in subfolders if folder not in crop_dirs for path in _subfolders(folder)),
+    ]
+    found = {task: _match_task(task, candidates) for task in _TASK_FOLDERS}
+    unitask = {task: found[task] for task in ("expr", "au") if found[task]}
+    tasks = unitask if layout == "unitask" or (layout == "auto" and unitask) else {"mtl": found["mtl"]}
+    for what, there in (
+        ("EXPR_*_Challenge, AU_*_Challenge or MTL_Challenge", any(tasks.values())),
+        (_CROP_FOLDERS, crop_dirs),
+    ):
+        if not there:
+            names = ", ".join(path.name for path in subfolders) or "no folder"
+            raise FileNotFoundError(f"{root} has no folder {what} (layout {layout}); it has {names}.")
+    return Layout(root, {task: path for task, path in tasks.items() if path}, crop_dirs)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _match_task(task: str, candidates: Sequence[Path]) -> Path | None:
+    """The one candidate that is named like the task's folder in some edition."""
+    patterns = _TASK_FOLDERS[task]
+    matches = [path for path in candidates if any(fnmatch(path.name.lower(), pattern) for pattern in patterns)]
+    if len(matches) > 1:
+        found = ", ".join(map(str, matches))
+        raise ValueError(f"More than one folder could be the {task.upper()} task: {found}; keep one edition per root.")
+    return matches[0] if matches else None
+
+
+def _entries(folder: str | Path, root: Path, tally: Tally) -> Iterator["os.DirEntry[str]"]:
+    """The entries of a folder without the links that lead out of `root` (resolved), which are counted."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+                tally.add("unsafe_paths", example=f"{Path(folder).name}/{entry.name}")
+            else:
+                yield entry
+
+
+# -------------------------------------------------------------------------------------------------- the label files
+def parse_labels(body: bytes, width: int) -> npt.NDArray[np.int8]:
+    """Comma-separated small integers, a row a line -> (rows, width); a line that is anything else is all -128.
+
+    Lines keep their place, empty ones too, because the number of a row is the number of its frame.
+    """
+    body = body.rstrip()
+    names = [str(i) for i in range(width)]
+    try:
+        table = pacsv.read_csv(
+            pa.BufferReader(body),
+            read_options=pacsv.ReadOptions(column_names=names, use_threads=False),
+            parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.int8()), null_values=[]),
+        )
+    except pa.ArrowInvalid:
+        return _parse_labels_by_line(body, width)
+    return np.column_stack([column.to_numpy() for column in table.columns])
+
+
+def _parse_labels_by_line(body: bytes, width: int) -> npt.NDArray[np.int8]:
+    lines = body.splitlines()
+    labels = np.full((len(lines), width), _MALFORMED, np.int8)
+    for row, line in zip(labels, lines, strict=True):
+        fields = [_SMALL_INT.fullmatch(text) for text in line.split(b",")]
+        if len(fields) == width and all(fields):
+            row[:] = [int(text[1]) for text in fields if text]
+    return labels
+
+
+def _refuse_out_of_range(labels: npt.NDArray[np.int8], highest: int) -> int:
+    """Make rows with a label outside -1..highest unlabelled, in place; returns how many there were."""
+    malformed = ((labels < _UNLABELLED) | (labels > highest)).any(axis=1)
+    labels[malformed] = _UNLABELLED
+    return int(malformed.sum())
+
+
+def _read_header(data: bytes) -> tuple[list[str], bytes]:
+    """The names of the first line and the bytes below it."""
+    header, _, body = data.partition(b"\n")
+    names = header.decode("utf-8-sig", "replace").split(",")
+    return [name.strip() for name in names if name.strip()], body
+
+
+def _read_expressions(names: list[str], body: bytes, tally: Tally) -> npt.NDArray[np.int8] | None:
+    """(rows, 1) indices into `EMOTIONS`; the file counts in the order of its header. None: unknown names."""
+    known = {name.lower(): index for index, name in enumerate(EMOTIONS)}
+    if not names or any(name.lower() not in known for name in names):
+        return None
+    labels = parse_labels(body, 1)
+    tally.add("expr_malformed", _refuse_out_of_range(labels, len(names) - 1))
+    to_emotion = np.array([*(known[name.lower()] for name in names), _UNLABELLED], np.int8)  # [-1] is unlabelled
+    return to_emotion[labels]
+
+
+def _read_aus(names: list[str], body: bytes, tally: Tally) -> npt.NDArray[np.int8] | None:
+    """(rows, 12) labels in the order of `AU_IDS`, -1 for an AU without a column. None: the header is not of AUs."""
+    if not names or not all(re.fullmatch(r"AU\d{1,2}", name) for name in names) or len(set(names)) != len(names):
+        return None
+    labels = parse_labels(body, len(names))
+    tally.add("au_malformed", _refuse_out_of_range(labels, 1))
+    ours = np.full((len(labels), len(AU_IDS)), _UNLABELLED, np.int8)
+    columns = {f"AU{au_id}": column for column, au_id in enumerate(AU_IDS)}
+    for name, values in zip(names, labels.T, strict=True):
+        if name in columns:
+            ours[:, columns[name]] = values
+        else:
+            tally.add("aus_not_used", example=name)
+    return ours
+
+
+def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotation]:
+    """All videos of one task's folder."""
+    read = {"expr": _read_expressions, "au": _read_aus}[task]
+    root = folder.resolve()
+    annotations: dict[str, _Annotation] = {}
+    for split, path in _split_entries(folder, root, tally):
+        for entry in sorted(_entries(path, root, tally), key=lambda entry: entry.name):
+            video, extension = os.path.splitext(entry.name)
+            if extension != ".txt" or video.startswith(".") or not entry.is_file():
+                tally.add("stray_files", example=f"{folder.name}/{path.name}/{entry.name}")
+                continue
+            labels = read(*_read_header(Path(entry.path).read_bytes()), tally)
+            if labels is None:
+                tally.add("rejected_files", example=f"{folder.name}/{path.name}/{entry.name}")
+            elif video in annotations:
+                tally.add("annotations_twice", example=f"{folder.name}/{path.name}/{entry.name}")
+            else:
+                frames = np.arange(1, len(labels) + 1, dtype=np.int32)
+                annotations[video] = _Annotation(split, frames, labels)
+    return annotations
+
+
+def _split_entries(folder: Path, root: Path, tally: Tally) -> list[tuple[str, Path]]:
+    """(split, path) of the entries named like an official split, `train` first; the others are counted as stray."""
+    found = []
+    for entry in _entries(folder, root, tally):
+        stem = entry.name.lower().removesuffix(".txt")
+        splits = [split for split, pattern in _SPLIT_NAMES.items() if fnmatch(stem, pattern)]
+        if splits:
+            found.append((splits[0], Path(entry.path)))
+        else:
+            tally.add("stray_files", example=f"{folder.name}/{entry.name}")
+    return sorted(found)
+
+
+def _read_mtl(folder: Path, tally: Tally) -> _Annotations:
+    """Both tasks of the multi-task layout."""
+    annotations: _Annotations = {"expr": {}, "au": {}}
+    for split, path in _split_entries(folder, folder.resolve(), tally):
+        names, body = _read_header(path.read_bytes())
+        if tuple(names) != _MTL_HEADER:
+            tally.add("rejected_files", example=f"{folder.name}/{path.name}")
+            continue
+        images, labels = _split_mtl_lines(body, tally)
+        emotions, aus = labels[:, :1].copy(), labels[:, 1:].copy()
+        tally.add("expr_malformed", _refuse_out_of_range(emotions, len(EMOTIONS) - 1))
+        tally.add("au_malformed", _refuse_out_of_range(aus, 1))
+        rows_of_video: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for row, (video, frame) in enumerate(images):
+            rows_of_video[video].append((frame, row))
+        for video, pairs in rows_of_video.items():
+            if video in annotations["expr"]:
+                tally.add("annotations_twice", len(pairs), example=video)
+                continue
+            frames, first = np.unique(np.array([frame for frame, _ in pairs], np.int32), return_index=True)
+            tally.add("annotations_twice", len(pairs) - len(frames), example=video)
+            rows = np.array([row for _, row in pairs])[first]
+            annotations["expr"][video] = _Annotation(split, frames, emotions[rows])
+            annotations["au"][video] = _Annotation(split, frames, aus[rows])
+    return annotations
+
+
+def _split_mtl_lines(body: bytes, tally: Tally) -> tuple[list[tuple[str, int]], npt.NDArray[np.int8]]:
+    """Lines `video/00001.jpg,valence,arousal,expression,au x 12` -> (video, frame) of each and (lines, 13) labels."""
+    images, labels = [], []
+    for line in body.decode("utf-8", "replace").splitlines():
+        image, _, rest = line.partition(",")
+        if match := _MTL_IMAGE.fullmatch(image.strip()):
+            images.append((match[1], int(match[2])))
+            labels.append(rest.partition(",")[2].partition(",")[2])
+        elif line.strip():
+            leads_out = image.startswith("/") or "\\" in image or ".." in image.split("/")
+            tally.add("unsafe_paths" if leads_out else "rejected_lines", example=image)
+    return images, parse_labels("\n".join(labels).encode(), 1 + len(AU_IDS))
+
+
+# -------------------------------------------------------------------------------------------------------- the crops
+@dataclass
+class _Crops:
+    """The crops of one video: `frames` (n,) ascending and, for each, the index of its folder among `crop_dirs`."""
+
+    frames: npt.NDArray[np.int32]
+    folder_idx: npt.NDArray[np.int8]
+
+
+def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally) -> dict[str, _Crops]:
+    """The crops of all annotated videos, from file names alone."""
+    annotated = set(videos)
+    found: dict[str, _Crops] = {}
+    for index, crop_dir in enumerate(crop_dirs):
+        root = crop_dir.resolve()
+        for entry in tqdm(_entries(crop_dir, root, tally), desc=f"crops in {crop_dir.name}", unit="video"):
+            if not entry.is_dir():
+                tally.add("stray_files", example=f"{crop_dir.name}/{entry.name}")
+            elif entry.name not in annotated:
+                tally.add("folders_without_annotation", example=f"{crop_dir.name}/{entry.name}")
+            else:
+                frames = _crop_frames(entry.path, root, tally)
+                crops = _Crops(frames, np.full(len(frames), index, np.int8))
+                found[entry.name] = _merge_crops(found[entry.name], crops, tally) if entry.name in found else crops
+    return found
+
+
+def _crop_frames(folder: str, root: Path, tally: Tally) -> npt.NDArray[np.int32]:
+    frames = []
+    for entry in _entries(folder, root, tally):
+        if (match := _CROP_NAME.fullmatch(entry.name)) and entry.is_file():
+            frames.append(int(match[1]))
+        else:
+            tally.add("stray_files", example=f"{Path(folder).name}/{entry.name}")
+    return np.sort(np.array(frames, np.int32))
+
+
+def _merge_crops(one: _Crops, two: _Crops, tally: Tally) -> _Crops:
+    both = np.concatenate([one.frames, two.frames])
+    frames, first = np.unique(both, return_index=True)
+    tally.add("crops_twice", len(both) - len(frames))
+    return _Crops(frames, np.concatenate([one.folder_idx, two.folder_idx])[first])
+
+
+# -------------------------------------------------------------------------------------------------------- the index
+@dataclass
+class _Frames:
+    """What is kept of one video."""
+
+    video: str
+    frames: npt.NDArray[np.int32]
+    folder_idx: npt.NDArray[np.int8]
+    emotion: npt.NDArray[np.int8]
+    aus: npt.NDArray[np.int8]
+
+
+def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> tuple[pa.Table, IndexReport]:
+    """Bring annotations and crops together: one row for each frame that has a crop and labels.
+
+    Args:
+        root: see `find_layout`.
+        unlabelled: `drop` keeps frames with an emotion and all twelve AUs; `mask` keeps every frame with any label and
+            leaves the rest unlabelled.
+        layout: see `find_layout`.
+    Returns:
+        The frames, ordered by video and frame, and the report. Columns: `path` (below `root`), `video_id`, `group_id`
+        (the base video), `frame`, `emotion` (int8, null = unlabelled), `AU1` ... `AU26` (int8, -1 = unlabelled),
+        `split` (official; `train` where a base video's tasks disagree, so that no task trains on validation).
+    Raises:
+        FileNotFoundError, ValueError: of `find_layout`, or an unknown `unlabelled`.
+    """
+    if unlabelled not in UNLABELLED_MODES:
+        raise ValueError(f"unlabelled is {unlabelled!r}; it must be one of {', '.join(UNLABELLED_MODES)}.")
+    place = find_layout(root, layout)
+    report = IndexReport()
+    if "mtl" in place.tasks:
+        annotations = _read_mtl(place.tasks["mtl"], report.tally)
+    else:
+        annotations = {task: _read_unitask(task, path, report.tally) for task, path in place.tasks.items()}
+    videos = sorted(set().union(*annotations.values()))
+    crops = _list_crops(place.crop_dirs, videos, report.tally)
+    split_of_group = _official_splits(annotations, report.tally)
+    kept = [_index_video(video, annotations, crops.get(video), unlabelled, report) for video in videos]
+    return _to_table(kept, place.crop_dirs, split_of_group), report
+
+
+def base_video(video: str) -> str:
+    """The video that a person's track belongs to: `video2_left` -> `video2`."""
+    return _PERSON_SUFFIX.sub("", video)
+
+
+def _official_splits(annotations: _Annotations, tally: Tally) -> dict[str, str]:
+    """Group -> official split; counts videos, groups and disagreements."""
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    tasks: defaultdict[str, set[str]] = defaultdict(set)
+    people: defaultdict[str, set[str]] = defaultdict(set)
+    for task, of_task in annotations.items():
+        tally.add(f"{task}_files", len(of_task))
+        for video, annotation in of_task.items():
+            splits[base_video(video)].add(annotation.split)
+            tasks[base_video(video)].add(task)
+            people[base_video(video)].add(video)
+    tally.add("groups", len(splits))
+    tally.add("videos", sum(map(len, people.values())))
+    for group in sorted(splits):
+        tally.add("two_person_groups", len(people[group]) > 1, example=group)
+        tally.add("groups_both_tasks", len(tasks[group]) > 1)
+        tally.add("split_disagreements", len(splits[group]) > 1, example=group)
+    return {group: min(found) for group, found in splits.items()}  # "train" < "validation"
+
+
+def _index_video(
+    video: str, annotations: _Annotations, crops: _Crops | None, unlabelled: str, report: IndexReport
+) -> _Frames:
+    """Match the rows of one video with its crops; every frame is counted once, as kept or as dropped."""
+    tally = report.tally
+    mine = {task: of_task[video] for task, of_task in annotations.items() if video in of_task}
+    _count_labels(mine, tally)
+    tally.add("length_disagreements", len({len(a.frames) for a in mine.values()}) > 1, example=video)
+    frames = np.unique(np.concatenate([annotation.frames for annotation in mine.values()]))
+    tally.add("frames", len(frames))
+    if crops is None or not len(crops.frames):
+        tally.add("folders_missing", example=video)
+        tally.add("dropped_no_folder", len(frames))
+        frames, crops = frames[:0], _Crops(frames[:0], np.zeros(0, np.int8))
+    else:
+        for task, annotation in mine.items():
+            report.length_differences[task][_last(annotation.frames) - _last(crops.frames)] += 1
+        frames = _frames_with_crop(video, frames, crops, tally)
+    emotion = _labels_at(mine.get("expr"), frames, 1)[:, 0]
+    aus = _labels_at(mine.get("au"), frames, len(AU_IDS))
+    has_emotion, has_au = emotion != _UNLABELLED, aus != _UNLABELLED
+    keep = has_emotion & has_au.all(axis=1) if unlabelled == "drop" else has_emotion | has_au.any(axis=1)
+    tally.add("dropped_unlabelled", (~keep).sum(), example=video)
+    tally.add("kept", keep.sum())
+    tally.add("kept_both_tasks", (keep & has_emotion & has_au.any(axis=1)).sum())
+    folder_idx = crops.folder_idx[np.searchsorted(crops.frames, frames[keep])]
+    return _Frames(video, frames[keep], folder_idx, emotion[keep], aus[keep])
+
+
+def _frames_with_crop(video: str, frames: npt.NDArray[np.int32], crops: _Crops, tally: Tally) -> npt.NDArray[np.int32]:
+    """The annotated frames that have a crop; counts what has no partner on either side."""
+    has_crop = np.isin(frames, crops.frames, assume_unique=True)
+    after_last = frames > _last(crops.frames)
+    tally.add("dropped_after_last_crop", after_last.sum(), example=video)
+    tally.add("dropped_missing_crop", (~has_crop & ~after_last).sum(), example=video)
+    tally.add("crops_without_row", len(crops.frames) - has_crop.sum(), example=video)
+    return frames[has_crop]
+
+
+def _last(frames: npt.NDArray[np.int32]) -> int:
+    return int(frames[-1]) if len(frames) else 0
+
+
+def _labels_at(annotation: _Annotation | None, frames: npt.NDArray[np.int32], width: int) -> npt.NDArray[np.int8]:
+    """(frames, width) labels of those frames, -1 where the task has none."""
+    labels = np.full((len(frames), width), _UNLABELLED, np.int8)
+    if annotation is not None:
+        _, to, source = np.intersect1d(frames, annotation.frames, assume_unique=True, return_indices=True)
+        labels[to] = annotation.labels[source]
+    return labels
+
+
+def _count_labels(annotations: dict[str, _Annotation], tally: Tally) -> None:
+    for task, annotation in annotations.items():
+        unlabelled = annotation.labels == _UNLABELLED
+        tally.add(f"{task}_rows", len(unlabelled))
+        tally.add(f"{task}_unlabelled", unlabelled.all(axis=1).sum())
+        if task == "au":
+            tally.add("au_partly_unlabelled", (unlabelled.any(axis=1) & ~unlabelled.all(axis=1)).sum())
+
+
+def _to_table(kept: Sequence[_Frames], crop_dirs: Sequence[Path], split_of_group: dict[str, str]) -> pa.Table:
+    """The kept frames of all videos as one table; names are dictionary-encoded."""
+    lengths = [len(part.frames) for part in kept]
+    groups = [base_video(part.video) for part in kept]
+
+    def of_video(names: Iterable[str]) -> pa.DictionaryArray:
+        values = pa.array(names, pa.string()).dictionary_encode()
+        return pa.DictionaryArray.from_arrays(pa.array(np.repeat(values.indices, lengths)), values.dictionary)
+
+    def joined(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in kept])
+
+    frame, emotion, aus = pa.array(joined("frames")), joined("emotion"), joined("aus")
+    folders = pa.array([path.name for path in crop_dirs], pa.string()).take(pa.array(joined("folder_idx")))
+    video = of_video(part.video for part in kept)
+    numbers = pc.utf8_lpad(frame.cast(pa.string()), 5, "0")
+    path = pc.binary_join_element_wise(folders, video.cast(pa.string()), numbers, "/")
+    columns = {
+        "path": pc.binary_join_element_wise(path, ".jpg", ""),
+        "video_id": video,
+        "group_id": of_video(groups),
+        "frame": frame,
+        "emotion": pa.array(emotion, mask=emotion == _UNLABELLED),
+        **{f"AU{au_id}": pa.array(aus[:, i]) for i, au_id in enumerate(AU_IDS)},
+        "split": of_video(split_of_group[group] for group in groups),
+    }
+    return pa.table(columns)
+
+
+# ------------------------------------------------------------------------------------------------------- the reader
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    parser.add_argument(
+        "--unlabelled",
+        choices=UNLABELLED_MODES,
+        default="drop",
+        help="frames that are not fully labelled: drop them, or keep them with the gaps masked (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="auto",
+        help="read the EXPR and AU folders (unitask) or the MTL files; auto: the former where there is any",
+    )
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, IndexReport]:
+    """`index` with the options of the command line."""
+    return index(root, args.unlabelled, args.layout)

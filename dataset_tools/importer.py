@@ -1,0 +1,198 @@
+"""`mf2 data import NAME ROOT OUT`: an annotated data set on disk becomes a data set in the MFA schema.
+
+The images are copied as they are, byte by byte; landmarks come from a file, captions from a template.
+"""
+
+import argparse
+import io
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+from tqdm import tqdm
+
+from ..labels_mf2 import AU_UNLABELLED, EMOTIONS
+from .captions import template_captions
+from .index import read_frames
+from .landmark_files import Frame, read_landmarks
+from .readers import add_reader_parsers, load_reader
+from .report import Tally
+from .schema import write_mfa
+
+LANDMARKS_NAME = "landmarks.csv"
+ROWS_AT_ONCE = 1000
+
+COUNTED = {
+    "images": "images written",
+    "unreadable": "dropped: the image cannot be decoded",
+    "no_landmarks": "images without landmarks",
+    "no_emotion": "images without an emotion",
+    "no_au": "images without any labelled AU",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 data import`."""
+    for reader_parser in add_reader_parsers(parser):
+        add = reader_parser.add_argument
+        add("--landmarks", type=Path, metavar="CSV", help=f"given landmarks (default: ROOT/{LANDMARKS_NAME} if there)")
+        add("--captions", choices=("template", "none"), default="template", help="default: %(default)s")
+        add("--split", choices=("official", "random"), default="official", help="default: %(default)s")
+        add("--eval_fraction", type=float, default=0.1, help="share of the groups, with --split random")
+        add("--selection", type=Path, metavar="FRAMES", help="keep these frames and their split (`mf2 data select`)")
+        add("--dataset_name", help="name in the card and in the column `dataset` (default: NAME)")
+        add("--seed", type=int, default=0, help="of the random split and of the captions")
+        add("--overwrite", action="store_true", help="replace the data set OUT")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, choose, write, and print what was counted."""
+    reader = load_reader(args.reader)
+    frames, report = reader.read(args.root, args)
+    print(report.to_markdown())
+    frames = _choose(frames, args)
+    landmarks = read_given_landmarks(args.landmarks, args.root, frames)
+    counts = Tally(COUNTED)
+    manifest = {
+        "pretty_name": args.dataset_name or reader.PRETTY_NAME,
+        "license": reader.LICENSE,
+        "made_by": f"mf2 data import {args.reader}",
+        "arguments": {name: getattr(args, name) for name in ("captions", "split", "eval_fraction", "seed")},
+        "report": report.to_dict(),
+        "counts": counts.counts,
+    }
+    with tqdm(total=len(frames), desc="images", unit="image") as bar:
+        splits = {
+            split: _rows(frames.filter(pc.equal(frames["split"], split)), landmarks, counts, bar, args)
+            for split in frames["split"].unique().to_pylist()
+        }
+        write_mfa(args.out, splits, manifest=manifest, au_ids=_au_ids(frames), overwrite=args.overwrite)
+    print(counts.to_markdown())
+
+
+# ------------------------------------------------------------------------------------------------------- the frames
+def _choose(frames: pa.Table, args: argparse.Namespace) -> pa.Table:
+    """The frames to write, each with its split."""
+    if args.selection is not None:
+        frames = apply_selection(frames, read_frames(args.selection))
+    elif args.split == "random":
+        frames = split_at_random(frames, args.eval_fraction, args.seed)
+    if not len(frames):
+        raise ValueError(f"No frame of {args.root} is left; the table above says why.")
+    if unsplit := frames["split"].null_count:
+        raise ValueError(f"{unsplit:,} frames have no official split; pass --split random.")
+    return frames
+
+
+def apply_selection(frames: pa.Table, selection: pa.Table) -> pa.Table:
+    """The frames that a selection names, with its splits.
+
+    Raises:
+        ValueError: the selection names a frame that is not there.
+    """
+    if absent := selection["path"].filter(pc.invert(pc.is_in(selection["path"], frames["path"]))).to_pylist():
+        raise ValueError(f"{len(absent):,} selected frames are not in the data set, the first is {absent[0]}.")
+    position = pc.index_in(frames["path"], selection["path"])
+    kept = frames.filter(pc.is_valid(position))
+    split = selection["split"].take(position.drop_null())
+    return kept.set_column(kept.schema.get_field_index("split"), "split", split)
+
+
+def split_at_random(frames: pa.Table, eval_fraction: float, seed: int) -> pa.Table:
+    """Give `eval_fraction` of the groups, at least one, to `validation` and the others to `train`.
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1, or leaves a split without a group.
+    """
+    if not 0 < eval_fraction < 1:
+        raise ValueError(f"eval_fraction is {eval_fraction}; it must lie between 0 and 1.")
+    groups = sorted(frames["group_id"].unique().to_pylist())
+    num_eval = max(1, round(eval_fraction * len(groups)))
+    if num_eval >= len(groups):
+        raise ValueError(f"{len(groups)} groups cannot be split; a split needs one group at least on each side.")
+    chosen = np.random.default_rng(seed).permutation(groups)[:num_eval]
+    in_eval = pc.is_in(frames["group_id"].cast(pa.string()), pa.array(chosen.tolist()))
+    split = pc.if_else(in_eval, "validation", "train")
+    return frames.set_column(frames.schema.get_field_index("split"), "split", split)
+
+
+def _au_ids(frames: pa.Table) -> list[int]:
+    return [int(name[2:]) for name in frames.column_names if re.fullmatch(r"AU\d+", name)]
+
+
+# --------------------------------------------------------------------------------------------------------- the rows
+def read_given_landmarks(given: Path | None, root: Path, frames: pa.Table) -> dict[Frame, npt.NDArray[np.float32]]:
+    """The landmarks of the frames from the given file, or from `ROOT/landmarks.csv`, or none."""
+    path = given or root / LANDMARKS_NAME
+    if given is None and not path.is_file():
+        return {}
+    return read_landmarks(path, set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True)))
+
+
+def _rows(
+    frames: pa.Table,
+    landmarks: Mapping[Frame, npt.NDArray[np.float32]],
+    counts: Tally,
+    bar: tqdm,
+    args: argparse.Namespace,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one split, made one at a time."""
+    for batch in frames.drop_columns(["split"]).to_batches(max_chunksize=ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            bar.update()
+            path = row.pop("path")
+            image = read_image(args.root / path)
+            if image is None:
+                counts.add("unreadable", example=path)
+                continue
+            row["image"] = image
+            row["file_name"] = f"{row['video_id']}/{Path(path).name}"
+            row["dataset"] = args.dataset_name or args.reader
+            row["landmarks"] = landmarks.get((row["video_id"], row["frame"]))
+            if args.captions == "template":
+                row |= _template_columns(row, args.seed)
+            _count_row(row, counts)
+            yield row
+
+
+def read_image(path: Path) -> bytes | None:
+    """The bytes of an image file, or None where it cannot be read and decoded to its end."""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return data
+
+
+def _labelled_aus(row: Mapping[str, Any]) -> dict[int, int]:
+    """AU id -> 1 or 0, of the labelled AUs."""
+    return {int(name[2:]): row[name] for name in row if name.startswith("AU") and row[name] != AU_UNLABELLED}
+
+
+def _template_columns(row: Mapping[str, Any], seed: int) -> dict[str, str | None]:
+    """The caption columns; what an image's labels cannot say (no AU labelled, no emotion) stays null."""
+    aus = _labelled_aus(row)
+    emotion = None if row["emotion"] is None else EMOTIONS[row["emotion"]]
+    active = [au_id for au_id, label in aus.items() if label]
+    captions = template_captions(f"{row['dataset']}/{row['file_name']}", active, emotion, seed)
+    return {
+        "caption_au": captions.au if aus else None,
+        "caption_emotion": captions.emotion,
+        "caption_key_au": captions.key_au if aus else None,
+        "caption_source": "template",
+    }
+
+
+def _count_row(row: Mapping[str, Any], counts: Tally) -> None:
+    counts.add("images")
+    counts.add("no_landmarks", row["landmarks"] is None, example=row["file_name"])
+    counts.add("no_emotion", row["emotion"] is None)
+    counts.add("no_au", not _labelled_aus(row))
