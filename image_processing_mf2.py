@@ -1,0 +1,528 @@
+"""Pictures of faces to aligned, normalised `pixel_values` and AU boxes.
+
+The way of one picture: read (any format, upright, 8-bit RGB) → faces located (68 points, given or detected, or none) →
+alignment, resize and augmentation composed into *one* affine matrix → sampled once → colour and normalisation. The
+landmarks go through the same matrix, and the AU boxes are made from them at the end, so boxes follow the picture under
+every transform.
+
+Coordinates are those of `regions_mf2`: continuous, an image spans [0, width] × [0, height]. What lies outside of a
+picture is black.
+
+Two backends differ only in how they sample: `MF2ImageProcessor` with torch, in batches and on any device (it carries
+transformers' "torchvision" name but does not need torchvision), `MF2ImageProcessorPil` with Pillow.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch.nn import functional as F
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import logging
+
+from .images_mf2 import ImageSource, image_name, read_image, split_images
+from .labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, NUM_LANDMARKS, get_action_unit
+from .landmarks_mf2 import LandmarkDetector, load_detector
+from .regions_mf2 import (
+    affine,
+    alignment_matrix,
+    apply_matrix,
+    au_boxes_from_landmarks,
+    check_landmarks,
+    cover_matrix,
+    mean_face,
+)
+
+logger = logging.get_logger(__name__)
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey value (ITU-R BT.601)."""
+
+
+# ---------------------------------------------------------------------------------------------------- augmentation
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes for training: a crop, a mirror image, a turn, and colours.
+
+    The crop is torchvision's RandomResizedCrop about the aligned face, but keeps its proportions, which AUs are read
+    from; AU boxes therefore follow exactly. A mirror image also swaps the left and right points.
+
+    Args:
+        crop_scale: range of the crop's area as a fraction of the aligned image, within (0, 1].
+        flip: probability of the mirror image.
+        rotation_deg: largest turn about the centre, either way, in degrees.
+        brightness, contrast, saturation: largest relative change, either way, in [0, 1].
+    """
+
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    flip: float = 0.5
+    rotation_deg: float = 0.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}; it must be a range within (0, 1].")
+        for name in ("flip", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1].")
+        if not 0 <= self.rotation_deg <= 180:
+            raise ValueError(f"rotation_deg is {self.rotation_deg}; it must lie in [0, 180].")
+
+    def sample(self, rng: np.random.Generator) -> "AugmentationSample":
+        """Draw one augmentation. Every call draws the same number of values, whatever the ranges are."""
+        area, x, y, flip, angle, *colours = rng.random(8)
+        low, high = self.crop_scale
+        side = float(np.sqrt(low + (high - low) * area))
+        ranges = (self.brightness, self.contrast, self.saturation)
+        brightness, contrast, saturation = (1 + r * (2 * u - 1) for r, u in zip(ranges, colours, strict=True))
+        return AugmentationSample(
+            crop_xy=((1 - side) * x, (1 - side) * y),
+            crop_side=side,
+            flip=bool(flip < self.flip),
+            angle_rad=float(np.deg2rad(self.rotation_deg * (2 * angle - 1))),
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+        )
+
+
+class AugmentationSample(NamedTuple):
+    """One drawn augmentation; lengths are fractions of the aligned image."""
+
+    crop_xy: tuple[float, float] = (0.0, 0.0)
+    crop_side: float = 1.0
+    flip: bool = False
+    angle_rad: float = 0.0
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
+    def matrix(self, size: tuple[int, int]) -> np.ndarray:
+        """`(3, 3)`: pixels of the aligned image to pixels of the augmented one; turn, then crop, then mirror."""
+        extent = np.array(size[::-1], dtype=np.float64)
+        cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        matrix = affine(turn, extent / 2 - turn @ extent / 2)
+        matrix = affine(np.eye(2) / self.crop_side, -np.array(self.crop_xy) * extent / self.crop_side) @ matrix
+        if self.flip:
+            matrix = affine(np.diag((-1.0, 1.0)), (extent[0], 0.0)) @ matrix
+        return matrix
+
+
+def draw_augmentations(
+    augment: Augmentation, seeds: Sequence[int] | None, num_images: int
+) -> list[AugmentationSample]:
+    """One augmentation for each image, a function of its seed alone; fresh randomness without seeds."""
+    if seeds is None:
+        seeds = [None] * num_images
+    if len(seeds) != num_images:
+        raise ValueError(f"{len(seeds)} augment_seeds for {num_images} images; give one for each.")
+    return [augment.sample(np.random.default_rng(seed)) for seed in seeds]
+
+
+def augment_geometry(
+    samples: Sequence[AugmentationSample], matrices: np.ndarray, landmarks_px: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices into the target, `(N, 3, 3)`, and landmarks there, `(N, 68, 2)`, with one augmentation each added."""
+    changes = np.stack([sample.matrix(size) for sample in samples])
+    landmarks_px = apply_matrix(landmarks_px, changes)
+    flipped = np.array([sample.flip for sample in samples])
+    landmarks_px[flipped] = landmarks_px[flipped][:, FLIP_68]
+    return changes @ matrices, landmarks_px
+
+
+def jitter_colors(pixels: torch.Tensor, samples: Sequence[AugmentationSample]) -> torch.Tensor:
+    """Brightness, then contrast, then saturation, as one linear map of the colours of each image.
+
+    Each blends the image with a fixed one, as torchvision does: black, its mean grey, and its own grey version.
+
+    Args:
+        pixels: `(batch, 3, H, W)` float in [0, 255].
+        samples: one for each image.
+    Returns:
+        The same shape, clamped to [0, 255] once, at the end.
+    """
+    factors = torch.tensor([(s.brightness, s.contrast, s.saturation) for s in samples])
+    brightness, contrast, saturation = factors.to(pixels).view(-1, 3, 1, 1).unbind(dim=1)
+    luma = pixels.new_tensor(LUMA)
+    mean_gray = pixels.mean(dim=(2, 3)) @ luma  # (batch,)
+
+    colors = saturation * torch.eye(3).to(pixels) + (1 - saturation) * luma.expand(3, 3)  # grey stays grey
+    colors = colors * brightness * contrast  # (batch, 3, 3)
+    shift = ((1 - contrast) * brightness).flatten() * mean_gray
+    mixed = torch.baddbmm(shift.view(-1, 1, 1), colors, pixels.flatten(2))
+    return mixed.clamp_(0, 255).view_as(pixels)
+
+
+# -------------------------------------------------------------------------------------------------------- sampling
+def shrink_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Make a picture nearly as small as it will be shown, so that bilinear sampling skips no pixel.
+
+    A box average by the nearest whole factor leaves at most a factor of 1.5 to the bilinear kernel, which then still
+    touches every pixel. Only the part that will be seen is kept of a large picture.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        matrix: `(3, 3)`, pixels of the image to pixels of the target.
+        size: height and width of the target.
+    Returns:
+        The smaller image, and the matrix from its pixels to those of the target.
+    """
+    height, width = image.shape[:2]
+    pixels_per_target = 1 / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
+    factor = int(np.clip(round(pixels_per_target), 1, min(height, width)))
+    if factor == 1 and height * width <= 4 * size[0] * size[1]:
+        return image, matrix
+
+    margin = 2 * factor
+    corners = np.array([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])])
+    seen = apply_matrix(corners, np.linalg.inv(matrix))
+    x0, y0 = np.clip(np.floor(seen.min(axis=0)) - margin, 0, (width - 1, height - 1)).astype(int)
+    x1, y1 = np.clip(np.ceil(seen.max(axis=0)) + margin, (x0 + 1, y0 + 1), (width, height)).astype(int)
+    window = image[y0:y1, x0:x1]
+    if factor > 1:
+        window = np.asarray(Image.fromarray(window).reduce(factor))
+    return window, matrix @ affine(np.eye(2) * factor, (x0, y0))
+
+
+def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], device: Any = None) -> torch.Tensor:
+    """Bilinear samples of pictures of one shape, black outside of them.
+
+    Args:
+        images: `(batch, H, W, 3)` uint8.
+        matrices: `(batch, 3, 3)`, pixels of the images to pixels of the target.
+        size: height and width of the target.
+        device: where to sample.
+    Returns:
+        `(batch, 3, height, width)` float32 in [0, 255].
+    """
+    height, width = images.shape[1:3]
+    to_unit = affine(np.diag((2 / width, 2 / height)), (-1.0, -1.0))
+    inverse = torch.from_numpy((to_unit @ np.linalg.inv(matrices))[:, :2]).float().to(device)
+    ys = torch.arange(size[0], device=inverse.device).view(1, -1, 1, 1) + 0.5
+    xs = torch.arange(size[1], device=inverse.device).view(1, 1, -1, 1) + 0.5
+    across, down, shift = inverse[:, None, None].unbind(dim=-1)  # (batch, 1, 1, 2) each
+    grid = xs * across + (ys * down + shift)  # (batch, height, width, 2) in [-1, 1] inside of the picture
+
+    pixels = torch.from_numpy(images).to(inverse.device).permute(0, 3, 1, 2).contiguous().float()
+    sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    is_outside = grid.abs().amax(dim=-1) > 1
+    return sampled.masked_fill_(is_outside[:, None], 0.0)
+
+
+def sample_pil(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same for one picture with Pillow: `(H, W, 3)` uint8 to `(height, width, 3)` uint8."""
+    coefficients = np.linalg.inv(matrix)[:2].ravel().tolist()
+    affine_mode, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image).transform(size[::-1], affine_mode, coefficients, bilinear))
+
+
+def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear crops of normalised boxes: `(N, 3, H, W)`, `(N, A, 2, 4)` to `(N, A, 2, 3, height, width)`."""
+    height, width = crop_size
+    x1, y1, x2, y2 = boxes.flatten(1, 2)[..., None].unbind(dim=2)  # (N, 2A, 1) each
+    xs = x1 + (x2 - x1) * (torch.arange(width, device=boxes.device) + 0.5) / width
+    ys = y1 + (y2 - y1) * (torch.arange(height, device=boxes.device) + 0.5) / height
+    shape = (*xs.shape[:2], height, width)
+    grid = torch.stack((xs[:, :, None].expand(shape), ys[..., None].expand(shape)), dim=-1) * 2 - 1
+    crops = F.grid_sample(pixels, grid.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=False)
+    crops = crops.view(len(pixels), 3, *boxes.shape[1:3], height, width)  # (N, 3, A, 2, height, width)
+    return crops.permute(0, 2, 3, 1, 4, 5).contiguous()
+
+
+# -------------------------------------------------------------------------------------------------- locating faces
+Landmarks = ArrayLike | str | LandmarkDetector | Sequence[ArrayLike | None] | None
+
+
+def given_faces(landmarks: ArrayLike | Sequence[ArrayLike | None], num_images: int) -> list[np.ndarray | None]:
+    """Given landmarks as one `(faces, 68, 2)` array, or None, for each image.
+
+    Args:
+        landmarks: `(68, 2)` for a single image, `(images, 68, 2)`, or a list with `(68, 2)`, `(faces, 68, 2)` or None
+            for each image. A face of nothing but NaN counts as None.
+        num_images: how many there must be.
+    """
+    is_single = not isinstance(landmarks, (list, tuple)) or len(landmarks) != num_images
+    if is_single and np.ndim(landmarks) == 2:
+        landmarks = [landmarks]
+    if len(landmarks) != num_images:
+        raise ValueError(f"{len(landmarks)} sets of landmarks for {num_images} images; give one (or None) for each.")
+    return [_faces_of_image(entry, image_idx) for image_idx, entry in enumerate(landmarks)]
+
+
+def _faces_of_image(entry: ArrayLike | None, image_idx: int) -> np.ndarray | None:
+    if entry is None:
+        return None
+    try:
+        faces = np.asarray(entry, dtype=np.float64)
+        faces = faces[None] if faces.ndim == 2 else faces
+        if faces.ndim == 3:
+            faces = faces[~np.isnan(faces).all(axis=(1, 2))]
+        return check_landmarks(faces) if len(faces) else None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"landmarks of image {image_idx}: {error}") from error
+
+
+def detect_faces(detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]) -> list[Any]:
+    """The `(faces, 68, 2)` landmarks of each image, None and a warning where there is no face."""
+    faces = [[face.landmarks_px for face in found] for found in detector.detect(images)]
+    for name, found in zip(names, faces, strict=True):
+        if not found:
+            logger.warning(f"No face was found in {name}: it is taken as a face crop, with mean-face regions.")
+    return [np.stack(found).astype(np.float64) if found else None for found in faces]
+
+
+def largest_face(faces: np.ndarray) -> np.ndarray:
+    """Of `(faces, 68, 2)` the one whose points span the largest box, as `(1, 68, 2)`."""
+    width_height = faces.max(axis=1) - faces.min(axis=1)
+    return faces[[width_height.prod(axis=-1).argmax()]]
+
+
+# ------------------------------------------------------------------------------------------------------ processors
+class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
+    """What can be set on the processor, or given at a call.
+
+    do_align (`bool`): align faces with landmarks by their eyes; otherwise an image is only resized.
+    au_ids (`list[int]`): the AUs to make boxes for, in output order.
+    au_region_size (`float`): side of an AU box as a fraction of the image.
+    eye_centers (`list[list[float]]`): the template, x and y of both eye centres as fractions, image left first.
+    landmark_detector (`str`): the registered detector that `landmarks="detect"` runs.
+    max_pixels (`int`): larger pictures are refused.
+    """
+
+    do_align: bool | None
+    au_ids: list[int] | tuple[int, ...] | None
+    au_region_size: float | None
+    eye_centers: list | tuple | None
+    landmark_detector: str | None
+    max_pixels: int | None
+
+
+class _FaceImageProcessing:
+    """Everything that the two backends share; they add `_sample`."""
+
+    valid_kwargs = MF2ImageProcessorKwargs
+    size = {"height": 224, "width": 224}
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    do_rescale = True
+    do_normalize = True
+    do_align = True
+    au_ids = list(AU_IDS)
+    au_region_size = 0.14
+    eye_centers = [list(center) for center in EYE_CENTERS]
+    landmark_detector = "face-alignment"
+    max_pixels = 2**26
+    model_input_names = ["pixel_values", "au_boxes"]
+
+    def preprocess(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        landmarks: Landmarks = None,
+        face: str = "largest",
+        augment: Augmentation | None = None,
+        augment_seeds: Sequence[int] | None = None,
+        return_au_crops: bool = False,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Align, resize, augment and normalise faces, and place their AU boxes.
+
+        Args:
+            images: one or several pictures of any sizes, see `read_image`.
+            landmarks: 68 points in pixels of the (EXIF-upright) picture: `(68, 2)` for one, `(images, 68, 2)`, or a
+                list with None where there are none; `"detect"` or a detector finds them; None takes every picture as
+                a face crop, whose centre fills the target, with the boxes of the mean face.
+            face: `"largest"`, or `"all"` for a row for each face of a picture.
+            augment: what to vary at random, for training.
+            augment_seeds: one for each image; what is drawn depends on nothing else. Fresh randomness without.
+            return_au_crops: also return the pixels of the AU boxes.
+            return_tensors: `"pt"` or `"np"`.
+            **kwargs: any of `MF2ImageProcessorKwargs`, for this call; `device` is where to sample.
+        Returns:
+            For N faces, A AUs:
+            - **pixel_values** `(N, 3, H, W)` float32.
+            - **au_boxes** `(N, A, 2, 4)` float32, x1 y1 x2 y2 in [0, 1] of the processed image.
+            - **align_matrix** `(N, 2, 3)` float32, pixels of the picture to pixels of the processed image.
+            - **landmarks_px** `(N, 68, 2)` float32, pixels of the processed image.
+            - **landmarks_found** `(N,)` bool, False where the mean face stands in.
+            - **image_index** `(N,)` int64, the picture that a row comes from.
+            - **au_crops** `(N, A, 2, 3, h, w)` float32, if asked for.
+        Raises:
+            ValueError: an unreadable picture, wrong landmarks or a wrong option; what and what to do are said.
+        """
+        face_options = {
+            "landmarks": landmarks,
+            "face": face,
+            "augment": augment,
+            "augment_seeds": augment_seeds,
+            "return_au_crops": return_au_crops,
+        }
+        return super().preprocess(
+            split_images(images), image_like_kwargs=face_options, return_tensors=return_tensors, **kwargs
+        )
+
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        if not (kwargs["size"].height and kwargs["size"].width):
+            raise ValueError(f"size is {dict(kwargs['size'])}; give height and width.")
+        for name in ("crop_size", "do_center_crop", "pad_size", "do_pad"):
+            if kwargs.get(name):
+                raise ValueError(f"{name} is {kwargs[name]}, which has no effect here; set size, do_align or augment.")
+        kwargs["au_ids"] = [get_action_unit(int(au_id)).id for au_id in kwargs["au_ids"]]
+        if np.shape(kwargs["eye_centers"]) != (2, 2):
+            raise ValueError(f"eye_centers is {kwargs['eye_centers']}; give x and y of both, image left first.")
+        return kwargs
+
+    def _preprocess_image_like_inputs(
+        self,
+        images: list[ImageSource],
+        *,
+        landmarks: Landmarks,
+        face: str,
+        augment: Augmentation | None,
+        augment_seeds: Sequence[int] | None,
+        return_au_crops: bool,
+        **settings: Any,
+    ) -> BatchFeature:
+        names = [image_name(source, image_idx) for image_idx, source in enumerate(images)]
+        options = {"max_pixels": settings["max_pixels"], "channels": settings["input_data_format"]}
+        images = [read_image(source, name, **options) for source, name in zip(images, names, strict=True)]
+        image_idx, source_landmarks = self._locate(images, names, landmarks, face, settings)
+        size = (settings["size"].height, settings["size"].width)
+
+        covers = np.stack([cover_matrix(image.shape[:2], size) for image in images])[image_idx]
+        matrices, landmarks_px, is_found = self._align(source_landmarks, covers, size, settings)
+        if augment:
+            samples = draw_augmentations(augment, augment_seeds, len(images))
+            samples = [samples[idx] for idx in image_idx]
+            matrices, landmarks_px = augment_geometry(samples, matrices, landmarks_px, size)
+
+        pixels = self._sample([images[idx] for idx in image_idx], matrices, size, settings["device"])
+        if augment:
+            pixels = jitter_colors(pixels, samples)
+        boxes = au_boxes_from_landmarks(landmarks_px, size, settings["au_ids"], settings["au_region_size"])
+        data = {
+            "pixel_values": self._normalize(pixels, settings),
+            "au_boxes": torch.from_numpy(boxes),
+            "align_matrix": torch.from_numpy(matrices[:, :2]).float(),
+            "landmarks_px": torch.from_numpy(landmarks_px).float(),
+            "landmarks_found": torch.from_numpy(is_found),
+            "image_index": torch.from_numpy(image_idx),
+        }
+        data = {name: tensor.to(pixels.device) for name, tensor in data.items()}
+        if return_au_crops:
+            crop_size = tuple(max(1, round(settings["au_region_size"] * side)) for side in size)
+            data["au_crops"] = crop_boxes(data["pixel_values"], data["au_boxes"], crop_size)
+        return BatchFeature(data, tensor_type=settings["return_tensors"])
+
+    def _locate(
+        self,
+        images: Sequence[np.ndarray],
+        names: Sequence[str],
+        landmarks: Landmarks,
+        face: str,
+        settings: dict[str, Any],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The faces to process: the image of each, `(N,)`, and its landmarks there, `(N, 68, 2)`, NaN without any."""
+        if face not in ("largest", "all"):
+            raise ValueError(f"face is {face!r}; it must be 'largest' or 'all'.")
+        if isinstance(landmarks, str):
+            if landmarks != "detect":
+                raise ValueError(f"landmarks is {landmarks!r}; the one word known is 'detect'.")
+            landmarks = load_detector(settings["landmark_detector"], settings["device"])
+
+        if landmarks is None:
+            faces = [None] * len(images)
+        elif isinstance(landmarks, LandmarkDetector):
+            faces = detect_faces(landmarks, images, names)
+        else:
+            faces = given_faces(landmarks, len(images))
+        if face == "largest":
+            faces = [found if found is None else largest_face(found) for found in faces]
+        faces = [np.full((1, NUM_LANDMARKS, 2), np.nan) if found is None else found for found in faces]
+        return np.repeat(np.arange(len(images)), [len(found) for found in faces]), np.concatenate(faces)
+
+    def _align(
+        self, landmarks_px: np.ndarray, covers: np.ndarray, size: tuple[int, int], settings: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The way into the target.
+
+        Args:
+            landmarks_px: `(N, 68, 2)` in the pictures, NaN where there are none.
+            covers: `(N, 3, 3)`, the plain resize of each picture.
+        Returns:
+            `(N, 3, 3)` matrices into the target, `(N, 68, 2)` landmarks there, those of the mean face where none were
+            found, and `(N,)` bool whether they were.
+        """
+        is_found = ~np.isnan(landmarks_px[:, 0, 0])
+        matrices = covers.copy()
+        if settings["do_align"]:
+            matrices[is_found] = alignment_matrix(landmarks_px[is_found], size, settings["eye_centers"])
+        target_landmarks = np.tile(mean_face(size, settings["eye_centers"]), (len(landmarks_px), 1, 1))
+        target_landmarks[is_found] = apply_matrix(landmarks_px[is_found], matrices[is_found])
+        return matrices, target_landmarks, is_found
+
+    def _normalize(self, pixels: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
+        """`(N, 3, H, W)` in [0, 255] to the model's range, in place."""
+        if settings["do_rescale"]:
+            pixels.mul_(settings["rescale_factor"])
+        if settings["do_normalize"]:
+            mean, std = (pixels.new_tensor(settings[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
+            pixels.sub_(mean).div_(std)
+        return pixels
+
+    def _sample(
+        self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
+    ) -> torch.Tensor:
+        """`(H, W, 3)` uint8 pictures under `(N, 3, 3)` matrices: `(N, 3, height, width)` float32 in [0, 255]."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings. In `auto_map` both backends are named (Pillow's first), so that remote code finds either."""
+        settings = super().to_dict()
+        if "AutoImageProcessor" in settings.get("auto_map", {}):
+            module = __name__.rsplit(".", 1)[-1]
+            classes = (MF2ImageProcessorPil, MF2ImageProcessor)
+            settings["auto_map"]["AutoImageProcessor"] = [f"{module}.{entry.__name__}" for entry in classes]
+        return settings
+
+
+class MF2ImageProcessor(_FaceImageProcessing, TorchvisionBackend):
+    """Faces to `pixel_values` and AU boxes, sampled with torch; see `MF2ImageProcessorKwargs` for the settings."""
+
+    def _sample(
+        self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
+    ) -> torch.Tensor:
+        sources = [shrink_source(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
+        rows_of_shape: dict[tuple[int, ...], list[int]] = {}
+        for row, (source, _) in enumerate(sources):
+            rows_of_shape.setdefault(source.shape, []).append(row)
+        pixels = torch.empty(len(images), 3, *size, device=device)
+        for rows in rows_of_shape.values():
+            batch, batch_matrices = (np.stack(parts) for parts in zip(*(sources[row] for row in rows), strict=True))
+            pixels[rows] = sample_torch(batch, batch_matrices, size, device)
+        return pixels
+
+
+class MF2ImageProcessorPil(_FaceImageProcessing, PilBackend):
+    """The same with Pillow; its 8-bit samples differ from torch's by rounding only."""
+
+    def _sample(
+        self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
+    ) -> torch.Tensor:
+        sources = [shrink_source(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
+        sampled = np.stack([sample_pil(source, matrix, size) for source, matrix in sources])
+        return torch.from_numpy(sampled).to(device).permute(0, 3, 1, 2).contiguous().float()
+
+
+__all__ = ["Augmentation", "MF2ImageProcessor", "MF2ImageProcessorPil"]

@@ -1,0 +1,153 @@
+"""Pictures as people have them to 8-bit RGB arrays, with one clear error for what cannot be read."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
+
+MIN_SIDE = 8
+
+
+def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    """One picture, a list of them, or a batched array `(batch, …)` to a list of single pictures."""
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim == 4 else [images]
+    images = list(images)
+    if not images:
+        raise ValueError("No images were given: the list is empty.")
+    return images
+
+
+def read_image(
+    source: ImageSource, name: str = "the image", max_pixels: int = 2**26, channels: str | None = None
+) -> np.ndarray:
+    """Any picture as 8-bit RGB, the right way up.
+
+    Args:
+        source: a path, the bytes of an image file, a PIL image, or an array or tensor: `(H, W)`, `(H, W, C)` or
+            `(C, H, W)` with 1, 3 or 4 channels. Integers are 8-bit, or 16-bit where a value exceeds 255 or the type is
+            uint16; floats lie in [0, 1], or in [0, 255] where one exceeds 1.
+        name: what to call it in an error.
+        max_pixels: the largest accepted number of pixels; checked before a file is decoded.
+        channels: `"channels_first"` or `"channels_last"` for arrays; inferred otherwise, last preferred.
+    Returns:
+        `(height, width, 3)` uint8. The EXIF orientation is applied; transparency lies on white.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as a picture, or is too small or too large; named, with what to do about it.
+    """
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        array = _from_array(source, name, max_pixels, channels)
+    elif isinstance(source, Image.Image):
+        array = _from_pil(source, name, max_pixels)
+    elif isinstance(source, (str, bytes, os.PathLike)):
+        with _open_file(source, name) as image:
+            array = _from_pil(image, name, max_pixels)
+    else:
+        raise ValueError(
+            f"{name} is a {type(source).__name__}; give a path, bytes, a PIL image, an array or a tensor."
+        )
+    return array
+
+
+def _open_file(source: str | bytes | os.PathLike, name: str) -> Image.Image:
+    """Open a file, reading no more than its header; what Pillow raises becomes a `ValueError`."""
+    if not isinstance(source, bytes):
+        source = Path(source)
+        if not source.exists():
+            raise FileNotFoundError(f"{name} does not exist; give a path on this machine.")
+    num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if num_bytes == 0:
+        raise ValueError(f"{name} is empty (0 bytes); remove it or fetch it again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` has its own bound
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be opened as an image ({error}); remove it or convert it.") from error
+
+
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{name} is {width}×{height} pixels; each side must have at least {MIN_SIDE}. Leave it out.")
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name} is {width}×{height} = {width * height} pixels; at most {max_pixels} are accepted. Shrink it, or "
+            "raise max_pixels if its source is trusted."
+        )
+
+
+def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+    _check_size(*image.size, name, max_pixels)
+    try:
+        image = ImageOps.exif_transpose(image)
+        if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        array = np.asarray(image)
+    except Exception as error:  # decoders meet damaged data with errors of any type
+        raise ValueError(
+            f"{name} is damaged ({type(error).__name__}: {error}); remove it or fetch it again."
+        ) from error
+    return _to_rgb(array, name)
+
+
+def _from_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: int, channels: str | None) -> np.ndarray:
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    array = source if source.ndim == 2 else np.moveaxis(source, _channel_axis(source.shape, name, channels), -1)
+    _check_size(array.shape[1], array.shape[0], name, max_pixels)
+    return _to_rgb(array, name)
+
+
+def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    """`(H, W)`, or `(H, W, C)` with 1, 3 or 4 channels, of any type, to `(H, W, 3)` uint8; transparent is white."""
+    array = np.atleast_3d(_to_uint8(array, name))
+    if array.shape[-1] == 4:
+        alpha = array[..., 3:] / 255.0
+        return np.rint(array[..., :3] * alpha + 255.0 * (1 - alpha)).astype(np.uint8)
+    return np.broadcast_to(array, (*array.shape[:2], 3))
+
+
+def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> int:
+    known = {"channels_first": 0, "channels_last": 2}
+    candidates = [known[str(channels)]] if channels else [2, 0]
+    for axis in candidates:
+        if len(shape) == 3 and shape[axis] in (1, 3, 4):
+            return axis
+    raise ValueError(f"{name} has the shape {shape}; expected (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4.")
+
+
+def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
+    """Values of any type to 0…255, by the rules of `read_image`."""
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f":
+        full, limit, expected = (1.0 if high <= 1 else 255.0), 255, "[0, 1] or [0, 255]"
+    else:
+        is_deep = high > 255 or (array.dtype.kind, array.dtype.itemsize) == ("u", 2)
+        full, limit, expected = (65535.0 if is_deep else 255.0), 65535, "[0, 255] or [0, 65535]"
+    if not (low >= 0 and high <= limit):
+        raise ValueError(
+            f"{name} has values from {low} to {high} ({array.dtype}); expected {expected}. Rescale it, and do not "
+            "normalise it before."
+        )
+    return np.rint(array * (255.0 / full)).astype(np.uint8)
+
+
+def image_name(source: ImageSource, image_idx: int) -> str:
+    """What an error calls a picture: its place in the batch, and its file where it has one."""
+    path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", "")
+    return f"image {image_idx} ({os.fspath(path)})" if path else f"image {image_idx}"
