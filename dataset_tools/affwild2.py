@@ -231,7 +231,7 @@ def _refuse_out_of_range(labels: npt.NDArray[np.int8], highest: int) -> int:
 
 def _read_header(data: bytes) -> tuple[list[str], bytes]:
     """The names of the first line and the bytes below it."""
-    header, _, body = data.partition(b"\n")
+    header, _, body = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n")
     names = header.decode("utf-8-sig", "replace").split(",")
     return [name.strip() for name in names if name.strip()], body
 
@@ -408,7 +408,7 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
         (the base video), `frame`, `emotion` (int8, null = unlabelled), `AU1` ... `AU26` (int8, -1 = unlabelled),
         `split` (official; `train` where a base video's tasks disagree, so that no task trains on validation).
     Raises:
-        FileNotFoundError, ValueError: of `find_layout`, or an unknown `unlabelled`.
+        FileNotFoundError, ValueError: of `find_layout`; an unknown `unlabelled`; no usable annotation file.
     """
     if unlabelled not in UNLABELLED_MODES:
         raise ValueError(f"unlabelled is {unlabelled!r}; it must be one of {', '.join(UNLABELLED_MODES)}.")
@@ -419,6 +419,12 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
     else:
         annotations = {task: _read_unitask(task, path, report.tally) for task, path in place.tasks.items()}
     videos = sorted(set().union(*annotations.values()))
+    if not videos:
+        examples = report.tally.examples
+        raise ValueError(
+            f"{root} has no annotation file that can be read; not understood: {examples['rejected_files']}, "
+            f"ignored: {examples['stray_files']}, leading out of their folder: {examples['unsafe_paths']}."
+        )
     crops = _list_crops(place.crop_dirs, videos, report.tally)
     split_of_group = _official_splits(annotations, report.tally)
     kept = [_index_video(video, annotations, crops.get(video), unlabelled, report) for video in videos]

@@ -1,0 +1,166 @@
+"""The commands `mf2 data index|import|select` as people type them, on small generated folders and on real faces."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mf2.dataset_tools.cli import main
+from mf2.dataset_tools.index import read_frames
+from mf2.dataset_tools.schema import load_mfa, read_manifest
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
+
+REAL_FACES = Path(__file__).parents[2].parent / "shared" / "data" / "real_faces"
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Four videos of five frames: the labels of frame k of video v are known, and its colour is its number."""
+    root = tmp_path / "root"
+    for v in range(4):
+        split = "Validation_Set" if v == 3 else "Train_Set"
+        for task, header in (("AU", [f"AU{i}" for i in AU_IDS]), ("EXPR", EMOTIONS)):
+            rows = [
+                ",".join(["1"] * 3 + ["0"] * 8 + ["-1" if k == 4 else "0"]) if task == "AU" else str((v + k) % 8)
+                for k in range(5)
+            ]
+            folder = root / "annotations" / f"{task}_Some_Challenge" / split
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"v{v}.txt").write_text("\n".join([",".join(header), *rows]) + "\n")
+        folder = root / "cropped_aligned" / f"v{v}"
+        folder.mkdir(parents=True)
+        for k in range(5):
+            (folder / f"{k + 1:05d}.jpg").write_bytes(jpeg(v * 5 + k))
+    landmarks = [f"v{v},{k}," + ",".join(f"{v + k}.5" for _ in range(136)) for v in range(4) for k in range(1, 5)]
+    names = ["video", "frame", *(f"{axis}{i}" for i in range(68) for axis in "xy")]
+    (root / "landmarks.csv").write_text("\n".join([",".join(names), *landmarks]) + "\n")
+    return root
+
+
+def jpeg(value):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (value, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def test_import_makes_the_training_data(root, tmp_path, capsys):
+    out = tmp_path / "mfa"
+    assert run("import", "affwild2", root, out, "--unlabelled", "mask", "--dataset_name", "made") == 0
+    train, validation = (load_mfa(out, split) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (15, 5)
+    row = train[7]  # v1, frame 3
+    assert (row["file_name"], row["dataset"], row["group_id"], row["frame"]) == ("v1/00003.jpg", "made", "v1", 3)
+    assert [row[f"AU{i}"] for i in AU_IDS] == [1, 1, 1] + [0] * 9 and row["emotion"] == 3
+    assert np.asarray(row["landmarks"]).tolist() == [[4.5, 4.5]] * 68
+    assert abs(int(np.asarray(row["image"])[0, 0, 0]) - 7) <= 1
+    assert row["caption_au"].startswith("1. AU1 (Inner Brow Raiser): ") and row["caption_source"] == "template"
+    assert train[4]["AU26"] == -1 and train[4]["landmarks"] is None
+    manifest = read_manifest(out)
+    assert manifest["counts"] == {"images": 20, "unreadable": 0, "no_landmarks": 4, "no_emotion": 0, "no_au": 0}
+    assert manifest["report"]["counts"]["au_partly_unlabelled"] == 4
+    assert str(tmp_path) not in json.dumps(manifest)  # nobody's folders are published
+    assert "images without landmarks" in capsys.readouterr().out
+
+
+def test_import_is_deterministic_and_copies_bytes(root, tmp_path):
+    shards = []
+    for name in ("one", "two"):
+        assert run("import", "affwild2", root, tmp_path / name, "--unlabelled", "mask") == 0
+        shards.append([path.read_bytes() for path in sorted((tmp_path / name / "data").iterdir())])
+    assert shards[0] == shards[1]
+    assert (root / "cropped_aligned" / "v0" / "00001.jpg").read_bytes() in shards[0][0]
+
+
+def test_import_drops_what_cannot_be_decoded(root, tmp_path, capsys):
+    crops = root / "cropped_aligned"
+    (crops / "v0" / "00001.jpg").write_bytes(jpeg(1)[:-40])
+    (crops / "v1" / "00001.jpg").write_bytes(b"")
+    assert run("import", "affwild2", root, tmp_path / "mfa", "--captions", "none", "--split", "random") == 0
+    assert read_manifest(tmp_path / "mfa")["counts"]["unreadable"] == 2
+    assert "cropped_aligned/v0/00001.jpg" in capsys.readouterr().out
+    assert load_mfa(tmp_path / "mfa", "train")[0]["caption_au"] is None
+
+
+def test_unlabelled_is_not_inactive_in_captions(root, tmp_path):
+    """With no AU labelled there is nothing to say about AUs; "no active AU" would be a made-up label."""
+    au_file = root / "annotations" / "AU_Some_Challenge" / "Train_Set" / "v0.txt"
+    au_file.write_text(au_file.read_text().splitlines()[0] + "\n" + "\n".join([",".join(["-1"] * 12)] * 5) + "\n")
+    assert run("import", "affwild2", root, tmp_path / "mfa", "--unlabelled", "mask") == 0
+    row = load_mfa(tmp_path / "mfa", "train")[0]
+    assert row["caption_au"] is None and row["caption_key_au"] is None and row["caption_emotion"]
+    assert read_manifest(tmp_path / "mfa")["counts"]["no_au"] == 5
+
+
+def test_random_split_keeps_groups_whole(root, tmp_path):
+    seen = set()
+    for seed in range(6):
+        out = tmp_path / str(seed)
+        words = ("--unlabelled", "mask", "--split", "random", "--eval_fraction", 0.5, "--seed", seed)
+        assert run("import", "affwild2", root, out, *words) == 0
+        train, validation = (set(load_mfa(out, split)["group_id"]) for split in ("train", "validation"))
+        assert len(train) == len(validation) == 2 and not train & validation
+        seen.add(frozenset(validation))
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--eval_fraction", "1", "--split", "random"], "eval_fraction is 1.0; it must lie between 0 and 1."),
+        (["--landmarks", "nowhere.csv"], "The landmark file nowhere.csv does not exist."),
+        (["--selection", "nowhere.parquet"], "nowhere.parquet does not exist; `mf2 data index` makes it."),
+    ],
+)
+def test_a_users_error_is_one_line(root, tmp_path, capsys, words, message):
+    assert run("import", "affwild2", root, tmp_path / "mfa", *words) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert error == [f"mf2 data import: error: {message}"]
+    assert not (tmp_path / "mfa").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("x67,", "z67,"), "lacks the columns x67; wanted are video, frame, x0, y0"),
+        (lambda text: text.replace("1.5", "half", 1), "cannot be read"),
+        (lambda text: text + text.splitlines()[1], "two rows for frame 1 of v0"),
+    ],
+)
+def test_a_landmark_file_that_is_wrong(root, tmp_path, capsys, change, message):
+    file = root / "landmarks.csv"
+    file.write_text(change(file.read_text()))
+    assert run("import", "affwild2", root, tmp_path / "mfa", "--unlabelled", "mask") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_index_writes_frames_and_report(root, tmp_path, capsys):
+    assert run("index", "affwild2", root, tmp_path / "index") == 0
+    frames = read_frames(tmp_path / "index")
+    assert len(frames) == 16 and frames["path"][0].as_py() == "cropped_aligned/v0/00001.jpg"
+    report = json.loads((tmp_path / "index" / "report.json").read_text())
+    assert report["counts"]["kept"] == 16 and report["counts"]["dropped_unlabelled"] == 4
+    assert (tmp_path / "index" / "report.md").read_text() in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {"frames.parquet", "report.json", "report.md"}
+
+
+@pytest.mark.skipif(not REAL_FACES.is_dir(), reason=f"{REAL_FACES} is not here")
+def test_real_faces_go_through(tmp_path):
+    out = tmp_path / "faces"
+    assert run("import", "affwild2", REAL_FACES, out, "--unlabelled", "mask") == 0
+    train, validation = (load_mfa(out, split) for split in ("train", "validation"))
+    assert len(train) + len(validation) == 2257
+    assert not set(train["group_id"]) & set(validation["group_id"])
+    assert train.with_format("numpy")["landmarks"][:].shape == (len(train), 68, 2)
+    assert read_manifest(out)["counts"]["no_landmarks"] == 0
