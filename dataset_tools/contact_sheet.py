@@ -1,0 +1,57 @@
+"""A picture of a data set: faces in a grid with their emotion and AUs, and their landmarks if wanted."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+
+_TEXT_HEIGHT, _MARGIN = 40, 6
+_PAPER, _INK, _FAINT, _DOT = (250, 250, 248), (30, 30, 34), (110, 110, 118), (64, 255, 140)
+
+
+def draw_contact_sheet(
+    rows: Sequence[Mapping[str, Any]], columns: int = 8, face_size: int = 160, with_landmarks: bool = False
+) -> Image.Image:
+    """Draw rows of the MFA schema, the first one at the top left.
+
+    Args:
+        rows: need `image` (encoded bytes), `emotion`, the AU columns and, with landmarks, `landmarks` in pixels.
+        columns: faces side by side.
+        face_size: width and height of each face on the sheet.
+        with_landmarks: whether to mark the 68 points.
+    """
+    cell = face_size + _MARGIN
+    lines = -(-len(rows) // columns)
+    sheet = Image.new("RGB", (columns * cell + _MARGIN, lines * (cell + _TEXT_HEIGHT) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
+    for place, row in enumerate(rows):
+        x = _MARGIN + place % columns * cell
+        y = _MARGIN + place // columns * (cell + _TEXT_HEIGHT)
+        sheet.paste(_face(row, face_size, with_landmarks), (x, y))
+        draw.text((x, y + face_size + 2), _emotion_name(row), _INK, bold)
+        draw.text((x, y + face_size + 20), _active_aus(row), _FAINT, small)
+    return sheet
+
+
+def _face(row: Mapping[str, Any], size: int, with_landmarks: bool) -> Image.Image:
+    image = Image.open(io.BytesIO(row["image"])).convert("RGB")
+    scale = size / np.array(image.size)
+    face = image.resize((size, size), Image.Resampling.LANCZOS)
+    if with_landmarks:
+        draw = ImageDraw.Draw(face)
+        for x, y in (np.asarray(row["landmarks"]) + 0.5) * scale - 0.5:
+            draw.circle((x, y), 1, _DOT)
+    return face
+
+
+def _emotion_name(row: Mapping[str, Any]) -> str:
+    return "unlabelled" if row["emotion"] is None else EMOTIONS[row["emotion"]]
+
+
+def _active_aus(row: Mapping[str, Any]) -> str:
+    return " ".join(str(au_id) for au_id in AU_IDS if row[ACTION_UNITS[au_id].code] == 1) or "no AU"

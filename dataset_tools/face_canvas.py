@@ -1,0 +1,151 @@
+"""What faces are painted on: a grid over face space, soft shapes on it, and the surface that the paint makes.
+
+Everything is float32 numpy. Shapes are soft at the width of a pixel, so that a moved point moves the picture by
+fractions of a pixel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import CubicSpline
+
+Array = NDArray[np.float32]
+
+X_RANGE, Y_RANGE = (-1.80, 1.80), (-1.85, 2.45)
+"""The part of face space that is painted."""
+POLAR_CENTER_Y = 0.30
+"""The face's outline is a function of the angle around (0, POLAR_CENTER_Y)."""
+
+
+def smoothstep(low: float, high: float, value: ArrayLike) -> Array:
+    """0 below `low`, 1 above `high` and a smooth ramp between them (also where `low` > `high`)."""
+    t = np.clip((np.asarray(value, np.float32) - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def srgb_to_linear(color: ArrayLike) -> Array:
+    """sRGB in [0, 1] -> linear light; the plain 2.2 power."""
+    return np.asarray(color, np.float32) ** 2.2
+
+
+def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
+    """The smooth y(x) through points; the order of the points does not matter."""
+    points = np.asarray(points, np.float64)
+    points = points[np.argsort(points[:, 0])]
+    spline = CubicSpline(points[:, 0], points[:, 1], bc_type="natural")
+    return lambda x: spline(x).astype(np.float32)
+
+
+def bezier(start: ArrayLike, control: ArrayLike, end: ArrayLike, step: float) -> Array:
+    """`(n, 2)` points of a quadratic Bézier curve, about `step` apart."""
+    start, control, end = (np.asarray(p, np.float32) for p in (start, control, end))
+    length = np.linalg.norm(control - start) + np.linalg.norm(end - control)
+    t = np.linspace(0, 1, max(4, int(np.ceil(length / step)) + 1), dtype=np.float32)[:, None]
+    return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the canvas: its slices and its coordinates, `x` (1, w) and `y` (h, 1)."""
+
+    index: tuple[slice, slice]
+    x: Array
+    y: Array
+
+
+class Canvas:
+    """A grid over face space: `x` (1, W) and `y` (H, 1) of the pixel centres, `theta` and `rho` (H, W) around the face.
+
+    `theta` is 0 straight up and grows clockwise to ±π at the chin.
+    """
+
+    def __init__(self, pixels_per_unit: float) -> None:
+        self.pixels_per_unit = pixels_per_unit
+        self.x = np.arange(X_RANGE[0], X_RANGE[1], 1 / pixels_per_unit, dtype=np.float32)[None, :]
+        self.y = np.arange(Y_RANGE[0], Y_RANGE[1], 1 / pixels_per_unit, dtype=np.float32)[:, None]
+        self.shape = (self.y.size, self.x.size)
+        self.theta = np.arctan2(self.x, POLAR_CENTER_Y - self.y).astype(np.float32)
+        self.rho = np.hypot(self.x, self.y - POLAR_CENTER_Y).astype(np.float32)
+
+    def coverage(self, distance: Array) -> Array:
+        """How much of each pixel lies inside, from the signed distance in units (negative inside)."""
+        return np.clip(0.5 - distance * self.pixels_per_unit, 0, 1)
+
+    def bump(self, x: float, y: float, radius_x: float, radius_y: float) -> Array:
+        """(H, W) Gaussian of height 1."""
+        return np.exp(-(((self.y - y) / radius_y) ** 2)) * np.exp(-(((self.x - x) / radius_x) ** 2))
+
+    def window(self, points: ArrayLike, margin: float) -> Window:
+        """The rectangle around points."""
+        points = np.asarray(points)
+        (left, top), (right, bottom) = points.min(axis=0) - margin, points.max(axis=0) + margin
+        columns = self._span(left, right, X_RANGE[0], self.shape[1])
+        rows = self._span(top, bottom, Y_RANGE[0], self.shape[0])
+        return Window((rows, columns), self.x[:, columns], self.y[rows])
+
+    def _span(self, low: float, high: float, origin: float, size: int) -> slice:
+        start = int(np.clip(np.floor((low - origin) * self.pixels_per_unit), 0, size - 1))
+        stop = int(np.clip(np.ceil((high - origin) * self.pixels_per_unit) + 1, start + 1, size))
+        return slice(start, stop)
+
+    def stroke(self, path: Array, width: float) -> tuple[Window, Array, Array]:
+        """A line that thins out to both ends.
+
+        Returns:
+            Its window, the squared distance in widths, and the line's strength (0 at the ends, 1 in the middle).
+        """
+        window = self.window(path, 3 * width)
+        squared = (window.x - path[:, 0, None, None]) ** 2 + (window.y - path[:, 1, None, None]) ** 2
+        nearest = squared.argmin(axis=0)
+        distance = np.take_along_axis(squared, nearest[None], axis=0)[0] / width**2
+        strength = np.sqrt(np.sin(np.linspace(0, np.pi, len(path), dtype=np.float32)).clip(0))
+        return window, distance, strength[nearest]
+
+
+@lru_cache(maxsize=4)
+def get_canvas(pixels_per_unit: float) -> Canvas:
+    """The canvas of that resolution; its grids are shared and never written to."""
+    return Canvas(pixels_per_unit)
+
+
+class Surface:
+    """What light falls on: relief, colour, gloss and outline, all (H, W) unless said otherwise.
+
+    Attributes:
+        form: heights that also carry the points when the head turns.
+        detail: heights too fine to move anything; they only catch the light.
+        albedo: `(H, W, 3)` linear colour.
+        gloss: strength of the highlights.
+        glint: light that is simply there, such as the reflections in the eyes.
+        alpha: 1 inside the outline.
+    """
+
+    def __init__(self, canvas: Canvas, color: ArrayLike) -> None:
+        self.canvas = canvas
+        self.form = np.zeros(canvas.shape, np.float32)
+        self.detail = np.zeros(canvas.shape, np.float32)
+        self.albedo = np.empty((*canvas.shape, 3), np.float32)
+        self.albedo[:] = np.asarray(color, np.float32)
+        self.gloss = np.zeros(canvas.shape, np.float32)
+        self.glint = np.zeros(canvas.shape, np.float32)
+        self.alpha = np.zeros(canvas.shape, np.float32)
+
+    def paint(self, mask: Array, color: ArrayLike, window: Window | None = None) -> None:
+        """Lay a linear colour, (3,) or (h, w, 3), over the surface where `mask` is 1."""
+        albedo = self.albedo if window is None else self.albedo[window.index]
+        albedo += mask[..., None] * (np.asarray(color, np.float32) - albedo)
+
+    def tint(self, amount: Array, factor: ArrayLike, window: Window | None = None) -> None:
+        """Multiply the colour by `factor` where `amount` is 1."""
+        albedo = self.albedo if window is None else self.albedo[window.index]
+        albedo *= 1 + amount[..., None] * (np.asarray(factor, np.float32) - 1)
+
+    def crease(self, path: Array, width: float, depth: float, darkness: float = 0.35) -> None:
+        """Press a line into the skin: a valley with a rim on both sides, darker at its bottom."""
+        window, distance, strength = self.canvas.stroke(path, width)
+        valley = np.exp(-distance)
+        self.detail[window.index] -= depth * width * strength * (1 - 2 * distance) * valley
+        self.tint(darkness * min(depth, 1.2) * strength * valley, (0.45, 0.30, 0.25), window)

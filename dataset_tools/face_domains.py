@@ -1,0 +1,190 @@
+"""The ranges that generated faces are drawn from: people, light, pose and camera, as one exchangeable table.
+
+A `Domain` is a population and the way it is photographed. `DOMAINS` has the usual one and one that is shifted in all of
+them, for measuring what a change of data set costs.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ..labels_mf2 import NUM_LANDMARKS
+from .face_model import Identity, Shape
+from .faces import Scene
+
+Range = tuple[float, float]
+
+_HAIR_COLORS = (
+    (0.07, 0.06, 0.06), (0.10, 0.07, 0.06), (0.18, 0.12, 0.08), (0.28, 0.18, 0.11), (0.42, 0.27, 0.15),
+    (0.62, 0.46, 0.27), (0.78, 0.64, 0.42), (0.50, 0.20, 0.09),
+)  # fmt: skip
+_GREY_HAIR = (0.72, 0.71, 0.70)
+_DARK_IRIS = ((0.16, 0.09, 0.05), (0.24, 0.14, 0.07), (0.33, 0.21, 0.10))
+_LIGHT_IRIS = ((0.30, 0.42, 0.52), (0.38, 0.50, 0.60), (0.36, 0.42, 0.26), (0.45, 0.38, 0.22))
+_FRAME_COLORS = ((0.07, 0.06, 0.06), (0.25, 0.14, 0.08), (0.60, 0.52, 0.38), (0.45, 0.10, 0.12), (0.15, 0.20, 0.35))
+_LONG_STYLES = ("long", "wavy", "bob", "fringe", "tied", "curly", "parted")
+_SHORT_STYLES = ("short", "parted", "shaved", "receding", "curly", "bald", "short", "fringe")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A population and how it is photographed: `(low, high)` ranges and probabilities.
+
+    Angles are in degrees, `eye_distance` in fractions of the picture, `blur` in 1/112 of it, `noise` in sRGB values.
+    """
+
+    name: str = "default"
+    shape_spread: float = 1.0
+    melanin: Range = (0.0, 1.0)
+    age: Range = (0.0, 1.0)
+    glasses: float = 0.12
+    beard: float = 0.45
+    yaw: float = 16.0
+    pitch: float = 9.0
+    roll: float = 8.0
+    eye_distance: Range = (0.285, 0.325)
+    shift: float = 0.025
+    light_azimuth: float = 60.0
+    light_elevation: Range = (5.0, 55.0)
+    light_strength: Range = (0.65, 1.05)
+    ambient_strength: Range = (0.35, 0.60)
+    warmth: float = 0.10
+    blur: Range = (0.0, 0.55)
+    noise: Range = (0.002, 0.018)
+    jpeg_quality: tuple[int, int] = (72, 95)
+
+
+DOMAINS: dict[str, Domain] = {
+    "default": Domain(),
+    "shifted": Domain(
+        name="shifted",
+        shape_spread=1.35,
+        age=(0.25, 1.0),
+        glasses=0.30,
+        yaw=24.0,
+        pitch=14.0,
+        roll=12.0,
+        eye_distance=(0.25, 0.31),
+        light_azimuth=80.0,
+        light_elevation=(-15.0, 40.0),
+        light_strength=(0.45, 0.95),
+        ambient_strength=(0.20, 0.40),
+        warmth=0.22,
+        blur=(0.3, 0.9),
+        noise=(0.010, 0.030),
+        jpeg_quality=(45, 80),
+    ),
+}
+"""What `--domain` chooses from."""
+
+
+def get_domain(name: str) -> Domain:
+    """The domain of that name; a `ValueError` that lists them otherwise."""
+    if name not in DOMAINS:
+        raise ValueError(f"There is no domain {name!r}; known are {', '.join(DOMAINS)}.")
+    return DOMAINS[name]
+
+
+def _mix(first: tuple[float, ...], second: tuple[float, ...], share: float) -> tuple[float, float, float]:
+    mixed = (1 - share) * np.array(first) + share * np.array(second)
+    return tuple(mixed.clip(0, 1).tolist())
+
+
+def _choose(options: tuple, rng: np.random.Generator):
+    return options[rng.integers(len(options))]
+
+
+def sample_shape(rng: np.random.Generator, masculinity: float, spread: float) -> Shape:
+    """Proportions; jaw, brows and lips lean with `masculinity` in [0, 1]."""
+    values = {f.name: float(np.clip(rng.standard_normal(), -2.2, 2.2)) * spread for f in fields(Shape)}
+    lean = 2 * masculinity - 1
+    values["jaw_width"] += 0.5 * lean
+    values["jaw_square"] += 0.7 * lean
+    values["chin_length"] += 0.3 * lean
+    values["brow_thickness"] += 0.9 * lean
+    values["brow_height"] -= 0.5 * lean
+    values["upper_lip"] -= 0.5 * lean
+    values["lower_lip"] -= 0.4 * lean
+    return Shape(**values)
+
+
+def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
+    """Draw one person."""
+    masculinity = float(rng.beta(0.5, 0.5))
+    melanin = float(rng.uniform(*domain.melanin))
+    age = float(np.clip(rng.beta(1.3, 1.8), 0, 1) * (domain.age[1] - domain.age[0]) + domain.age[0])
+    light_looks = rng.random() < (1 - melanin) ** 1.5
+    hair = _choose(_HAIR_COLORS[1:] if light_looks else _HAIR_COLORS[:3], rng)
+    grey = float(np.clip(rng.normal(1.6 * (age - 0.55), 0.15), 0, 0.95))
+    makeup = float(rng.beta(1, 2)) * (1 - masculinity)
+    style = _choose(_SHORT_STYLES if rng.random() < masculinity else _LONG_STYLES, rng)
+    bearded = rng.random() < domain.beard and masculinity > 0.5
+    lip_color = _mix((0.74, 0.42, 0.40), tuple(rng.uniform((0.60, 0.10, 0.15), (0.85, 0.35, 0.45))), makeup)
+    return Identity(
+        shape=sample_shape(rng, masculinity, domain.shape_spread),
+        asymmetry=(0.006 * domain.shape_spread * rng.standard_normal((NUM_LANDMARKS, 2))).astype(np.float32),
+        masculinity=masculinity,
+        age=age,
+        wrinkling=float(np.clip(0.65 + 0.35 * age + 0.1 * rng.standard_normal(), 0.5, 1.1)),
+        melanin=melanin,
+        undertone=float(rng.random()),
+        redness=float(rng.beta(2, 3)),
+        freckles=float(rng.random()) if light_looks and rng.random() < 0.25 else 0.0,
+        gloss=float(rng.uniform(0.1, 0.8)),
+        hair_style=style,
+        hair_part=float(rng.uniform(-0.5, 0.5)),
+        hair_color=_mix(hair, _GREY_HAIR, grey),
+        brow_color=_mix(_mix(hair, (0.12, 0.08, 0.06), 0.35), _GREY_HAIR, 0.7 * grey),
+        iris_color=_choose(_LIGHT_IRIS if light_looks and rng.random() < 0.6 else _DARK_IRIS, rng),
+        lip_color=lip_color,
+        lip_strength=float(np.clip(0.35 + 0.25 * rng.random() + 0.5 * makeup, 0, 1)),
+        lashes=float(np.clip(0.25 * rng.random() + 0.35 * (1 - masculinity) + 0.4 * makeup, 0, 1)),
+        beard=float(rng.choice([rng.uniform(0.15, 0.35), rng.uniform(0.55, 0.95)])) if bearded else 0.0,
+        glasses=float(rng.uniform(0.1, 1.0)) if rng.random() < domain.glasses else 0.0,
+        frame_color=_choose(_FRAME_COLORS, rng),
+        cloth_color=tuple(rng.uniform(0.1, 0.8, 3).tolist()),
+        texture_seed=int(rng.integers(2**31)),
+    )
+
+
+def sample_setting(rng: np.random.Generator, domain: Domain) -> Scene:
+    """Draw where and how a person is filmed: what all of their frames share."""
+    warm = rng.uniform(-domain.warmth, domain.warmth)
+    cool = rng.uniform(-domain.warmth, domain.warmth)
+    return Scene(
+        yaw=rng.normal(0, 0.4) * domain.yaw,
+        pitch=rng.normal(0, 0.4) * domain.pitch,
+        eye_distance=rng.uniform(*domain.eye_distance),
+        light_azimuth=rng.uniform(-1, 1) * domain.light_azimuth,
+        light_elevation=rng.uniform(*domain.light_elevation),
+        light_strength=rng.uniform(*domain.light_strength),
+        light_color=(1 + warm, 1.0, 1 - warm),
+        ambient_strength=rng.uniform(*domain.ambient_strength),
+        ambient_color=(1 + cool, 1.0, 1 - cool),
+        rim_strength=rng.uniform(0, 0.4),
+        background_seed=int(rng.integers(2**31)),
+        background_color=tuple(rng.uniform(0.12, 0.85, 3) * 0.5 + rng.uniform(0.05, 0.4)),
+        background_contrast=rng.uniform(0.05, 0.45),
+        blur=rng.uniform(*domain.blur),
+        noise=rng.uniform(*domain.noise),
+    )
+
+
+def sample_frame(rng: np.random.Generator, setting: Scene, domain: Domain) -> Scene:
+    """Draw one frame of a setting: the head moves, the light a little."""
+
+    def turned(around: float, limit: float) -> float:
+        return float(np.clip(around + rng.normal(0, 0.35) * limit, -limit, limit))
+
+    return replace(
+        setting,
+        yaw=turned(setting.yaw, domain.yaw),
+        pitch=turned(setting.pitch, domain.pitch),
+        roll=turned(setting.roll, domain.roll),
+        eye_distance=setting.eye_distance * rng.uniform(0.98, 1.02),
+        shift=tuple(rng.uniform(-domain.shift, domain.shift, 2)),
+        gaze=tuple(rng.normal(0, 1, 2).clip(-1.5, 1.5) * (0.030, 0.012)),
+        light_azimuth=setting.light_azimuth + rng.normal(0, 6),
+        light_strength=setting.light_strength * rng.uniform(0.93, 1.07),
+        noise_seed=int(rng.integers(2**31)),
+    )

@@ -1,0 +1,263 @@
+"""`mf2 data synth`: a data set of generated faces in the MFA schema, made offline and free of licences.
+
+Every image is a function of (seed, split, number): its emotion, AUs (`au_prior`), person and setting (`face_domains`)
+come from random numbers of its own, so the same seed gives the same bytes with any number of workers, and a larger
+training split leaves the evaluation split as it is. The frames of one person form one video (`video_id` = `group_id`);
+no person is in two splits. Emotions are balanced. An AU's label is 1 where its intensity reaches `ACTIVE_INTENSITY`.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from .au_prior import bayes_emotion, expected_ceiling, sample_aus
+from .captions import template_captions
+from .contact_sheet import draw_contact_sheet
+from .face_domains import DOMAINS, get_domain, sample_frame, sample_identity, sample_setting
+from .face_model import Identity
+from .faces import Scene, render_face
+
+GENERATOR_VERSION = 1
+"""Counts changes that alter the images or labels of a seed."""
+ACTIVE_INTENSITY = 0.2
+"""The intensity (FACS A to E on 0 to 1) from which an AU's label is 1."""
+_ACTIVE_RANGE, _RESIDUAL_RANGE = (0.35, 1.0), (0.0, 0.12)
+_RESIDUAL_RATE = 0.35
+_SPLITS = ("train", "validation")
+_SHEET_FACES = 48
+_EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # what a random number generator is for
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """What is generated.
+
+    Args:
+        num_train: images of the training split.
+        num_eval: images of the validation split.
+        frames_per_identity: images of one person.
+        seed: changes everything.
+        image_size: width and height in pixels.
+        domain: a name in `DOMAINS`.
+    Raises:
+        ValueError: a number out of its bounds or an unknown domain.
+    """
+
+    num_train: int = 4096
+    num_eval: int = 512
+    frames_per_identity: int = 16
+    seed: int = 0
+    image_size: int = 112
+    domain: str = "default"
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_train", 1),
+            ("num_eval", 1),
+            ("frames_per_identity", 1),
+            ("seed", 0),
+            ("image_size", 32),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        get_domain(self.domain)
+
+    def num_images(self, split: str) -> int:
+        """How many images a split has."""
+        return self.num_train if split == "train" else self.num_eval
+
+
+# ----------------------------------------------------------------------------------------------------------- labels
+def _rng(config: SynthConfig, split: str, purpose: int, number: int) -> np.random.Generator:
+    return np.random.default_rng((config.seed, _SPLITS.index(split), purpose, number))
+
+
+def image_emotion(config: SynthConfig, split: str, index: int) -> int:
+    """The emotion of an image: every block of eight images has each of them once."""
+    block, place = divmod(index, len(EMOTIONS))
+    return int(_rng(config, split, _EMOTION, block).permutation(len(EMOTIONS))[place])
+
+
+def image_aus(config: SynthConfig, split: str, index: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(12,) AU labels of an image and (12,) their intensities."""
+    rng = _rng(config, split, _LABELS, index)
+    labels = sample_aus(image_emotion(config, split, index), rng)
+    strength, residual = rng.beta(2.0, 1.6, labels.size), rng.random(labels.size)
+    active = _ACTIVE_RANGE[0] + (_ACTIVE_RANGE[1] - _ACTIVE_RANGE[0]) * strength
+    inactive = np.where(rng.random(labels.size) < _RESIDUAL_RATE, _RESIDUAL_RANGE[1] * residual, 0.0)
+    return labels, np.where(labels == 1, active, inactive).astype(np.float32)
+
+
+def label_table(config: SynthConfig, split: str) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """(N,) emotions and (N, 12) AU labels of a split, without drawing it."""
+    indices = range(config.num_images(split))
+    emotions = np.array([image_emotion(config, split, index) for index in indices])
+    return emotions, np.array([image_aus(config, split, index)[0] for index in indices])
+
+
+# ----------------------------------------------------------------------------------------------------------- images
+@lru_cache(maxsize=64)
+def _person(config: SynthConfig, split: str, person: int) -> tuple[Identity, Scene]:
+    rng, domain = _rng(config, split, _PERSON, person), get_domain(config.domain)
+    return sample_identity(rng, domain), sample_setting(rng, domain)
+
+
+def make_row(config: SynthConfig, split: str, index: int) -> dict[str, Any]:
+    """Draw one image: its row in the MFA schema, the picture as JPEG bytes."""
+    person, frame = divmod(index, config.frames_per_identity)
+    identity, setting = _person(config, split, person)
+    domain, rng = get_domain(config.domain), _rng(config, split, _FRAME, index)
+    labels, intensities = image_aus(config, split, index)
+    face = render_face(identity, intensities, sample_frame(rng, setting, domain), config.image_size)
+    emotion_idx = image_emotion(config, split, index)
+    video_id = f"synth{config.seed}-{split}-{person:05d}"
+    file_name = f"{video_id}/{frame + 1:05d}.jpg"
+    active = [au_id for au_id, label in zip(AU_IDS, labels, strict=True) if label]
+    captions = template_captions(file_name, active, EMOTIONS[emotion_idx], seed=config.seed)
+    return {
+        "image": _jpeg(face.image, int(rng.integers(domain.jpeg_quality[0], domain.jpeg_quality[1] + 1))),
+        "file_name": file_name,
+        "dataset": "synthetic",
+        "video_id": video_id,
+        "group_id": video_id,
+        "frame": frame + 1,
+        "emotion": emotion_idx,
+        **{ACTION_UNITS[au_id].code: int(label) for au_id, label in zip(AU_IDS, labels, strict=True)},
+        "landmarks": face.landmarks_px,
+        "caption_emotion": captions.emotion,
+        "caption_au": captions.au,
+        "caption_key_au": captions.key_au,
+        "caption_source": "template",
+    }
+
+
+def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _row_maker(config: SynthConfig, num_workers: int):
+    """A function `(split) -> rows in order`, drawn by this process or by several."""
+    if num_workers <= 1:
+        yield lambda split: (make_row(config, split, index) for index in range(config.num_images(split)))
+        return
+    with multiprocessing.get_context("spawn").Pool(num_workers, _use_one_thread) as pool:
+        yield lambda split: pool.imap(partial(make_row, config, split), range(config.num_images(split)), chunksize=16)
+
+
+def _use_one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+# --------------------------------------------------------------------------------------------------------- data set
+def synthesize(
+    out_dir: str | Path,
+    config: SynthConfig | None = None,
+    *,
+    num_workers: int = 1,
+    overwrite: bool = False,
+    show_progress: bool = True,
+) -> Path:
+    """Generate a data set: parquet shards, card, manifest and `contact_sheet.png`.
+
+    Worker processes are spawned: a script that calls this with `num_workers` > 1 needs the usual
+    `if __name__ == "__main__"`.
+
+    Returns:
+        The folder, readable by `schema.load_mfa` and `datasets.load_dataset`.
+    Raises:
+        ValueError: an impossible configuration.
+        FileExistsError: `out_dir` holds something and `overwrite` is False.
+    """
+    from .schema import write_mfa  # here, because its imports would slow the start of every worker
+
+    config = config or SynthConfig()
+    sheet: list[dict[str, Any]] = []
+    total = config.num_train + config.num_eval
+    with (
+        _row_maker(config, num_workers) as rows_of,
+        tqdm(total=total, desc="drawing faces", unit="img", disable=not show_progress) as bar,
+    ):
+        splits = {split: _watch(rows_of(split), bar, sheet if split == "validation" else []) for split in _SPLITS}
+        folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
+    draw_contact_sheet(sheet).save(folder / "contact_sheet.png")
+    return folder
+
+
+def _watch(rows: Iterable[dict[str, Any]], bar: tqdm, sheet: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass rows on, count them and keep the first few for the contact sheet."""
+    for row in rows:
+        bar.update()
+        if len(sheet) < _SHEET_FACES:
+            sheet.append(row)
+        yield row
+
+
+def describe(config: SynthConfig) -> dict[str, Any]:
+    """What the manifest records: the configuration, the AUs' rates in each split and what the true AUs allow."""
+    tables = {split: label_table(config, split) for split in _SPLITS}
+    eval_emotions, eval_aus = tables["validation"]
+    return {
+        "pretty_name": "Generated faces",
+        "license": "apache-2.0",
+        "source": "synthetic",
+        "generator_version": GENERATOR_VERSION,
+        "config": asdict(config),
+        "num_identities": {split: -(-config.num_images(split) // config.frames_per_identity) for split in _SPLITS},
+        "au_prevalence": {
+            split: {
+                ACTION_UNITS[a].code: round(float(rate), 4) for a, rate in zip(AU_IDS, aus.mean(axis=0), strict=True)
+            }
+            for split, (_, aus) in tables.items()
+        },
+        "emotion_ceiling": {
+            "validation": round(float((bayes_emotion(eval_aus) == eval_emotions).mean()), 4),
+            "expected": round(expected_ceiling(), 4),
+        },
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- command
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `mf2 data synth`."""
+    default = SynthConfig()
+    parser.add_argument("out_dir", metavar="OUT", type=Path, help="folder to make")
+    parser.add_argument("--num_train", type=int, default=default.num_train, help="training images (%(default)s)")
+    parser.add_argument("--num_eval", type=int, default=default.num_eval, help="evaluation images (%(default)s)")
+    parser.add_argument(
+        "--frames_per_identity", type=int, default=default.frames_per_identity, help="images a person (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=default.seed, help="the same seed gives the same bytes (%(default)s)"
+    )
+    parser.add_argument("--image_size", type=int, default=default.image_size, help="width in pixels (%(default)s)")
+    parser.add_argument("--domain", choices=sorted(DOMAINS), default=default.domain, help="population (%(default)s)")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate, and say what came out."""
+    config = SynthConfig(**{field.name: getattr(args, field.name) for field in fields(SynthConfig)})
+    folder = synthesize(args.out_dir, config, num_workers=args.num_workers, overwrite=args.overwrite)
+    ceiling = describe(config)["emotion_ceiling"]
+    print(
+        f"{folder}: {config.num_train} training and {config.num_eval} evaluation images, contact_sheet.png.\n"
+        f"From the true AUs, the emotion of {ceiling['validation']:.1%} of the evaluation images can be told."
+    )
+    return 0
