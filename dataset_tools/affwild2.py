@@ -42,8 +42,8 @@ _TASK_FOLDERS = {
 _SPLIT_NAMES = {"train": "train*_set", "validation": "validation_set"}
 _MTL_HEADER = ("image", "valence", "arousal", "expression", "aus")
 _CROP_FOLDERS = "cropped_aligned*"
-_CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,})\.jpg", re.ASCII)  # what %05d.jpg writes
-_MTL_IMAGE = re.compile(r"([^/\\.][^/\\]*)/((?:\d{5}|[1-9]\d{5,}))\.jpg", re.ASCII)
+_CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)  # what %05d.jpg writes
+_MTL_IMAGE = re.compile(r"([^/\\.][^/\\]*)/(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)
 _PERSON_SUFFIX = re.compile(r"_(left|right)$")
 _SMALL_INT = re.compile(rb"\s*(-?\d{1,2})\s*")
 _UNLABELLED = AU_UNLABELLED  # both tasks code it so on disk
@@ -285,13 +285,16 @@ def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotatio
     return annotations
 
 
-def _split_entries(folder: Path, root: Path, tally: Tally) -> list[tuple[str, Path]]:
-    """(split, path) of the entries named like an official split, `train` first; the others are counted as stray."""
+def _split_entries(folder: Path, root: Path, tally: Tally, suffix: str = "") -> list[tuple[str, Path]]:
+    """(split, path) of the folders, or files with that suffix, that are named like an official split.
+
+    `train` comes first; whatever else is there is counted as stray.
+    """
     found = []
     for entry in _entries(folder, root, tally):
-        stem = entry.name.lower().removesuffix(".txt")
-        splits = [split for split, pattern in _SPLIT_NAMES.items() if fnmatch(stem, pattern)]
-        if splits:
+        name = entry.name.lower()
+        splits = [split for split, pattern in _SPLIT_NAMES.items() if fnmatch(name, pattern + suffix)]
+        if splits and (entry.is_file() if suffix else entry.is_dir()):
             found.append((splits[0], Path(entry.path)))
         else:
             tally.add("stray_files", example=f"{folder.name}/{entry.name}")
@@ -301,42 +304,47 @@ def _split_entries(folder: Path, root: Path, tally: Tally) -> list[tuple[str, Pa
 def _read_mtl(folder: Path, tally: Tally) -> _Annotations:
     """Both tasks of the multi-task layout."""
     annotations: _Annotations = {"expr": {}, "au": {}}
-    for split, path in _split_entries(folder, folder.resolve(), tally):
+    for split, path in _split_entries(folder, folder.resolve(), tally, ".txt"):
         names, body = _read_header(path.read_bytes())
         if tuple(names) != _MTL_HEADER:
             tally.add("rejected_files", example=f"{folder.name}/{path.name}")
             continue
-        images, labels = _split_mtl_lines(body, tally)
+        images, labels = _read_mtl_lines(body, tally)
         emotions, aus = labels[:, :1].copy(), labels[:, 1:].copy()
         tally.add("expr_malformed", _refuse_out_of_range(emotions, len(EMOTIONS) - 1))
         tally.add("au_malformed", _refuse_out_of_range(aus, 1))
-        rows_of_video: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        for row, (video, frame) in enumerate(images):
-            rows_of_video[video].append((frame, row))
-        for video, pairs in rows_of_video.items():
+        for video, pairs in _by_video(images).items():
             if video in annotations["expr"]:
                 tally.add("annotations_twice", len(pairs), example=video)
                 continue
-            frames, first = np.unique(np.array([frame for frame, _ in pairs], np.int32), return_index=True)
+            frames, first = np.unique(pairs[:, 0], return_index=True)
             tally.add("annotations_twice", len(pairs) - len(frames), example=video)
-            rows = np.array([row for _, row in pairs])[first]
+            rows = pairs[first, 1]
             annotations["expr"][video] = _Annotation(split, frames, emotions[rows])
             annotations["au"][video] = _Annotation(split, frames, aus[rows])
     return annotations
 
 
-def _split_mtl_lines(body: bytes, tally: Tally) -> tuple[list[tuple[str, int]], npt.NDArray[np.int8]]:
+def _read_mtl_lines(body: bytes, tally: Tally) -> tuple[list[tuple[str, int]], npt.NDArray[np.int8]]:
     """Lines `video/00001.jpg,valence,arousal,expression,au x 12` -> (video, frame) of each and (lines, 13) labels."""
     images, labels = [], []
-    for line in body.decode("utf-8", "replace").splitlines():
+    for line in body.decode("utf-8", "replace").split("\n"):
         image, _, rest = line.partition(",")
         if match := _MTL_IMAGE.fullmatch(image.strip()):
             images.append((match[1], int(match[2])))
-            labels.append(rest.partition(",")[2].partition(",")[2])
+            labels.append(rest.partition(",")[2].partition(",")[2].strip() or "?")  # a line, if a malformed one
         elif line.strip():
             leads_out = image.startswith("/") or "\\" in image or ".." in image.split("/")
             tally.add("unsafe_paths" if leads_out else "rejected_lines", example=image)
     return images, parse_labels("\n".join(labels).encode(), 1 + len(AU_IDS))
+
+
+def _by_video(images: Sequence[tuple[str, int]]) -> dict[str, npt.NDArray[np.int32]]:
+    """Video -> (n, 2): the frame and the position among `images` of each of its lines."""
+    pairs: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    for position, (video, frame) in enumerate(images):
+        pairs[video].append((frame, position))
+    return {video: np.array(of_video, np.int32) for video, of_video in pairs.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- the crops

@@ -1,6 +1,7 @@
 """The Aff-Wild2 reader: every oddity of the real folders is planted in a small tree and must be counted exactly."""
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class Tree:
 
     def _write(self, path, lines):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines))
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogatepass")
         return path
 
 
@@ -338,6 +339,37 @@ def test_any_line_is_read_or_malformed(lines, width):
     for row, fields in zip(labels.tolist(), wanted, strict=True):
         fine = len(fields) == width and all(re.fullmatch(r"\s*-?[0-9]{1,2}\s*", field) for field in fields)
         assert row == ([int(field) for field in fields] if fine else [-128] * width)
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [ON, OFF, PARTLY, "0", "7", "-1", "", "v/00001.jpg", f"v/00002.jpg,0,0,1,{ON}", "../a/00001.jpg"]
+        ),
+        st.text(max_size=20),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LINES, LINES, LINES, st.sampled_from(["drop", "mask"]))
+def test_any_annotation_files_are_counted_to_the_last_frame(expr, aus, mtl, unlabelled):
+    """Whatever the files hold: no crash, and every frame is kept or dropped for one stated reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Tree(Path(folder))
+        tree.expr("v", expr)
+        tree.aus("v", aus)
+        tree.mtl(mtl)
+        tree.crops("v", [1, 2, 4])
+        for layout in ("unitask", "mtl"):
+            try:
+                table, report = index(folder, unlabelled, layout)
+            except ValueError as error:
+                assert layout == "mtl" and "no annotation file that can be read" in str(error)
+                continue
+            dropped = sum(number for name, number in report.tally.counts.items() if name.startswith("dropped_"))
+            assert report.tally["frames"] == dropped + report.tally["kept"] == dropped + len(table)
 
 
 # ------------------------------------------------------------------------------------------------- the wrong folder
