@@ -25,7 +25,7 @@ if __name__ == "mf2":
         ),
     }
     _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
-    __all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+    __all__ = ["__version__", *_MODULE_OF]
 
     _registered = False
 

@@ -41,7 +41,7 @@ def _refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> 
         raise ValueError(f"{type(config).__name__} has no field {key!r} (value {kwargs[key]!r}){hint}")
 
 
-def _check_range(config: PreTrainedConfig, name: str, low: float, high: float | None = None, *, open_low=False) -> None:
+def _check_range(config: PreTrainedConfig, name: str, low: float, high: float | None = None, open_low=False) -> None:
     """Raise unless `low <= config.name <= high` (`low <` when `open_low`)."""
     value = getattr(config, name)
     too_low = value <= low if open_low else value < low

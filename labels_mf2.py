@@ -36,9 +36,7 @@ ACTION_UNITS: dict[int, ActionUnit] = {
     for au in (
         ActionUnit(1, "Inner Brow Raiser", "frontalis, medial", ((21, -1 / 2), (22, -1 / 2))),
         ActionUnit(2, "Outer Brow Raiser", "frontalis, lateral", ((18, -1 / 3), (25, -1 / 3))),
-        ActionUnit(
-            4, "Brow Lowerer", "corrugator, depressor supercilii, procerus", ((19, 1 / 3), (24, 1 / 3))
-        ),
+        ActionUnit(4, "Brow Lowerer", "corrugator, depressor supercilii, procerus", ((19, 1 / 3), (24, 1 / 3))),
         ActionUnit(5, "Upper Lid Raiser", "levator palpebrae superioris", ((37, 0.0), (44, 0.0))),
         ActionUnit(6, "Cheek Raiser", "orbicularis oculi, orbital", ((41, 1.0), (46, 1.0))),
         ActionUnit(7, "Lid Tightener", "orbicularis oculi, palpebral", ((38, 0.0), (43, 0.0))),

@@ -1,0 +1,365 @@
+"""The losses of MF²: image-text contrast, matching and generation (Eq. 3-5), and the recognisers'.
+
+Every loss is one of the *whole* batch, however it is split: embeddings are gathered from all processes with gradient,
+means are taken over all processes' counts, and negatives are drawn from shared random numbers. What a process returns
+is scaled so that the mean over processes (what DDP takes of gradients) is the loss of the whole batch.
+
+Alignment works on *items*, one visual input and one text each. Symbols in shapes: I images of this process, M of all,
+G groups of items that are only compared among themselves (1, or one per AU), Q queries, T text tokens, P projection
+width, H heads, D branch width, W vision width, N vision tokens of a region.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from .labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+from .qformer_mf2 import KeyValue, map_key_values, select_rows
+
+MF2Branch = Any
+"""The branch of the model, which this file serves and therefore does not import."""
+
+
+# ------------------------------------------------------------------------------------------- batches over processes
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _gather(tensor: torch.Tensor) -> torch.Tensor:
+    """(I, …) -> (M, …): the rows of all processes in rank order, with gradient where the tensor has one."""
+    if _world_size() == 1:
+        return tensor
+    if tensor.requires_grad:
+        return torch.cat(dist.nn.functional.all_gather(tensor.contiguous()))
+    parts = [torch.empty_like(tensor) for _ in range(_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """(M, …) -> (I, …): this process's part of what `_gather` made."""
+    if _world_size() == 1:
+        return tensor
+    start = dist.get_rank() * num_rows
+    return tensor[start : start + num_rows]
+
+
+def _pad_to_common_length(tensor: torch.Tensor, value: int) -> torch.Tensor:
+    """Pad the last dimension to the longest of all processes, so that rows can be gathered."""
+    if _world_size() == 1:
+        return tensor
+    length = torch.tensor(tensor.shape[-1], device=tensor.device)
+    dist.all_reduce(length, op=dist.ReduceOp.MAX)
+    return F.pad(tensor, (0, int(length) - tensor.shape[-1]), value=value)
+
+
+def _mean_over_batch(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """`total / count` of the whole batch, scaled so that the mean over processes is that ratio."""
+    if _world_size() > 1:
+        count = count.clone()
+        dist.all_reduce(count)
+        total = total * _world_size()
+    return total / count.clamp(min=1)
+
+
+def _shared_uniform(*shape: int, device: torch.device) -> torch.Tensor:
+    """Uniform numbers that are the same in every process, drawn from the default generator of the first."""
+    seed = torch.randint(2**62, (1,))
+    if _world_size() > 1:
+        seed = seed.to(device)
+        dist.broadcast(seed, src=0)
+    generator = torch.Generator().manual_seed(int(seed))
+    return torch.rand(shape, generator=generator).to(device)
+
+
+# ------------------------------------------------------------------------------------------------------------- items
+@dataclass
+class VisualItems:
+    """The visual side of an alignment: I images × G groups, each item with its own queries.
+
+    Args:
+        states: `(I, G, Q, D)` last query states.
+        query_embeds: `(G, Q, D)` the queries that made them.
+        key_values: A layer's own keys and values, `(I · G, H, Q, D / H)`: what ITG's text sees.
+        vision_key_values: A layer's projected image, `(I · G, regions, H, N, D / H)`.
+        vision_states: `(I, G, regions, N, W)` the image before projection.
+    """
+
+    states: torch.Tensor
+    query_embeds: torch.Tensor
+    key_values: list[KeyValue]
+    vision_key_values: list[KeyValue | None]
+    vision_states: torch.Tensor
+
+
+@dataclass
+class TextItems:
+    """The text side: `input_ids` and `attention_mask` `(I, G, T)`, `caption_ids` and `valid` `(I, G)`.
+
+    Equal caption ids are the same text. An item without text (its mask is empty) is not valid.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    caption_ids: torch.Tensor
+    valid: torch.Tensor
+
+    @classmethod
+    def from_batch(
+        cls,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        caption_ids: torch.Tensor | None,
+        pad_id: int,
+    ) -> "TextItems":
+        """From ids of shape (I, G, T); without a mask, padding is masked, without caption ids, rows are compared."""
+        if attention_mask is None:
+            attention_mask = (input_ids != pad_id).long()
+        input_ids = _pad_to_common_length(input_ids, pad_id)
+        attention_mask = _pad_to_common_length(attention_mask, 0)
+        if caption_ids is None:
+            rows = _gather(input_ids)
+            caption_ids = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)[1].view(rows.shape[:2])
+            caption_ids = _local_rows(caption_ids, input_ids.shape[0])
+        return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1))
+
+    def select_groups(self, groups: torch.Tensor) -> "TextItems":
+        """The items of the given groups only."""
+        return TextItems(*(x[:, groups] for x in (self.input_ids, self.attention_mask, self.caption_ids, self.valid)))
+
+
+def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
+    """Indexes of the groups that a step aligns: all, or `num_groups` drawn from those with text. Equal everywhere.
+
+    Args:
+        valid: `(I, G)` bool.
+    """
+    total = valid.shape[1]
+    if num_groups is None or num_groups >= total:
+        return torch.arange(total, device=valid.device)
+    has_text = _gather(valid).any(0)
+    order = (_shared_uniform(total, device=valid.device) - has_text.float()).argsort()
+    return order[:num_groups].sort().values
+
+
+# --------------------------------------------------------------------------------------------------- loss functions
+def image_text_similarity(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+    """Cosine similarity of every image with every text: the best over an image's queries.
+
+    Args:
+        image_embeds: `(I, G, Q, P)`, L2-normalised.
+        text_embeds: `(M, G, P)`, L2-normalised.
+    Returns:
+        `(G, I, M)`.
+    Source: BLIP-2, section 3.1.
+    """
+    return torch.einsum("igqp,mgp->gimq", image_embeds, text_embeds).amax(-1)
+
+
+def contrastive_loss(
+    logits: torch.Tensor, positives: torch.Tensor, candidates: torch.Tensor, label_smoothing: float
+) -> torch.Tensor:
+    """Cross-entropy of each row against all of its positives in equal parts, one direction of Eq. 3.
+
+    Args:
+        logits: `(…, M)` similarities divided by the temperature.
+        positives: `(…, M)` bool, at least one a row; a subset of the candidates. One positive a row is BLIP-2's loss;
+            several are captions that say the same, which Eq. 3 would count as negatives.
+        candidates: `(…, M)` bool, the columns a row is compared with.
+        label_smoothing: Share of the target that is spread over the candidates.
+    Returns:
+        `(…)` losses.
+    """
+    log_probs = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min).log_softmax(-1)
+    targets = (1 - label_smoothing) * positives / positives.sum(-1, keepdim=True)
+    targets = targets + label_smoothing * candidates / candidates.sum(-1, keepdim=True)
+    return -(targets * log_probs.masked_fill(~candidates, 0.0)).sum(-1)
+
+
+def sample_hard_negatives(
+    logits: torch.Tensor, allowed: torch.Tensor, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one column a row with probability softmax(logits) over the allowed columns, by inverting its sum.
+
+    Args:
+        logits: `(…, M)`; no gradient flows through them.
+        allowed: `(…, M)` bool.
+        uniform: `(…)` numbers in [0, 1), one a row.
+    Returns:
+        `(…)` column indexes, and `(…)` bool: whether the row had an allowed column.
+    """
+    logits = logits.detach().float().masked_fill(~allowed, -torch.inf)
+    found = allowed.any(-1)
+    mass = torch.where(found[..., None], logits.softmax(-1), 1.0).cumsum(-1)
+    index = torch.searchsorted(mass, (uniform * mass[..., -1])[..., None].contiguous(), right=True).squeeze(-1)
+    # Rounding can end one column past the last allowed one; step back onto it.
+    last_allowed = logits.shape[-1] - 1 - allowed.flip(-1).int().argmax(-1)
+    return torch.minimum(index, last_allowed), found
+
+
+def recognition_losses(
+    au_logits: torch.Tensor | None,
+    au_labels: torch.Tensor | None,
+    emotion_logits: torch.Tensor | None,
+    emotion_labels: torch.Tensor | None,
+    au_pos_weight: Sequence[float] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Binary cross-entropy over the labelled AUs and cross-entropy over the labelled emotions.
+
+    Args:
+        au_logits, au_labels: `(B, A)`; -1 is unlabelled.
+        emotion_logits, emotion_labels: `(B, E)` and `(B,)`; -100 is unlabelled.
+        au_pos_weight: One factor an AU on its active rows.
+    Returns:
+        `au` and `emotion`, whichever has logits and labels.
+    """
+    losses = {}
+    if emotion_logits is not None and emotion_labels is not None:
+        total = F.cross_entropy(
+            emotion_logits.float(), emotion_labels, ignore_index=EMOTION_UNLABELLED, reduction="sum"
+        )
+        losses["emotion"] = _mean_over_batch(total, (emotion_labels != EMOTION_UNLABELLED).sum())
+    if au_logits is not None and au_labels is not None:
+        labelled = au_labels != AU_UNLABELLED
+        pos_weight = None if au_pos_weight is None else au_logits.new_tensor(au_pos_weight, dtype=torch.float32)
+        total = F.binary_cross_entropy_with_logits(
+            au_logits.float(), au_labels.clamp(min=0).float(), pos_weight=pos_weight, reduction="none"
+        )
+        losses["au"] = _mean_over_batch((total * labelled).sum(), labelled.sum())
+    return losses
+
+
+# --------------------------------------------------------------------------------------------------------- alignment
+@dataclass
+class Comparison:
+    """All items against all: similarities over the temperature, and which pairs count; every field is `(G, I, M)`."""
+
+    image_to_text: torch.Tensor
+    text_to_image: torch.Tensor
+    positives: torch.Tensor
+    candidates: torch.Tensor
+
+
+def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -> dict[str, torch.Tensor]:
+    """`itc`, `itm` and `itg` of a branch (Eq. 3-5); a weight of 0 in its configuration skips one.
+
+    Captions that are equal are positives of each other in ITC and never each other's negatives in ITM. BLIP-2 has only
+    the diagonal, which template-like captions and frames of one video would make wrong.
+    """
+    config, losses = branch.config, {}
+    if config.itc_weight or config.itm_weight:
+        comparison = compare(branch, images, texts)
+        if config.itc_weight:
+            losses["itc"] = itc_loss(comparison, texts.valid, config.label_smoothing)
+        if config.itm_weight:
+            losses["itm"] = itm_loss(branch, images, texts, comparison)
+    if config.itg_weight:
+        losses["itg"] = itg_loss(branch, images, texts)
+    return losses
+
+
+def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
+    """Compare this process's images and texts with everybody's, within their groups."""
+    image_embeds = branch.embed_image(images.states)
+    text_embeds = _embed_distinct_texts(branch, texts)
+    temperature = branch.temperature.clamp(0.001, 0.5)  # ALBEF's bounds
+    captions, valid = _gather(texts.caption_ids).T, _gather(texts.valid).T  # (G, M)
+    candidates = texts.valid.T[:, :, None] & valid[:, None]
+    return Comparison(
+        image_to_text=image_text_similarity(image_embeds, _gather(text_embeds)) / temperature,
+        text_to_image=image_text_similarity(_gather(image_embeds), text_embeds).transpose(1, 2) / temperature,
+        positives=(texts.caption_ids.T[:, :, None] == captions[:, None]) & candidates,
+        candidates=candidates,
+    )
+
+
+def _embed_distinct_texts(branch: MF2Branch, texts: TextItems) -> torch.Tensor:
+    """(I, G, P): each distinct caption goes through the text-only pass once; zeros where an item has no text."""
+    rows = texts.valid.flatten().nonzero().squeeze(1)
+    distinct, inverse = torch.unique(texts.caption_ids.flatten()[rows], return_inverse=True)
+    order = torch.arange(len(rows), device=rows.device)
+    first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
+    chosen = rows[first]
+    states = branch.encode_text(texts.input_ids.flatten(0, 1)[chosen], texts.attention_mask.flatten(0, 1)[chosen])
+    embeds = branch.embed_text(states.last)
+    scattered = embeds.new_zeros(texts.valid.numel(), embeds.shape[-1]).index_copy(0, rows, embeds[inverse])
+    return scattered.view(*texts.valid.shape, -1)
+
+
+def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Eq. 3, the mean of both directions; items without text do not count.
+
+    The numerator of Eq. 3's second direction mixes i and j; it is read as the matching pair's similarity.
+
+    Args:
+        valid: `(I, G)` bool.
+    """
+    rows = valid.T
+    positives, candidates = comparison.positives[rows], comparison.candidates[rows]
+    both = contrastive_loss(comparison.image_to_text[rows], positives, candidates, label_smoothing)
+    both = both + contrastive_loss(comparison.text_to_image[rows], positives, candidates, label_smoothing)
+    return _mean_over_batch(both.sum() / 2, rows.sum())
+
+
+def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
+    """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text.
+
+    Items whose comparable texts all equal their own have no negative and are left out.
+    """
+    num_images, num_groups = texts.valid.shape
+    uniform = _shared_uniform(num_images * _world_size(), 2, num_groups, device=texts.valid.device)
+    uniform = _local_rows(uniform, num_images).permute(1, 2, 0)  # (2, G, I)
+    allowed = comparison.candidates & ~comparison.positives
+    negative_text, found = sample_hard_negatives(comparison.image_to_text, allowed, uniform[0])
+    negative_image, _ = sample_hard_negatives(comparison.text_to_image, allowed, uniform[1])
+    own, group = found.T.nonzero(as_tuple=True)  # of each item that has negatives
+    other_image, other_text = negative_image[group, own], negative_text[group, own]
+    ids, masks = texts.input_ids[own, group], texts.attention_mask[own, group]
+    logits = branch.match(
+        images.query_embeds[group].repeat(3, 1, 1),
+        _own_negative_own(branch, images, own, other_image, group),
+        torch.cat([ids, ids, _gather(texts.input_ids)[other_text, group]]),
+        torch.cat([masks, masks, _gather(texts.attention_mask)[other_text, group]]),
+    )
+    labels = (torch.arange(len(logits), device=logits.device) < len(own)).long()
+    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return _mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
+
+
+def _own_negative_own(
+    branch: MF2Branch, images: VisualItems, own: torch.Tensor, negative: torch.Tensor, group: torch.Tensor
+) -> list[KeyValue | None]:
+    """The projected images of ITM's three pairs.
+
+    One process has projected all of them for the query-only pass. From the others only the images themselves come, and
+    the negatives among them are projected here.
+    """
+    num_groups = images.vision_states.shape[1]
+    own_rows, negative_rows = own * num_groups + group, negative * num_groups + group
+    if _world_size() == 1:
+        return select_rows(images.vision_key_values, torch.cat([own_rows, negative_rows, own_rows]))
+    owns = select_rows(images.vision_key_values, own_rows)
+    negatives = branch.project_vision(_gather(images.vision_states).flatten(0, 1)[negative_rows])
+    return map_key_values(lambda own, negative: torch.cat([own, negative, own]), owns, negatives)
+
+
+def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.Tensor:
+    """Eq. 5, which is written as masked prediction, as the left-to-right generation that the task is.
+
+    The text sees the queries through the keys and values of the query-only pass, with gradient.
+    """
+    rows = texts.valid.flatten().nonzero().squeeze(1)
+    ids, mask = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
+    inputs = ids[:, :-1].clone()
+    inputs[:, 0] = branch.config.bos_token_id
+    states = branch.decode(inputs, mask[:, :-1], prefix=select_rows(images.key_values, rows))
+    wanted = mask[:, 1:].bool()
+    logits = branch.predict_tokens(states[wanted])
+    total = F.cross_entropy(
+        logits.float(), ids[:, 1:][wanted], label_smoothing=branch.config.label_smoothing, reduction="sum"
+    )
+    return _mean_over_batch(total, wanted.sum())
