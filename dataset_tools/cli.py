@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
     "import": ("importer", "read an annotated data set from disk into the MFA schema"),
     "index": ("index", "bring annotations and images of a data set together and report every oddity"),
+    "select": ("select", "choose a balanced sample of an index, split by video"),
     "caption": ("captions.command", "write the three captions of every image"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
 }

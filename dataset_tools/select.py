@@ -1,0 +1,234 @@
+"""`mf2 data select`: the balanced, video-split sample of an index that makes up MFA.
+
+Frames with an emotion and at least one AU label are pooled over the official splits and split anew by base video. An
+integer program (`split_program`) chooses the videos and how many frames of each class they give; these are then taken
+evenly in time.
+
+    OUT/frames.parquet                          the chosen frames with their new split
+    OUT/report.json, OUT/report.md, OUT/report.png
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..labels_mf2 import AU_IDS, EMOTIONS
+from .index import read_frames, write_frames
+from .report import markdown_table, replacing, write_json, write_text
+from .schema import au_columns
+from .split_program import (
+    Amounts,
+    InfeasibleError,
+    Pool,
+    Request,
+    largest_feasible,
+    solve_balanced,
+    solve_unbalanced,
+)
+
+Array = npt.NDArray[Any]
+
+PAPER = Request(train_per_class=3915, eval_per_class=422, train_videos=134, eval_videos=17)
+"""MFA: 31,320 images of 134 videos and 3,376 of 17, eight equal classes."""
+BALANCES = ("exact", "largest", "none")
+_SIZES = ("train_per_class", "eval_per_class", "train_videos", "eval_videos")
+
+
+# --------------------------------------------------------------------------------------------------------- command
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 data select`."""
+    add = parser.add_argument
+    add("index", type=Path, help="folder or frames.parquet made by `mf2 data index`")
+    add("out", type=Path, help="folder to make")
+    add("--balance", choices=BALANCES, default="exact", help="exact: the given class sizes; largest: the largest "
+        "equal ones; none: all frames, split by video (default: %(default)s)")  # fmt: skip
+    add("--paper", action="store_true", help="the paper's sizes: 134 + 17 videos, 3,915 + 422 frames a class")
+    for name in _SIZES:
+        add(f"--{name}", type=int, metavar="N")
+    add("--min_frames", type=int, default=PAPER.min_frames, help="from each chosen video (default: %(default)s)")
+    add("--eval_fraction", type=float, default=0.1, help="where no sizes are given (default: %(default)s)")
+    add("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Pool, solve, take, report."""
+    frames = usable_frames(read_frames(args.index))
+    selector = Selector(frames, args.seed)
+    amounts, request = _solve(selector.pool, args)
+    selection = selector.take(amounts)
+    summary = {
+        "seed": args.seed,
+        "balance": args.balance,
+        "request": None if request is None else asdict(request),
+        "optimum_proven": amounts.proven,
+        **summarise(frames, selection),
+    }
+    text = to_markdown(summary)
+    with replacing(args.out / "report.png") as part:
+        plot(summary, part)
+    write_json(args.out / "report.json", summary)
+    write_text(args.out / "report.md", text)
+    write_frames(args.out, selection)
+    print(text)
+
+
+def _solve(pool: Pool, args: argparse.Namespace) -> tuple[Amounts, Request | None]:
+    if args.balance == "none":
+        return solve_unbalanced(pool, args.eval_fraction, args.eval_videos), None
+    request = _request(pool, args)
+    if args.balance == "largest":
+        best = largest_feasible(pool, request)
+        if best is None:
+            raise InfeasibleError("No class size is feasible; ask for fewer videos or a smaller --min_frames.")
+        request = best
+    return solve_balanced(pool, request), request
+
+
+def _request(pool: Pool, args: argparse.Namespace) -> Request:
+    """The sizes that the command line asks for; without class sizes, the rarest class in the wanted proportion."""
+    sizes = {name: getattr(args, name) for name in _SIZES}
+    if args.paper:
+        sizes = {name: getattr(PAPER, name) if size is None else size for name, size in sizes.items()}
+    if args.balance == "exact" and None in (sizes["train_per_class"], sizes["eval_per_class"]):
+        raise ValueError("Give --train_per_class and --eval_per_class, or --paper, or --balance largest or none.")
+    if not 0 < args.eval_fraction < 1:
+        raise ValueError(f"eval_fraction is {args.eval_fraction}; it must lie between 0 and 1.")
+    rarest = int(pool.capacity.sum(axis=0).min())
+    sizes["eval_per_class"] = sizes["eval_per_class"] or max(1, round(args.eval_fraction * rarest))
+    sizes["train_per_class"] = sizes["train_per_class"] or max(1, rarest - sizes["eval_per_class"])
+    return Request(**sizes, min_frames=args.min_frames)
+
+
+# ------------------------------------------------------------------------------------------------------- selection
+def usable_frames(frames: pa.Table) -> pa.Table:
+    """The frames with an emotion and at least one labelled AU.
+
+    Raises:
+        ValueError: there is none.
+    """
+    has_au = pc.greater_equal(pc.max_element_wise(*(frames[name] for name in au_columns())), 0)
+    usable = frames.filter(pc.and_(pc.is_valid(frames["emotion"]), has_au))
+    if not len(usable):
+        raise ValueError(f"None of the {len(frames):,} frames has both an emotion and an AU label.")
+    return usable
+
+
+class Selector:
+    """Turns frames into a `Pool` and amounts back into frames.
+
+    The seed orders the groups, so that among equally good choices another seed finds another one, and sets the phase
+    at which frames are taken.
+
+    Args:
+        frames: usable frames, ordered by video and frame.
+        seed: any integer.
+    """
+
+    def __init__(self, frames: pa.Table, seed: int) -> None:
+        self.frames = frames
+        self.rng = np.random.default_rng(seed)
+        groups = sorted(frames["group_id"].unique().to_pylist())
+        self.groups = pa.array(self.rng.permutation(groups).tolist(), pa.string())
+        self.group_idx = pc.index_in(frames["group_id"].cast(pa.string()), self.groups).to_numpy()
+        self.class_idx = frames["emotion"].to_numpy()
+        self.pool = self._make_pool()
+
+    def _make_pool(self) -> Pool:
+        """Counts by group and class. An AU that a cell has no label of gets its overall rate there."""
+        shape = (len(self.groups), len(EMOTIONS))
+        cell = self.group_idx * len(EMOTIONS) + self.class_idx
+
+        def count(rows: Array) -> Array:
+            return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape)
+
+        rates = np.zeros((*shape, len(AU_IDS)))
+        for i, name in enumerate(au_columns()):
+            labels = self.frames[name].to_numpy()
+            labelled, active = count(labels >= 0), count(labels == 1)
+            overall = active.sum() / max(labelled.sum(), 1)
+            rates[:, :, i] = np.where(labelled > 0, active / np.maximum(labelled, 1), overall)
+        return Pool(count(np.full(len(cell), True)), rates, EMOTIONS)
+
+    def take(self, amounts: Amounts) -> pa.Table:
+        """The chosen frames, evenly spread in time inside each group and class, with their split."""
+        rows, splits = [], []
+        for split, of_split in (("train", amounts.train), ("validation", amounts.validation)):
+            for group, emotion in np.argwhere(of_split > 0):
+                there = np.flatnonzero((self.group_idx == group) & (self.class_idx == emotion))
+                rows.append(there[self._evenly(len(there), int(of_split[group, emotion]))])
+                splits.extend([split] * len(rows[-1]))
+        chosen = np.concatenate(rows)
+        order = np.argsort(chosen)
+        column = self.frames.schema.get_field_index("split")
+        split_column = pa.array(np.array(splits)[order]).dictionary_encode()
+        return self.frames.take(chosen[order]).set_column(column, "split", split_column)
+
+    def _evenly(self, available: int, wanted: int) -> Array:
+        """`wanted` different positions below `available`, one in each of as many equal stretches."""
+        return ((np.arange(wanted) + self.rng.random()) * available / wanted).astype(np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------------- report
+def summarise(usable: pa.Table, selection: pa.Table) -> dict[str, Any]:
+    """Counts of the pool and of each split: videos, frames, classes, AU rates over the labelled frames."""
+    tables = {"pool": usable}
+    tables |= {split: selection.filter(pc.equal(selection["split"], split)) for split in ("train", "validation")}
+    return {name: _describe(table) for name, table in tables.items()}
+
+
+def _describe(frames: pa.Table) -> dict[str, Any]:
+    emotion = frames["emotion"].to_numpy()
+    labels = {name: frames[name].to_numpy() for name in au_columns()}
+    return {
+        "videos": pc.count_distinct(frames["group_id"].cast(pa.string())).as_py(),
+        "frames": len(frames),
+        "emotions": dict(zip(EMOTIONS, np.bincount(emotion, minlength=len(EMOTIONS)).tolist(), strict=True)),
+        "au_labelled": {name: int((values >= 0).sum()) for name, values in labels.items()},
+        "au_rates": {
+            name: float((values == 1).sum() / (values >= 0).sum()) if (values >= 0).any() else None
+            for name, values in labels.items()
+        },
+    }
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """The report as three tables: sizes, classes, AU rates."""
+    names = ("pool", "train", "validation")
+    parts = [summary[name] for name in names]
+    sizes = [(what, *(f"{part[what]:,}" for part in parts)) for what in ("videos", "frames")]
+    classes = [(emotion, *(f"{part['emotions'][emotion]:,}" for part in parts)) for emotion in EMOTIONS]
+    rates = [
+        (name, *("-" if part["au_rates"][name] is None else f"{part['au_rates'][name]:.3f}" for part in parts))
+        for name in au_columns()
+    ]
+    tables = (("", sizes), ("emotion", classes), ("active / labelled", rates))
+    return "\n".join(markdown_table((title, *names), rows) for title, rows in tables)
+
+
+def plot(summary: dict[str, Any], path: Path) -> None:
+    """A picture of the classes' shares and of the AU rates in the pool, in train and in validation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    names = ("pool", "train", "validation")
+    left, right = figure.subplots(1, 2)
+    for offset, name in enumerate(names):
+        part = summary[name]
+        shares = [count / part["frames"] for count in part["emotions"].values()]
+        rates = [rate or 0.0 for rate in part["au_rates"].values()]
+        for axes, values in ((left, shares), (right, rates)):
+            axes.bar(np.arange(len(values)) + 0.27 * (offset - 1), values, 0.27, label=name)
+    for axes, labels, title in (
+        (left, EMOTIONS, "share of the frames"),
+        (right, au_columns(), "AU active / labelled"),
+    ):
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+        axes.set_title(title)
+    left.legend()
+    figure.savefig(path, dpi=120)
