@@ -1,0 +1,130 @@
+"""Start MF² from published weights: BERT for the text side, BLIP-2 stage 1 for whole branches, any tower for vision."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from transformers import AutoModel, BertForMaskedLM, Blip2ForImageTextRetrieval
+
+from mf2.modeling_mf2 import MF2Model
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+def load_pretrained_parts(
+    model: MF2Model, text: str | None = None, qformer: str | None = None, vision: str | None = None
+) -> dict[str, list[str]]:
+    """Fill parts of a model from checkpoints on the Hub or on disk; both branches get the same start.
+
+    The parts are applied in the order BLIP-2, BERT, vision, each over what came before. With both `qformer` and `text`
+    BERT fills only what BLIP-2's ITM checkpoints lack: the LM head.
+
+    Args:
+        model: A freshly built model of matching widths.
+        text: A BERT checkpoint (`bert-base-uncased`): text side, and the query FFNs as copies of the text FFNs
+            (BLIP-2's own start). Its token-type embedding 0 is folded into the positions.
+        qformer: A BLIP-2 stage 1 checkpoint (`Salesforce/blip2-itm-vit-g`): everything in a branch but the LM head and
+            the AU embeddings; its vision tower too, where the model has the same.
+        vision: Weights of the tower, of the same architecture as `vision_config`.
+    Returns:
+        For each branch and for `vision`: the model's parameters that no checkpoint filled.
+    Raises:
+        ValueError: a shape that does not fit; the parameter and both shapes are shown.
+    """
+    filled: dict[str, set[str]] = {name: set() for name in (*model.branches, "vision")}
+    if qformer is not None:
+        source = Blip2ForImageTextRetrieval.from_pretrained(qformer).state_dict()
+        for name, branch in model.branches.items():
+            filled[name] |= _fill(branch, source, _from_blip2, qformer)
+        if model.config.vision_config.model_type == "blip_2_vision_model":
+            filled["vision"] |= _fill(model.vision_model, source, _strip_prefix("vision_model."), qformer)
+    if text is not None:
+        source = _fold_token_types(BertForMaskedLM.from_pretrained(text).state_dict())
+        for name, branch in model.branches.items():
+            rename = _lm_head_from_bert if qformer is not None else _from_bert
+            filled[name] |= _fill(branch, source, rename, text)
+    if vision is not None:
+        source = AutoModel.from_pretrained(vision).state_dict()
+        filled["vision"] |= _fill(model.vision_model, source, lambda key: [key], vision)
+    parts: dict[str, nn.Module] = {**model.branches, "vision": model.vision_model}
+    return {
+        name: [key for key, _ in part.named_parameters() if key not in filled[name]] for name, part in parts.items()
+    }
+
+
+def _fill(module: nn.Module, source: StateDict, rename: Callable[[str], list[str]], origin: str) -> set[str]:
+    """Copy the tensors that `rename` maps onto the module; returns the names that were filled."""
+    own = module.state_dict()
+    filled = set()
+    with torch.no_grad():
+        for key, tensor in source.items():
+            for target in rename(key):
+                if target not in own:
+                    continue
+                _copy(own[target], tensor, target, origin)
+                filled.add(target)
+    if not filled:
+        raise ValueError(f"{origin} holds nothing that fits {type(module).__name__}; check which checkpoint it is.")
+    return filled
+
+
+def _copy(target: torch.Tensor, tensor: torch.Tensor, name: str, origin: str) -> None:
+    """Copy, letting the vocabulary be larger than the source's: `[DEC]` comes last and keeps its random start."""
+    grows = name.endswith(("word_embeddings.weight", "lm_head.bias")) and target.shape[1:] == tensor.shape[1:]
+    if grows and len(target) >= len(tensor):
+        target = target[: len(tensor)]
+    if target.shape != tensor.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(target.shape)} in the model and {tuple(tensor.shape)} in {origin}; the "
+            f"configuration must match the checkpoint."
+        )
+    target.copy_(tensor)
+
+
+def _strip_prefix(prefix: str) -> Callable[[str], list[str]]:
+    return lambda key: [key.removeprefix(prefix)] if key.startswith(prefix) else []
+
+
+def _from_blip2(key: str) -> list[str]:
+    """Names in a branch of a `Blip2ForImageTextRetrieval` parameter.
+
+    The tower's last LayerNorm is BLIP-2's `ln_vision`, which a branch keeps as its own.
+    """
+    if key.startswith("vision_model."):
+        head, _, parameter = key.rpartition(".")
+        return [f"vision_layernorm.{parameter}"] if head == "vision_model.post_layernorm" else []
+    return [key]
+
+
+def _from_bert(key: str) -> list[str]:
+    """Names in a branch of a `BertForMaskedLM` parameter."""
+    key = key.removeprefix("bert.")
+    if key.startswith("embeddings.LayerNorm."):
+        return [key.replace("embeddings.LayerNorm", "qformer.layernorm")]
+    if key.startswith("embeddings."):
+        return [key]
+    if not key.startswith("encoder."):
+        return _lm_head_from_bert(key)
+    key = "qformer." + key.replace("attention.self.", "attention.attention.")
+    if ".attention." in key:
+        return [key]
+    for block in (".intermediate.", ".output."):
+        if block in key:  # the query FFNs start as copies of the text FFNs
+            return [key, key.replace(block, f"{block[:-1]}_query.")]
+    return []
+
+
+def _lm_head_from_bert(key: str) -> list[str]:
+    if key == "cls.predictions.bias":
+        return ["lm_head.bias"]
+    prefix = "cls.predictions.transform."
+    return [key.replace(prefix, "lm_head.")] if key.startswith(prefix) else []
+
+
+def _fold_token_types(source: StateDict) -> dict[str, torch.Tensor]:
+    """BERT adds token type 0 to every position of a single text; a branch has no token types."""
+    folded = dict(source)
+    token_types = folded.pop("bert.embeddings.token_type_embeddings.weight")
+    positions = "bert.embeddings.position_embeddings.weight"
+    folded[positions] = folded[positions] + token_types[0]
+    return folded
