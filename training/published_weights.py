@@ -1,4 +1,4 @@
-"""Start MF² from published weights: BERT for the text side, BLIP-2 stage 1 for whole branches, any tower for vision."""
+"""Start MF² from published weights: BERT for the text side, BLIP-2 stage 1 for whole branches, any vision tower."""
 
 from collections.abc import Callable, Mapping
 
