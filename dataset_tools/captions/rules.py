@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
-from mf2.dataset_tools.captions.text import NO_ACTIVE_AU_CAPTION, find_au_entries
-from mf2.dataset_tools.captions.wordlists import (
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS
+from .text import NO_ACTIVE_AU_CAPTION, find_au_entries
+from .wordlists import (
     CLAUSE_ENDS,
     DISCLAIMER,
     EMOTION_OF_WORD,
@@ -22,7 +23,6 @@ from mf2.dataset_tools.captions.wordlists import (
     PERSONAL,
     SPLIT_WORDS,
 )
-from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
 
 CaptionKind = Literal["au", "emotion", "key_au"]
 CAPTION_KINDS: tuple[CaptionKind, ...] = ("au", "emotion", "key_au")

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mf2.dataset_tools.captions.phrases import AU_PHRASES, EMOTION_PHRASES
-from mf2.dataset_tools.captions.rules import MAX_TOKENS, estimate_tokens
-from mf2.dataset_tools.captions.text import au_head, no_key_au_caption, render_au_caption
-from mf2.labels_mf2 import PROTOTYPES, get_action_unit
+from ...labels_mf2 import PROTOTYPES, get_action_unit
+from .phrases import AU_PHRASES, EMOTION_PHRASES
+from .rules import MAX_TOKENS, estimate_tokens
+from .text import au_head, no_key_au_caption, render_au_caption
 
 MAX_EMOTION_CUES = 3
 """How many movements an emotion caption names."""

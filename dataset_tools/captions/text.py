@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mf2.dataset_tools.captions.phrases import AU_PHRASES, EMOTION_PHRASES
-from mf2.labels_mf2 import ACTION_UNITS, get_action_unit
+from ...labels_mf2 import ACTION_UNITS, get_action_unit
+from .phrases import AU_PHRASES, EMOTION_PHRASES
 
 NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
 """The AU caption of a face without an active AU."""

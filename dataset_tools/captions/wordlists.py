@@ -2,7 +2,7 @@
 
 import re
 
-from mf2.labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 
 # Inflections of the label may stand for it; plain synonyms only count where they assert a rival.
 INFLECTIONS: dict[str, tuple[str, ...]] = {

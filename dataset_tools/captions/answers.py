@@ -1,0 +1,249 @@
+"""What comes back: the raw text of an answer is judged in a fixed order, and nothing of it is trusted."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
+
+from .profiles import Price
+from .prompting import Feedback
+from .rules import CaptionKind, validate_caption
+from .text import render_au_caption
+
+NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
+"""States of a request."""
+
+TokenCounter = Callable[[str], int]
+
+
+class Question(Protocol):
+    """The labels that an answer is judged by."""
+
+    @property
+    def kind(self) -> CaptionKind: ...
+    @property
+    def active_aus(self) -> tuple[int, ...]: ...
+    @property
+    def emotion(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that an answer was billed for; `cached_tokens` are part of `prompt_tokens`."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    def usd(self, price: Price, *, batch: bool) -> float:
+        """Cost of the answer."""
+        return price.usd(self.prompt_tokens, self.cached_tokens, self.completion_tokens, batch=batch)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict over one answer.
+
+    `caption` is the valid text or None. Without one, `reason` is a category (`not_json`, `no_choices`,
+    `content_filter`, `length`, `refusal`, `finish_reason`, `no_content`, `schema`, `rules`), `violations` say what was
+    wrong, `feedback` is what a re-ask should tell the model (None: ask the same again), and `is_final` is True where
+    asking again would not help.
+    """
+
+    caption: str | None
+    reason: str = ""
+    violations: tuple[str, ...] = ()
+    feedback: Feedback | None = None
+    is_final: bool = False
+    model: str | None = None
+    key_aus: tuple[int, ...] = ()
+    usage: Usage | None = None
+
+
+class _RejectedError(Exception):
+    """An answer without a usable caption."""
+
+    def __init__(
+        self, reason: str, *violations: str, content: str | None = None, tell: bool = True, is_final: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.violations = violations
+        self.feedback = Feedback(content, violations) if tell else None
+        self.is_final = is_final
+
+
+def judge_answer(question: Question, raw: str, count_tokens: TokenCounter | None = None) -> Judgement:
+    """Judge the raw text of an HTTP 200 answer: JSON, then `finish_reason`, refusal, content, schema and the rules.
+
+    Args:
+        question: kind and labels of the caption.
+        raw: the answer as it came; it may hold HTML, half a JSON text or no choices.
+        count_tokens: as for `validate_caption`.
+    """
+    answer: Any = None
+    try:
+        answer = _parse_json_object(raw)
+        caption, key_aus = _read_caption(question, _read_content(answer), count_tokens)
+    except _RejectedError as rejected:
+        return Judgement(
+            caption=None,
+            reason=rejected.reason,
+            violations=rejected.violations,
+            feedback=rejected.feedback,
+            is_final=rejected.is_final,
+            model=_read_model(answer),
+            usage=_read_usage(answer),
+        )
+    return Judgement(caption=caption, model=_read_model(answer), key_aus=key_aus, usage=_read_usage(answer))
+
+
+def next_state(judgement: Judgement, attempt: int, max_reasks: int) -> str:
+    """`valid`, `dead`, or `new` where the model is asked again; `attempt` answers were rejected before this one."""
+    if judgement.caption is not None:
+        return VALID
+    return DEAD if judgement.is_final or attempt >= max_reasks else NEW
+
+
+def _parse_json_object(raw: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        raise _RejectedError("not_json", f"The server's answer is not JSON: {raw[:80]!r}.", tell=False) from None
+    if not isinstance(answer, dict):
+        raise _RejectedError("not_json", f"The server's answer is no JSON object: {raw[:80]!r}.", tell=False)
+    return answer
+
+
+def _read_content(answer: dict[str, Any]) -> str:
+    """The text of the first choice, after the checks that come before it."""
+    choices = answer.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise _RejectedError("no_choices", "The answer has no choices.", tell=False)
+    finish_reason = choice.get("finish_reason")
+    if finish_reason == "content_filter":
+        raise _RejectedError("content_filter", "The answer was stopped by the content filter.", is_final=True)
+    if finish_reason == "length":
+        raise _RejectedError("length", "The answer was cut off at the token limit; write less.")
+    if message.get("refusal"):
+        raise _RejectedError("refusal", f"The model refused: {message['refusal']}", is_final=True)
+    content = message.get("content")
+    if finish_reason != "stop":
+        raise _RejectedError(
+            "finish_reason", f"The answer finished by {finish_reason!r} instead of 'stop'.", tell=False
+        )
+    if not isinstance(content, str) or not content.strip():
+        raise _RejectedError("no_content", "The answer has no content.", tell=False)
+    return content
+
+
+def _read_caption(question: Question, content: str, count_tokens: TokenCounter | None) -> tuple[str, tuple[int, ...]]:
+    """The caption of the content and, for a key-AU answer, the AUs that it chose."""
+    try:
+        answer = json.loads(_without_fence(content))
+    except ValueError:
+        raise _RejectedError("schema", "The answer must be one JSON object.", content=content) from None
+    if violations := _schema_violations(question.kind, answer):
+        raise _RejectedError("schema", *violations, content=content)
+    key_aus: tuple[int, ...] = ()
+    if question.kind == "au":
+        if violations := _item_violations(answer["items"], question.active_aus):
+            raise _RejectedError("rules", *violations, content=content)
+        caption = render_au_caption({item["au"]: item["sentence"] for item in answer["items"]})
+    else:
+        key_aus = tuple(answer.get("key_aus", ()))
+        violations = _choice_violations(key_aus, question.active_aus) if question.kind == "key_au" else []
+        caption = answer["caption"].strip()
+    violations += validate_caption(
+        question.kind, caption, question.active_aus, question.emotion, count_tokens=count_tokens
+    )
+    if violations:
+        raise _RejectedError("rules", *violations, content=content)
+    return caption, key_aus
+
+
+def _without_fence(content: str) -> str:
+    """The content without the Markdown fence that servers without schemas put around JSON."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, re.DOTALL)
+    return fenced[1] if fenced else content
+
+
+def _schema_violations(kind: CaptionKind, answer: Any) -> list[str]:
+    wanted = {"au": {"items"}, "emotion": {"caption"}, "key_au": {"key_aus", "caption"}}[kind]
+    if not isinstance(answer, dict) or set(answer) != wanted:
+        return [f"The answer must be a JSON object with exactly: {', '.join(sorted(wanted))}."]
+    violations = []
+    if "caption" in answer and not (isinstance(answer["caption"], str) and answer["caption"].strip()):
+        violations.append("caption must be a text.")
+    if "key_aus" in answer and not (isinstance(answer["key_aus"], list) and all(map(_is_int, answer["key_aus"]))):
+        violations.append("key_aus must be a list of numbers.")
+    if "items" in answer and not (isinstance(answer["items"], list) and all(map(_is_item, answer["items"]))):
+        violations.append("items must be a list of objects with exactly: au (a number), sentence (a text).")
+    return violations
+
+
+def _is_item(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and set(item) == {"au", "sentence"}
+        and _is_int(item["au"])
+        and isinstance(item["sentence"], str)
+        and bool(item["sentence"].strip())
+    )
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _item_violations(items: list[dict[str, Any]], active_aus: tuple[int, ...]) -> list[str]:
+    """The AU set of the items equals the active set, without duplicates: checked before the text is rendered."""
+    described = [item["au"] for item in items]
+    violations = []
+    if missing := sorted(set(active_aus) - set(described)):
+        violations.append(f"Active AUs are missing: {_codes(missing)}.")
+    if extra := sorted(set(described) - set(active_aus)):
+        violations.append(f"AUs that are not in the list: {_codes(extra)}.")
+    if duplicates := sorted({au_id for au_id in described if described.count(au_id) > 1}):
+        violations.append(f"AUs described more than once: {_codes(duplicates)}.")
+    return violations
+
+
+def _choice_violations(key_aus: tuple[int, ...], active_aus: tuple[int, ...]) -> list[str]:
+    violations = []
+    if not key_aus:
+        violations.append("key_aus is empty; choose at least one action unit.")
+    if extra := sorted(set(key_aus) - set(active_aus)):
+        violations.append(f"key_aus has AUs that are not in the list: {_codes(extra)}.")
+    if len(set(key_aus)) < len(key_aus):
+        violations.append("key_aus has duplicates.")
+    return violations
+
+
+def _codes(au_ids: list[int]) -> str:
+    return ", ".join(f"AU{au_id}" for au_id in au_ids)
+
+
+def _read_model(answer: Any) -> str | None:
+    model = answer.get("model") if isinstance(answer, dict) else None
+    return model if isinstance(model, str) else None
+
+
+def _read_usage(answer: Any) -> Usage | None:
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details")
+    return Usage(
+        prompt_tokens=_count_of(usage, "prompt_tokens"),
+        cached_tokens=_count_of(details, "cached_tokens"),
+        completion_tokens=_count_of(usage, "completion_tokens"),
+    )
+
+
+def _count_of(counts: Any, name: str) -> int:
+    count = counts.get(name) if isinstance(counts, dict) else None
+    return count if _is_int(count) else 0

@@ -1,0 +1,60 @@
+"""What a failed call means: try again, in doubt, dead, or the end of the run."""
+
+import enum
+from dataclasses import dataclass
+
+import httpx2
+import openai
+
+from .limits import retry_after_s
+
+
+class Outcome(enum.Enum):
+    """What becomes of a request whose call failed."""
+
+    RETRY = "retry"  # the server did not answer it: send it again
+    DOUBT = "doubt"  # it may have been answered and billed
+    DEAD = "dead"  # the server refuses this request for good
+    STOP = "stop"  # the server refuses every request: no key, no money, no model
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An outcome with its reason, and the wait that the server asked for in seconds.
+
+    `counts_as_outage` is False where the server is well and only asks for patience.
+    """
+
+    outcome: Outcome
+    reason: str
+    retry_after_s: float | None = None
+    counts_as_outage: bool = True
+
+
+_STOP_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_STOP_STATUS = frozenset({401, 403, 404})
+_RETRY_STATUS = frozenset({408, 409, 425, 429})
+# No byte of the request had been sent.
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+def classify(error: openai.APIError) -> Failure:
+    """The failure that an exception of the client stands for."""
+    if isinstance(error, openai.APIStatusError):
+        return _classify_status(error)
+    cause = error.__cause__
+    reason = f"{type(cause or error).__name__}: {cause or error}".rstrip(": ")
+    if isinstance(cause, _NOT_SENT):
+        return Failure(Outcome.RETRY, f"The server cannot be reached ({reason}).")
+    return Failure(Outcome.DOUBT, f"The answer was lost ({reason}).")
+
+
+def _classify_status(error: openai.APIStatusError) -> Failure:
+    status = error.status_code
+    reason = f"HTTP {status}: {' '.join(error.message.split())[:300]}"
+    if error.code in _STOP_CODES or status in _STOP_STATUS:
+        return Failure(Outcome.STOP, reason)
+    if status in _RETRY_STATUS or status >= 500:
+        wait_s = retry_after_s(error.response.headers)
+        return Failure(Outcome.RETRY, reason, wait_s, counts_as_outage=status != 429)
+    return Failure(Outcome.DEAD, reason)

@@ -1,0 +1,273 @@
+"""The online engine: many requests at once against a chat-completions endpoint, each settled or left resumable."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import openai
+
+from .answers import DEAD, IN_DOUBT, NEW, RAW, VALID, TokenCounter, judge_answer, next_state
+from .failures import Failure, Outcome, classify
+from .limits import LONG_PAUSE_S, Budget, Pacer
+from .profiles import FREE, Price
+from .prompting import CaptionRequest, Feedback, RequestBuilder
+from .store import CaptionStore
+from .tally import UNFINISHED, Tally
+
+InDoubtPolicy = Literal["resend", "skip"]
+MAX_BACKOFF_S = 60.0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a run behaves.
+
+    Args:
+        concurrency: requests on their way at once.
+        max_reasks: how often a rejected answer is asked for again.
+        max_tries: calls for one answer before the request is left to the next run.
+        in_doubt: what happens to a request that was sent and whose answer never came: `resend` may pay it twice,
+            `skip` leaves it without a caption.
+        retry_dead: give dead letters of earlier runs another chance.
+        backoff_s: wait before the first retry; doubled for each further one.
+        count_tokens: as for `validate_caption`.
+    """
+
+    concurrency: int = 16
+    max_reasks: int = 2
+    max_tries: int = 6
+    in_doubt: InDoubtPolicy = "resend"
+    retry_dead: bool = False
+    backoff_s: float = 1.0
+    count_tokens: TokenCounter | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("concurrency", 1), ("max_reasks", 0), ("max_tries", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Where a request stands: its state, its rejected answers so far, and what the next call tells the model."""
+
+    state: str
+    attempt: int = 0
+    feedback: Feedback | None = None
+    reason: str | None = None
+
+
+class OnlineRunner:
+    """Asks for captions through `client.chat.completions`, up to `concurrency` at a time.
+
+    The order on the disk is the promise: `sent` before the call, the raw answer before it is read. A run that is
+    killed anywhere loses no answer that reached it and asks for none of them again.
+
+    Args:
+        client: made with `max_retries=0`; retries are decided here.
+        builder: makes the bodies, for the endpoint of the client.
+        store: keeps requests and answers.
+        price: of the model; free by default.
+        budget: money of the run; unlimited by default.
+        pacer: limits of the endpoint; those of its headers by default.
+        on_settled: called with the tally whenever a caption is settled.
+    """
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        builder: RequestBuilder,
+        store: CaptionStore,
+        settings: RunSettings,
+        *,
+        price: Price = FREE,
+        budget: Budget | None = None,
+        pacer: Pacer | None = None,
+        on_settled: Callable[[Tally], None] = lambda tally: None,
+    ) -> None:
+        self._client = client
+        self._builder = builder
+        self._store = store
+        self._settings = settings
+        self._price = price
+        self._budget = budget or Budget(spent_usd=store.usd_spent())
+        self._pacer = pacer or Pacer()
+        self._on_settled = on_settled
+        self._tally = Tally()
+        self._failures_in_a_row = 0
+        self._max_failures_in_a_row = max(20, 4 * settings.concurrency)
+        self._prompt_sha256 = {kind: builder.prompt_sha256(kind) for kind in builder.kinds}
+        self._parameters = builder.parameters
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def stop(self, reason: str) -> None:
+        """Start no further request; those on their way are waited for, because they will be billed."""
+        if self._tally.stopped_because is None:
+            self._tally.stopped_because = reason
+            for task in self._waiting:
+                task.cancel()
+
+    async def run(self, requests: Iterable[CaptionRequest]) -> Tally:
+        """Settle every request, in any order; returns what became of them.
+
+        Raises:
+            ValueError, OSError: from an image that cannot be read or a store that cannot be written; whatever was on
+                its way is still kept.
+        """
+        source = iter(requests)
+        workers = [self._work(source) for _ in range(self._settings.concurrency)]
+        for result in await asyncio.gather(*workers, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        return self._tally
+
+    async def _work(self, source: Iterator[CaptionRequest]) -> None:
+        try:
+            while self._tally.stopped_because is None and (request := next(source, None)) is not None:
+                async with self._locks.setdefault(request.key, asyncio.Lock()):  # equal questions take turns
+                    await self._settle(request)
+        except BaseException as error:
+            self.stop(f"{type(error).__name__}: {error}")
+            raise
+
+    async def _settle(self, request: CaptionRequest) -> None:
+        """Bring one request to its end, wherever an earlier run left it."""
+        progress = await self._resume(request)
+        if progress.state == VALID:
+            self._tally.reused += 1
+        while progress.state in (NEW, RAW):
+            if progress.state == RAW:
+                progress = await self._judge(request, progress, self._store.last_raw(request.key), reserved_usd=0.0)
+            else:
+                progress = await self._ask(request, progress)
+        self._tally.count(request, progress.state, progress.reason)
+        self._tally.usd = self._budget.spent_usd
+        self._on_settled(self._tally)
+
+    async def _resume(self, request: CaptionRequest) -> _Progress:
+        """Where an earlier run, or an equal question of this one, left the request."""
+        stored = self._store.get(request.key)
+        if stored is None:
+            return _Progress(NEW)
+        progress = _Progress(stored.state, stored.attempt, stored.feedback, stored.reason)
+        if stored.state == DEAD and self._settings.retry_dead:
+            await _on_disk(self._store.revive(request.key))
+            return _Progress(NEW)
+        if stored.state == IN_DOUBT:
+            return await self._doubt(request, progress, self._worst_usd(request, stored.feedback))
+        return progress
+
+    async def _ask(self, request: CaptionRequest, progress: _Progress) -> _Progress:
+        """Call until there is an answer, and judge it; unfinished or in doubt where there is none."""
+        settings, tally = self._settings, self._tally
+        unfinished = replace(progress, state=UNFINISHED, reason=None)
+        worst_usd = self._worst_usd(request, progress.feedback)
+        tokens = self._builder.estimate_tokens(request, progress.feedback)
+        failure: Failure | None = None
+        for num_failures in range(settings.max_tries):
+            if failure and not await self._wait(self._pacer.sleep(self._retry_delay_s(failure, num_failures))):
+                return unfinished
+            if not await self._wait(self._pacer.wait_turn(tokens)):
+                return unfinished
+            if not self._budget.reserve(worst_usd):
+                self.stop(f"the next request might pass --max-usd {self._budget.max_usd}; raise it and run again")
+                return unfinished
+            await _on_disk(self._store.mark_sent(request, self._prompt_sha256[request.kind], self._parameters))
+            tally.asked += 1
+            answer = await self._call(request, progress.feedback)
+            if isinstance(answer, str):
+                await _on_disk(self._store.mark_raw([(request.key, answer)]))
+                return await self._judge(request, progress, answer, worst_usd)
+            failure = answer
+            self._budget.settle(worst_usd, 0.0)
+            if failure.outcome is Outcome.DOUBT:
+                progress = await self._doubt(request, progress, worst_usd)
+                if progress.state == IN_DOUBT:
+                    return progress
+            elif failure.outcome is Outcome.DEAD:
+                await _on_disk(self._store.mark_dead(request.key, failure.reason, ()))
+                return replace(progress, state=DEAD, reason=failure.reason)
+            else:
+                await _on_disk(self._store.mark_unsent([request.key]))
+        return unfinished
+
+    async def _call(self, request: CaptionRequest, feedback: Feedback | None) -> str | Failure:
+        """One HTTP call: the raw text of the answer, or what its failure means."""
+        body = self._builder.body(request, feedback)
+        try:
+            # The body goes out as it was built: `extra_body` replaces the arguments, whose conversion by the client
+            # would cost more than the rest of the call.
+            response = await self._client.chat.completions.with_raw_response.create(
+                model=body["model"], messages=[], extra_body=body
+            )
+        except openai.APIError as error:
+            failure = classify(error)
+            self._note_failure(failure)
+            return failure
+        self._failures_in_a_row = 0
+        self._pacer.observe(response.headers)
+        return response.http_response.text
+
+    def _note_failure(self, failure: Failure) -> None:
+        if failure.outcome is Outcome.STOP:
+            self.stop(failure.reason)
+        if failure.counts_as_outage:
+            self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self._max_failures_in_a_row:
+            self.stop(f"{self._failures_in_a_row} calls in a row failed; the last one: {failure.reason}")
+        if failure.retry_after_s is not None and failure.retry_after_s > LONG_PAUSE_S:
+            self._pacer.pause(failure.retry_after_s)
+
+    async def _judge(self, request: CaptionRequest, progress: _Progress, raw: str, reserved_usd: float) -> _Progress:
+        judgement = judge_answer(request, raw, self._settings.count_tokens)
+        state = next_state(judgement, progress.attempt, self._settings.max_reasks)
+        if judgement.usage is not None:
+            usd = judgement.usage.usd(self._price, batch=False)
+        else:
+            usd = self._worst_usd(request, progress.feedback)
+        self._budget.settle(reserved_usd, usd)
+        self._tally.reasked += state == NEW
+        await _on_disk(self._store.mark_judged(request.key, judgement, state, usd))
+        return _Progress(state, progress.attempt + 1, judgement.feedback, judgement.reason)
+
+    async def _doubt(self, request: CaptionRequest, progress: _Progress, usd: float) -> _Progress:
+        """A request that may have been answered: its worst cost is counted, then the policy decides."""
+        await _on_disk(self._store.mark_in_doubt(request.key, usd))
+        self._budget.settle(0.0, usd)
+        resend = self._settings.in_doubt == "resend"
+        return replace(progress, state=NEW if resend else IN_DOUBT, reason=None if resend else IN_DOUBT)
+
+    def _worst_usd(self, request: CaptionRequest, feedback: Feedback | None) -> float:
+        """The most that one call can cost."""
+        tokens = self._builder.estimate_tokens(request, feedback)
+        return self._price.usd(tokens, 0, self._builder.profile.max_output_tokens)
+
+    def _retry_delay_s(self, failure: Failure, num_failures: int) -> float:
+        """What the server asked for, else twice as long after every failure, with jitter."""
+        if failure.retry_after_s is not None:
+            return failure.retry_after_s
+        return min(MAX_BACKOFF_S, self._settings.backoff_s * 2 ** (num_failures - 1)) * random.uniform(0.5, 1.0)
+
+    async def _wait(self, waiting: Awaitable[None]) -> bool:
+        """Wait, but no longer than until the run is stopped; whether it goes on."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if self._tally.stopped_because is None:
+                raise
+        finally:
+            self._waiting.discard(task)
+        return self._tally.stopped_because is None
+
+
+async def _on_disk(future: "Future[None]") -> None:
+    """Wait for a write of the store without blocking the other requests."""
+    await asyncio.wrap_future(future)

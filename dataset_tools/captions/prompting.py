@@ -1,0 +1,242 @@
+"""What is asked of a model: prompt files, JSON schemas, the body of a request and its key."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ...labels_mf2 import EMOTIONS
+from .profiles import EndpointProfile
+from .rules import CAPTION_KINDS, MAX_TOKENS, CaptionKind
+from .text import au_head
+
+PROMPTS_FOLDER = Path(__file__).with_name("prompts")
+STAGES = ("setup", "format", "signal")
+REASK_FILE = "reask.txt"
+
+CHARS_PER_TOKEN = 4
+"""For estimates before an answer tells the true count."""
+_HEAD_TOKENS = 11.5  # what `1. AU1 (Inner Brow Raiser):` takes on average
+_MAX_SENTENCE_WORDS = 20
+
+_EMOTION_RULE = "Name it in the first sentence, as {emotion} or the like, and suggest none of: {others}."
+_OTHER_RULE = "The label means an expression that is none of the basic ones: name none of {others}."
+
+
+@dataclass(frozen=True)
+class CaptionJob:
+    """An image to caption and its labels.
+
+    `image_id` is unique to the image; `load_image` returns the encoded file (JPEG, PNG, WebP or GIF) when it is
+    needed; `emotion` is one of `EMOTIONS`, or None where it is not labelled.
+    """
+
+    image_id: str
+    load_image: Callable[[], bytes]
+    active_aus: tuple[int, ...]
+    emotion: str | None
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """One caption to ask for. `key` names the question, not the image: equal questions are asked once."""
+
+    key: str
+    image_id: str
+    kind: CaptionKind
+    active_aus: tuple[int, ...]
+    emotion: str | None
+    image: bytes
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a re-ask tells the model: its last answer, if it gave one, and the rules that it broke."""
+
+    content: str | None
+    violations: tuple[str, ...]
+
+
+def requested_kinds(active_aus: Sequence[int], emotion: str | None) -> list[CaptionKind]:
+    """The kinds that need a model: AU and key-AU captions only with an active AU, the latter two with an emotion."""
+    possible: dict[CaptionKind, bool] = {
+        "au": bool(active_aus),
+        "emotion": emotion is not None,
+        "key_au": bool(active_aus) and emotion is not None,
+    }
+    return [kind for kind in CAPTION_KINDS if possible[kind]]
+
+
+class RequestBuilder:
+    """Turns jobs into requests and requests into bodies, for one endpoint profile.
+
+    Args:
+        profile: the endpoint; its model must be known.
+        prompts_folder: a folder with the ten prompt files; the shipped one by default.
+        kinds: the captions that are wanted.
+    """
+
+    def __init__(
+        self,
+        profile: EndpointProfile,
+        prompts_folder: Path = PROMPTS_FOLDER,
+        kinds: Sequence[CaptionKind] = CAPTION_KINDS,
+    ) -> None:
+        self.profile = profile
+        self.kinds = tuple(kinds)
+        self._prompts = load_prompts(prompts_folder)
+
+    def prompt_sha256(self, kind: CaptionKind) -> str:
+        """Hash of the prompt files that a caption of that kind comes from."""
+        files = [self._prompts[f"{kind}_{stage}.txt"] for stage in STAGES] + [self._prompts[REASK_FILE]]
+        return hashlib.sha256("\0".join(files).encode()).hexdigest()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a request sends besides its messages and its schema."""
+        profile = self.profile
+        return {
+            "model": profile.model_name,
+            profile.token_limit_name: profile.max_output_tokens,
+            **profile.parameters,
+        }
+
+    def requests(self, jobs: Iterable[CaptionJob]) -> Iterator[CaptionRequest]:
+        """The requests of every job; one image at a time is held."""
+        for job in jobs:
+            kinds = [kind for kind in requested_kinds(job.active_aus, job.emotion) if kind in self.kinds]
+            if not kinds:
+                continue
+            image = job.load_image()
+            active_aus = tuple(sorted(set(job.active_aus)))
+            for kind in kinds:
+                request = CaptionRequest("", job.image_id, kind, active_aus, job.emotion, image)
+                yield replace(request, key=self._key(request))
+
+    def body(self, request: CaptionRequest, feedback: Feedback | None = None) -> dict[str, Any]:
+        """The JSON body of a request; `feedback` makes it a re-ask."""
+        data = base64.b64encode(request.image).decode("ascii")
+        body = self._body(request, f"data:{_image_mime(request.image, request.image_id)};base64,{data}")
+        if feedback is not None:
+            if feedback.content is not None:
+                body["messages"].append({"role": "assistant", "content": feedback.content})
+            listed = "\n".join(f"- {violation}" for violation in feedback.violations)
+            text = Template(self._prompts[REASK_FILE]).substitute(violations=listed)
+            body["messages"].append({"role": "user", "content": text})
+        return body
+
+    def estimate_tokens(self, request: CaptionRequest, feedback: Feedback | None = None) -> int:
+        """About how many tokens the prompt of a request has, its image included."""
+        body = self._body(request, "")
+        characters = sum(len(_text_of(message)) for message in body["messages"])
+        if feedback is not None:
+            characters += len(feedback.content or "") + sum(map(len, feedback.violations))
+        return characters // CHARS_PER_TOKEN + self.profile.image_tokens
+
+    def _key(self, request: CaptionRequest) -> str:
+        """sha256 of the canonical body, in which the image's own sha256 stands for the image."""
+        body = self._body(request, f"sha256:{hashlib.sha256(request.image).hexdigest()}")
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _body(self, request: CaptionRequest, image_url: str) -> dict[str, Any]:
+        setup, answer_format, signal = (
+            Template(self._prompts[f"{request.kind}_{stage}.txt"]).substitute(_prompt_values(request))
+            for stage in STAGES
+        )
+        image: dict[str, Any] = {"url": image_url}
+        if self.profile.detail is not None:
+            image["detail"] = self.profile.detail
+        messages = [
+            {"role": "system", "content": f"{setup}\n\n{answer_format}"},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": signal}, {"type": "image_url", "image_url": image}],
+            },
+        ]
+        body = {**self.parameters, "messages": messages}
+        if self.profile.schema == "json_schema":
+            body["response_format"] = {"type": "json_schema", "json_schema": answer_schema(request.kind)}
+        elif self.profile.schema == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+
+@cache
+def load_prompts(folder: Path = PROMPTS_FOLDER) -> dict[str, str]:
+    """File name -> text of the three stages of each kind and of the re-ask.
+
+    Raises:
+        FileNotFoundError: a file is missing; the ones that are wanted are listed.
+    """
+    names = [f"{kind}_{stage}.txt" for kind in CAPTION_KINDS for stage in STAGES] + [REASK_FILE]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks the prompt files {', '.join(missing)}.")
+    return {name: (folder / name).read_text("utf-8").strip() for name in names}
+
+
+def prompts_sha256(folder: Path = PROMPTS_FOLDER) -> str:
+    """One hash over all prompt files."""
+    return hashlib.sha256("\0".join(load_prompts(folder).values()).encode()).hexdigest()
+
+
+def answer_schema(kind: CaptionKind) -> dict[str, Any]:
+    """The strict JSON schema of an answer: every property required and no other allowed."""
+    text, number = {"type": "string"}, {"type": "integer"}
+    properties: dict[CaptionKind, dict[str, Any]] = {
+        "au": {"items": {"type": "array", "items": _strict_object({"au": number, "sentence": text})}},
+        "emotion": {"caption": text},
+        "key_au": {"key_aus": {"type": "array", "items": number}, "caption": text},
+    }
+    return {"name": f"{kind}_caption", "strict": True, "schema": _strict_object(properties[kind])}
+
+
+def _strict_object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _prompt_values(request: CaptionRequest) -> dict[str, str]:
+    return {
+        "active_aus": ", ".join(map(au_head, request.active_aus)),
+        "emotion": request.emotion or "",
+        "emotion_rule": _emotion_rule(request.emotion),
+        "max_words": str(_max_words(request.kind, len(request.active_aus))),
+    }
+
+
+def _emotion_rule(emotion: str | None) -> str:
+    others = ", ".join(other.lower() for other in EMOTIONS if other not in (emotion, "Other"))
+    rule = _OTHER_RULE if emotion == "Other" else _EMOTION_RULE
+    return rule.format(emotion=(emotion or "").lower(), others=others)
+
+
+def _max_words(kind: CaptionKind, num_active: int) -> int:
+    """Words that surely fit the token limit: of the whole text, or of one AU's sentence."""
+    if kind != "au":
+        return MAX_TOKENS[kind] * 3 // 4
+    room = (MAX_TOKENS["au"] - 2) / num_active - _HEAD_TOKENS
+    return max(2, min(_MAX_SENTENCE_WORDS, int(room) - 2))
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+def _image_mime(image: bytes, image_id: str) -> str:
+    for magic, mime in ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif")):
+        if image.startswith(magic):
+            return f"image/{mime}"
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "image/webp"
+    raise ValueError(f"The image {image_id} is no JPEG, PNG, WebP or GIF file; convert it first.")

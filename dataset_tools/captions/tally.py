@@ -1,0 +1,75 @@
+"""What became of the captions of a run, in numbers: per outcome, per reason, per emotion and per AU."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...labels_mf2 import EMOTIONS
+from .answers import DEAD, IN_DOUBT, VALID, Question
+
+UNFINISHED = "unfinished"
+"""Not settled when the run ended; the next run goes on with it."""
+
+
+@dataclass
+class Tally:
+    """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt` and `unfinished` to how many ended so."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+    reused: int = 0
+    reasked: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    by_emotion: dict[str, Counter[str]] = field(default_factory=dict)
+    by_au: dict[int, Counter[str]] = field(default_factory=dict)
+    usd: float = 0.0
+    stopped_because: str | None = None
+
+    def count(self, question: Question, outcome: str, reason: str | None = None) -> None:
+        """A caption ended as `outcome`."""
+        self.outcomes[outcome] += 1
+        if reason and outcome != VALID:
+            self.reasons[reason] += 1
+        if question.emotion is not None:
+            self.by_emotion.setdefault(question.emotion, Counter())[outcome] += 1
+        for au_id in question.active_aus:
+            self.by_au.setdefault(au_id, Counter())[outcome] += 1
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every caption was settled, if only as a dead letter."""
+        return self.stopped_because is None and not self.outcomes[UNFINISHED]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "outcomes": dict(self.outcomes),
+            "asked": self.asked,
+            "reused": self.reused,
+            "reasked": self.reasked,
+            "reasons": dict(self.reasons.most_common()),
+            "by_emotion": {name: dict(self.by_emotion[name]) for name in EMOTIONS if name in self.by_emotion},
+            "by_au": {f"AU{au_id}": dict(self.by_au[au_id]) for au_id in sorted(self.by_au)},
+            "usd": round(self.usd, 6),
+            "stopped_because": self.stopped_because,
+        }
+
+    def to_text(self) -> str:
+        """One line of totals, then a table of what was lost per emotion and AU, because losses shift the balance."""
+        outcomes = self.outcomes
+        lines = [
+            f"{outcomes[VALID]:,} valid ({self.reused:,} from earlier runs), {outcomes[DEAD]:,} dead, "
+            f"{outcomes[IN_DOUBT]:,} in doubt, {outcomes[UNFINISHED]:,} unfinished; "
+            f"{self.asked:,} calls, {self.reasked:,} re-asks, ${self.usd:,.4f}"
+        ]
+        if self.reasons:
+            lines.append("reasons: " + ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.most_common()))
+        groups = [(name, self.by_emotion[name]) for name in EMOTIONS if name in self.by_emotion]
+        groups += [(f"AU{au_id}", self.by_au[au_id]) for au_id in sorted(self.by_au)]
+        for name, counts in groups:
+            if lost := sum(counts.values()) - counts[VALID]:
+                total = sum(counts.values())
+                lines.append(f"  {name:<10} {lost:>8,} of {total:>8,} without a caption ({lost / total:.1%})")
+        if self.stopped_because:
+            lines.append(f"stopped: {self.stopped_because}")
+        return "\n".join(lines)
