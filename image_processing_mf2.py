@@ -251,12 +251,11 @@ def given_faces(landmarks: ArrayLike | Sequence[ArrayLike | None], num_images: i
             for each image. A face of nothing but NaN counts as None.
         num_images: how many there must be.
     """
-    is_single = not isinstance(landmarks, (list, tuple)) or len(landmarks) != num_images
-    if is_single and np.ndim(landmarks) == 2:
-        landmarks = [landmarks]
-    if len(landmarks) != num_images:
-        raise ValueError(f"{len(landmarks)} sets of landmarks for {num_images} images; give one (or None) for each.")
-    return [_faces_of_image(entry, image_idx) for image_idx, entry in enumerate(landmarks)]
+    is_one_face = len(landmarks) > 0 and np.shape(landmarks[0]) == (2,)
+    entries = [landmarks] if is_one_face else list(landmarks)
+    if len(entries) != num_images:
+        raise ValueError(f"{len(entries)} sets of landmarks for {num_images} images; give one (or None) for each.")
+    return [_faces_of_image(entry, image_idx) for image_idx, entry in enumerate(entries)]
 
 
 def _faces_of_image(entry: ArrayLike | None, image_idx: int) -> np.ndarray | None:

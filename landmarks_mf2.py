@@ -7,6 +7,7 @@ downloaded before a detector is asked for.
 
 import importlib
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class FaceAlignmentDetector:
         max_side: the longer side, in pixels, of the picture in which boxes are searched.
     Raises:
         ImportError: the package is not installed; says how to get it.
-        OSError: its weights are neither in the cache nor to be downloaded; says which file goes where.
+        OSError: it cannot be set up, mostly because its weights are neither in the cache nor to be downloaded; says
+            which file goes where.
     """
 
     name = "face-alignment"
@@ -66,10 +68,8 @@ class FaceAlignmentDetector:
         package = _import_face_alignment()
         try:
             return package.FaceAlignment(package.LandmarksType.TWO_D, device=self.device, compile=False)
-        except (OSError, RuntimeError, EOFError) as error:
-            if _missing_weights():
-                raise OSError(_weights_help(error)) from error
-            raise
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise OSError(_weights_help(self.device, error)) from error
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """See `LandmarkDetector.detect`; scores are those of the face boxes."""
@@ -118,16 +118,12 @@ def _weight_files() -> dict[str, str]:
     return {os.path.join(folder, url.rsplit("/", 1)[-1]): url for url in urls}
 
 
-def _missing_weights() -> list[str]:
-    return [path for path in _weight_files() if not os.path.isfile(path)]
-
-
-def _weights_help(error: Exception) -> str:
+def _weights_help(device: str, error: Exception) -> str:
     files = "\n".join(f"  {path}\n    from {url}" for path, url in _weight_files().items())
     return (
-        f"The weights of face-alignment are not there and could not be downloaded ({error}). Put these files in place "
-        f"(TORCH_HOME moves the folder):\n{files}\nor pass landmarks=<array of (68, 2) pixels>, another detector, or "
-        "None for the mean face."
+        f"face-alignment could not be set up on {device} ({error}). It needs these files, which it fetches where "
+        f"there is a network; put them in place (again, if they are damaged; TORCH_HOME moves the folder):\n{files}\n"
+        "Or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
     )
 
 

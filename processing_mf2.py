@@ -243,11 +243,13 @@ class MF2Processor(ProcessorMixin):
         results: list[dict[str, Any]] = []
         if getattr(outputs, "au_logits", None) is not None:
             limits = _thresholds_by_code(label_space, thresholds)
-            results = [{"aus": aus} for aus in _named_rows(outputs.au_logits.sigmoid(), label_space.au_codes, "AUs")]
+            results = [
+                {"aus": aus} for aus in _named_rows(outputs.au_logits.float().sigmoid(), label_space.au_codes, "AUs")
+            ]
             for result in results:
                 result["active"] = [code for code, prob in result["aus"].items() if prob >= limits[code]]
         if getattr(outputs, "emotion_logits", None) is not None:
-            probs = _named_rows(outputs.emotion_logits.softmax(dim=-1), label_space.emotions, "emotions")
+            probs = _named_rows(outputs.emotion_logits.float().softmax(dim=-1), label_space.emotions, "emotions")
             results = results or [{} for _ in probs]
             for result, emotions in zip(results, probs, strict=True):
                 result["emotion"] = max(emotions, key=emotions.__getitem__)
@@ -261,7 +263,7 @@ def _named_rows(probs: torch.Tensor, names: Sequence[str], what: str) -> list[di
         raise ValueError(
             f"The outputs have {probs.shape[-1]} {what}, but the label space {len(names)}: {list(names)}."
         )
-    return [dict(zip(names, row, strict=True)) for row in probs.float().cpu().tolist()]
+    return [dict(zip(names, row, strict=True)) for row in probs.tolist()]
 
 
 def _thresholds_by_code(
