@@ -1,0 +1,335 @@
+"""Arguments of the training scripts: dataclasses, a YAML file that gives defaults, and a command line that wins.
+
+Every field is a key of the YAML file and a flag of the same name. Fields that hold a mapping (`model`, `synth`,
+`trainer`) are reached by dots on the command line: `--model.use_au_vl false`. Importing this loads no torch, so that
+`--help` answers at once.
+"""
+
+# ruff: noqa: RUF009 (`_arg` makes a dataclass field)
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+RESOLVED_NAME = "training_config.yaml"
+"""What the run was started with, in its output folder."""
+
+
+def _arg(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, fixed: bool = True) -> Any:
+    """A field with its help, its allowed values and its lowest value.
+
+    `fixed` fields decide what is learned, so a run continues only where they are equal.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "low": low, "fixed": fixed}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ------------------------------------------------------------------------------------------------------------- fields
+@dataclass
+class DataArguments:
+    """Data."""
+
+    train_data: str = _arg(
+        "synth", "MFA data set to train on: a folder, a Hub id, or `synth` to generate one into OUTPUT_DIR/data"
+    )
+    eval_data: str | None = _arg(None, "data set to evaluate on [default: that of --train_data]")
+    train_split: str = _arg("train", "split of --train_data to train on")
+    eval_split: str = _arg("validation", "split of --eval_data to evaluate on")
+    synth: dict = _arg({}, "options of the generated sample, those of `mf2 data synth`: num_train, num_eval, seed, …")
+    max_train_rows: int | None = _arg(None, "train on this many rows, evenly spaced [default: all]", low=1)
+    max_eval_rows: int | None = _arg(None, "evaluate on this many rows, evenly spaced [default: all]", low=1)
+    image_size: int = _arg(224, "side of the aligned face, in pixels", low=16)
+    image_mean: list | None = _arg(None, "channel means of the normalisation, fractions of 1 [default: 0.5 each]")
+    image_std: list | None = _arg(None, "channel deviations of the normalisation [default: 0.5 each]")
+    augment: bool = _arg(True, "random crop, flip and colour; landmarks move with the image")
+    augmentation: dict = _arg({}, "ranges of the augmentation, fields of mf2.processing_mf2.Augmentation")
+    dataloader_num_workers: int = _arg(1, "processes that read images, for each training process", low=0, fixed=False)
+
+
+@dataclass
+class ModelArguments:
+    """Model."""
+
+    size: str = _arg("base", "size of a new model", choices=("tiny", "base", "paper"))
+    model: dict = _arg({}, "fields of MF2Config that differ from the size's")
+    model_name_or_path: str | None = _arg(None, "MF² checkpoint to start from, instead of a new model")
+    init_text: str | None = _arg(None, "BERT checkpoint for the text side of a new model")
+    init_qformer: str | None = _arg(None, "BLIP-2 stage 1 checkpoint for both Q-Formers of a new model")
+    init_vision: str | None = _arg(None, "vision checkpoint for the tower of a new model")
+    tokenizer: str | None = _arg(
+        None, "BERT tokenizer, name or folder [default: a WordPiece vocabulary trained on the captions]"
+    )
+    vocab_size: int = _arg(2000, "entries of a vocabulary that is trained on the captions, at most", low=100)
+    weight_aus: bool = _arg(True, "weigh active against not active AUs by their counts in the training split")
+    tuning_rows: int = _arg(2000, "rows of the training split on which AU thresholds are tuned", low=1)
+
+
+@dataclass
+class OptimizerArguments:
+    """Optimisation."""
+
+    num_train_epochs: float = _arg(30.0, "passes over the training split", low=0)
+    max_steps: int = _arg(-1, "optimizer steps; overrides --num_train_epochs when positive")
+    per_device_train_batch_size: int = _arg(56, "images a step on each device", low=1)
+    per_device_eval_batch_size: int = _arg(64, "images an evaluation step on each device", low=1, fixed=False)
+    gradient_accumulation_steps: int = _arg(1, "steps whose gradients are summed", low=1)
+    learning_rate: float = _arg(1e-4, "peak learning rate", low=0)
+    min_learning_rate: float = _arg(1e-5, "learning rate at the end of the cosine", low=0)
+    warmup_steps: float = _arg(2000, "steps of linear warm-up; below 1, a fraction of all steps", low=0)
+    weight_decay: float = _arg(0.05, "AdamW's decay; biases and one-dimensional parameters have none", low=0)
+    adam_beta1: float = _arg(0.9, "AdamW's first decay rate", low=0)
+    adam_beta2: float = _arg(0.999, "AdamW's second decay rate", low=0)
+    max_grad_norm: float = _arg(1.0, "gradients are clipped to this norm; 0 does not clip", low=0)
+    bf16: bool = _arg(False, "bfloat16 autocast; parameters stay float32")
+    seed: int = _arg(42, "seed of the model's start, of data order, augmentation and dropout", low=0)
+
+
+@dataclass
+class RunArguments:
+    """Run."""
+
+    output_dir: str = _arg("outputs/mf2", "where everything goes; ends as a folder for the Hub", fixed=False)
+    resume_from_checkpoint: str = _arg(
+        "auto",
+        "`auto` continues the newest complete checkpoint of OUTPUT_DIR if there is one, `none` starts anew, "
+        "or a checkpoint folder",
+        fixed=False,
+    )
+    logging_steps: int = _arg(50, "steps between logged losses", low=1, fixed=False)
+    eval_steps: int | None = _arg(None, "steps between evaluations [default: one each epoch]", low=1, fixed=False)
+    save_steps: int | None = _arg(None, "steps between checkpoints [default: one each epoch]", low=1, fixed=False)
+    save_total_limit: int | None = _arg(2, "checkpoints to keep; older ones are deleted", low=1, fixed=False)
+    overlay_faces: int = _arg(4, "evaluation faces drawn into overlay.png; 0 draws none", low=0, fixed=False)
+    license: str | None = _arg(
+        None, "licence id of the checkpoint for its card [default: apache-2.0 if all data is generated, else other]"
+    )
+    trainer: dict = _arg({}, "further fields of transformers.TrainingArguments", fixed=False)
+
+
+@dataclass
+class PretrainArguments(RunArguments, OptimizerArguments, ModelArguments, DataArguments):
+    """Everything that `training/pretrain.py` takes."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        starts = [name for name in ("init_text", "init_qformer", "init_vision") if getattr(self, name)]
+        if self.model_name_or_path and (starts or self.model):
+            given = ", ".join(starts or ["model"])
+            raise ValueError(f"{given} would change a new model, but model_name_or_path is {self.model_name_or_path}.")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate is {self.min_learning_rate}; it must be <= learning_rate = {self.learning_rate}."
+            )
+
+
+Arguments = TypeVar("Arguments", bound=PretrainArguments)
+
+
+# ------------------------------------------------------------------------------------------------------------ checking
+def check_values(arguments: Any) -> None:
+    """Convert each field to its type and hold it against its choices and lowest value."""
+    for item in dataclasses.fields(arguments):
+        value = _convert(item.name, item.type, getattr(arguments, item.name))
+        setattr(arguments, item.name, value)
+        choices, low = item.metadata["choices"], item.metadata["low"]
+        if choices and value not in choices:
+            raise ValueError(f"{item.name} is {value!r}; choose one of {', '.join(choices)}.")
+        if low is not None and value is not None and value < low:
+            raise ValueError(f"{item.name} is {value}; it must be >= {low}.")
+
+
+def _convert(name: str, annotation: Any, value: Any) -> Any:
+    """`value` as one of the annotated types; an int may stand for a float, and nothing else is bent."""
+    allowed = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if type(value) in allowed or (value is None and type(None) in allowed):
+        return value
+    if type(value) is int and float in allowed:
+        return float(value)
+    wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+    raise ValueError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {wanted}.")
+
+
+def reject_unknown(names: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Raise a `ValueError` with a suggestion for the first of `names` that is not known."""
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
+            raise ValueError(f"{where} knows no {name!r}; {hint}")
+
+
+# ------------------------------------------------------------------------------------------------------------- parsing
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number (YAML 1.1 wants `1.0e-4`)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_arguments(cls: type[Arguments], argv: Sequence[str] | None = None, description: str = "") -> Arguments:
+    """Defaults, then the YAML file of `--config`, then the command line.
+
+    Raises:
+        ValueError: an unknown key or flag, or a value of a wrong type or range; it is named.
+        FileNotFoundError: there is no such YAML file.
+    """
+    parser = _build_parser(cls, description)
+    known, rest = parser.parse_known_args(argv)
+    values = load_yaml(known.config) if known.config else {}
+    names = [item.name for item in dataclasses.fields(cls)]
+    reject_unknown(list(values), names, str(known.config))
+    for item in dataclasses.fields(cls):
+        if hasattr(known, item.name):
+            values[item.name] = _from_text(item.type, getattr(known, item.name))
+    for path, text in _dotted(rest, names):
+        _assign(values, path, yaml.load(text, _Loader))
+    return cls(**values)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    try:
+        content = yaml.load(Path(path).read_text("utf-8"), _Loader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no configuration file {path}.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__} instead of `name: value` lines.")
+    return content
+
+
+def _build_parser(cls: type, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="accelerate launch %(prog)s --config FILE [--NAME VALUE …]",
+        epilog="A mapping takes dotted flags: --model.au_text_mode caption --trainer.torch_compile true",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with values for the names below; flags win")
+    for base in reversed(cls.__mro__[1:-1]):
+        group = parser.add_argument_group((base.__doc__ or "").strip().rstrip(".").lower())
+        for item in dataclasses.fields(base):
+            _add_flag(group, item)
+    return parser
+
+
+def _add_flag(group: argparse._ArgumentGroup, item: dataclasses.Field) -> None:
+    default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
+    text = item.metadata["help"]
+    if default not in (None, {}) and "[default" not in text:
+        text += f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    choices = item.metadata["choices"]
+    metavar = f"{{{','.join(choices)}}}" if choices else _type_name(item.type).upper()
+    extra: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type is bool else {}
+    group.add_argument(
+        f"--{item.name}", metavar=metavar, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **extra
+    )
+
+
+def _type_name(annotation: Any) -> str:
+    kinds = typing.get_args(annotation) or (annotation,)
+    return {"str": "text", "int": "n", "float": "x", "dict": "{…}", "list": "[…]"}.get(
+        kinds[0].__name__, kinds[0].__name__
+    )
+
+
+def _from_text(annotation: Any, text: str) -> Any:
+    """A flag's text as YAML would read it, except that text stays text where text is wanted."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    if str in kinds and not (type(None) in kinds and text.lower() in ("null", "none")):
+        return text
+    return yaml.load(text, _Loader)
+
+
+def _dotted(rest: list[str], names: Sequence[str]) -> list[tuple[list[str], str]]:
+    """`--model.emo_config.num_query_tokens 8` as (["model", "emo_config", "num_query_tokens"], "8"), in order."""
+    found = []
+    flags = iter(rest)
+    for flag in flags:
+        name, has_value, value = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--"):
+            raise ValueError(f"{flag!r} follows no flag; values come as --NAME VALUE.")
+        reject_unknown([name.split(".")[0]], names, "The command line")
+        if not has_value:
+            value = next(flags, "")
+        if not value or value.startswith("--"):
+            raise ValueError(f"--{name} has no value.")
+        found.append((name.split("."), value))
+    return found
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{'.'.join(path)} cannot be set: {key} is not a mapping.")
+    values[path[-1]] = value
+
+
+# ------------------------------------------------------------------------------------------------------- what was run
+def save_resolved(arguments: Any, output_dir: str | Path) -> None:
+    """Write every field into the output folder, so that `--config OUTPUT_DIR/training_config.yaml` runs the same."""
+    file = Path(output_dir, RESOLVED_NAME)
+    partial = file.with_suffix(".part")
+    partial.write_text(yaml.safe_dump(dataclasses.asdict(arguments), sort_keys=False, allow_unicode=True), "utf-8")
+    partial.replace(file)
+
+
+def check_same_run(arguments: Any, output_dir: str | Path) -> None:
+    """Raise where the folder holds a run that was started with other values of what decides its result."""
+    file = Path(output_dir, RESOLVED_NAME)
+    if not file.is_file():
+        return
+    earlier = load_yaml(file)
+    fixed = [item.name for item in dataclasses.fields(arguments) if item.metadata["fixed"]]
+    changed = [
+        f"{name} {earlier.get(name)!r} -> {getattr(arguments, name)!r}"
+        for name in fixed
+        if earlier.get(name) != getattr(arguments, name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{output_dir} holds a run with another configuration ({'; '.join(changed)}); "
+            f"choose another --output_dir or remove it."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- script
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+"""What a wrong argument, file or setting raises; anything else is a defect and keeps its traceback."""
+
+
+def run_script(main: Callable[[], None]) -> int:
+    """Run a script's `main`; a user's error is one line on stderr and exit status 1."""
+    try:
+        main()
+    except USER_ERRORS as error:
+        print(f"{Path(sys.argv[0]).name}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted; run the same command to continue.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    """The message; of an error in a data loader's process only its last line, which is the message there."""
+    text = str(error).strip()
+    if text.startswith("Caught "):
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())

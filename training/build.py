@@ -1,0 +1,86 @@
+"""A model with its tokenizer and processor, from the arguments and what the training split holds."""
+
+import logging
+
+import datasets
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from mf2.configuration_mf2 import MF2Config
+from mf2.modeling_mf2 import MF2ForPreTraining
+from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor, load_tokenizer
+from mf2.training.arguments import PretrainArguments
+from mf2.training.data import caption_prompt_ids, training_texts
+from mf2.training.published_weights import load_pretrained_parts
+from mf2.training.tokenizer import train_tokenizer, vocabulary_fields
+
+logger = logging.getLogger(__name__)
+
+
+def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
+    """The named tokenizer, else the starting checkpoint's, else a vocabulary trained on the captions of `rows`.
+
+    Raises:
+        ValueError: there is nothing to train one on, or the named one is no BERT tokenizer.
+    """
+    if arguments.tokenizer:
+        tokenizer = load_tokenizer(arguments.tokenizer)
+        if None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
+            raise ValueError(f"tokenizer is {arguments.tokenizer}, which lacks [PAD], [CLS] or [SEP]; give BERT's.")
+        return tokenizer
+    if arguments.model_name_or_path:
+        return AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    texts = training_texts(rows)
+    if not texts:
+        raise ValueError(
+            f"{arguments.train_data} has no captions to train a vocabulary on; write them with `mf2 data caption`, or "
+            f"name a tokenizer."
+        )
+    return train_tokenizer(texts, arguments.vocab_size)
+
+
+def build_config(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2Config:
+    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides.
+
+    `emo_config` and `au_config` are merged field by field; `vision_config` is another tower and replaces the size's.
+    """
+    defaults = MF2Config.from_size(arguments.size)
+    fields = vocabulary_fields(tokenizer) | arguments.model
+    for name in ("emo_config", "au_config"):
+        branch = getattr(defaults, name).to_dict() | {"encoder_hidden_size": None, "vocab_size": len(tokenizer)}
+        fields[name] = branch | {"pad_token_id": tokenizer.pad_token_id} | arguments.model.get(name, {})
+    emo_text = fields.get("emo_text", defaults.emo_text)
+    fields["caption_prompt_ids"] = caption_prompt_ids(tokenizer, emo_text)
+    return MF2Config.from_size(arguments.size, **fields)
+
+
+def build_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2ForPreTraining:
+    """A new model, with published starts where they are named, or a checkpoint."""
+    if arguments.model_name_or_path:
+        return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
+    model = MF2ForPreTraining(build_config(arguments, tokenizer))
+    starts = {
+        "text": arguments.init_text,
+        "qformer": arguments.init_qformer,
+        "vision": arguments.init_vision,
+    }
+    if any(starts.values()):
+        load_pretrained_parts(model, **starts)
+    elif model.config.freeze_vision:
+        logger.warning("The vision tower is frozen and starts from random weights; name an init_vision or train it.")
+    return model
+
+
+def build_processor(
+    arguments: PretrainArguments, config: MF2Config, tokenizer: PreTrainedTokenizerBase
+) -> MF2Processor:
+    """The processor that goes with the model: its AUs, region size and template, the arguments' image size."""
+    normalisation = {"image_mean": arguments.image_mean, "image_std": arguments.image_std}
+    image_processor = MF2ImageProcessor(
+        size={"height": arguments.image_size, "width": arguments.image_size},
+        au_ids=list(config.au_ids),
+        au_region_size=config.au_region_size,
+        eye_centers=[list(center) for center in config.eye_centers],
+        **{name: values for name, values in normalisation.items() if values is not None},
+    )
+    lengths = {"max_length": config.emotion_text_length, "au_max_length": config.au_text_length}
+    return MF2Processor(image_processor, tokenizer, **lengths)

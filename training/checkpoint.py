@@ -1,0 +1,108 @@
+"""Checkpoints: which one a run continues, and the folder that a finished run leaves for the Hub."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer
+
+from mf2 import __version__
+from mf2.processing_mf2 import MF2Processor
+
+METRICS_NAME = "metrics.json"
+STATE_NAME = "trainer_state.json"
+
+
+# ------------------------------------------------------------------------------------------------------------ resuming
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the trainer's state comes last."""
+    try:
+        read_json(checkpoint / STATE_NAME)
+    except (OSError, json.JSONDecodeError):
+        return False
+    return any(checkpoint.glob("rng_state*.pth"))
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The `checkpoint-N` folders of a run, oldest first, complete or not."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def find_resume_checkpoint(choice: str, output_dir: str | Path) -> Path | None:
+    """The checkpoint to continue: `auto`, `none`, or a folder.
+
+    Raises:
+        FileExistsError: `none`, but the output folder has checkpoints that a new run would mix with.
+        ValueError: the named folder is no complete checkpoint.
+    """
+    existing = list_checkpoints(output_dir)
+    if choice == "auto":
+        complete = [path for path in existing if is_complete(path)]
+        return complete[-1] if complete else None
+    if choice == "none":
+        if existing:
+            raise FileExistsError(
+                f"{output_dir} holds {existing[-1].name} of an earlier run; choose another --output_dir, remove it, "
+                f"or continue with --resume_from_checkpoint auto."
+            )
+        return None
+    if not is_complete(Path(choice)):
+        raise ValueError(f"{choice} is no complete checkpoint: it lacks {STATE_NAME} or rng_state.pth.")
+    return Path(choice)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+@contextmanager
+def replacing_file(file: str | Path) -> Iterator[Path]:
+    """A temporary path beside `file` that takes its place when the block ends well."""
+    file = Path(file)
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(content: Any, file: str | Path) -> None:
+    """Write indented JSON, atomically."""
+    with replacing_file(file) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(file: str | Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(Path(file).read_text("utf-8"))
+
+
+def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Path) -> None:
+    """Write configuration, safetensors, remote code and processor into the folder; every process must call it.
+
+    Files are written beside their place and then moved, so that a full disk leaves what was there.
+    """
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
+            model.save_pretrained(folder, state_dict=state_dict)
+            processor.save_pretrained(folder)
+            for file in Path(folder).iterdir():
+                file.replace(Path(output_dir, file.name))
+    trainer.accelerator.wait_for_everyone()
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    return {
+        "mf2": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "world_size": int(os.environ.get("WORLD_SIZE", 1)),
+    }

@@ -1,0 +1,196 @@
+"""Scores of image-only predictions, each beside what trivial predictors reach. Pure numpy.
+
+AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled); unlabelled entries never count.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+
+THRESHOLD_BOUNDS = (0.02, 0.98)
+"""Tuned thresholds stay inside: an AU that training saw a few times would otherwise never, or always, fire."""
+
+
+# ------------------------------------------------------------------------------------------------------ action units
+def f1_score(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """F1 of the positive class of two boolean `(N,)` arrays; 0 where nothing is positive in either."""
+    true_positives = np.sum(predicted & labels)
+    positives = predicted.sum() + labels.sum()
+    return float(2 * true_positives / positives) if positives else 0.0
+
+
+def all_positive_f1(prevalence: float) -> float:
+    """F1 of saying "active" always: 2p / (1 + p)."""
+    return 2 * prevalence / (1 + prevalence)
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Area under the precision-recall curve as a step function; tied scores enter together.
+
+    Args:
+        scores: `(N,)` float.
+        labels: `(N,)` bool.
+    Returns:
+        `None` without a positive label, where it is undefined.
+    """
+    if not labels.any():
+        return None
+    order = np.argsort(-scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    last_of_tie = np.append(np.diff(scores) != 0, True)
+    true_positives = np.cumsum(labels)[last_of_tie]
+    predicted = (np.arange(len(labels)) + 1)[last_of_tie]
+    gained_recall = np.diff(true_positives, prepend=0) / labels.sum()
+    return float(np.sum(gained_recall * true_positives / predicted))
+
+
+def au_metrics(
+    probs: np.ndarray, labels: np.ndarray, au_codes: Sequence[str], thresholds: Sequence[float] | float = 0.5
+) -> dict[str, Any]:
+    """F1 per AU and their unweighted mean, with prevalence, the all-positive baseline and average precision.
+
+    Args:
+        probs: `(N, A)` float, probability of "active".
+        labels: `(N, A)` int, 1 / 0 / -1.
+        au_codes: A names, such as `AU12`.
+        thresholds: "active" from this probability on; one for all or A of them.
+    Returns:
+        `{"f1", "f1_all_positive", "average_precision", "per_au": {code: {...}}, "unlabelled": [code, ...]}`. Means
+        run over the AUs with a label; they are `None` when there is none. An AU without a positive label scores 0.
+    """
+    thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(au_codes),))
+    per_au: dict[str, dict[str, Any]] = {}
+    for index, code in enumerate(au_codes):
+        labelled = labels[:, index] != AU_UNLABELLED
+        if labelled.any():
+            per_au[code] = _one_au(probs[labelled, index], labels[labelled, index] == 1, float(thresholds[index]))
+    return {
+        "f1": _mean(au["f1"] for au in per_au.values()),
+        "f1_all_positive": _mean(au["f1_all_positive"] for au in per_au.values()),
+        "average_precision": _mean(au["average_precision"] for au in per_au.values()),
+        "per_au": per_au,
+        "unlabelled": [code for code in au_codes if code not in per_au],
+    }
+
+
+def _one_au(probs: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, Any]:
+    predicted = probs >= threshold
+    hits = int(np.sum(predicted & labels))
+    prevalence = float(labels.mean())
+    return {
+        "f1": f1_score(predicted, labels),
+        "f1_all_positive": all_positive_f1(prevalence),
+        "precision": _ratio(hits, predicted.sum()),
+        "recall": _ratio(hits, labels.sum()),
+        "average_precision": average_precision(probs, labels),
+        "prevalence": prevalence,
+        "threshold": threshold,
+        "num_labelled": len(labels),
+    }
+
+
+def tune_thresholds(probs: np.ndarray, labels: np.ndarray) -> list[float]:
+    """The threshold of each AU that gives the best F1; to be called with predictions of a training split.
+
+    Candidates lie halfway between neighbouring probabilities, within `THRESHOLD_BOUNDS`; of equals the one nearest to
+    0.5 is taken. 0.5 for an AU without a positive label.
+
+    Args:
+        probs: `(N, A)` float.
+        labels: `(N, A)` int, 1 / 0 / -1.
+    """
+    is_labelled = labels != AU_UNLABELLED
+    return [_best_threshold(probs[rows, index], labels[rows, index] == 1) for index, rows in enumerate(is_labelled.T)]
+
+
+def _best_threshold(probs: np.ndarray, labels: np.ndarray) -> float:
+    if not labels.any():
+        return 0.5
+    order = np.argsort(probs)
+    probs, labels = probs[order].astype(float), labels[order]
+    candidates = np.clip([*((probs[:-1] + probs[1:]) / 2), 0.5], *THRESHOLD_BOUNDS)
+    first_active = np.searchsorted(probs, candidates, side="left")
+    positives_from = np.append(np.cumsum(labels[::-1])[::-1], 0)  # [i]: positive labels among probs[i:]
+    f1 = 2 * positives_from[first_active] / (len(probs) - first_active + labels.sum())
+    best = candidates[f1 >= f1.max() - 1e-12]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+# ----------------------------------------------------------------------------------------------------------- emotions
+def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[str]) -> dict[str, Any]:
+    """Top-1, macro-F1, unweighted average recall, per-class scores and the confusion matrix.
+
+    `paper_compatible_accuracy` is the one-vs-rest binary accuracy, averaged over the classes, under which the paper's
+    Table III can be read; saying "never" to every class reaches 1 - 1/E of it, so its two baselines stand beside it.
+
+    Args:
+        scores: `(N, E)` float; the largest wins.
+        labels: `(N,)` int, -100 unlabelled.
+        emotions: E names.
+    Returns:
+        Macro-F1 and UAR run over the classes that the labels hold. `{"num_labelled": 0}` alone when there is none.
+    """
+    labelled = labels != EMOTION_UNLABELLED
+    num_labelled = int(labelled.sum())
+    if not num_labelled:
+        return {"num_labelled": 0}
+    num_classes = len(emotions)
+    confusion = confusion_matrix(scores[labelled].argmax(-1), labels[labelled], num_classes)
+    per_class = {name: _one_class(confusion, index) for index, name in enumerate(emotions)}
+    present = [values for values in per_class.values() if values["support"]]
+    top1 = float(np.trace(confusion) / num_labelled)
+    majority = max(values["support"] for values in present) / num_labelled
+    return {
+        "top1": top1,
+        "macro_f1": _mean(values["f1"] for values in present),
+        "uar": _mean(values["recall"] for values in present),
+        "majority_top1": majority,
+        "majority_macro_f1": all_positive_f1(majority) / len(present),
+        "paper_compatible_accuracy": _one_vs_rest_accuracy(top1, num_classes),
+        "paper_compatible_accuracy_never": 1 - 1 / num_classes,
+        "paper_compatible_accuracy_constant": _one_vs_rest_accuracy(majority, num_classes),
+        "per_class": per_class,
+        "confusion": confusion.tolist(),
+        "num_labelled": num_labelled,
+    }
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """`(E, E)` int counts: rows are labels, columns predictions."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _one_class(confusion: np.ndarray, index: int) -> dict[str, Any]:
+    hits, support, predicted = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
+    return {
+        "precision": _ratio(hits, predicted),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, support + predicted),
+        "support": int(support),
+    }
+
+
+def _one_vs_rest_accuracy(top1: float, num_classes: int) -> float:
+    """Mean binary accuracy over the classes of a single-label prediction: each error is wrong for two of them."""
+    return 1 - 2 * (1 - top1) / num_classes
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def scalars(aus: dict[str, Any], emotion: dict[str, Any]) -> dict[str, float]:
+    """The figures worth a curve, flat: `au_f1`, `au_f1/AU12`, `emotion_top1`, … and their baselines."""
+    flat = {f"au_{name}": aus[name] for name in ("f1", "f1_all_positive", "average_precision")}
+    flat |= {f"au_f1/{code}": values["f1"] for code, values in aus["per_au"].items()}
+    flat |= {f"emotion_{name}": emotion.get(name) for name in ("top1", "majority_top1", "macro_f1", "uar")}
+    return {name: value for name, value in flat.items() if value is not None}

@@ -1,0 +1,17 @@
+"""Pre-train MF² on faces with captions, action units and emotions."""
+
+import sys
+from collections.abc import Sequence
+
+from mf2.training.arguments import PretrainArguments, parse_arguments, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(PretrainArguments, argv, description=__doc__)
+    from mf2.training.pretraining import pretrain  # after --help and argument errors: it loads torch
+
+    pretrain(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,233 @@
+"""transformers' `Trainer` for MF²: its losses logged apart, its data order, evaluation on images alone."""
+
+import logging
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from mf2.labels_mf2 import LabelSpace
+from mf2.processing_mf2 import MF2Processor
+from mf2.training.arguments import PretrainArguments, reject_unknown
+from mf2.training.data import EpochSampler
+from mf2.training.metrics import au_metrics, emotion_metrics, scalars
+
+logger = logging.getLogger(__name__)
+
+LOSS_NAMES = ("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
+ITM_PRIOR_ENTROPY = 0.6365
+"""ITM of a head that only knows that one pair in three matches: the entropy of (1/3, 2/3)."""
+COLLAPSE_MARGIN = 0.003
+COLLAPSE_WINDOWS = 5
+LABEL_NAMES = ("au_labels", "emotion_labels")
+IMAGE_NAMES = ("pixel_values", "au_boxes")
+SHOWN_SCORES = ("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1")
+SHARED_FIELDS = (
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "bf16",
+    "seed",
+    "logging_steps",
+    "save_total_limit",
+    "dataloader_num_workers",
+)
+"""The arguments that transformers' `TrainingArguments` has under the same name."""
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+def make_training_arguments(arguments: PretrainArguments) -> TrainingArguments:
+    """The settings of transformers' Trainer; `arguments.trainer` can add any other.
+
+    Raises:
+        ValueError: an unknown field, one that our arguments set, or one that would push to the Hub.
+    """
+    settings: dict[str, Any] = {name: getattr(arguments, name) for name in SHARED_FIELDS}
+    for kind, steps in (("eval", arguments.eval_steps), ("save", arguments.save_steps)):
+        settings[f"{kind}_strategy"] = "steps" if steps else "epoch"
+        settings |= {f"{kind}_steps": steps} if steps else {}
+    settings |= {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": arguments.min_learning_rate},
+        "logging_nan_inf_filter": False,
+        "report_to": ["tensorboard"],
+        "remove_unused_columns": False,
+        "label_names": list(LABEL_NAMES),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    extra = arguments.trainer
+    reject_unknown(list(extra), list(TrainingArguments.__dataclass_fields__), "trainer")
+    if clash := sorted(set(extra) & set(SHARED_FIELDS)):
+        raise ValueError(f"trainer sets {', '.join(clash)}; these have a field of their own.")
+    if pushing := sorted(name for name in extra if name.startswith(("push_to_hub", "hub_"))):
+        raise ValueError(f"trainer sets {', '.join(pushing)}; training pushes nothing. Use `mf2 publish` afterwards.")
+    return TrainingArguments(**{**settings, **extra})
+
+
+def compute_metrics_for(label_space: LabelSpace) -> Any:
+    """The Trainer's `compute_metrics`: AU F1 at 0.5 and emotion scores, with their baselines, as flat numbers."""
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        (au_logits, emotion_logits), (au_labels, emotion_labels) = prediction.predictions, prediction.label_ids
+        aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
+        return scalars(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
+
+    return compute_metrics
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logits to probabilities, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+# ---------------------------------------------------------------------------------------------------------- callbacks
+class EpochCallback(TrainerCallback):
+    """Tells the sampler which epoch begins, after a restart too (accelerate loses it there with several processes)."""
+
+    def __init__(self, sampler: EpochSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.sampler.epoch = int(state.epoch)
+
+
+class ConsoleCallback(ProgressCallback):
+    """The progress bar, with one line a log instead of a dictionary."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if not state.is_world_process_zero or self.training_bar is None:
+            return
+        where = f"step {state.global_step}, epoch {state.epoch:.2f}"
+        if "loss" in logs:
+            parts = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in LOSS_NAMES if f"loss_{name}" in logs)
+            self.training_bar.write(f"{where}: loss {logs['loss']:.3f}  ({parts})  lr {logs['learning_rate']:.2e}")
+        elif scores := [f"{name} {logs[f'eval_{name}']:.3f}" for name in SHOWN_SCORES if f"eval_{name}" in logs]:
+            self.training_bar.write(f"{where}: evaluation {', '.join(scores)}")
+
+
+class CollapseCallback(TrainerCallback):
+    """Says when image-text matching has stopped telling pairs apart."""
+
+    def __init__(self) -> None:
+        self._windows: Counter[str] = Counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        for name in ("emo_itm", "au_itm"):
+            value = (logs or {}).get(f"loss_{name}")
+            if value is None:
+                continue
+            self._windows[name] = self._windows[name] + 1 if abs(value - ITM_PRIOR_ENTROPY) < COLLAPSE_MARGIN else 0
+            if self._windows[name] == COLLAPSE_WINDOWS and state.is_world_process_zero:
+                logger.warning(
+                    f"{name} has stayed at {value:.4f} for {COLLAPSE_WINDOWS} logged windows: {ITM_PRIOR_ENTROPY} is "
+                    f"the entropy of guessing by the prior, so matching has collapsed. Warm up longer, lower the "
+                    f"learning rate, or look whether the captions of a batch differ."
+                )
+
+
+# ------------------------------------------------------------------------------------------------------------ trainer
+class PretrainingTrainer(Trainer):
+    """The Trainer with MF²'s habits.
+
+    - Each loss is logged apart, as the mean over the logging window and all processes.
+    - A loss that is not finite ends the run with its name.
+    - Rows come in an order that (seed, epoch) decide, so that a resumed run sees what an uninterrupted one sees.
+    - Evaluation passes images, never text.
+    - A checkpoint that cannot be written is removed; earlier ones stay.
+    """
+
+    def __init__(self, *args: Any, processor: MF2Processor, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.processor = processor
+        vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
+        self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
+        self._loss_sums = torch.zeros(len(LOSS_NAMES), 2, device=self.args.device)  # sum, count
+        self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
+        self.add_callback(EpochCallback(self._train_sampler))
+        self.add_callback(CollapseCallback())
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(ConsoleCallback())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self._train_sampler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices decay; biases, norms, temperatures and other parameters of at most one dimension do not."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    # ---------------------------------------------------------------------------------------------------- losses
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        if outputs.loss is None:
+            raise ValueError("A batch has neither labels nor captions, so there is nothing to learn from it.")
+        if not torch.isfinite(outputs.loss):
+            parts = ", ".join(f"{name} {value.item():.4g}" for name, value in outputs.losses.items())
+            raise FloatingPointError(
+                f"The loss is {outputs.loss.item()} at step {self.state.global_step + 1} ({parts}). Lower "
+                f"learning_rate (now {self.args.learning_rate}) or warm up longer; with bf16, try without."
+            )
+        for name, value in outputs.losses.items():
+            self._loss_sums[LOSS_NAMES.index(name)] += torch.stack([value.detach().float(), torch.ones_like(value)])
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._drain_losses()
+        super().log(logs, start_time)
+
+    def _drain_losses(self) -> dict[str, float]:
+        """`loss_emo_itc`, …: means since the last call, over all processes."""
+        sums = self.accelerator.reduce(self._loss_sums, reduction="sum").tolist()
+        self._loss_sums.zero_()
+        return {f"loss_{name}": total / count for name, (total, count) in zip(LOSS_NAMES, sums, strict=True) if count}
+
+    # ------------------------------------------------------------------------------------------------ evaluation
+    def prediction_step(
+        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Logits and labels of a batch; the model sees the images only."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**{name: inputs[name] for name in IMAGE_NAMES})
+        logits = (outputs.au_logits.float(), outputs.emotion_logits.float())
+        return None, logits, tuple(inputs[name] for name in LABEL_NAMES)
+
+    # ----------------------------------------------------------------------------------------------- checkpoints
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(
+                f"{folder} could not be written ({error}); {free_space(self.args.output_dir)}. Earlier checkpoints "
+                f"are intact: make room and run the same command again."
+            ) from error
+
+
+def free_space(folder: str | os.PathLike) -> str:
+    """`1.2 GB are free on its disk`."""
+    return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free on its disk"

@@ -1,0 +1,170 @@
+"""What a finished run shows: a picture of a few evaluation faces, and the model card."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import torch
+from huggingface_hub import EvalResult, ModelCardData
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mf2.labels_mf2 import EMOTION_UNLABELLED
+from mf2.modeling_mf2 import MF2ForConditionalGeneration
+from mf2.processing_mf2 import MF2Processor
+from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
+from mf2.training.data import FaceExample
+
+CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "checkpoint.md"
+COLORS = matplotlib.colormaps["viridis"]
+
+
+# ------------------------------------------------------------------------------------------------------------ overlay
+def draw_overlay(folder: str | Path, examples: Sequence[FaceExample], device: Any) -> Path:
+    """Write `overlay.png`: faces with AU regions coloured by probability, the AUs, the emotion and captions.
+
+    Args:
+        folder: a saved checkpoint; the picture is made by what loads from there.
+        examples: rows of an evaluation split, drawn one below the other.
+        device: where to run.
+    """
+    model = MF2ForConditionalGeneration.from_pretrained(folder).eval().to(device)
+    processor = MF2Processor.from_pretrained(folder)
+    landmarks = [example.landmarks_px for example in examples]
+    inputs = processor(images=[example.image for example in examples], landmarks=landmarks).to(device)
+    with torch.no_grad():
+        outputs = model.recognize(model.encode_branches(inputs["pixel_values"], inputs["au_boxes"]))
+    states = processor.post_process_facial_states(outputs, model.label_space)
+    captions = write_captions(model, processor, inputs)
+    figure = Figure(figsize=(13, 3.4 * len(examples)), layout="constrained")
+    grid = figure.add_gridspec(len(examples), 3, width_ratios=(1, 1, 1.6))
+    for place, example in enumerate(examples):
+        picture, bars, text = (figure.add_subplot(grid[place, column]) for column in range(3))
+        probs = np.array(list(states[place]["aus"].values()))
+        _draw_regions(picture, _pixels(inputs["pixel_values"][place], processor), inputs["au_boxes"][place], probs)
+        _draw_bars(bars, states[place]["aus"], model.label_space.thresholds, example.aus)
+        _write_text(text, states[place], model.label_space.emotions, example.emotion, captions[place])
+    file = Path(folder, "overlay.png")
+    with replacing_file(file) as partial:
+        figure.savefig(partial, dpi=100, format="png")
+    return file
+
+
+def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
+    """What each branch that is on has learned to write, by kind, for every image."""
+    kinds = []
+    if model.config.use_emo_vl:
+        kinds += ["emotion", "key_au"] if model.config.emo_text == "random" else [model.config.emo_text]
+    if model.config.use_au_vl:
+        kinds.append("au")
+    written = {}
+    for kind in kinds:
+        ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
+        written[kind] = processor.batch_decode(ids)
+    return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
+
+
+def _pixels(pixel_values: torch.Tensor, processor: MF2Processor) -> np.ndarray:
+    """Normalised `(3, H, W)` back to `(H, W, 3)` in [0, 1]."""
+    mean, std = (np.asarray(getattr(processor.image_processor, name)) for name in ("image_mean", "image_std"))
+    return np.clip(pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean, 0, 1)
+
+
+def _draw_regions(axes: Axes, pixels: np.ndarray, boxes: torch.Tensor, probs: np.ndarray) -> None:
+    """The face with a frame for each region, the likelier AU of a shared one on top."""
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, interpolation="bicubic")
+    axes.set_axis_off()
+    for index in np.argsort(probs):
+        for x1, y1, x2, y2 in boxes[index].cpu().numpy() * (width, height, width, height):
+            corner, size = (x1 - 0.5, y1 - 0.5), (x2 - x1, y2 - y1)
+            line = 0.6 + 2.4 * probs[index]
+            axes.add_patch(Rectangle(corner, *size, fill=False, linewidth=line, edgecolor=COLORS(probs[index])))
+
+
+def _draw_bars(axes: Axes, probs: dict[str, float], thresholds: Sequence[float], truth: np.ndarray) -> None:
+    """Probabilities as bars, thresholds as ticks, labelled active AUs with a dot."""
+    places = np.arange(len(probs))
+    values = np.array(list(probs.values()))
+    axes.barh(places, values, color=COLORS(values), height=0.72)
+    axes.vlines(thresholds, places - 0.42, places + 0.42, color="black", linewidth=1)
+    axes.plot(np.full((truth == 1).sum(), 1.05), places[truth == 1], "o", color="black", clip_on=False, markersize=5)
+    axes.set(xlim=(0, 1), ylim=(len(probs) - 0.4, -0.6), yticks=places, yticklabels=list(probs))
+    axes.set_title("AU probability  ( | threshold,  ● label )", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _write_text(
+    axes: Axes, state: dict[str, Any], emotions: Sequence[str], truth: int, captions: dict[str, str]
+) -> None:
+    axes.set_axis_off()
+    label = "" if truth == EMOTION_UNLABELLED else f"   (label: {emotions[truth]})"
+    axes.text(0, 1, f"{state['emotion']} {state['emotions'][state['emotion']]:.0%}{label}", fontsize=13, va="top")
+    titles = {"emotion": "Emotion caption", "key_au": "Key-AU caption", "au": "AU caption"}
+    lines = []
+    for kind, caption in captions.items():
+        lines.append(f"{titles[kind]}:")
+        lines += [part for line in caption.splitlines() for part in textwrap.wrap(line, 76, subsequent_indent="    ")]
+    axes.text(0, 0.87, "\n".join(lines), fontsize=8, va="top", linespacing=1.35)
+
+
+# --------------------------------------------------------------------------------------------------------------- card
+def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
+    """Write `README.md` from the folder's `metrics.json`; no figure comes from elsewhere.
+
+    Args:
+        folder: a checkpoint with its metrics.
+        repo_id: where it will be published; the folder's name stands in.
+    """
+    metrics = read_json(Path(folder, METRICS_NAME))
+    name = (repo_id or metrics["model"]["name"]).split("/")[-1]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
+    card = environment.from_string(CARD_TEMPLATE.read_text("utf-8")).render(
+        **metrics,
+        name=name,
+        repo_id=repo_id or name,
+        synthetic=metrics["training"]["data"]["synthetic"],
+        front_matter=_front_matter(metrics, name),
+    )
+    file = Path(folder, "README.md")
+    with replacing_file(file) as partial:
+        partial.write_text(card, "utf-8")
+    return file
+
+
+def _front_matter(metrics: dict[str, Any], name: str) -> str:
+    evaluation = metrics["evaluation"]
+    scores = [
+        ("mean AU F1", "f1", evaluation["aus"]["f1"]),
+        ("emotion top-1 accuracy", "accuracy", evaluation["emotion"].get("top1")),
+        ("emotion macro-F1", "f1", evaluation["emotion"].get("macro_f1")),
+    ]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=evaluation["data"]["name"],
+            dataset_name=evaluation["data"]["name"],
+            dataset_split=evaluation["data"]["split"],
+            metric_type=metric_type,
+            metric_name=metric_name,
+            metric_value=round(value, 4),
+        )
+        for metric_name, metric_type, value in scores
+        if value is not None
+    ]
+    data = ModelCardData(
+        license=metrics["model"]["license"],
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["mf2", "facial-action-units", "facial-expression-recognition", "emotion", "image-to-text"],
+        model_name=name,
+        eval_results=results,
+    )
+    return data.to_yaml()
