@@ -33,19 +33,20 @@ _FRAMEWORK_KEYS = {
 def _refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
     """Raise for keyword arguments that no field takes; transformers would silently keep them as attributes."""
     known = set(type(config).__dataclass_fields__)
+    own = sorted(known - set(PreTrainedConfig.__dataclass_fields__))
     for key in kwargs:
         if key in _FRAMEWORK_KEYS or key in known or key.startswith("_"):
             continue
         close = difflib.get_close_matches(key, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f". Its fields are {', '.join(sorted(known))}."
+        hint = f"; did you mean {close[0]!r}?" if close else f". Its fields are {', '.join(own)}."
         raise ValueError(f"{type(config).__name__} has no field {key!r} (value {kwargs[key]!r}){hint}")
 
 
 def _check_range(config: PreTrainedConfig, name: str, low: float, high: float | None = None, open_low=False) -> None:
     """Raise unless `low <= config.name <= high` (`low <` when `open_low`)."""
     value = getattr(config, name)
-    too_low = value <= low if open_low else value < low
-    if too_low or (high is not None and value > high):
+    high_enough = value > low if open_low else value >= low  # False for NaN
+    if not high_enough or (high is not None and value > high):
         bound = f"{'>' if open_low else '>='} {low}" + ("" if high is None else f" and <= {high}")
         raise ValueError(f"{type(config).__name__}.{name} is {value}; it must be {bound}.")
 
@@ -162,11 +163,11 @@ class MF2Config(PreTrainedConfig):
     emo_text: str = "emotion"
     au_pairs_per_image: int | None = None
     local_feature_levels: list[int] | tuple = (-1,)
-    au_region_size: float = 0.14
+    au_region_size: float | int = 0.14
     au_region_grid: int = 3
     eye_centers: list | tuple = EYE_CENTERS
     projection_dim: int = 256
-    itc_temperature: float = 0.07
+    itc_temperature: float | int = 0.07
     label_smoothing: float | int = 0.1
     itc_weight: float | int = 1.0
     itm_weight: float | int = 1.0
@@ -182,25 +183,45 @@ class MF2Config(PreTrainedConfig):
     pad_token_id: int = 0
     bos_token_id: int = 30522
     eos_token_id: int = 102
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
     code_version: str = CODE_VERSION
     training_data: list | None = None
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_fields(self, kwargs)
-        if self.id2label is None:
-            self.id2label = dict(enumerate(self.emotions))
-            self.label2id = {name: index for index, name in enumerate(self.emotions)}
+        if kwargs.get("num_labels") not in (None, len(self.emotions)):
+            raise ValueError(
+                f"num_labels is {kwargs['num_labels']}, but there are {len(self.emotions)} emotions; "
+                f"give their names, emotions=[…], instead."
+            )
+        self._name_labels()
         super().__post_init__(**kwargs)
-        self._check_values()
-        self._check_widths()
+        self._check()
         if self.code_version != CODE_VERSION:
             logger.warning(
                 f"This checkpoint was written by MF² code {self.code_version}; the code that is loaded is "
                 f"{CODE_VERSION}. With the `mf2` package installed its code wins over the checkpoint's: install "
                 f"mf2-face=={self.code_version} where results must match."
             )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more."""
+        loaded = super().from_dict(config_dict, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config._name_labels()
+        config._check()
+        return loaded
+
+    def _name_labels(self) -> None:
+        self.id2label = dict(enumerate(self.emotions))
+        self.label2id = {name: index for index, name in enumerate(self.emotions)}
+
+    def _check(self) -> None:
+        self._check_values()
+        self._check_widths()
+        self._check_vocabulary()
 
     def _check_values(self) -> None:
         self.label_space  # noqa: B018 - building it checks ids, names and thresholds
@@ -210,15 +231,9 @@ class MF2Config(PreTrainedConfig):
             raise ValueError("use_emo_vl and use_au_vl are both False; at least one branch must be on.")
         if self.use_au_vl and not self.au_ids:
             raise ValueError("use_au_vl is True but au_ids is empty; name at least one AU or switch the branch off.")
-        for name in (
-            "au_region_grid",
-            "projection_dim",
-            "emotion_text_length",
-            "key_au_text_length",
-            "au_text_length",
-            "au_sentence_length",
-        ):
+        for name in ("au_region_grid", "projection_dim"):
             _check_range(self, name, 1)
+        _check_range(self, "initializer_range", 0)
         _check_range(self, "itc_temperature", 0, open_low=True)
         _check_range(self, "label_smoothing", 0, 1)
         _check_range(self, "au_region_size", 0, 1, open_low=True)
@@ -228,6 +243,8 @@ class MF2Config(PreTrainedConfig):
             _check_range(self, "au_pairs_per_image", 1, len(self.au_ids))
         if self.au_pos_weight is not None and len(self.au_pos_weight) != len(self.au_ids):
             raise ValueError(f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs.")
+        if not all(weight > 0 for weight in self.au_pos_weight or ()):
+            raise ValueError(f"au_pos_weight is {list(self.au_pos_weight)}; every weight must be > 0.")
         if not self.local_feature_levels:
             raise ValueError("local_feature_levels is empty; [-1] is the tower's output.")
 
@@ -243,16 +260,27 @@ class MF2Config(PreTrainedConfig):
                     f"{name}.encoder_hidden_size is {branch.encoder_hidden_size}, but the vision tower "
                     f"({self.vision_config.model_type}) has width {width}; set it to {width} or leave it out."
                 )
-            if branch.vocab_size <= self.bos_token_id:
-                raise ValueError(
-                    f"{name}.vocab_size is {branch.vocab_size}, but bos_token_id ([DEC]) is {self.bos_token_id}; "
-                    f"the vocabulary must hold it."
-                )
         if self.use_emo_vl and self.use_au_vl and self.emo_config.hidden_size != self.au_config.hidden_size:
             raise ValueError(
                 f"emo_config.hidden_size is {self.emo_config.hidden_size} and au_config.hidden_size is "
                 f"{self.au_config.hidden_size}; the recognisers join both and need equal widths."
             )
+
+    def _check_vocabulary(self) -> None:
+        """Special tokens against each branch's vocabulary, text lengths against its positions."""
+        for name in ("emo_config", "au_config"):
+            vocab_size = getattr(self, name).vocab_size
+            for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                if not 0 <= getattr(self, token) < vocab_size:
+                    raise ValueError(
+                        f"{token} is {getattr(self, token)}, but {name}.vocab_size is {vocab_size}; the vocabulary "
+                        f"must hold it (bos_token_id is [DEC])."
+                    )
+        emotion_texts = ("emotion", "key_au") if self.emo_text == "random" else (self.emo_text,)
+        for name in (f"{kind}_text_length" for kind in emotion_texts):
+            _check_range(self, name, 1, self.emo_config.max_position_embeddings if self.use_emo_vl else None)
+        name = "au_text_length" if self.au_text_mode == "caption" else "au_sentence_length"
+        _check_range(self, name, 1, self.au_config.max_position_embeddings if self.use_au_vl else None)
 
     @property
     def vision_width(self) -> int | None:

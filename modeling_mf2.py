@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, Blip2VisionModel, initialization
+from transformers.backbone_utils import BackboneMixin
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
@@ -259,6 +260,14 @@ def build_vision_tower(config: MF2Config) -> PreTrainedModel:
     return tower
 
 
+def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
+    """Height and width of the images that a tower is built for; 224 px where it takes any."""
+    size = getattr(tower.config, "image_size", None)
+    if size is None:  # timm keeps it in the patch embedding
+        size = next((module.img_size for module in tower.modules() if getattr(module, "img_size", None)), 224)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def tokens_to_map(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(B, prefix + h · w, W) tokens of an image of that size in pixels -> (B, W, h, w).
 
@@ -358,11 +367,9 @@ class MF2Model(MF2PreTrainedModel):
         """Widths of the feature levels; the tower is asked, on the meta device, where the configuration is silent."""
         width = config.vision_width
         if width is None or list(config.local_feature_levels) != [-1]:
-            size = getattr(config.vision_config, "image_size", None) or 224
-            size = (size, size) if isinstance(size, int) else tuple(size)
             with torch.device("meta"), torch.no_grad():
                 probe = build_vision_tower(config)
-                features = self._read_tower(probe, torch.empty(1, 3, *size, device="meta"))
+                features = self._read_tower(probe, torch.empty(1, 3, *image_size_of(probe), device="meta"))
             width = features.tokens.shape[-1]
             level_widths = [level.shape[1] for level in features.maps]
         else:
@@ -406,11 +413,18 @@ class MF2Model(MF2PreTrainedModel):
     # --------------------------------------------------------------------------------------------------- seeing
     def _read_tower(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
         levels = list(self.config.local_feature_levels)
-        outputs = tower(pixel_values, output_hidden_states=levels != [-1], return_dict=True)
-        if hasattr(outputs, "feature_maps"):  # a backbone
-            last, hidden = outputs.feature_maps[-1], outputs.feature_maps
+        if isinstance(tower, BackboneMixin):
+            hidden = tower(pixel_values, return_dict=True).feature_maps
+            last = hidden[-1]
         else:
+            outputs = tower(pixel_values, output_hidden_states=levels != [-1], return_dict=True)
             last, hidden = outputs.last_hidden_state, outputs.hidden_states
+        for level in levels:
+            if level != -1 and not -len(hidden) <= level < len(hidden):
+                raise ValueError(
+                    f"local_feature_levels holds {level}; this tower has the levels 0 to {len(hidden) - 1}, and -1 is "
+                    f"its output."
+                )
         size = pixel_values.shape[-2:]
         maps = [last if level == -1 else hidden[level] for level in levels]
         return VisionFeatures(
