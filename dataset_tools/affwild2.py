@@ -271,14 +271,13 @@ def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotatio
     for split, path in _split_entries(folder, root, tally):
         for entry in sorted(_entries(path, root, tally), key=lambda entry: entry.name):
             video, extension = os.path.splitext(entry.name)
+            example = f"{folder.name}/{path.name}/{entry.name}"
             if extension != ".txt" or video.startswith(".") or not entry.is_file():
-                tally.add("stray_files", example=f"{folder.name}/{path.name}/{entry.name}")
-                continue
-            labels = read(*_read_header(Path(entry.path).read_bytes()), tally)
-            if labels is None:
-                tally.add("rejected_files", example=f"{folder.name}/{path.name}/{entry.name}")
+                tally.add("stray_files", example=example)
             elif video in annotations:
-                tally.add("annotations_twice", example=f"{folder.name}/{path.name}/{entry.name}")
+                tally.add("annotations_twice", example=example)
+            elif (labels := read(*_read_header(Path(entry.path).read_bytes()), tally)) is None:
+                tally.add("rejected_files", example=example)
             else:
                 frames = np.arange(1, len(labels) + 1, dtype=np.int32)
                 annotations[video] = _Annotation(split, frames, labels)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NUM_EXAMPLES = 5
-_NUMBER = re.compile(r"[-+]?\d")
+_NUMBER = re.compile(r"[-+]?\d|-$")
 
 
 class Tally:

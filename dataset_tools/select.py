@@ -37,7 +37,8 @@ Array = npt.NDArray[Any]
 PAPER = Request(train_per_class=3915, eval_per_class=422, train_videos=134, eval_videos=17)
 """MFA: 31,320 images of 134 videos and 3,376 of 17, eight equal classes."""
 BALANCES = ("exact", "largest", "none")
-_SIZES = ("train_per_class", "eval_per_class", "train_videos", "eval_videos")
+_CLASS_SIZES = ("train_per_class", "eval_per_class")
+_SIZES = (*_CLASS_SIZES, "train_videos", "eval_videos")
 
 
 # --------------------------------------------------------------------------------------------------------- command
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _solve(pool: Pool, args: argparse.Namespace) -> tuple[Amounts, Request | None]:
     if args.balance == "none":
+        if args.paper or any(getattr(args, name) is not None for name in ("train_videos", *_CLASS_SIZES)):
+            raise ValueError("--balance none takes all frames: only --eval_videos and --eval_fraction have a meaning.")
         return solve_unbalanced(pool, args.eval_fraction, args.eval_videos), None
     request = _request(pool, args)
     if args.balance == "largest":
@@ -95,13 +98,15 @@ def _request(pool: Pool, args: argparse.Namespace) -> Request:
     sizes = {name: getattr(args, name) for name in _SIZES}
     if args.paper:
         sizes = {name: getattr(PAPER, name) if size is None else size for name, size in sizes.items()}
-    if args.balance == "exact" and None in (sizes["train_per_class"], sizes["eval_per_class"]):
+    if args.balance == "exact" and None in (sizes[name] for name in _CLASS_SIZES):
         raise ValueError("Give --train_per_class and --eval_per_class, or --paper, or --balance largest or none.")
     if not 0 < args.eval_fraction < 1:
         raise ValueError(f"eval_fraction is {args.eval_fraction}; it must lie between 0 and 1.")
     rarest = int(pool.capacity.sum(axis=0).min())
-    sizes["eval_per_class"] = sizes["eval_per_class"] or max(1, round(args.eval_fraction * rarest))
-    sizes["train_per_class"] = sizes["train_per_class"] or max(1, rarest - sizes["eval_per_class"])
+    if sizes["eval_per_class"] is None:
+        sizes["eval_per_class"] = max(1, round(args.eval_fraction * rarest))
+    if sizes["train_per_class"] is None:
+        sizes["train_per_class"] = max(1, rarest - sizes["eval_per_class"])
     return Request(**sizes, min_frames=args.min_frames)
 
 
@@ -171,7 +176,7 @@ class Selector:
 
     def _evenly(self, available: int, wanted: int) -> Array:
         """`wanted` different positions below `available`, one in each of as many equal stretches."""
-        return ((np.arange(wanted) + self.rng.random()) * available / wanted).astype(np.int64)
+        return (np.arange(wanted) * available + self.rng.integers(available)) // wanted
 
 
 # ---------------------------------------------------------------------------------------------------------- report

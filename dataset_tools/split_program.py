@@ -17,7 +17,8 @@ Array = npt.NDArray[Any]
 
 AU_RATE_TOLERANCE = 0.005
 """AU rates that differ by less count as equal. Without such a floor the solver proves decimals for minutes."""
-SHARE_TOLERANCE = 0.01
+SHARE_TOLERANCE = 0.02
+"""The same for a class's or AU's share in an unbalanced validation split."""
 OPTIMAL, INFEASIBLE = 0, 2  # of scipy's `status`
 SOLVER_OPTIONS = {"mip_rel_gap": 0.01, "node_limit": 20_000}  # a limit of nodes, not of time: runs repeat exactly
 
@@ -232,7 +233,7 @@ def _explain(pool: Pool, request: Request) -> str:
 def _offer(pool: Pool, request: Request) -> str:
     best = largest_feasible(pool, request)
     if best is None:
-        return "With these numbers of videos no class size is feasible."
+        return "With the other numbers as they are no class size in this proportion is feasible."
     return f"Feasible with the other numbers as they are: {best.train_per_class:,} + {best.eval_per_class:,} a class."
 
 

@@ -29,7 +29,7 @@ def root(tmp_path):
         split = "Validation_Set" if v == 3 else "Train_Set"
         for task, header in (("AU", [f"AU{i}" for i in AU_IDS]), ("EXPR", EMOTIONS)):
             rows = [
-                ",".join(["1"] * 3 + ["0"] * 8 + ["-1" if k == 4 else "0"]) if task == "AU" else str((v + k) % 8)
+                ",".join(["1"] * 3 + ["0"] * 8 + ["-1" if k == 4 else "0"]) if task == "AU" else str((5 * v + k) % 8)
                 for k in range(5)
             ]
             folder = root / "annotations" / f"{task}_Some_Challenge" / split
@@ -62,7 +62,7 @@ def test_import_makes_the_training_data(root, tmp_path, capsys):
     assert (len(train), len(validation)) == (15, 5)
     row = train[7]  # v1, frame 3
     assert (row["file_name"], row["dataset"], row["group_id"], row["frame"]) == ("v1/00003.jpg", "made", "v1", 3)
-    assert [row[f"AU{i}"] for i in AU_IDS] == [1, 1, 1] + [0] * 9 and row["emotion"] == 3
+    assert [row[f"AU{i}"] for i in AU_IDS] == [1, 1, 1] + [0] * 9 and row["emotion"] == 7
     assert np.asarray(row["landmarks"]).tolist() == [[4.5, 4.5]] * 68
     assert abs(int(np.asarray(row["image"])[0, 0, 0]) - 7) <= 1
     assert row["caption_au"].startswith("1. AU1 (Inner Brow Raiser): ") and row["caption_source"] == "template"
@@ -153,6 +153,62 @@ def test_index_writes_frames_and_report(root, tmp_path, capsys):
     assert report["counts"]["kept"] == 16 and report["counts"]["dropped_unlabelled"] == 4
     assert (tmp_path / "index" / "report.md").read_text() in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "index").iterdir()} == {"frames.parquet", "report.json", "report.md"}
+
+
+def test_index_select_import(root, tmp_path, capsys):
+    """The chain that makes MFA: the selection's frames and splits are those of the data set, whatever was official."""
+    index, selection, out = tmp_path / "index", tmp_path / "selection", tmp_path / "mfa"
+    mask = ("--unlabelled", "mask")
+    assert run("index", "affwild2", root, index, *mask) == 0
+    assert run("select", index, selection, "--balance", "largest", "--eval_fraction", 0.5, "--min_frames", 1) == 0
+    report = json.loads((selection / "report.json").read_text())
+    assert report["request"]["train_per_class"] == 1 and report["train"]["emotions"] == dict.fromkeys(EMOTIONS, 1)
+    assert (selection / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert (selection / "report.md").read_text() in capsys.readouterr().out
+    assert run("import", "affwild2", root, out, *mask, "--selection", selection) == 0
+    chosen = {(row["video_id"], row["frame"], row["split"]) for row in read_frames(selection).to_pylist()}
+    made = {
+        (row["video_id"], row["frame"], split)
+        for split in ("train", "validation")
+        for row in load_mfa(out, split).remove_columns("image")
+    }
+    assert made == chosen and len(made) == 16
+
+
+def test_select_everything(root, tmp_path):
+    assert run("index", "affwild2", root, tmp_path / "index") == 0
+    assert run("select", tmp_path / "index", tmp_path / "out", "--balance", "none", "--eval_fraction", 0.25) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["train"]["frames"], report["validation"]["frames"]) == (12, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Give --train_per_class and --eval_per_class, or --paper, or --balance largest or none."),
+        (["--paper"], "A class needs 3,915 + 422 frames, but Neutral has 3, "),
+        (["--balance", "largest", "--eval_fraction", "0"], "eval_fraction is 0.0; it must lie between 0 and 1."),
+        (["--balance", "none", "--paper"], "--balance none takes all frames"),
+        (["--train_per_class", "0", "--eval_per_class", "1"], "train_per_class is 0; it must be 1 or more."),
+    ],
+)
+def test_a_selection_that_cannot_be_made(root, tmp_path, capsys, words, message):
+    assert run("index", "affwild2", root, tmp_path / "index") == 0
+    assert run("select", tmp_path / "index", tmp_path / "out", *words) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"mf2 data select: error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_selection_of_another_data_set(root, tmp_path, capsys):
+    assert run("index", "affwild2", root, tmp_path / "index", "--unlabelled", "mask") == 0
+    (root / "cropped_aligned" / "v2" / "00003.jpg").unlink()
+    words = ("import", "affwild2", root, tmp_path / "mfa", "--unlabelled", "mask", "--selection", tmp_path / "index")
+    assert run(*words) == 1
+    assert (
+        "1 selected frames are not in the data set, the first is cropped_aligned/v2/00003.jpg"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.skipif(not REAL_FACES.is_dir(), reason=f"{REAL_FACES} is not here")
