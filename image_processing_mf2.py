@@ -243,22 +243,25 @@ def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, 
 Landmarks = ArrayLike | str | LandmarkDetector | Sequence[ArrayLike | None] | None
 
 
-def given_faces(landmarks: ArrayLike | Sequence[ArrayLike | None], num_images: int) -> list[np.ndarray | None]:
-    """Given landmarks as one `(faces, 68, 2)` array, or None, for each image.
+def given_faces(
+    landmarks: ArrayLike | Sequence[ArrayLike | None], images: Sequence[np.ndarray], names: Sequence[str]
+) -> list[np.ndarray | None]:
+    """Given landmarks as one `(faces, 68, 2)` array, or None, for each picture.
 
     Args:
-        landmarks: `(68, 2)` for a single image, `(images, 68, 2)`, or a list with `(68, 2)`, `(faces, 68, 2)` or None
-            for each image. A face of nothing but NaN counts as None.
-        num_images: how many there must be.
+        landmarks: `(68, 2)` for a single picture, `(pictures, 68, 2)`, or a list with `(68, 2)`, `(faces, 68, 2)` or
+            None for each picture. A face of nothing but NaN counts as None.
+        images: the pictures, `(height, width, 3)`; points that lie outside are said.
+        names: what to call the pictures.
     """
     is_one_face = len(landmarks) > 0 and np.shape(landmarks[0]) == (2,)
     entries = [landmarks] if is_one_face else list(landmarks)
-    if len(entries) != num_images:
-        raise ValueError(f"{len(entries)} sets of landmarks for {num_images} images; give one (or None) for each.")
-    return [_faces_of_image(entry, image_idx) for image_idx, entry in enumerate(entries)]
+    if len(entries) != len(images):
+        raise ValueError(f"{len(entries)} sets of landmarks for {len(images)} images; give one (or None) for each.")
+    return [_faces_of_picture(*each) for each in zip(entries, images, names, strict=True)]
 
 
-def _faces_of_image(entry: ArrayLike | None, image_idx: int) -> np.ndarray | None:
+def _faces_of_picture(entry: ArrayLike | None, image: np.ndarray, name: str) -> np.ndarray | None:
     if entry is None:
         return None
     try:
@@ -266,9 +269,19 @@ def _faces_of_image(entry: ArrayLike | None, image_idx: int) -> np.ndarray | Non
         faces = faces[None] if faces.ndim == 2 else faces
         if faces.ndim == 3:
             faces = faces[~np.isnan(faces).all(axis=(1, 2))]
-        return check_landmarks(faces) if len(faces) else None
+        if not len(faces):
+            return None
+        faces = check_landmarks(faces)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"landmarks of image {image_idx}: {error}") from error
+        raise ValueError(f"The landmarks of {name} cannot be used: {error}") from error
+    middles, (height, width) = faces.mean(axis=1), image.shape[:2]
+    if not ((middles >= 0) & (middles <= (width, height))).all():
+        x, y = middles[0]
+        logger.warning(
+            f"The landmarks of {name} lie about ({x:.0f}, {y:.0f}), outside of its {width}×{height} pixels; they must "
+            "be in pixels of this picture, EXIF orientation applied."
+        )
+    return faces
 
 
 def detect_faces(detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]) -> list[Any]:
@@ -304,6 +317,16 @@ class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
     eye_centers: list | tuple | None
     landmark_detector: str | None
     max_pixels: int | None
+
+
+class _FaceCall(NamedTuple):
+    """What `preprocess` is given besides the pictures and the settings."""
+
+    landmarks: Landmarks
+    face: str
+    augment: Augmentation | None
+    augment_seeds: Sequence[int] | None
+    return_au_crops: bool
 
 
 class _FaceImageProcessing:
@@ -359,16 +382,8 @@ class _FaceImageProcessing:
         Raises:
             ValueError: an unreadable picture, wrong landmarks or a wrong option; what and what to do are said.
         """
-        face_options = {
-            "landmarks": landmarks,
-            "face": face,
-            "augment": augment,
-            "augment_seeds": augment_seeds,
-            "return_au_crops": return_au_crops,
-        }
-        return super().preprocess(
-            split_images(images), image_like_kwargs=face_options, return_tensors=return_tensors, **kwargs
-        )
+        call = _FaceCall(landmarks, face, augment, augment_seeds, return_au_crops)
+        return super().preprocess(split_images(images), call, return_tensors=return_tensors, **kwargs)
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(**kwargs)
@@ -383,31 +398,23 @@ class _FaceImageProcessing:
         return kwargs
 
     def _preprocess_image_like_inputs(
-        self,
-        images: list[ImageSource],
-        *,
-        landmarks: Landmarks,
-        face: str,
-        augment: Augmentation | None,
-        augment_seeds: Sequence[int] | None,
-        return_au_crops: bool,
-        **settings: Any,
+        self, images: list[ImageSource], call: _FaceCall, **settings: Any
     ) -> BatchFeature:
         names = [image_name(source, image_idx) for image_idx, source in enumerate(images)]
         options = {"max_pixels": settings["max_pixels"], "channels": settings["input_data_format"]}
         images = [read_image(source, name, **options) for source, name in zip(images, names, strict=True)]
-        image_idx, source_landmarks = self._locate(images, names, landmarks, face, settings)
+        image_idx, source_landmarks = self._locate(images, names, call, settings)
         size = (settings["size"].height, settings["size"].width)
 
         covers = np.stack([cover_matrix(image.shape[:2], size) for image in images])[image_idx]
         matrices, landmarks_px, is_found = self._align(source_landmarks, covers, size, settings)
-        if augment:
-            samples = draw_augmentations(augment, augment_seeds, len(images))
+        if call.augment:
+            samples = draw_augmentations(call.augment, call.augment_seeds, len(images))
             samples = [samples[idx] for idx in image_idx]
             matrices, landmarks_px = augment_geometry(samples, matrices, landmarks_px, size)
 
         pixels = self._sample([images[idx] for idx in image_idx], matrices, size, settings["device"])
-        if augment:
+        if call.augment:
             pixels = jitter_colors(pixels, samples)
         boxes = au_boxes_from_landmarks(landmarks_px, size, settings["au_ids"], settings["au_region_size"])
         data = {
@@ -419,22 +426,18 @@ class _FaceImageProcessing:
             "image_index": torch.from_numpy(image_idx),
         }
         data = {name: tensor.to(pixels.device) for name, tensor in data.items()}
-        if return_au_crops:
+        if call.return_au_crops:
             crop_size = tuple(max(1, round(settings["au_region_size"] * side)) for side in size)
             data["au_crops"] = crop_boxes(data["pixel_values"], data["au_boxes"], crop_size)
         return BatchFeature(data, tensor_type=settings["return_tensors"])
 
     def _locate(
-        self,
-        images: Sequence[np.ndarray],
-        names: Sequence[str],
-        landmarks: Landmarks,
-        face: str,
-        settings: dict[str, Any],
+        self, images: Sequence[np.ndarray], names: Sequence[str], call: _FaceCall, settings: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         """The faces to process: the image of each, `(N,)`, and its landmarks there, `(N, 68, 2)`, NaN without any."""
-        if face not in ("largest", "all"):
-            raise ValueError(f"face is {face!r}; it must be 'largest' or 'all'.")
+        if call.face not in ("largest", "all"):
+            raise ValueError(f"face is {call.face!r}; it must be 'largest' or 'all'.")
+        landmarks = call.landmarks
         if isinstance(landmarks, str):
             if landmarks != "detect":
                 raise ValueError(f"landmarks is {landmarks!r}; the one word known is 'detect'.")
@@ -445,8 +448,8 @@ class _FaceImageProcessing:
         elif isinstance(landmarks, LandmarkDetector):
             faces = detect_faces(landmarks, images, names)
         else:
-            faces = given_faces(landmarks, len(images))
-        if face == "largest":
+            faces = given_faces(landmarks, images, names)
+        if call.face == "largest":
             faces = [found if found is None else largest_face(found) for found in faces]
         faces = [np.full((1, NUM_LANDMARKS, 2), np.nan) if found is None else found for found in faces]
         return np.repeat(np.arange(len(images)), [len(found) for found in faces]), np.concatenate(faces)

@@ -411,6 +411,17 @@ def test_a_picture_without_a_face_is_said(crowd, monkeypatch):
     np.testing.assert_allclose(batch["landmarks_px"][1], mean_face((64, 64)), atol=1e-4)
 
 
+def test_landmarks_of_another_picture_are_said(monkeypatch):
+    said = []
+    monkeypatch.setattr("mf2.image_processing_mf2.logger.warning", said.append)
+    image, points = smooth_image(90, 120), face_in(90, 120)
+    processor = MF2ImageProcessor(size=SIZE)
+    processor([image, image], landmarks=[points, None])
+    assert said == []
+    processor([image, image], landmarks=[points, points * 4])
+    assert len(said) == 1 and "The landmarks of image 1 lie about" in said[0] and "120×90 pixels" in said[0]
+
+
 def test_detect_runs_the_registered_detector(crowd, monkeypatch):
     monkeypatch.setattr("mf2.landmarks_mf2._FACTORIES", {"fake": lambda device: FakeDetector()})
     monkeypatch.setattr("mf2.landmarks_mf2._LOADED", {})
