@@ -119,8 +119,12 @@ class Budget:
         """Set `usd` aside; False where that would pass the bound."""
         if self.max_usd is not None and self.spent_usd + self._reserved_usd + usd > self.max_usd:
             return False
-        self._reserved_usd += usd
+        self.hold(usd)
         return True
+
+    def hold(self, usd: float) -> None:
+        """Set `usd` aside for what was already sent."""
+        self._reserved_usd += usd
 
     def settle(self, reserved_usd: float, spent_usd: float) -> None:
         """Give a reservation back and count what was really spent."""

@@ -133,6 +133,10 @@ class CaptionStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def flush(self) -> None:
+        """Wait until everything asked for so far is on the disk."""
+        self._submit(lambda db: None).result()
+
     def close(self) -> None:
         """Write what still waits and let go of the files."""
         self._writes.put(None)
@@ -164,6 +168,10 @@ class CaptionStore:
         marks = ", ".join("?" * len(states))
         rows = self._reader.execute(f"SELECT * FROM shards WHERE state IN ({marks}) ORDER BY id", states)
         return [Shard(**dict(row)) for row in rows]
+
+    def num_shards(self) -> int:
+        """How many shards there ever were."""
+        return self._reader.execute("SELECT COUNT(*) FROM shards").fetchone()[0]
 
     def last_raw(self, key: str) -> str:
         """The newest raw answer to a request."""

@@ -60,6 +60,7 @@ class OpenAIServer(ThreadingHTTPServer):
         self.create_faults: list[str] = []
         self.batch_faults: list[str] = []
         self.polls_per_batch = 2
+        self.create_latency_s = 0.0
         self.hits: Counter[str] = Counter()
         self.billed: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
@@ -91,9 +92,14 @@ class OpenAIServer(ThreadingHTTPServer):
             fault = self.faults.pop(0) if self.faults else "ok"
         return fault if isinstance(fault, str) else fault(body)
 
+    @staticmethod
+    def name_of(body: dict[str, Any]) -> str:
+        """The name under which equal requests are counted."""
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
     def note_hit(self, body: dict[str, Any]) -> str:
-        """Count a request; returns the name under which equal requests are counted."""
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        """Count a request; returns its name."""
+        key = self.name_of(body)
         with self.lock:
             self.hits[key] += 1
             if self.keeps_requests:
@@ -128,6 +134,11 @@ class OpenAIServer(ThreadingHTTPServer):
         elif batch["status"] == "validating":
             batch["status"] = "in_progress"
         return batch
+
+    @property
+    def num_calls(self) -> int:
+        """Completions asked for, files uploaded, batches created and looked at."""
+        return sum(self.calls.values())
 
     def paid_twice(self) -> int:
         """Answers that were billed beyond the first to the same request."""
@@ -281,6 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
             newest_first = list(reversed(server.batches.values()))
             self._send(200, {"object": "list", "data": newest_first, "has_more": False})
         elif match := re.fullmatch(r"/v1/batches/([\w-]+)", path):
+            server.calls["poll"] += 1
             self._send(200, server.poll_batch(match[1]))
         elif match := re.fullmatch(r"/v1/files/([\w-]+)/content", path):
             self._send(200, server.files[match[1]])
@@ -304,6 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _complete(self, body: dict[str, Any]) -> None:
         server = self.server
+        server.calls["completion"] += 1
         key = server.note_hit(body)
         fault = server.next_fault(body)
         if fault in REFUSALS or fault.startswith("429:"):
@@ -339,6 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, data: bytes) -> None:
         """A multipart form: its fields are kept, the part named "file" becomes the file."""
+        self.server.calls["upload"] += 1
         boundary = self.headers["Content-Type"].split("boundary=")[1].encode()
         fields, content = {}, b""
         for part in data.split(b"--" + boundary)[1:-1]:
@@ -366,6 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
             return
         batch = server.add_batch(body)
+        time.sleep(server.create_latency_s)
         if fault == "lost_answer":
             self._hang_up()
         else:
