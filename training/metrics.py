@@ -149,6 +149,7 @@ def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[s
         "uar": _mean(values["recall"] for values in present),
         "majority_top1": majority,
         "majority_macro_f1": all_positive_f1(majority) / len(present),
+        "majority_uar": 1 / len(present),
         "paper_compatible_accuracy": _one_vs_rest_accuracy(top1, num_classes),
         "paper_compatible_accuracy_never": 1 - 1 / num_classes,
         "paper_compatible_accuracy_constant": _one_vs_rest_accuracy(majority, num_classes),

@@ -15,7 +15,7 @@ from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.schema import read_manifest
 from mf2.labels_mf2 import AU_IDS
-from mf2.modeling_mf2 import MF2ForPreTraining
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import PretrainArguments, check_same_run, reject_unknown, save_resolved
 from mf2.training.build import build_model, build_processor, build_tokenizer
@@ -35,7 +35,7 @@ from mf2.training.pretraining_trainer import (
     make_training_arguments,
     sigmoid,
 )
-from mf2.training.report import draw_overlay, write_card
+from mf2.training.report import OVERLAY_NAME, draw_overlay, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,6 @@ def score(prediction: PredictionOutput, split: Split, config: MF2Config) -> dict
         "aus": au_metrics(probs, au_labels, codes),
         "aus_tuned": au_metrics(probs, au_labels, codes, config.au_thresholds),
         "emotion": emotion_metrics(emotion_logits, emotion_labels, config.emotions),
-        "emotion_ceiling": split.description["emotion_ceiling"],
     }
 
 
@@ -247,7 +246,9 @@ def save(
     if arguments.overlay_faces:
         count = min(arguments.overlay_faces, len(evaluation.rows))
         rows = np.linspace(0, len(evaluation.rows) - 1, count).round().astype(int)
-        draw_overlay(output_dir, [trainer.eval_dataset[int(row)] for row in rows], trainer.args.device)
+        writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(trainer.args.device)
+        examples = [trainer.eval_dataset[int(row)] for row in rows]
+        draw_overlay(writer, trainer.processor, examples, output_dir / OVERLAY_NAME)
     write_card(output_dir)
     logger.info(summary(metrics, output_dir))
 
@@ -260,7 +261,7 @@ def summary(metrics: dict[str, Any], output_dir: Path) -> str:
         tuned = metrics["evaluation"]["aus_tuned"]["f1"]
         lines.append(f"mean AU F1 {aus['f1']:.3f} (tuned {tuned:.3f}; always active {aus['f1_all_positive']:.3f})")
     if emotion["num_labelled"]:
-        ceiling = metrics["evaluation"]["emotion_ceiling"]
+        ceiling = metrics["evaluation"]["data"]["emotion_ceiling"]
         bound = f"; true AUs allow {ceiling:.3f}" if ceiling else ""
         lines.append(f"emotion top-1 {emotion['top1']:.3f} (majority {emotion['majority_top1']:.3f}{bound})")
     return "\n".join(lines)

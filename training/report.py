@@ -20,39 +20,44 @@ from mf2.processing_mf2 import MF2Processor
 from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
 from mf2.training.data import FaceExample
 
+OVERLAY_NAME = "overlay.png"
 CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "checkpoint.md"
 COLORS = matplotlib.colormaps["viridis"]
+ROW_INCHES = 3.5
+CAPTION_LINES = 22  # what fits beside a face
 
 
 # ------------------------------------------------------------------------------------------------------------ overlay
-def draw_overlay(folder: str | Path, examples: Sequence[FaceExample], device: Any) -> Path:
-    """Write `overlay.png`: faces with AU regions coloured by probability, the AUs, the emotion and captions.
+def draw_overlay(
+    model: MF2ForConditionalGeneration, processor: MF2Processor, examples: Sequence[FaceExample], file: str | Path
+) -> None:
+    """Draw faces one below the other: AU regions coloured by probability, the AUs, the emotion and captions.
 
     Args:
-        folder: a saved checkpoint; the picture is made by what loads from there.
-        examples: rows of an evaluation split, drawn one below the other.
-        device: where to run.
+        model: in evaluation mode, on the device where it is to run.
+        examples: rows of an evaluation split.
+        file: the PNG to write.
     """
-    model = MF2ForConditionalGeneration.from_pretrained(folder).eval().to(device)
-    processor = MF2Processor.from_pretrained(folder)
     landmarks = [example.landmarks_px for example in examples]
-    inputs = processor(images=[example.image for example in examples], landmarks=landmarks).to(device)
+    inputs = processor(images=[example.image for example in examples], landmarks=landmarks).to(model.device)
     with torch.no_grad():
         outputs = model.recognize(model.encode_branches(inputs["pixel_values"], inputs["au_boxes"]))
     states = processor.post_process_facial_states(outputs, model.label_space)
     captions = write_captions(model, processor, inputs)
-    figure = Figure(figsize=(13, 3.4 * len(examples)), layout="constrained")
-    grid = figure.add_gridspec(len(examples), 3, width_ratios=(1, 1, 1.6))
+    figure = Figure(figsize=(13, ROW_INCHES * len(examples)))
+    margin = 0.1 / len(examples)
+    grid = figure.add_gridspec(
+        len(examples), 3, width_ratios=(1.05, 1, 1.8), left=0.02, right=0.98, wspace=0.16, hspace=0.2
+    )
+    grid.update(bottom=margin, top=1 - margin)
     for place, example in enumerate(examples):
         picture, bars, text = (figure.add_subplot(grid[place, column]) for column in range(3))
         probs = np.array(list(states[place]["aus"].values()))
         _draw_regions(picture, _pixels(inputs["pixel_values"][place], processor), inputs["au_boxes"][place], probs)
         _draw_bars(bars, states[place]["aus"], model.label_space.thresholds, example.aus)
         _write_text(text, states[place], model.label_space.emotions, example.emotion, captions[place])
-    file = Path(folder, "overlay.png")
     with replacing_file(file) as partial:
         figure.savefig(partial, dpi=100, format="png")
-    return file
 
 
 def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
@@ -110,8 +115,10 @@ def _write_text(
     lines = []
     for kind, caption in captions.items():
         lines.append(f"{titles[kind]}:")
-        lines += [part for line in caption.splitlines() for part in textwrap.wrap(line, 76, subsequent_indent="    ")]
-    axes.text(0, 0.87, "\n".join(lines), fontsize=8, va="top", linespacing=1.35)
+        lines += [part for line in caption.splitlines() for part in textwrap.wrap(line, 84, subsequent_indent="    ")]
+    if len(lines) > CAPTION_LINES:
+        lines = [*lines[: CAPTION_LINES - 1], "…"]
+    axes.text(0, 0.9, "\n".join(lines), fontsize=8, va="top", linespacing=1.3)
 
 
 # --------------------------------------------------------------------------------------------------------------- card
@@ -124,18 +131,19 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     """
     metrics = read_json(Path(folder, METRICS_NAME))
     name = (repo_id or metrics["model"]["name"]).split("/")[-1]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
     card = environment.from_string(CARD_TEMPLATE.read_text("utf-8")).render(
         **metrics,
         name=name,
         repo_id=repo_id or name,
         synthetic=metrics["training"]["data"]["synthetic"],
+        overlay=Path(folder, OVERLAY_NAME).is_file(),
         front_matter=_front_matter(metrics, name),
     )
     file = Path(folder, "README.md")
     with replacing_file(file) as partial:
-        partial.write_text(card, "utf-8")
+        partial.write_text(card.rstrip() + "\n", "utf-8")
     return file
 
 
