@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
@@ -123,7 +123,7 @@ def draw_augmentations(
 ) -> list[AugmentationSample]:
     """One augmentation for each image, a function of its seed alone; fresh randomness without seeds."""
     if seeds is None:
-        seeds = [None] * num_images
+        return [augment.sample(np.random.default_rng()) for _ in range(num_images)]
     if len(seeds) != num_images:
         raise ValueError(f"{len(seeds)} augment_seeds for {num_images} images; give one for each.")
     return [augment.sample(np.random.default_rng(seed)) for seed in seeds]
@@ -240,11 +240,12 @@ def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, 
 
 
 # -------------------------------------------------------------------------------------------------- locating faces
-Landmarks = ArrayLike | str | LandmarkDetector | Sequence[ArrayLike | None] | None
+GivenLandmarks = np.ndarray | torch.Tensor | Sequence[ArrayLike | None]
+Landmarks = GivenLandmarks | str | LandmarkDetector | None
 
 
 def given_faces(
-    landmarks: ArrayLike | Sequence[ArrayLike | None], images: Sequence[np.ndarray], names: Sequence[str]
+    landmarks: GivenLandmarks, images: Sequence[np.ndarray], names: Sequence[str]
 ) -> list[np.ndarray | None]:
     """Given landmarks as one `(faces, 68, 2)` array, or None, for each picture.
 
@@ -284,7 +285,9 @@ def _faces_of_picture(entry: ArrayLike | None, image: np.ndarray, name: str) -> 
     return faces
 
 
-def detect_faces(detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]) -> list[Any]:
+def detect_faces(
+    detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]
+) -> list[np.ndarray | None]:
     """The `(faces, 68, 2)` landmarks of each image, None and a warning where there is no face."""
     faces = [[face.landmarks_px for face in found] for found in detector.detect(images)]
     for name, found in zip(names, faces, strict=True):
@@ -329,7 +332,7 @@ class _FaceCall(NamedTuple):
     return_au_crops: bool
 
 
-class _FaceImageProcessing:
+class _FaceImageProcessing(BaseImageProcessor):
     """Everything that the two backends share; they add `_sample`."""
 
     valid_kwargs = MF2ImageProcessorKwargs
@@ -402,18 +405,18 @@ class _FaceImageProcessing:
     ) -> BatchFeature:
         names = [image_name(source, image_idx) for image_idx, source in enumerate(images)]
         options = {"max_pixels": settings["max_pixels"], "channels": settings["input_data_format"]}
-        images = [read_image(source, name, **options) for source, name in zip(images, names, strict=True)]
-        image_idx, source_landmarks = self._locate(images, names, call, settings)
+        pictures = [read_image(source, name, **options) for source, name in zip(images, names, strict=True)]
+        image_idx, source_landmarks = self._locate(pictures, names, call, settings)
         size = (settings["size"].height, settings["size"].width)
 
-        covers = np.stack([cover_matrix(image.shape[:2], size) for image in images])[image_idx]
+        covers = np.stack([cover_matrix(picture.shape[:2], size) for picture in pictures])[image_idx]
         matrices, landmarks_px, is_found = self._align(source_landmarks, covers, size, settings)
         if call.augment:
-            samples = draw_augmentations(call.augment, call.augment_seeds, len(images))
+            samples = draw_augmentations(call.augment, call.augment_seeds, len(pictures))
             samples = [samples[idx] for idx in image_idx]
             matrices, landmarks_px = augment_geometry(samples, matrices, landmarks_px, size)
 
-        pixels = self._sample([images[idx] for idx in image_idx], matrices, size, settings["device"])
+        pixels = self._sample([pictures[idx] for idx in image_idx], matrices, size, settings["device"])
         if call.augment:
             pixels = jitter_colors(pixels, samples)
         boxes = au_boxes_from_landmarks(landmarks_px, size, settings["au_ids"], settings["au_region_size"])
@@ -432,7 +435,7 @@ class _FaceImageProcessing:
         return BatchFeature(data, tensor_type=settings["return_tensors"])
 
     def _locate(
-        self, images: Sequence[np.ndarray], names: Sequence[str], call: _FaceCall, settings: dict[str, Any]
+        self, pictures: Sequence[np.ndarray], names: Sequence[str], call: _FaceCall, settings: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         """The faces to process: the image of each, `(N,)`, and its landmarks there, `(N, 68, 2)`, NaN without any."""
         if call.face not in ("largest", "all"):
@@ -443,16 +446,15 @@ class _FaceImageProcessing:
                 raise ValueError(f"landmarks is {landmarks!r}; the one word known is 'detect'.")
             landmarks = load_detector(settings["landmark_detector"], settings["device"])
 
-        if landmarks is None:
-            faces = [None] * len(images)
-        elif isinstance(landmarks, LandmarkDetector):
-            faces = detect_faces(landmarks, images, names)
-        else:
-            faces = given_faces(landmarks, images, names)
+        faces: list[np.ndarray | None] = [None] * len(pictures)
+        if isinstance(landmarks, LandmarkDetector):
+            faces = detect_faces(landmarks, pictures, names)
+        elif landmarks is not None:
+            faces = given_faces(landmarks, pictures, names)
+        rows = [np.full((1, NUM_LANDMARKS, 2), np.nan) if found is None else found for found in faces]
         if call.face == "largest":
-            faces = [found if found is None else largest_face(found) for found in faces]
-        faces = [np.full((1, NUM_LANDMARKS, 2), np.nan) if found is None else found for found in faces]
-        return np.repeat(np.arange(len(images)), [len(found) for found in faces]), np.concatenate(faces)
+            rows = [largest_face(row) for row in rows]
+        return np.repeat(np.arange(len(rows)), [len(row) for row in rows]), np.concatenate(rows)
 
     def _align(
         self, landmarks_px: np.ndarray, covers: np.ndarray, size: tuple[int, int], settings: dict[str, Any]

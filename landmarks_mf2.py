@@ -80,10 +80,11 @@ class FaceAlignmentDetector:
         if not boxes:
             return []
         landmarks = self._model.get_landmarks_from_image(image, detected_faces=boxes)
-        return [
-            DetectedFace(tuple(map(float, box[:4])), np.asarray(points, dtype=np.float32), float(box[4]))
-            for box, points in zip(boxes, landmarks, strict=True)
-        ]
+        faces = []
+        for box, points in zip(boxes, landmarks, strict=True):
+            x1, y1, x2, y2, score = box.tolist()
+            faces.append(DetectedFace((x1, y1, x2, y2), np.asarray(points, dtype=np.float32), score))
+        return faces
 
     def _find_boxes(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes `(5,)`: x1 y1 x2 y2 in pixels of the full picture, and the score."""

@@ -70,12 +70,12 @@ def restore_case(text: str) -> str:
 
 def _spell_au(mention: re.Match[str]) -> str:
     """`au12 (lip corner puller)` to `AU12 (Lip Corner Puller)`; a name that is not that AU's is left as it is."""
-    code, name = f"AU{int(mention[1])}", mention[2]
+    au_id, name = int(mention[1]), mention[2]
     if name is None:
-        return code
-    action_unit = ACTION_UNITS.get(int(mention[1]))
-    is_its_name = action_unit is not None and action_unit.name.lower() == name.lower()
-    return f"{code} ({action_unit.name if is_its_name else name})"
+        return f"AU{au_id}"
+    if au_id in ACTION_UNITS and ACTION_UNITS[au_id].name.lower() == name.lower():
+        name = ACTION_UNITS[au_id].name
+    return f"AU{au_id} ({name})"
 
 
 def render_au_caption(sentences: Mapping[int, str]) -> str:
@@ -277,7 +277,8 @@ def _thresholds_by_code(
         return by_code | dict(thresholds)
     if thresholds is None:
         return by_code
-    values = [float(thresholds)] * len(codes) if np.ndim(thresholds) == 0 else list(thresholds)
+    values = np.atleast_1d(thresholds).tolist()
+    values = values * len(codes) if len(values) == 1 else values
     if len(values) != len(codes):
         raise ValueError(
             f"{len(values)} thresholds for {len(codes)} AUs; give one, one for each, or a mapping by code."
