@@ -27,10 +27,11 @@ import pyarrow.csv as pacsv
 from tqdm import tqdm
 
 from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
+from .readers import License
 from .report import Tally, markdown_table
 
 PRETTY_NAME = "Aff-Wild2"
-LICENSE = "other"
+LICENSE = License("other", "aff-wild2-agreement", "https://ibug.doc.ic.ac.uk/resources/aff-wild2/")
 UNLABELLED_MODES = ("drop", "mask")
 LAYOUTS = ("auto", "unitask", "mtl")
 

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "select": ("select", "choose a balanced sample of an index, split by video"),
     "caption": ("captions.command", "write the three captions of every image"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
+    "export": ("export", "make a Hub repository of a data set: card, annotations, and the images on request"),
 }
 """Command -> (module of this package, what it does)."""
 

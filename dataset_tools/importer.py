@@ -7,6 +7,7 @@ import argparse
 import io
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     counts = Tally(COUNTED)
     manifest = {
         "pretty_name": args.dataset_name or reader.PRETTY_NAME,
-        "license": reader.LICENSE,
+        **asdict(reader.LICENSE),
         "made_by": f"mf2 data import {args.reader}",
         "arguments": {name: getattr(args, name) for name in ("captions", "split", "eval_fraction", "seed")},
         "report": report.to_dict(),

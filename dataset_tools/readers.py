@@ -13,6 +13,7 @@ row for each image that has a label:
 
 import argparse
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -30,11 +31,23 @@ class Report(Protocol):
     def to_markdown(self) -> str: ...
 
 
+@dataclass(frozen=True)
+class License:
+    """The terms of a data set, as the card of whatever derives from it names them.
+
+    `license` is an identifier of the Hub; `other` means an agreement that forbids redistribution.
+    """
+
+    license: str
+    license_name: str
+    license_link: str
+
+
 class Reader(Protocol):
     """The interface of a reader's module."""
 
     PRETTY_NAME: str
-    LICENSE: str
+    LICENSE: License
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the options that only this data set has."""

@@ -74,7 +74,6 @@ def write_mfa(
     with_images: bool = True,
     au_ids: Sequence[int] = AU_IDS,
     rows_per_shard: int = ROWS_PER_SHARD,
-    card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a data set folder, row by row; it appears under its name only when it is whole.
@@ -91,7 +90,6 @@ def write_mfa(
         with_images: False leaves the pixels out.
         au_ids: the AUs that get a column.
         rows_per_shard: rows of one parquet file.
-        card: text of `README.md` below its front matter; by default a few lines with the counts.
         overwrite: replace a data set that is already there.
     Returns:
         The folder.
@@ -100,11 +98,11 @@ def write_mfa(
         ValueError: a row, an unknown split or a split without rows; the row's file name is shown.
     """
     out_dir = Path(out_dir)
-    _check_target(out_dir, overwrite)
+    check_target(out_dir, overwrite)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise ValueError(f"Unknown splits {unknown}; a split is one of {', '.join(SPLITS)}.")
     features = mfa_features(with_images, au_ids)
-    with _replacing_folder(out_dir) as folder:
+    with replacing_folder(out_dir) as folder:
         shards = {
             name: _write_split(folder / DATA_FOLDER, name, rows, features, rows_per_shard)
             for name, rows in splits.items()
@@ -112,12 +110,13 @@ def write_mfa(
         if not shards:
             raise ValueError("There is no split to write.")
         contents = _manifest(manifest, shards)
-        (folder / "README.md").write_text(_front_matter(contents) + (card or _default_card(contents)), "utf-8")
+        (folder / "README.md").write_text(_front_matter(contents) + _card(contents), "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
 
 
-def _check_target(out_dir: Path, overwrite: bool) -> None:
+def check_target(out_dir: Path, overwrite: bool) -> None:
+    """Raise `FileExistsError` if `out_dir` holds something that may not be replaced by a data set."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
     if not overwrite:
@@ -127,7 +126,7 @@ def _check_target(out_dir: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _replacing_folder(out_dir: Path) -> Iterator[Path]:
+def replacing_folder(out_dir: Path) -> Iterator[Path]:
     """A temporary sibling folder that takes the place of `out_dir` when the block ends well, else vanishes."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
@@ -142,27 +141,28 @@ def _replacing_folder(out_dir: Path) -> Iterator[Path]:
 def _write_split(
     data_dir: Path, split: str, rows: Iterable[dict[str, Any]], features: Features, rows_per_shard: int
 ) -> list[dict[str, Any]]:
-    """Write the shards of one split; returns `{"file", "num_rows", "num_bytes", "sha256"}` of each, in order."""
+    """Write the shards of one split; returns the description of each, in order."""
     data_dir.mkdir(exist_ok=True)
     rows = iter(rows)
-    partial: list[tuple[Path, int]] = []
-    while num_rows := _write_shard(path := data_dir / f"{split}-{len(partial)}.part", rows, features, rows_per_shard):
-        partial.append((path, num_rows))
+    partial: list[Path] = []
+    while _write_shard(path := data_dir / f"{split}-{len(partial)}.part", rows, features, rows_per_shard):
+        partial.append(path)
     path.unlink()
     if not partial:
         raise ValueError(f"Split {split!r} has no rows; leave it out or give it some.")
-    shards = []
-    for index, (path, num_rows) in enumerate(partial):
-        final = path.rename(data_dir / f"{split}-{index:05d}-of-{len(partial):05d}.parquet")
-        shards.append(
-            {
-                "file": f"{data_dir.name}/{final.name}",
-                "num_rows": num_rows,
-                "num_bytes": final.stat().st_size,
-                "sha256": _sha256_of_file(final),
-            }
-        )
-    return shards
+    total = len(partial)
+    files = [path.rename(data_dir / f"{split}-{i:05d}-of-{total:05d}.parquet") for i, path in enumerate(partial)]
+    return [describe_shard(file) for file in files]
+
+
+def describe_shard(file: Path) -> dict[str, Any]:
+    """`{"file", "num_rows", "num_bytes", "sha256"}` of a shard, as the manifest lists it."""
+    return {
+        "file": f"{file.parent.name}/{file.name}",
+        "num_rows": pq.read_metadata(file).num_rows,
+        "num_bytes": file.stat().st_size,
+        "sha256": _sha256_of_file(file),
+    }
 
 
 def _write_shard(path: Path, rows: Iterator[dict[str, Any]], features: Features, max_rows: int) -> int:
@@ -246,12 +246,21 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _manifest(given: Mapping[str, Any], shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    versions = {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__}
-    splits = {
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **given,
+        "versions": {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__},
+        "splits": describe_splits(shards),
+    }
+
+
+def describe_splits(shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Split -> `{"num_rows", "shards"}`, as the manifest lists it."""
+    return {
         name: {"num_rows": sum(shard["num_rows"] for shard in files), "shards": files}
         for name, files in shards.items()
     }
-    return {"format": FORMAT, "format_version": FORMAT_VERSION, **given, "versions": versions, "splits": splits}
 
 
 def _front_matter(manifest: Mapping[str, Any]) -> str:
@@ -261,7 +270,7 @@ def _front_matter(manifest: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
 
 
-def _default_card(manifest: Mapping[str, Any]) -> str:
+def _card(manifest: Mapping[str, Any]) -> str:
     counts = "\n".join(f"| {split} | {info['num_rows']:,} |" for split, info in manifest["splits"].items())
     return (
         f"# {manifest.get('pretty_name', 'MFA data set')}\n\n"

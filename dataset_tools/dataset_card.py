@@ -1,0 +1,168 @@
+"""The card of a data set: front matter for the Hub and a text whose figures are all counted from the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from datasets import DatasetInfo, Features
+from datasets.splits import SplitDict, SplitInfo
+
+from ..labels_mf2 import EMOTIONS
+from .report import markdown_table
+from .schema import CAPTION_COLUMNS
+
+RESTRICTED = "other"
+"""The license of what derives from data whose agreement forbids redistribution."""
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+LARGEST = "1M<n<10M"
+
+GATE_PROMPT = (
+    "These annotations derive from a data set whose agreement forbids redistribution. Ask for access only if your "
+    "institution has signed that agreement."
+)
+GATE_FIELDS: dict[str, Any] = {
+    "Institution": "text",
+    "Signatory of the agreement (a permanent academic)": "text",
+    "Purpose": {"type": "select", "options": ["Research", "Education", {"label": "Other", "value": "other"}]},
+    "I will not redistribute the data nor identify anyone in them": "checkbox",
+}
+
+_AU_LABELS = {"active": 1, "not active": 0, "unlabelled": -1}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration of the data set on the Hub: its folder, its columns and the shards of each split."""
+
+    name: str
+    folder: str
+    features: Features
+    splits: Mapping[str, Any]
+
+
+def front_matter(manifest: Mapping[str, Any], configs: list[Config]) -> str:
+    """The YAML block of `README.md`; the first configuration is the default. Restricted data are gated."""
+    num_rows = sum(split["num_rows"] for split in configs[0].splits.values())
+    named = ("pretty_name", "license", "license_name", "license_link", "annotations_creators", "source_datasets")
+    fields: dict[str, Any] = {name: manifest[name] for name in named if name in manifest}
+    fields |= {
+        "language": ["en"],
+        "task_categories": ["image-classification", "image-to-text"],
+        "tags": ["facial-action-units", "facial-expression-recognition", "emotion"],
+        "size_categories": [next((name for limit, name in SIZES if num_rows < limit), LARGEST)],
+        "configs": [_data_files(config, is_default=config is configs[0]) for config in configs],
+        "dataset_info": [_dataset_info(config) for config in configs],
+    }
+    if manifest.get("license") == RESTRICTED:
+        fields |= {"extra_gated_prompt": GATE_PROMPT, "extra_gated_fields": GATE_FIELDS}
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
+def _data_files(config: Config, is_default: bool) -> dict[str, Any]:
+    files = [{"split": split, "path": f"{config.folder}/{split}-*.parquet"} for split in config.splits]
+    return {"config_name": config.name, "data_files": files, **({"default": True} if is_default else {})}
+
+
+def _dataset_info(config: Config) -> dict[str, Any]:
+    splits = SplitDict()
+    for name, split in config.splits.items():
+        num_bytes = sum(shard["num_bytes"] for shard in split["shards"])
+        splits.add(SplitInfo(name, num_bytes=num_bytes, num_examples=split["num_rows"]))
+    return {"config_name": config.name, **DatasetInfo(features=config.features, splits=splits)._to_yaml_dict()}
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+def count(table: pa.Table) -> dict[str, Any]:
+    """What the card says of one split, counted from its rows (without pixels)."""
+    emotions = pc.value_counts(table["emotion"]).to_pylist()
+    of_emotion = {entry["values"]: entry["counts"] for entry in emotions}
+    sources = zip(table["caption_source"].to_pylist(), table["caption_model"].to_pylist(), strict=True)
+    return {
+        "images": len(table),
+        "videos": pc.count_distinct(table["video_id"]).as_py(),
+        "groups": pc.count_distinct(table["group_id"]).as_py(),
+        "landmarks": len(table) - table["landmarks"].null_count,
+        "emotions": {name: of_emotion.get(index, 0) for index, name in enumerate(EMOTIONS)},
+        "unlabelled emotion": of_emotion.get(None, 0),
+        "aus": {
+            name: {label: pc.sum(pc.equal(table[name], value)).as_py() for label, value in _AU_LABELS.items()}
+            for name in table.column_names
+            if name.startswith("AU")
+        },
+        "captions": {name: len(table) - table[name].null_count for name in CAPTION_COLUMNS},
+        "caption writers": sorted({" ".join(filter(None, pair)) for pair in sources} - {""}),
+    }
+
+
+def card(
+    manifest: Mapping[str, Any],
+    counts: Mapping[str, dict[str, Any]],
+    num_shared_groups: int,
+    example: Mapping[str, Any],
+) -> str:
+    """The text below the front matter.
+
+    Args:
+        manifest: of the data set.
+        counts: split -> `count` of it.
+        num_shared_groups: how many groups are in more than one split.
+        example: one row, whose captions are shown.
+    """
+    sections = [
+        f"# {manifest.get('pretty_name', 'MFA data set')}",
+        "Face images with facial action units (AUs), an emotion, 68 landmarks and up to three captions each. AU "
+        "columns are 1 active, 0 not active, -1 unlabelled; a null emotion is unlabelled; null landmarks were not "
+        "found.",
+        "## Counts",
+        *_tables(counts),
+        f"Groups (base videos, people) that are in more than one split: {num_shared_groups:,}.",
+        "## Captions",
+        _writers(counts),
+        *(f"- `{name}`: {' / '.join(example[name].splitlines())}" for name in CAPTION_COLUMNS if example[name]),
+        "## Terms",
+        _terms(manifest),
+    ]
+    return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
+    splits = list(counts)
+    names = ("images", "videos", "groups", "landmarks")
+    whole = [(name, *(f"{counts[split][name]:,}" for split in splits)) for name in names]
+    captions = [(name, *(f"{counts[split]['captions'][name]:,}" for split in splits)) for name in CAPTION_COLUMNS]
+    emotions = [(name, *(f"{counts[split]['emotions'][name]:,}" for split in splits)) for name in EMOTIONS]
+    emotions.append(("unlabelled", *(f"{counts[split]['unlabelled emotion']:,}" for split in splits)))
+    aus = [
+        (name, *(" / ".join(f"{number:,}" for number in counts[split]["aus"][name].values()) for split in splits))
+        for name in counts[splits[0]]["aus"]
+    ]
+    return [
+        markdown_table(("", *splits), whole + captions),
+        markdown_table(("emotion", *splits), emotions),
+        markdown_table((" / ".join(_AU_LABELS), *splits), aus),
+    ]
+
+
+def _writers(counts: Mapping[str, dict[str, Any]]) -> str:
+    writers = sorted({writer for split in counts.values() for writer in split["caption writers"]})
+    if not writers:
+        return "There are none."
+    return f"Written by: {', '.join(writers)}. They restate the labels; an example:"
+
+
+def _terms(manifest: Mapping[str, Any]) -> str:
+    if manifest.get("license") != RESTRICTED:
+        return f"License: {manifest.get('license', 'not stated')}."
+    agreement = f"[{manifest.get('license_name', 'an agreement')}]({manifest.get('license_link', '#')})"
+    return (
+        f"The images and labels are under {agreement}, which forbids redistribution. A valid AU caption equals the AU "
+        "labels, so captions republish the annotations and fall under the same terms: this repository is private or "
+        "gated, and holds no pixels unless the agreement allows it.\n\n"
+        "Faces are biometric data (GDPR, BIPA). Inferring emotions at work and in education is prohibited in the EU "
+        "(AI Act, Art. 5(1)(f)); elsewhere such systems are high-risk (Annex III) and people have to be told (Art. "
+        "50(3))."
+    )

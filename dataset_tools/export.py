@@ -1,0 +1,129 @@
+"""`mf2 data export`: a data set as a Hub repository, with a card and two configurations.
+
+OUT/annotations/<split>-*.parquet    config `annotations`, the default: labels, landmarks, captions; no pixels
+OUT/data/<split>-*.parquet           config `full`, with --full: the same rows with their images
+OUT/README.md, OUT/manifest.json
+"""
+
+import argparse
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+from tqdm import tqdm
+
+from .dataset_card import Config, card, count, front_matter
+from .schema import (
+    CAPTION_COLUMNS,
+    DATA_FOLDER,
+    MANIFEST_NAME,
+    check_target,
+    dataset_fingerprint,
+    describe_shard,
+    describe_splits,
+    read_manifest,
+    replacing_folder,
+)
+
+ANNOTATIONS = "annotations"
+FULL = "full"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 data export`."""
+    parser.add_argument("source", type=Path, help="folder of a data set")
+    parser.add_argument("out", type=Path, help="folder to make")
+    parser.add_argument(
+        "--full", action="store_true", help="with the images; for your own disk if they are restricted"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set OUT")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export and say where it is."""
+    export(args.source, args.out, full=args.full, overwrite=args.overwrite)
+    print((args.out / "README.md").read_text("utf-8").split("---\n", 2)[2].strip())
+    print(f"\n{args.out}: `datasets.load_dataset({str(args.out)!r})`")
+
+
+def export(source: Path, out_dir: Path, *, full: bool = False, overwrite: bool = False) -> Path:
+    """Make the folder of a Hub repository from a data set.
+
+    Args:
+        source: folder made by `write_mfa`.
+        out_dir: folder to make.
+        full: add the configuration with pixels.
+        overwrite: replace a data set that is already there.
+    Raises:
+        FileNotFoundError, ValueError: `source` is no data set.
+        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is no data set.
+    """
+    given = read_manifest(source)
+    check_target(out_dir, overwrite)
+    shards = {split: [source / shard["file"] for shard in info["shards"]] for split, info in given["splits"].items()}
+    features = Features.from_arrow_schema(pq.read_schema(next(iter(shards.values()))[0]))
+    labels = Features({name: feature for name, feature in features.items() if name != "image"})
+    if full and labels == features:
+        raise ValueError(f"{source} has no images; leave out --full.")
+    with replacing_folder(out_dir) as folder:
+        configs = [Config(ANNOTATIONS, ANNOTATIONS, labels, _without_pixels(shards, folder / ANNOTATIONS, labels))]
+        if full:
+            configs.append(Config(FULL, DATA_FOLDER, features, _as_they_are(shards, folder / DATA_FOLDER)))
+        manifest = {
+            **given,
+            "exported_from": dataset_fingerprint(source),
+            "configs": [config.name for config in configs],
+            "splits": configs[-1].splits,
+        }
+        tables = {split: _read(files, folder / ANNOTATIONS) for split, files in shards.items()}
+        counts = {split: count(table) for split, table in tables.items()}
+        text = card(manifest, counts, _num_shared_groups(tables), _example(tables))
+        (folder / "README.md").write_text(front_matter(manifest, configs) + text, "utf-8")
+        (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return out_dir
+
+
+def _without_pixels(shards: dict[str, list[Path]], folder: Path, features: Features) -> dict[str, Any]:
+    """Write the shards' rows without the image column, a batch at a time."""
+    folder.mkdir()
+    files = [file for of_split in shards.values() for file in of_split]
+    for file in tqdm(files, desc=ANNOTATIONS, unit="shard"):
+        with pq.ParquetFile(file) as source, pq.ParquetWriter(folder / file.name, features.arrow_schema) as writer:
+            for batch in source.iter_batches(columns=list(features)):
+                writer.write_table(pa.Table.from_batches([batch]).cast(features.arrow_schema))
+    return _describe(shards, folder)
+
+
+def _as_they_are(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    files = [file for of_split in shards.values() for file in of_split]
+    for file in tqdm(files, desc=FULL, unit="shard"):
+        shutil.copyfile(file, folder / file.name)
+    return _describe(shards, folder)
+
+
+def _describe(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+    return describe_splits({split: [describe_shard(folder / file.name) for file in shards[split]] for split in shards})
+
+
+def _read(files: list[Path], folder: Path) -> pa.Table:
+    return pq.read_table([folder / file.name for file in files])
+
+
+def _num_shared_groups(tables: dict[str, pa.Table]) -> int:
+    groups = Counter(group for table in tables.values() for group in table["group_id"].unique().to_pylist())
+    return sum(number > 1 for number in groups.values())
+
+
+def _example(tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """The first row with all three captions, or else the first row."""
+    for table in tables.values():
+        captions = table.select(CAPTION_COLUMNS)
+        if complete := captions.drop_null().slice(0, 1).to_pylist():
+            return complete[0]
+    return next(iter(tables.values())).select(CAPTION_COLUMNS).slice(0, 1).to_pylist()[0]
