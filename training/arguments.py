@@ -111,7 +111,9 @@ class RunArguments:
     eval_steps: int | None = _arg(None, "steps between evaluations [default: one each epoch]", low=1, fixed=False)
     save_steps: int | None = _arg(None, "steps between checkpoints [default: one each epoch]", low=1, fixed=False)
     save_total_limit: int | None = _arg(2, "checkpoints to keep; older ones are deleted", low=1, fixed=False)
-    overlay_faces: int = _arg(4, "evaluation faces drawn into overlay.png; 0 draws none", low=0, fixed=False)
+    overlay_faces: int = _arg(
+        4, "evaluation faces in overlay.png, 0 for none (mind their licence before publishing)", low=0, fixed=False
+    )
     license: str | None = _arg(
         None, "licence id of the checkpoint for its card [default: apache-2.0 if all data is generated, else other]"
     )
@@ -229,10 +231,9 @@ def _build_parser(cls: type, description: str) -> argparse.ArgumentParser:
 
 
 def _add_flag(group: argparse._ArgumentGroup, item: dataclasses.Field) -> None:
-    default = item.default_factory() if item.default is dataclasses.MISSING else item.default  # type: ignore[misc]
     text = item.metadata["help"]
-    if default not in (None, {}) and "[default" not in text:
-        text += f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    if item.default not in (None, dataclasses.MISSING) and "[default" not in text:
+        text += f" [{str(item.default).lower() if isinstance(item.default, bool) else item.default}]"
     choices = item.metadata["choices"]
     metavar = f"{{{','.join(choices)}}}" if choices else _type_name(item.type).upper()
     extra: dict[str, Any] = {"nargs": "?", "const": "true"} if item.type is bool else {}
@@ -251,9 +252,9 @@ def _type_name(annotation: Any) -> str:
 def _from_text(annotation: Any, text: str) -> Any:
     """A flag's text as YAML would read it, except that text stays text where text is wanted."""
     kinds = typing.get_args(annotation) or (annotation,)
-    if str in kinds and not (type(None) in kinds and text.lower() in ("null", "none")):
-        return text
-    return yaml.load(text, _Loader)
+    if type(None) in kinds and text.lower() in ("null", "none"):
+        return None
+    return text if str in kinds else yaml.load(text, _Loader)
 
 
 def _dotted(rest: list[str], names: Sequence[str]) -> list[tuple[list[str], str]]:

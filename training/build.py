@@ -9,7 +9,7 @@ from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor, load_tokenizer
 from mf2.training.arguments import PretrainArguments
-from mf2.training.data import caption_prompt_ids, training_texts
+from mf2.training.data import CAPTION_PROMPTS, caption_prompt_ids, training_texts
 from mf2.training.published_weights import load_pretrained_parts
 from mf2.training.tokenizer import train_tokenizer, vocabulary_fields
 
@@ -35,7 +35,7 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
             f"{arguments.train_data} has no captions to train a vocabulary on; write them with `mf2 data caption`, or "
             f"name a tokenizer."
         )
-    return train_tokenizer(texts, arguments.vocab_size)
+    return train_tokenizer([*texts, *CAPTION_PROMPTS.values()], arguments.vocab_size)
 
 
 def build_config(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2Config:

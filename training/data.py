@@ -205,7 +205,7 @@ class CaptionTable:
 
     def batch(self, rows: np.ndarray, seeds: Sequence[int]) -> dict[str, torch.Tensor]:
         """The text part of a batch. Where a row has captions of both kinds, its seed chooses."""
-        batch = {}
+        batch: dict[str, torch.Tensor] = {}
         if self._global:
             chosen = [self._choose(row, seed) for row, seed in zip(rows, seeds, strict=True)]
             batch |= _named(("input_ids", "attention_mask", "caption_ids"), self._table.pad(np.array(chosen)))
@@ -293,16 +293,14 @@ class FaceCollator:
             "emotion_labels": torch.tensor([example.emotion for example in examples]),
             "au_labels": torch.from_numpy(np.stack([example.aus for example in examples])),
         }
-        seeds = None
-        if examples[0].epoch is not None:
-            seeds = [row_seed(self.seed, example.epoch, example.row) for example in examples]
-            rows = np.array([example.row for example in examples])
-            batch |= self.captions.batch(rows, seeds) if self.captions else {}
+        seeds = [row_seed(self.seed, example.epoch, example.row) for example in examples if example.epoch is not None]
+        if seeds and self.captions:
+            batch |= self.captions.batch(np.array([example.row for example in examples]), seeds)
         faces = self.image_processor(
             [example.image for example in examples],
             landmarks=[example.landmarks_px for example in examples],
             augment=self.augmentation if seeds else None,
-            augment_seeds=seeds,
+            augment_seeds=seeds or None,
             input_data_format="channels_last",
         )
         return batch | {"pixel_values": faces["pixel_values"], "au_boxes": faces["au_boxes"]}

@@ -61,12 +61,12 @@ def au_metrics(
         `{"f1", "f1_all_positive", "average_precision", "per_au": {code: {...}}, "unlabelled": [code, ...]}`. Means
         run over the AUs with a label; they are `None` when there is none. An AU without a positive label scores 0.
     """
-    thresholds = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(au_codes),))
+    limits = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(au_codes),))
     per_au: dict[str, dict[str, Any]] = {}
     for index, code in enumerate(au_codes):
         labelled = labels[:, index] != AU_UNLABELLED
         if labelled.any():
-            per_au[code] = _one_au(probs[labelled, index], labels[labelled, index] == 1, float(thresholds[index]))
+            per_au[code] = _one_au(probs[labelled, index], labels[labelled, index] == 1, float(limits[index]))
     return {
         "f1": _mean(au["f1"] for au in per_au.values()),
         "f1_all_positive": _mean(au["f1_all_positive"] for au in per_au.values()),

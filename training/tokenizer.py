@@ -11,7 +11,7 @@ from mf2.processing_mf2 import DECODER_TOKEN, add_decoder_token
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", DECODER_TOKEN)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A lower-case WordPiece vocabulary of these texts.
 
     It holds the special tokens, every character, and the most frequent words; another word falls apart into its
