@@ -1,6 +1,7 @@
 """Configuration of MF²: the vision tower, the two Q-Former branches, the label vocabulary and the losses."""
 
 import difflib
+import os
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +15,16 @@ logger = logging.get_logger(__name__)
 
 CODE_VERSION = "0.1.0"
 """Version of the code that interprets a checkpoint; stored in every configuration."""
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_mf2.MF2Config",
+    "AutoModel": "modeling_mf2.MF2Model",
+    "AutoModelForPreTraining": "modeling_mf2.MF2ForPreTraining",
+    "AutoModelForImageTextToText": "modeling_mf2.MF2ForConditionalGeneration",
+    "AutoModelForImageClassification": "modeling_mf2.MF2ForImageClassification",
+}
+"""Where the Auto classes find the family in a checkpoint's own code. One checkpoint serves them all, so that it names
+them all, whichever was saved."""
 
 # What transformers itself hands to a configuration besides its declared fields.
 _FRAMEWORK_KEYS = {
@@ -189,6 +200,7 @@ class MF2Config(PreTrainedConfig):
     training_data: list | None = None
 
     def __post_init__(self, **kwargs):
+        self._warn_of_other_code()
         _refuse_unknown_fields(self, kwargs)
         if kwargs.get("num_labels") not in (None, len(self.emotions)):
             raise ValueError(
@@ -198,12 +210,6 @@ class MF2Config(PreTrainedConfig):
         self._name_labels()
         super().__post_init__(**kwargs)
         self._check()
-        if self.code_version != CODE_VERSION:
-            logger.warning(
-                f"This checkpoint was written by MF² code {self.code_version}; the code that is loaded is "
-                f"{CODE_VERSION}. With the `mf2` package installed its code wins over the checkpoint's: install "
-                f"mf2-face=={self.code_version} where results must match."
-            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -213,6 +219,21 @@ class MF2Config(PreTrainedConfig):
         config._name_labels()
         config._check()
         return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As usual; with the code, which is this version's, goes a full `auto_map`."""
+        self.code_version = CODE_VERSION
+        if self.is_remote_code():
+            self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def _warn_of_other_code(self) -> None:
+        if self.code_version != CODE_VERSION:
+            logger.warning(
+                f"This checkpoint was written by MF² code {self.code_version}; the code that is loaded is "
+                f"{CODE_VERSION}. With the `mf2` package installed its code wins over the checkpoint's: install "
+                f"mf2-face=={self.code_version} where results must match."
+            )
 
     def _name_labels(self) -> None:
         self.id2label = dict(enumerate(self.emotions))
