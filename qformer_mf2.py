@@ -248,7 +248,7 @@ class MF2QFormer(nn.Module):
             attention_mask: `(rows, tokens)` padding mask, or a mask that is already prepared (4-D).
         """
         hidden_states = self.dropout(self.layernorm(embeds))
-        if attention_mask is not None and attention_mask.ndim == 2:
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         key_values, all_states = [], [hidden_states]
         last = len(self.encoder.layer) - 1
