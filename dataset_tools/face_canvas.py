@@ -1,6 +1,6 @@
 """What faces are painted on: a grid over face space, soft shapes on it, and the surface that the paint makes.
 
-Everything is float32 numpy. Shapes are soft at the width of a pixel, so that a moved point moves the picture by
+Fields are float32. Shapes are soft at the width of a pixel, so that a moved point moves the picture by
 fractions of a pixel.
 """
 
@@ -9,30 +9,38 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from PIL import Image
 from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter
 
-Array = NDArray[np.float32]
+from .face_model import Array
 
 X_RANGE, Y_RANGE = (-1.80, 1.80), (-1.85, 2.45)
 """The part of face space that is painted."""
 POLAR_CENTER_Y = 0.30
-"""The face's outline is a function of the angle around (0, POLAR_CENTER_Y)."""
+"""The outline of the head is a radius as a function of the angle around (0, POLAR_CENTER_Y)."""
 
 
+# ----------------------------------------------------------------------------------------------------------- shapes
 def smoothstep(low: float, high: float, value: ArrayLike) -> Array:
-    """0 below `low`, 1 above `high` and a smooth ramp between them (also where `low` > `high`)."""
+    """0 at `low`, 1 at `high`, a smooth ramp between them and flat beyond; `low` may be the larger one."""
     t = np.clip((np.asarray(value, np.float32) - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
+def bell(value: ArrayLike, width: ArrayLike) -> Array:
+    """The Gaussian exp(-(value / width)²)."""
+    return np.exp(-((np.asarray(value, np.float32) / np.asarray(width, np.float32)) ** 2))
+
+
 def srgb_to_linear(color: ArrayLike) -> Array:
-    """sRGB in [0, 1] -> linear light; the plain 2.2 power."""
+    """sRGB in [0, 1] -> linear light, by the plain power of 2.2."""
     return np.asarray(color, np.float32) ** 2.2
 
 
 def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
-    """The smooth y(x) through points; the order of the points does not matter."""
+    """The smooth y(x) through points given in any order."""
     points = np.asarray(points, np.float64)
     points = points[np.argsort(points[:, 0])]
     spline = CubicSpline(points[:, 0], points[:, 1], bc_type="natural")
@@ -41,12 +49,24 @@ def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
 
 def bezier(start: ArrayLike, control: ArrayLike, end: ArrayLike, step: float) -> Array:
     """`(n, 2)` points of a quadratic Bézier curve, about `step` apart."""
-    start, control, end = (np.asarray(p, np.float32) for p in (start, control, end))
+    start, control, end = (np.asarray(point, np.float32) for point in (start, control, end))
     length = np.linalg.norm(control - start) + np.linalg.norm(end - control)
     t = np.linspace(0, 1, max(4, int(np.ceil(length / step)) + 1), dtype=np.float32)[:, None]
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
 
 
+def enlarge(values: Array, shape: tuple[int, int]) -> Array:
+    """Bilinear (H, W) version of a coarse field."""
+    return np.asarray(Image.fromarray(values).resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def blur_wide(values: Array, sigma: float) -> Array:
+    """Gaussian blur by many pixels, computed on a grid four times coarser."""
+    coarse = np.asarray(Image.fromarray(values).reduce(4))
+    return enlarge(gaussian_filter(coarse, sigma / 4, truncate=2.5), values.shape)
+
+
+# ----------------------------------------------------------------------------------------------------------- canvas
 @dataclass(frozen=True)
 class Window:
     """A rectangle of the canvas: its slices and its coordinates, `x` (1, w) and `y` (h, 1)."""
@@ -57,26 +77,26 @@ class Window:
 
 
 class Canvas:
-    """A grid over face space: `x` (1, W) and `y` (H, 1) of the pixel centres, `theta` and `rho` (H, W) around the face.
+    """A grid over face space: `x` (1, W) and `y` (H, 1) of the pixels, and (H, W) polar coordinates around the face.
 
-    `theta` is 0 straight up and grows clockwise to ±π at the chin.
+    `theta` is 0 straight up and grows clockwise to ±π at the chin; `rho` is the distance.
     """
 
-    def __init__(self, pixels_per_unit: float) -> None:
+    def __init__(self, pixels_per_unit: int) -> None:
         self.pixels_per_unit = pixels_per_unit
         self.x = np.arange(X_RANGE[0], X_RANGE[1], 1 / pixels_per_unit, dtype=np.float32)[None, :]
         self.y = np.arange(Y_RANGE[0], Y_RANGE[1], 1 / pixels_per_unit, dtype=np.float32)[:, None]
         self.shape = (self.y.size, self.x.size)
-        self.theta = np.arctan2(self.x, POLAR_CENTER_Y - self.y).astype(np.float32)
-        self.rho = np.hypot(self.x, self.y - POLAR_CENTER_Y).astype(np.float32)
+        self.theta = np.arctan2(self.x, POLAR_CENTER_Y - self.y)
+        self.rho = np.hypot(self.x, self.y - POLAR_CENTER_Y)
 
     def coverage(self, distance: Array) -> Array:
-        """How much of each pixel lies inside, from the signed distance in units (negative inside)."""
+        """How much of each pixel lies inside a shape, from the signed distance in units (negative inside)."""
         return np.clip(0.5 - distance * self.pixels_per_unit, 0, 1)
 
     def bump(self, x: float, y: float, radius_x: float, radius_y: float) -> Array:
         """(H, W) Gaussian of height 1."""
-        return np.exp(-(((self.y - y) / radius_y) ** 2)) * np.exp(-(((self.x - x) / radius_x) ** 2))
+        return bell(self.y - y, radius_y) * bell(self.x - x, radius_x)
 
     def window(self, points: ArrayLike, margin: float) -> Window:
         """The rectangle around points."""
@@ -87,30 +107,18 @@ class Canvas:
         return Window((rows, columns), self.x[:, columns], self.y[rows])
 
     def _span(self, low: float, high: float, origin: float, size: int) -> slice:
-        start = int(np.clip(np.floor((low - origin) * self.pixels_per_unit), 0, size - 1))
-        stop = int(np.clip(np.ceil((high - origin) * self.pixels_per_unit) + 1, start + 1, size))
+        start = int(np.clip((low - origin) * self.pixels_per_unit, 0, size - 1))
+        stop = int(np.clip((high - origin) * self.pixels_per_unit + 2, start + 1, size))
         return slice(start, stop)
 
-    def stroke(self, path: Array, width: float) -> tuple[Window, Array, Array]:
-        """A line that thins out to both ends.
 
-        Returns:
-            Its window, the squared distance in widths, and the line's strength (0 at the ends, 1 in the middle).
-        """
-        window = self.window(path, 3 * width)
-        squared = (window.x - path[:, 0, None, None]) ** 2 + (window.y - path[:, 1, None, None]) ** 2
-        nearest = squared.argmin(axis=0)
-        distance = np.take_along_axis(squared, nearest[None], axis=0)[0] / width**2
-        strength = np.sqrt(np.sin(np.linspace(0, np.pi, len(path), dtype=np.float32)).clip(0))
-        return window, distance, strength[nearest]
-
-
-@lru_cache(maxsize=4)
-def get_canvas(pixels_per_unit: float) -> Canvas:
-    """The canvas of that resolution; its grids are shared and never written to."""
+@lru_cache(maxsize=16)
+def get_canvas(pixels_per_unit: int) -> Canvas:
+    """The canvas of that resolution; it is shared and never written to."""
     return Canvas(pixels_per_unit)
 
 
+# ---------------------------------------------------------------------------------------------------------- surface
 class Surface:
     """What light falls on: relief, colour, gloss and outline, all (H, W) unless said otherwise.
 
@@ -139,13 +147,29 @@ class Surface:
         albedo += mask[..., None] * (np.asarray(color, np.float32) - albedo)
 
     def tint(self, amount: Array, factor: ArrayLike, window: Window | None = None) -> None:
-        """Multiply the colour by `factor` where `amount` is 1."""
+        """Multiply the colour by `factor` (3,) where `amount` is 1."""
         albedo = self.albedo if window is None else self.albedo[window.index]
         albedo *= 1 + amount[..., None] * (np.asarray(factor, np.float32) - 1)
 
-    def crease(self, path: Array, width: float, depth: float, darkness: float = 0.35) -> None:
-        """Press a line into the skin: a valley with a rim on both sides, darker at its bottom."""
-        window, distance, strength = self.canvas.stroke(path, width)
-        valley = np.exp(-distance)
-        self.detail[window.index] -= depth * width * strength * (1 - 2 * distance) * valley
-        self.tint(darkness * min(depth, 1.2) * strength * valley, (0.45, 0.30, 0.25), window)
+    def clear(self, mask: Array, window: Window | None = None) -> None:
+        """Take away fine relief and gloss where `mask` is 1."""
+        index = ... if window is None else window.index
+        self.detail[index] *= 1 - mask
+        self.gloss[index] *= 1 - mask
+
+    def crease(self, path: Array, width: float, depth: float) -> None:
+        """Press a line into the skin: a valley between two rims, darker at its bottom, that fades to its ends.
+
+        Args:
+            path: `(n, 2)` points, less than `width` apart.
+            width: of the valley, in units.
+            depth: 0 for none to about 1.
+        """
+        window = self.canvas.window(path, 2.5 * width)
+        squared = (window.x - path[:, 0, None, None]) ** 2 + (window.y - path[:, 1, None, None]) ** 2
+        nearest = squared.argmin(axis=0)
+        distance = squared.min(axis=0) / width**2
+        strength = np.sin(np.linspace(0.02, np.pi - 0.02, len(path), dtype=np.float32)) ** 0.8
+        valley = depth * strength[nearest] * np.exp(-distance)
+        self.detail[window.index] -= width * (1 - 1.5 * distance) * valley
+        self.tint(0.35 * valley, (0.45, 0.30, 0.25), window)

@@ -1,15 +1,16 @@
 """The ranges that generated faces are drawn from: people, light, pose and camera, as one exchangeable table.
 
-A `Domain` is a population and the way it is photographed. `DOMAINS` has the usual one and one that is shifted in all of
-them, for measuring what a change of data set costs.
+A `Domain` is a population and the way it is photographed. `DOMAINS` has the usual one and one that is shifted in
+all of them, for measuring what a change of data set costs.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import numpy as np
 
-from ..labels_mf2 import NUM_LANDMARKS
-from .face_model import Identity, Shape
+from ..labels_mf2 import AU_IDS
+from .face_model import AVERAGE_FACE, Array, Expression, Identity, Shape
 from .faces import Scene
 
 Range = tuple[float, float]
@@ -22,6 +23,7 @@ _GREY_HAIR = (0.72, 0.71, 0.70)
 _DARK_IRIS = ((0.16, 0.09, 0.05), (0.24, 0.14, 0.07), (0.33, 0.21, 0.10))
 _LIGHT_IRIS = ((0.30, 0.42, 0.52), (0.38, 0.50, 0.60), (0.36, 0.42, 0.26), (0.45, 0.38, 0.22))
 _FRAME_COLORS = ((0.07, 0.06, 0.06), (0.25, 0.14, 0.08), (0.60, 0.52, 0.38), (0.45, 0.10, 0.12), (0.15, 0.20, 0.35))
+_LIGHT_LIPS, _DARK_LIPS = (0.78, 0.48, 0.45), (0.34, 0.17, 0.16)
 _LONG_STYLES = ("long", "wavy", "bob", "fringe", "tied", "curly", "parted")
 _SHORT_STYLES = ("short", "parted", "shaved", "receding", "curly", "bald", "short", "fringe")
 
@@ -108,6 +110,19 @@ def sample_shape(rng: np.random.Generator, masculinity: float, spread: float) ->
     return Shape(**values)
 
 
+@cache
+def _offset_root() -> Array:
+    """(68, 68) matrix that turns white noise into offsets which vary smoothly over the face."""
+    squared = ((AVERAGE_FACE[:, None] - AVERAGE_FACE[None]) ** 2).sum(axis=-1, dtype=np.float64)
+    covariance = 0.018**2 * np.exp(-squared / (2 * 0.30**2)) + 0.010**2 * np.exp(-squared / (2 * 0.10**2))
+    return np.linalg.cholesky(covariance + 1e-9 * np.eye(len(covariance))).astype(np.float32)
+
+
+def sample_offsets(rng: np.random.Generator) -> Array:
+    """(68, 2) what is particular about a face's points: a smooth random field."""
+    return _offset_root() @ rng.standard_normal(AVERAGE_FACE.shape).astype(np.float32)
+
+
 def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
     """Draw one person."""
     masculinity = float(rng.beta(0.5, 0.5))
@@ -119,10 +134,12 @@ def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
     makeup = float(rng.beta(1, 2)) * (1 - masculinity)
     style = _choose(_SHORT_STYLES if rng.random() < masculinity else _LONG_STYLES, rng)
     bearded = rng.random() < domain.beard and masculinity > 0.5
-    lip_color = _mix((0.74, 0.42, 0.40), tuple(rng.uniform((0.60, 0.10, 0.15), (0.85, 0.35, 0.45))), makeup)
+    bare_lips = _mix(_LIGHT_LIPS, _DARK_LIPS, melanin)
+    lipstick = _mix(tuple(rng.uniform((0.60, 0.10, 0.15), (0.85, 0.35, 0.45))), _DARK_LIPS, 0.6 * melanin)
     return Identity(
         shape=sample_shape(rng, masculinity, domain.shape_spread),
-        asymmetry=(0.006 * domain.shape_spread * rng.standard_normal((NUM_LANDMARKS, 2))).astype(np.float32),
+        offsets=domain.shape_spread * sample_offsets(rng),
+        mobility=rng.uniform(0.6, 1.1, len(AU_IDS)).astype(np.float32),
         masculinity=masculinity,
         age=age,
         wrinkling=float(np.clip(0.65 + 0.35 * age + 0.1 * rng.standard_normal(), 0.5, 1.1)),
@@ -136,19 +153,30 @@ def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
         hair_color=_mix(hair, _GREY_HAIR, grey),
         brow_color=_mix(_mix(hair, (0.12, 0.08, 0.06), 0.35), _GREY_HAIR, 0.7 * grey),
         iris_color=_choose(_LIGHT_IRIS if light_looks and rng.random() < 0.6 else _DARK_IRIS, rng),
-        lip_color=lip_color,
+        lip_color=_mix(bare_lips, lipstick, makeup),
         lip_strength=float(np.clip(0.35 + 0.25 * rng.random() + 0.5 * makeup, 0, 1)),
         lashes=float(np.clip(0.25 * rng.random() + 0.35 * (1 - masculinity) + 0.4 * makeup, 0, 1)),
         beard=float(rng.choice([rng.uniform(0.15, 0.35), rng.uniform(0.55, 0.95)])) if bearded else 0.0,
         glasses=float(rng.uniform(0.1, 1.0)) if rng.random() < domain.glasses else 0.0,
         frame_color=_choose(_FRAME_COLORS, rng),
-        cloth_color=tuple(rng.uniform(0.1, 0.8, 3).tolist()),
+        cloth_color=_mix(tuple(rng.uniform(0.05, 0.8, 3)), (rng.uniform(0.1, 0.9),) * 3, 0.6),
         texture_seed=int(rng.integers(2**31)),
     )
 
 
-def sample_setting(rng: np.random.Generator, domain: Domain) -> Scene:
-    """Draw where and how a person is filmed: what all of their frames share."""
+def sample_expression(rng: np.random.Generator, intensities: Array) -> Expression:
+    """The given AUs with what no AU codes: one side moves more, the eyes look about and are open more or less."""
+    gaze = rng.normal(0, 1, 2).clip(-1.5, 1.5) * (0.030, 0.012)
+    return Expression(
+        intensities=intensities,
+        lopsided=float(rng.normal(0, 0.08)),
+        eye_opening=float(np.clip(rng.normal(0.97, 0.10), 0.7, 1.2)),
+        gaze=(float(gaze[0]), float(gaze[1])),
+    )
+
+
+def sample_setting(rng: np.random.Generator, identity: Identity, domain: Domain) -> Scene:
+    """Draw where and how a person is filmed: what all of their frames share. Dark skin is exposed for."""
     warm = rng.uniform(-domain.warmth, domain.warmth)
     cool = rng.uniform(-domain.warmth, domain.warmth)
     return Scene(
@@ -162,9 +190,10 @@ def sample_setting(rng: np.random.Generator, domain: Domain) -> Scene:
         ambient_strength=rng.uniform(*domain.ambient_strength),
         ambient_color=(1 + cool, 1.0, 1 - cool),
         rim_strength=rng.uniform(0, 0.4),
+        exposure=(1 + 0.9 * identity.melanin**2) * rng.uniform(0.85, 1.1),
         background_seed=int(rng.integers(2**31)),
-        background_color=tuple(rng.uniform(0.12, 0.85, 3) * 0.5 + rng.uniform(0.05, 0.4)),
-        background_contrast=rng.uniform(0.05, 0.45),
+        background_color=tuple((rng.uniform(0.15, 0.75) + 0.05 * rng.standard_normal(3)).clip(0.05, 0.9).tolist()),
+        background_contrast=rng.uniform(0.1, 0.6),
         blur=rng.uniform(*domain.blur),
         noise=rng.uniform(*domain.noise),
     )
@@ -183,7 +212,6 @@ def sample_frame(rng: np.random.Generator, setting: Scene, domain: Domain) -> Sc
         roll=turned(setting.roll, domain.roll),
         eye_distance=setting.eye_distance * rng.uniform(0.98, 1.02),
         shift=tuple(rng.uniform(-domain.shift, domain.shift, 2)),
-        gaze=tuple(rng.normal(0, 1, 2).clip(-1.5, 1.5) * (0.030, 0.012)),
         light_azimuth=setting.light_azimuth + rng.normal(0, 6),
         light_strength=setting.light_strength * rng.uniform(0.93, 1.07),
         noise_seed=int(rng.integers(2**31)),

@@ -1,127 +1,147 @@
-"""Hair, and what lies behind the face: neck, shoulders and long hair."""
+"""Hair, and what lies behind the face: neck, clothes and the hair that falls behind it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from .face_canvas import Array, Canvas, Surface, smoothstep, srgb_to_linear
-from .face_parts import Face, outline_table
+from .face_canvas import Surface, smoothstep, srgb_to_linear
+from .face_model import Array
+from .face_parts import Face
 
 
 @dataclass(frozen=True)
 class HairStyle:
-    """Where hair lies, as functions of the angle around the face (0 up, 1 at eye height, 2 at the chin).
+    """Where hair lies. Angles around the face are given in right angles: 0 up, 1 at the side, 2 at the chin.
 
     Attributes:
-        volume: how far it stands out over the skull at the top and at the sides.
+        volume: how far it stands out over the skull, at the top and at the sides.
         line: how far below the crown it begins, at the middle of the forehead and at its corners.
-        ends: angle where the hair in front of the ears stops.
-        back: how far down hair hangs behind the face; -inf for none.
+        ends: angle where the hair before the ears stops.
+        back: how far down it falls behind the face; 0 for not at all.
         curl: 0 straight to 1 frizzy.
         sweep: how much deeper the line lies on one side of the parting.
-        density: 1 for full hair; less shows the scalp.
+        density: 1 for full hair; less lets the scalp show; 0 for none.
     """
 
     volume: tuple[float, float]
     line: tuple[float, float]
     ends: float
-    back: float = -np.inf
+    back: float = 0.0
     curl: float = 0.0
     sweep: float = 0.0
     density: float = 1.0
 
 
 HAIR_STYLES: dict[str, HairStyle] = {
-    "shaved": HairStyle((0.01, 0.0), (0.52, 0.34), 1.02, density=0.40),
-    "short": HairStyle((0.14, 0.06), (0.52, 0.32), 1.10, sweep=0.04),
-    "receding": HairStyle((0.07, 0.05), (0.26, 0.12), 1.08),
-    "parted": HairStyle((0.19, 0.08), (0.52, 0.36), 1.12, sweep=0.12),
-    "fringe": HairStyle((0.17, 0.12), (0.80, 0.60), 1.15, back=1.0),
+    "bald": HairStyle((0.00, 0.00), (0.52, 0.34), 1.02, density=0.0),
+    "shaved": HairStyle((0.01, 0.00), (0.52, 0.34), 1.02, density=0.40),
+    "short": HairStyle((0.14, 0.06), (0.52, 0.32), 1.08, sweep=0.04),
+    "receding": HairStyle((0.07, 0.05), (0.26, 0.12), 1.06),
+    "parted": HairStyle((0.19, 0.08), (0.52, 0.36), 1.08, sweep=0.12),
+    "fringe": HairStyle((0.17, 0.10), (0.76, 0.60), 1.15, back=1.0),
     "bob": HairStyle((0.17, 0.20), (0.50, 0.38), 1.62, back=1.55, sweep=0.12),
     "long": HairStyle((0.16, 0.16), (0.48, 0.36), 1.50, back=3.0, sweep=0.10),
-    "tied": HairStyle((0.10, 0.03), (0.48, 0.32), 1.06),
-    "curly": HairStyle((0.34, 0.28), (0.52, 0.36), 1.20, back=0.9, curl=1.0),
+    "tied": HairStyle((0.10, 0.03), (0.48, 0.32), 1.03),
+    "curly": HairStyle((0.34, 0.28), (0.52, 0.36), 1.30, curl=1.0),
     "wavy": HairStyle((0.22, 0.24), (0.50, 0.38), 1.55, back=2.2, curl=0.45, sweep=0.10),
 }
+_OVERLAP = 0.04  # colour reaches past the outline, so that no skin shows through its soft edge
+_STRAND_DENSITY = 34  # strands in a radian
+_NOISE_LENGTH = 256
 
 
-def _strands(canvas: Canvas, face: Face, style: HairStyle) -> Array:
-    """(H, W) noise that is long along the strands, which fall from the parting, and broken up by curls."""
-    rng = face.noise(11)
-    x, y = canvas.x - face.identity.hair_part, canvas.y + 1.75
-    wave = style.curl * 0.20 * np.sin(9 * canvas.y + 4 * canvas.x + rng.uniform(0, 6))
-    across = np.arctan2(x, y) * 34 + wave * 10
-    table = np.arange(256)
-    straight = np.interp(across % 255, table, rng.standard_normal(256)) + 0.7 * np.interp(
-        across * 2.3 % 255, table, rng.standard_normal(256)
-    )
-    if style.curl < 0.9:
-        return straight.astype(np.float32)
-    phase = rng.uniform(0, 6, 6)
-    knots = np.cos(17 * canvas.x + phase[0] + 2 * np.sin(8 * canvas.y + phase[1])) * np.cos(
-        17 * canvas.y + phase[2] + 2 * np.sin(9 * canvas.x + phase[3])
-    )
-    return (1.3 * knots + 0.4 * straight).astype(np.float32)
+class Hair:
+    """The hair of one face, painted in front of it and behind it."""
+
+    def __init__(self, face: Face) -> None:
+        self.face = face
+        self.style = HAIR_STYLES[face.identity.hair_style]
+
+    @cached_property
+    def strands(self) -> Array:
+        """(H, W) noise that is long along the strands, which fall from the crown; knots where hair is frizzy."""
+        canvas, curl, rng = self.face.canvas, self.style.curl, self.face.noise(11)
+        wave = 2 * curl * np.sin(9 * canvas.y + 4 * canvas.x + rng.uniform(0, 6))
+        across = np.arctan2(canvas.x - self.face.identity.hair_part, canvas.y + 1.75) * _STRAND_DENSITY + wave
+        ticks = np.arange(_NOISE_LENGTH)
+        strands = np.zeros(canvas.shape)
+        for weight, pace in ((1.0, 1.0), (0.7, 2.3)):
+            strands += weight * np.interp(across * pace % (_NOISE_LENGTH - 1), ticks, rng.standard_normal(ticks.size))
+        if curl >= 0.9:
+            phase = rng.uniform(0, 6, 4)
+            bent_x = 17 * canvas.x + phase[0] + 2 * np.sin(8 * canvas.y + phase[1])
+            bent_y = 17 * canvas.y + phase[2] + 2 * np.sin(9 * canvas.x + phase[3])
+            strands = 1.3 * np.cos(bent_x) * np.cos(bent_y) + 0.4 * strands
+        return strands.astype(np.float32)
+
+    def paint_front(self, surface: Surface) -> None:
+        """From the hairline over the skull and down the sides."""
+        style, canvas = self.style, self.face.canvas
+        if style.density == 0:
+            return
+        angle, radius = self.face.outline_table
+        outer = canvas.rho - np.interp(canvas.theta, angle, radius + self._volume(angle))
+        inner = np.interp(canvas.theta, angle, radius - self._depth(angle)) - canvas.rho + 0.022 * self.strands
+        ends = np.abs(canvas.theta) / (np.pi / 2) - style.ends + 0.02 * self.strands
+        mask = smoothstep(0.035, -0.035, inner) * smoothstep(0.03, -0.03, ends)
+        self._lay(surface, mask * canvas.coverage(outer - _OVERLAP))
+        surface.alpha = np.maximum(surface.alpha, mask * canvas.coverage(outer))
+        surface.detail += mask * (0.03 + 0.30 * max(style.volume)) * smoothstep(0.0, 0.16, -inner)
+
+    def _volume(self, angle: Array) -> Array:
+        """How far the hair stands out over the outline at each angle."""
+        turn = np.abs(angle) / (np.pi / 2)
+        top, side = self.style.volume
+        volume = top + (side - top) * smoothstep(0.15, 0.85, turn)
+        curls = 0.035 * self.style.curl * np.sin(23 * angle + 3 * np.sin(7 * angle))
+        return volume * smoothstep(self.style.ends + 0.35, self.style.ends - 0.1, turn) + curls
+
+    def _depth(self, angle: Array) -> Array:
+        """How far inside the outline the hair begins at each angle."""
+        turn, part = np.abs(angle) / (np.pi / 2), self.face.identity.hair_part
+        middle, corner = self.style.line
+        depth = np.interp(
+            turn, [0.0, 0.28, 0.45, 0.70, 1.0, self.style.ends + 0.02], [middle, middle, corner, 0.11, 0.05, 0.0]
+        )
+        side = np.tanh(6 * (angle - 0.55 * part)) * (1 if part >= 0 else -1)
+        return depth - self.style.sweep * side * smoothstep(1.0, 0.5, turn)
+
+    def paint_back(self, surface: Surface, neck: float) -> None:
+        """What falls behind the ears and opens before a neck of that half-width."""
+        style, canvas, points = self.style, self.face.canvas, self.face.points
+        if style.back == 0:
+            return
+        width = float(points[16, 0] - points[0, 0]) / 2 + 0.75 * style.volume[1]
+        half = width + 0.05 * style.curl * np.sin(5 * canvas.y) - 0.12 * smoothstep(0.6, 1.6, canvas.y)
+        outer = np.hypot(canvas.x / half, np.clip(-canvas.y, 0, None) / 1.1) - 1
+        ends = canvas.y - style.back + 0.25 * (canvas.x / half) ** 2 + 0.03 * self.strands
+        beside_neck = smoothstep(0.75 * neck, neck, np.abs(canvas.x))
+        above_chin = smoothstep(-0.2, -0.4, canvas.y - points[8, 1])
+        mask = smoothstep(0.06, -0.06, ends) * np.maximum(beside_neck, above_chin)
+        self._lay(surface, mask)
+        surface.alpha = np.maximum(surface.alpha, mask * canvas.coverage(outer))
+
+    def _lay(self, surface: Surface, mask: Array) -> None:
+        """Colour and relief of the strands where `mask` is 1."""
+        density, curl = self.style.density, self.style.curl
+        shade = np.clip(1 + 0.22 * self.strands, 0.3, 1.9)[..., None]
+        covered = mask * density * np.clip(1 + 0.5 * (1 - density) * self.strands, 0, 1)
+        surface.paint(covered, srgb_to_linear(self.face.identity.hair_color) * shade)
+        surface.clear(mask)
+        surface.detail += mask * (0.006 + 0.022 * curl) * self.strands
+        surface.gloss += mask * density * (0.55 - 0.35 * curl)
 
 
-def paint_hair(surface: Surface, face: Face) -> None:
-    """The hair in front: from the hairline over the skull and down the sides."""
-    style = HAIR_STYLES.get(face.identity.hair_style)
-    if style is None:
-        return
-    canvas = face.canvas
-    angle, radius = outline_table(face.points)
-    turn = np.abs(angle) / (np.pi / 2)
-    strands = _strands(canvas, face, style)
-    side = smoothstep(0.15, 0.85, turn)
-    volume = (style.volume[0] * (1 - side) + style.volume[1] * side) * smoothstep(
-        style.ends + 0.35, style.ends - 0.1, turn
-    )
-    curls = style.curl * 0.035 * np.sin(23 * angle + 3 * np.sin(7 * angle))
-    depth = np.interp(turn, [0.0, 0.28, 0.45, 0.70, 1.0], [style.line[0], style.line[0], style.line[1], 0.11, 0.055])
-    parting = np.tanh(6 * (angle - 0.55 * face.identity.hair_part)) * np.sign(face.identity.hair_part or 1.0)
-    depth = depth - style.sweep * parting * (1 - smoothstep(0.5, 1.0, turn))
-    outer = canvas.rho - np.interp(canvas.theta, angle, radius + volume + curls)
-    inner = np.interp(canvas.theta, angle, radius - depth) - canvas.rho + 0.022 * strands
-    end = (np.abs(canvas.theta) / (np.pi / 2) - style.ends) * 1.0 + 0.02 * strands
-    mask = canvas.coverage(outer) * smoothstep(0.035, -0.035, inner) * smoothstep(0.03, -0.03, end)
-    _lay_hair(surface, face, style, mask.astype(np.float32), strands)
-    thickness = 0.10 * smoothstep(0.0, 0.16, -inner) * (0.3 + volume.max() * 3)
-    surface.detail += mask * thickness.astype(np.float32)
-
-
-def _lay_hair(surface: Surface, face: Face, style: HairStyle, mask: Array, strands: Array) -> None:
-    color = srgb_to_linear(face.identity.hair_color)
-    shade = np.clip(1 + 0.22 * strands, 0.3, 1.9)[..., None]
-    covered = mask * style.density * np.clip(1 + (1 - style.density) * 0.5 * strands, 0, 1)
-    surface.paint(covered, color * shade)
-    surface.detail = surface.detail * (1 - mask) + mask * (0.006 + 0.022 * style.curl) * strands
-    surface.gloss = surface.gloss * (1 - mask) + mask * style.density * (0.55 - 0.35 * style.curl)
-    surface.alpha = np.maximum(surface.alpha, mask)
-
-
-def paint_back(surface: Surface, face: Face) -> None:
-    """Neck, clothes and the hair that hangs behind the face."""
+def paint_back(surface: Surface, face: Face, hair: Hair) -> None:
+    """Neck and clothes, in the chin's shadow, and the hair that falls over them."""
     canvas, identity = face.canvas, face.identity
-    width = (face.points[16, 0] - face.points[0, 0]) / 2
-    neck = width * (0.60 + 0.12 * identity.masculinity)
-    slope = neck + 0.9 * smoothstep(1.75, 2.6, canvas.y) + 0.05 * smoothstep(1.5, 1.0, canvas.y)
-    surface.albedo[:] = face.skin
-    surface.alpha = canvas.coverage(np.abs(canvas.x) - slope) * (canvas.y > 0.6)
-    surface.form += 0.5 * np.sqrt(np.clip(1 - (canvas.x / (1.15 * slope)) ** 2, 0.02, 1))
-    chin = face.points[8, 1]
-    surface.albedo *= (0.42 + 0.58 * smoothstep(-0.15, 0.75, canvas.y - chin + 0.25 * canvas.x**2))[..., None]
-    collar = canvas.y - 2.28 + 0.35 * np.clip(np.abs(canvas.x) - 0.25, 0, 1)
-    cloth = canvas.coverage(-collar)
-    surface.paint(cloth, srgb_to_linear(identity.cloth_color))
-    style = HAIR_STYLES.get(identity.hair_style)
-    if style is None or style.back == -np.inf:
-        return
-    strands = _strands(canvas, face, style)
-    _, radius = outline_table(face.points)
-    outer = width + 0.6 * style.volume[1] + 0.06 * np.sin(3 * canvas.y) * style.curl
-    hang = canvas.coverage(np.abs(canvas.x) - outer + 0.10 * smoothstep(0.5, 1.6, canvas.y))
-    mask = hang * smoothstep(0.06, -0.06, canvas.y - style.back + 0.03 * strands) * (canvas.y > -0.6)
-    open_front = smoothstep(neck * 0.80, neck * 1.05, np.abs(canvas.x) + 0 * canvas.y)
-    mask = mask * np.maximum(open_front, canvas.y < chin - 0.3)
-    _lay_hair(surface, face, style, mask.astype(np.float32), strands)
+    neck = float(face.points[16, 0] - face.points[0, 0]) / 2 * (0.62 + 0.14 * identity.masculinity)
+    half = neck + 0.9 * smoothstep(1.75, 2.6, canvas.y) + 0.05 * smoothstep(1.5, 1.0, canvas.y)
+    surface.alpha = canvas.coverage(np.abs(canvas.x) - half) * smoothstep(0.5, 0.6, canvas.y)
+    surface.form += 0.5 * np.sqrt(np.clip(1 - (canvas.x / (1.15 * half)) ** 2, 0.02, 1))
+    shadow = smoothstep(0.75, -0.15, canvas.y - face.points[8, 1] + 0.25 * canvas.x**2)
+    surface.albedo *= 1 - 0.58 * shadow[..., None]
+    collar = 2.28 - 0.35 * np.clip(np.abs(canvas.x) - 0.25, 0, 1) - canvas.y
+    surface.paint(canvas.coverage(collar), srgb_to_linear(identity.cloth_color))
+    hair.paint_back(surface, neck)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, MEAN_FACE_68, NUM_LANDMARKS
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 JAW, BROWS, NOSE = slice(0, 17), slice(17, 27), slice(27, 36)
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
@@ -60,12 +60,15 @@ class Shape:
 class Identity:
     """One person. Amounts lie in [0, 1] unless said otherwise; colours are sRGB in [0, 1].
 
-    `wrinkling` scales the wrinkles that an AU raises, `age` those that stay at rest; `masculinity` shades the brow
-    ridge and the jaw. `glasses` is 0 for none, else the frame's roundness. `texture_seed` fixes skin and hair detail.
+    `offsets` (68, 2) are what is particular about the points beyond `shape`, `mobility` (12,) is how far each AU moves
+    them in this face. `wrinkling` scales the wrinkles that an AU raises, `age` those that stay at rest; `masculinity`
+    shades the brow ridge. `glasses` is 0 for none, else the roundness of the lenses. `texture_seed` fixes the detail
+    of skin and hair.
     """
 
     shape: Shape = field(default_factory=Shape)
-    asymmetry: Array = field(default_factory=lambda: np.zeros((NUM_LANDMARKS, 2), np.float32))
+    offsets: Array = field(default_factory=lambda: np.zeros((NUM_LANDMARKS, 2), np.float32))
+    mobility: Array = field(default_factory=lambda: np.ones(len(AU_IDS), np.float32))
     masculinity: float = 0.5
     age: float = 0.2
     wrinkling: float = 0.8
@@ -89,6 +92,35 @@ class Identity:
     texture_seed: int = 0
 
 
+@dataclass(frozen=True)
+class Expression:
+    """What a face does at one moment.
+
+    Args:
+        intensities: `(12,)` in [0, 1], in the order of `AU_IDS`.
+        lopsided: share by which the half on the left of the picture moves more and the other less.
+        eye_opening: how far the eyes are open; 1 at rest, 0 closed.
+        gaze: shift of the irises in face space.
+    Raises:
+        ValueError: not 12 intensities, or one out of its bounds.
+    """
+
+    intensities: Array
+    lopsided: float = 0.0
+    eye_opening: float = 1.0
+    gaze: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.intensities, np.float32)
+        if values.shape != (len(AU_IDS),) or not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(f"AU intensities must be {len(AU_IDS)} values in [0, 1]; got {values.tolist()}.")
+        object.__setattr__(self, "intensities", values)
+
+    def intensity(self, au_id: int, side: float = 0.0) -> float:
+        """How strong an AU is on the left (-1) or right (1) half of the picture, or on the whole (0)."""
+        return float(self.intensities[AU_IDS.index(au_id)]) * (1 - side * self.lopsided)
+
+
 # --------------------------------------------------------------------------------------------- the 68 points at rest
 _CLOSED_MOUTH = {
     48: (0.425, 1.085), 49: (0.285, 1.015), 50: (0.105, 0.972), 51: (0.0, 0.990), 57: (0.0, 1.255), 58: (0.140, 1.243),
@@ -109,10 +141,11 @@ def _from_left_half(left: Mapping[int, tuple[float, float]]) -> NDArray[np.float
 
 
 def _average_face() -> Array:
-    """The mean face in face space, made symmetric, with the lips closed."""
+    """The mean face in face space, made symmetric, its jaw slimmer and its lips closed."""
     (left_x, eyes_y), (right_x, _) = EYE_CENTERS
     points = (np.array(MEAN_FACE_68) - [(left_x + right_x) / 2, eyes_y]) / (right_x - left_x)
     points = (points + points[_FLIP] * [-1, 1]) / 2
+    points[JAW, 0] *= 0.94 - 0.13 * (np.clip(points[JAW, 1], 0, None) / points[8, 1]) ** 1.5
     points[MOUTH] = _from_left_half(_CLOSED_MOUTH)[MOUTH]
     return points.astype(np.float32)
 
@@ -123,7 +156,7 @@ AVERAGE_FACE: Array = _average_face()
 
 def _shape_jaw(points: Array, shape: Shape) -> None:
     down = np.clip(points[JAW, 1] / 1.77, 0, 1)
-    points[JAW, 0] *= 0.93 * (1 + 0.040 * shape.face_width + 0.045 * shape.jaw_width * down)
+    points[JAW, 0] *= 1 + 0.040 * shape.face_width + 0.045 * shape.jaw_width * down
     corners = np.exp(-(((down - 0.78) / 0.16) ** 2))
     points[JAW] *= (1 + 0.022 * shape.jaw_square * corners)[:, None]
     points[JAW, 1] *= 1 + 0.040 * shape.chin_length * down
@@ -174,48 +207,48 @@ def neutral_points(identity: Identity) -> Array:
     _shape_eye(points, shape, RIGHT_EYE, 1.0)
     _shape_nose(points, shape)
     _shape_mouth(points, shape)
-    return points + identity.asymmetry
+    return points + identity.offsets
 
 
 # ------------------------------------------------------------------------------------------------ what an AU moves
 AU_SHIFTS: dict[int, dict[int, tuple[float, float]]] = {
-    1: {21: (0.0, -0.150), 20: (0.0, -0.130), 19: (0.0, -0.060), 18: (0.0, -0.010), 38: (0.0, -0.012)},
-    2: {17: (0.0, -0.100), 18: (0.0, -0.150), 19: (0.0, -0.110), 20: (0.0, -0.035), 37: (0.0, -0.012)},
+    1: {21: (0.0, -0.125), 20: (0.0, -0.110), 19: (0.0, -0.050), 18: (0.0, -0.008), 38: (0.0, -0.010)},
+    2: {17: (0.0, -0.080), 18: (0.0, -0.120), 19: (0.0, -0.090), 20: (0.0, -0.030), 37: (0.0, -0.010)},
     4: {
-        21: (-0.045, 0.085), 20: (-0.040, 0.090), 19: (-0.030, 0.070), 18: (-0.015, 0.035), 37: (0.0, 0.010),
-        38: (0.0, 0.018),
+        21: (-0.035, 0.070), 20: (-0.032, 0.072), 19: (-0.024, 0.055), 18: (-0.012, 0.028), 37: (0.0, 0.008),
+        38: (0.0, 0.014),
     },
-    6: {40: (0.0, -0.012), 41: (0.0, -0.018), 36: (0.0, 0.004)},
-    7: {37: (0.0, 0.022), 38: (0.0, 0.020), 40: (0.0, -0.024), 41: (0.0, -0.026)},
+    6: {40: (0.0, -0.006), 41: (0.0, -0.009)},
+    7: {37: (0.0, 0.018), 38: (0.0, 0.016), 40: (0.0, -0.018), 41: (0.0, -0.020)},
     10: {
-        31: (0.022, -0.030), 32: (0.0, -0.020), 33: (0.0, -0.010), 49: (0.0, -0.050), 50: (0.010, -0.085),
-        51: (0.0, -0.070), 61: (0.0, -0.035), 62: (0.0, -0.038), 66: (0.0, -0.022), 67: (0.0, -0.018),
+        31: (0.016, -0.022), 32: (0.0, -0.014), 33: (0.0, -0.008), 49: (0.0, -0.034), 50: (0.006, -0.056),
+        51: (0.0, -0.046), 61: (0.0, -0.024), 62: (0.0, -0.026), 66: (0.0, -0.016), 67: (0.0, -0.014),
     },
     12: {
-        48: (0.115, -0.115), 60: (0.110, -0.112), 49: (0.070, -0.045), 59: (0.075, -0.045), 50: (0.020, 0.005),
-        58: (0.035, -0.004), 51: (0.0, 0.010), 57: (0.0, -0.004), 61: (0.035, -0.012), 67: (0.035, -0.010),
-        62: (0.0, 0.008), 66: (0.0, 0.008), 31: (0.018, -0.006),
+        48: (0.095, -0.090), 60: (0.090, -0.088), 49: (0.058, -0.034), 59: (0.062, -0.034), 50: (0.016, 0.005),
+        58: (0.028, -0.003), 51: (0.0, 0.008), 57: (0.0, -0.003), 61: (0.028, -0.010), 67: (0.028, -0.010),
+        62: (0.0, 0.006), 66: (0.0, 0.006), 31: (0.012, -0.004),
     },
     15: {
-        48: (0.012, 0.090), 60: (0.010, 0.085), 49: (0.0, 0.028), 59: (0.008, 0.045), 61: (0.0, 0.008),
-        67: (0.0, 0.008), 58: (0.0, 0.006), 57: (0.0, -0.006),
+        48: (0.008, 0.078), 60: (0.006, 0.074), 49: (0.0, 0.020), 59: (0.006, 0.034), 61: (0.0, 0.006),
+        67: (0.0, 0.006), 58: (0.0, 0.004), 57: (0.0, -0.004),
     },
     23: {
-        48: (-0.020, 0.0), 60: (-0.020, 0.0), 49: (-0.010, 0.008), 50: (0.0, 0.010), 51: (0.0, 0.010),
-        57: (0.0, -0.014), 58: (-0.005, -0.012), 59: (-0.010, -0.008),
+        48: (-0.010, 0.0), 60: (-0.010, 0.0), 49: (-0.005, 0.005), 50: (0.0, 0.006), 51: (0.0, 0.006),
+        57: (0.0, -0.008), 58: (-0.003, -0.008), 59: (-0.005, -0.005),
     },
     24: {
-        48: (0.006, 0.0), 60: (0.006, 0.0), 49: (0.0, 0.012), 50: (0.0, 0.014), 51: (0.0, 0.014), 57: (0.0, -0.018),
-        58: (0.0, -0.016), 59: (0.0, -0.012),
+        48: (0.004, 0.0), 60: (0.004, 0.0), 49: (0.0, 0.006), 50: (0.0, 0.008), 51: (0.0, 0.008), 57: (0.0, -0.010),
+        58: (0.0, -0.009), 59: (0.0, -0.007),
     },
     25: {
-        51: (0.0, -0.014), 50: (0.0, -0.012), 62: (0.0, -0.026), 61: (0.0, -0.022), 66: (0.0, 0.062),
-        67: (0.0, 0.055), 57: (0.0, 0.040), 58: (0.0, 0.036), 59: (0.0, 0.016),
+        51: (0.0, -0.012), 50: (0.0, -0.010), 62: (0.0, -0.022), 61: (0.0, -0.018), 66: (0.0, 0.055),
+        67: (0.0, 0.048), 57: (0.0, 0.034), 58: (0.0, 0.030), 59: (0.0, 0.014),
     },
     26: {
-        1: (0.0, 0.010), 2: (0.0, 0.025), 3: (0.0, 0.050), 4: (0.0, 0.100), 5: (-0.005, 0.160), 6: (-0.010, 0.205),
-        7: (-0.010, 0.230), 8: (0.0, 0.240), 48: (-0.012, 0.020), 60: (-0.012, 0.020), 57: (0.0, 0.045),
-        58: (0.0, 0.040), 59: (0.0, 0.030), 62: (0.0, 0.016), 66: (0.0, 0.016), 61: (0.0, 0.016), 67: (0.0, 0.016),
+        1: (0.0, 0.008), 2: (0.0, 0.018), 3: (0.0, 0.040), 4: (0.0, 0.080), 5: (-0.005, 0.125), 6: (-0.008, 0.160),
+        7: (-0.008, 0.180), 8: (0.0, 0.190), 48: (-0.010, 0.018), 60: (-0.010, 0.018), 57: (0.0, 0.040),
+        58: (0.0, 0.036), 59: (0.0, 0.026), 62: (0.0, 0.014), 66: (0.0, 0.014), 61: (0.0, 0.014), 67: (0.0, 0.014),
     },
 }  # fmt: skip
 """How far each AU moves the points of the left half at intensity 1: `{au: {point: (outward, down)}}`."""
@@ -229,20 +262,23 @@ PARTED_JAW_SHIFTS = {
 _AU_FIELD = np.stack([_from_left_half(AU_SHIFTS[au_id]) for au_id in AU_IDS])
 _PARTED_JAW_FIELD = _from_left_half(PARTED_JAW_SHIFTS)
 _LIPS_PART, _JAW_DROP = AU_IDS.index(25), AU_IDS.index(26)
+_LEFT_TO_RIGHT = -np.sign(AVERAGE_FACE[:, 0].round(3))  # 1 for the points on the left, -1 right, 0 in the middle
+_UPPER_INNER, _LOWER_INNER = [61, 62, 63], [67, 66, 65]
+_UPPER_LIDS, _LOWER_LIDS = [37, 38, 43, 44], [41, 40, 47, 46]
 
 
-def face_points(identity: Identity, intensities: Array) -> Array:
-    """The 68 points of an expression.
-
-    Args:
-        intensities: `(12,)` in [0, 1], in the order of `AU_IDS`.
-    Returns:
-        `(68, 2)` float32 in face space.
-    """
-    parted = min(1.0, float(intensities[_LIPS_PART]) / 0.5) * intensities[_JAW_DROP]
-    shifts = np.tensordot(intensities, _AU_FIELD, 1) + parted * _PARTED_JAW_FIELD
-    points = neutral_points(identity) + shifts
-    points[[67, 66, 65], 1] = np.maximum(points[[67, 66, 65], 1], points[[61, 62, 63], 1])
+def face_points(identity: Identity, expression: Expression) -> Array:
+    """The 68 points of an expression: (68, 2) float32 in face space."""
+    moved = expression.intensities * identity.mobility
+    parted = min(1.0, float(moved[_LIPS_PART]) / 0.5) * moved[_JAW_DROP]
+    shifts = np.tensordot(moved, _AU_FIELD, 1) + parted * _PARTED_JAW_FIELD
+    points = neutral_points(identity)
+    for eye in (LEFT_EYE, RIGHT_EYE):
+        corners = points[eye][[0, 3], 1].mean()
+        points[eye, 1] = corners + (points[eye, 1] - corners) * expression.eye_opening
+    points += shifts * (1 + expression.lopsided * _LEFT_TO_RIGHT[:, None])
+    points[_LOWER_INNER, 1] = np.maximum(points[_LOWER_INNER, 1], points[_UPPER_INNER, 1])
+    points[_LOWER_LIDS, 1] = np.maximum(points[_LOWER_LIDS, 1], points[_UPPER_LIDS, 1] + 0.01)
     return points.astype(np.float32)
 
 
@@ -254,7 +290,7 @@ Anchor = tuple[int, float, float]
 class Wrinkle:
     """A crease along a quadratic curve through three anchors (landmark, outward, down).
 
-    `aus` gives the depth that each AU at intensity 1 adds, `rest` the depth at age 1 with the face at rest. `mirrored`
+    `aus` gives the depth that each AU at intensity 1 adds to `always`, `rest` what age 1 adds. `mirrored`
     wrinkles come in pairs; the others cross the midline, and "outward" means left for all of their anchors.
     """
 
@@ -263,40 +299,42 @@ class Wrinkle:
     rest: float = 0.0
     width: float = 0.030
     mirrored: bool = True
+    always: float = 0.0
 
-    def depth(self, intensities: Array, identity: Identity) -> float:
-        """The crease's depth on this face, 0 to about 1."""
-        raised = sum(weight * float(intensities[AU_IDS.index(au_id)]) for au_id, weight in self.aus.items())
-        return min(1.2, identity.wrinkling * raised + identity.age**1.5 * self.rest)
+    def depth(self, expression: Expression, identity: Identity, side: float) -> float:
+        """The crease's depth on one half of this face (-1 left, 1 right, 0 across both), 0 to about 1."""
+        raised = sum(weight * expression.intensity(au_id, side) for au_id, weight in self.aus.items())
+        return min(1.2, self.always + identity.wrinkling * raised + identity.age**1.5 * self.rest)
 
 
 WRINKLES: tuple[Wrinkle, ...] = (
+    # around the wings of the nose, whatever the age
+    Wrinkle(((31, -0.01, -0.14), (31, 0.09, -0.06), (31, 0.02, 0.04)), {}, 0.0, 0.032, always=0.75),
     # the forehead: level lines over the inner brows, arcs over the outer ones
-    Wrinkle(((27, 0.42, -0.53), (27, 0.0, -0.47), (27, -0.42, -0.53)), {1: 0.85}, 0.40, 0.034, mirrored=False),
-    Wrinkle(((27, 0.46, -0.66), (27, 0.0, -0.59), (27, -0.46, -0.66)), {1: 0.80}, 0.45, 0.034, mirrored=False),
-    Wrinkle(((27, 0.40, -0.78), (27, 0.0, -0.72), (27, -0.40, -0.78)), {1: 0.55}, 0.40, 0.034, mirrored=False),
-    Wrinkle(((27, 0.42, -0.55), (27, 0.70, -0.68), (27, 0.96, -0.44)), {2: 0.90}, 0.25, 0.034),
-    Wrinkle(((27, 0.42, -0.68), (27, 0.70, -0.82), (27, 0.96, -0.57)), {2: 0.75}, 0.25, 0.034),
+    Wrinkle(((27, 0.42, -0.53), (27, 0.0, -0.47), (27, -0.42, -0.53)), {1: 0.90}, 0.35, 0.036, mirrored=False),
+    Wrinkle(((27, 0.46, -0.66), (27, 0.0, -0.59), (27, -0.46, -0.66)), {1: 0.90}, 0.40, 0.036, mirrored=False),
+    Wrinkle(((27, 0.40, -0.78), (27, 0.0, -0.72), (27, -0.40, -0.78)), {1: 0.60}, 0.35, 0.036, mirrored=False),
+    Wrinkle(((27, 0.44, -0.52), (27, 0.74, -0.68), (27, 1.00, -0.36)), {2: 1.0}, 0.15, 0.040),
+    Wrinkle(((27, 0.44, -0.66), (27, 0.74, -0.83), (27, 1.00, -0.50)), {2: 0.95}, 0.15, 0.040),
     # between the brows
-    Wrinkle(((27, 0.110, -0.40), (27, 0.065, -0.26), (27, 0.090, -0.10)), {4: 1.0}, 0.35, 0.032),
-    Wrinkle(((27, 0.02, -0.34), (27, 0.0, -0.24), (27, 0.02, -0.14)), {4: 0.55}, 0.10, 0.026, mirrored=False),
-    Wrinkle(((27, 0.13, 0.02), (27, 0.0, 0.06), (27, -0.13, 0.02)), {4: 0.55}, 0.10, 0.030, mirrored=False),
+    Wrinkle(((27, 0.110, -0.40), (27, 0.065, -0.26), (27, 0.090, -0.10)), {4: 1.0}, 0.30, 0.034),
+    Wrinkle(((27, 0.02, -0.34), (27, 0.0, -0.24), (27, 0.02, -0.14)), {4: 0.55}, 0.10, 0.028, mirrored=False),
+    Wrinkle(((27, 0.13, 0.02), (27, 0.0, 0.06), (27, -0.13, 0.02)), {4: 0.55}, 0.10, 0.032, mirrored=False),
     # crow's feet and the furrow under the eye
-    Wrinkle(((36, 0.06, -0.05), (36, 0.17, -0.10), (36, 0.29, -0.20)), {6: 0.85}, 0.30, 0.026),
-    Wrinkle(((36, 0.08, 0.00), (36, 0.20, -0.01), (36, 0.34, -0.05)), {6: 0.95}, 0.30, 0.026),
-    Wrinkle(((36, 0.06, 0.05), (36, 0.18, 0.09), (36, 0.32, 0.10)), {6: 0.85}, 0.25, 0.026),
-    Wrinkle(((39, 0.04, 0.12), (41, 0.04, 0.19), (36, 0.06, 0.15)), {6: 0.60}, 0.55, 0.034),
+    Wrinkle(((36, 0.06, -0.05), (36, 0.17, -0.10), (36, 0.29, -0.20)), {6: 0.85}, 0.30, 0.028),
+    Wrinkle(((36, 0.08, 0.00), (36, 0.20, -0.01), (36, 0.34, -0.05)), {6: 0.95}, 0.30, 0.028),
+    Wrinkle(((36, 0.06, 0.05), (36, 0.18, 0.09), (36, 0.32, 0.10)), {6: 0.85}, 0.25, 0.028),
+    Wrinkle(((39, 0.04, 0.12), (41, 0.04, 0.19), (36, 0.06, 0.15)), {6: 0.60}, 0.50, 0.036),
     # the crease of the lower lid
-    Wrinkle(((39, -0.01, 0.05), (41, -0.06, 0.085), (36, 0.00, 0.055)), {7: 0.90}, 0.15, 0.024),
-    # nose to mouth
-    Wrinkle(((31, 0.03, -0.14), (31, 0.15, -0.04), (31, 0.22, 0.12)), {10: 0.95, 12: 0.20}, 0.30, 0.040),
-    Wrinkle(((31, 0.06, -0.06), (31, 0.26, 0.12), (48, 0.15, -0.02)), {12: 0.90, 10: 0.35}, 0.55, 0.040),
+    Wrinkle(((39, -0.02, 0.06), (41, -0.06, 0.105), (36, 0.00, 0.065)), {7: 1.0}, 0.12, 0.030),
+    # from the wing of the nose to the corner of the mouth
+    Wrinkle(((31, 0.02, -0.20), (31, 0.16, -0.08), (31, 0.24, 0.12)), {10: 1.1, 12: 0.15}, 0.20, 0.048),
+    Wrinkle(((31, 0.06, -0.06), (31, 0.26, 0.12), (48, 0.15, -0.02)), {12: 0.90, 10: 0.35}, 0.50, 0.042),
     Wrinkle(((48, 0.065, -0.075), (48, 0.105, 0.0), (48, 0.065, 0.075)), {12: 0.60, 24: 0.25}, 0.10, 0.030),
     # under the corners of the mouth and above the chin
-    Wrinkle(((48, 0.03, 0.03), (48, 0.085, 0.11), (48, 0.06, 0.25)), {15: 0.90}, 0.45, 0.036),
-    Wrinkle(
-        ((57, 0.26, 0.16), (57, 0.0, 0.075), (57, -0.26, 0.16)), {15: 0.50, 24: 0.35}, 0.20, 0.045, mirrored=False
-    ),
-    # lips pressed: a line along each lip's edge
+    Wrinkle(((48, 0.02, 0.02), (48, 0.095, 0.11), (48, 0.06, 0.28)), {15: 1.1}, 0.35, 0.046),
+    Wrinkle(((57, 0.26, 0.16), (57, 0.0, 0.08), (57, -0.26, 0.16)), {15: 0.7, 24: 0.35}, 0.20, 0.048, mirrored=False),
+    # along the edge of the upper lip
     Wrinkle(((49, 0.0, -0.035), (51, 0.0, -0.085), (53, 0.0, -0.035)), {24: 0.60}, 0.05, 0.035, mirrored=False),
 )
+"""Every crease of the face."""

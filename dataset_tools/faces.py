@@ -5,6 +5,7 @@ the normals of its relief, and carried to the picture by turning that relief; th
 mapping, so they are exact in the picture that is drawn.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,17 +14,22 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from . import face_parts as parts
-from .face_canvas import X_RANGE, Y_RANGE, Array, Canvas, Surface, get_canvas, srgb_to_linear
-from .face_hair import paint_back, paint_hair
-from .face_model import Identity
+from .face_canvas import X_RANGE, Y_RANGE, Canvas, Surface, blur_wide, enlarge, get_canvas, srgb_to_linear
+from .face_hair import Hair, paint_back
+from .face_model import Array, Expression, Identity
 from .face_parts import Face
 
+MIN_SIZE = 32
 OVERSAMPLING = 1.35
 """Pixels of the painted face for each pixel of the picture, along one axis."""
 FACE_CENTER = (0.0, 0.48)
 """The point of face space that lies in the middle of a picture without shift."""
-_BACK_DEPTH = -0.45
-_PROJECTION_STEPS = 8
+_BACK_DEPTH, _USUAL_DEPTH = -0.45, 0.8
+_PROJECTION_STEPS = 7
+_SCATTER = (0.38, 0.22, 0.16)  # how far red, green and blue light reach past the terminator
+_SHININESS = 22
+_SHADOW_STEPS = (0.05, 0.10, 0.16, 0.24, 0.34)
+_BACKGROUND_SIZE = 28
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,6 @@ class Scene:
     roll: float = 0.0
     eye_distance: float = 0.29
     shift: tuple[float, float] = (0.0, 0.0)
-    gaze: tuple[float, float] = (0.0, 0.0)
     light_azimuth: float = -30.0
     light_elevation: float = 35.0
     light_strength: float = 0.9
@@ -49,6 +54,7 @@ class Scene:
     ambient_strength: float = 0.45
     ambient_color: tuple[float, float, float] = (0.94, 0.97, 1.0)
     rim_strength: float = 0.15
+    exposure: float = 1.0
     background_seed: int = 0
     background_color: tuple[float, float, float] = (0.45, 0.50, 0.55)
     background_contrast: float = 0.25
@@ -70,52 +76,48 @@ class RenderedFace:
     landmarks_px: Array
 
 
-def render_face(identity: Identity, intensities: Array, scene: Scene | None = None, size: int = 112) -> RenderedFace:
+def render_face(
+    identity: Identity, expression: Expression, scene: Scene | None = None, size: int = 112
+) -> RenderedFace:
     """Draw one face.
 
     Args:
         identity: who it is.
-        intensities: `(12,)` AU intensities in [0, 1], in the order of `AU_IDS`.
+        expression: what the face does.
         scene: how the picture is taken; the default is a frontal studio portrait.
-        size: width and height in pixels, at least 32.
+        size: width and height in pixels.
     Raises:
-        ValueError: a size or an intensity out of its bounds.
+        ValueError: too small a size.
     """
+    if size < MIN_SIZE:
+        raise ValueError(f"image size {size} is too small to draw a face; the least is {MIN_SIZE} pixels.")
     scene = scene or Scene()
-    intensities = np.asarray(intensities, np.float32)
-    _check(intensities, size)
-    canvas = get_canvas(round(scene.eye_distance * size * OVERSAMPLING, 1))
-    face = Face(canvas, identity, intensities, scene.gaze)
-    camera = Camera(scene, size)
-    head, back = paint_head(face), Surface(canvas, face.skin)
-    paint_back(back, face)
+    canvas = get_canvas(math.ceil(scene.eye_distance * size * OVERSAMPLING))
+    face, camera = Face(canvas, identity, expression), Camera(scene, size)
+    hair = Hair(face)
+    head, back = paint_head(face, hair), Surface(canvas, face.skin)
+    paint_back(back, face, hair)
     picture = draw_background(scene, size)
-    picture = camera.project(
-        shade(back, scene, camera), np.full(canvas.shape, _BACK_DEPTH, np.float32), picture, canvas
-    )
-    picture = camera.project(shade(head, scene, camera), head.form, picture, canvas)
+    picture = camera.lay(shade(back, scene, camera), None, canvas, picture)
+    picture = camera.lay(shade(head, scene, camera), head.form, canvas, picture)
     return RenderedFace(develop(picture, scene, size), camera.place(face.points, head.form, canvas))
 
 
-def _check(intensities: Array, size: int) -> None:
-    if size < 32:
-        raise ValueError(f"image size {size} is too small to draw a face; the least is 32 pixels.")
-    if intensities.shape != (12,) or not np.all((intensities >= 0) & (intensities <= 1)):
-        raise ValueError(f"AU intensities must be 12 values in [0, 1]; got {intensities.tolist()}.")
-
-
-def paint_head(face: Face) -> Surface:
+def paint_head(face: Face, hair: Hair) -> Surface:
     """The head with all its parts."""
     surface = Surface(face.canvas, face.skin)
-    parts.shape_relief(surface, face)
-    parts.paint_skin(surface, face)
-    parts.paint_nostrils(surface, face)
-    parts.paint_beard(surface, face)
-    parts.paint_wrinkles(surface, face)
-    parts.paint_mouth(surface, face)
-    parts.paint_eyes(surface, face)
-    parts.paint_brows(surface, face)
-    paint_hair(surface, face)
+    for paint in (
+        parts.shape_relief,
+        parts.paint_skin,
+        parts.paint_nostrils,
+        parts.paint_beard,
+        parts.paint_wrinkles,
+        parts.paint_mouth,
+        parts.paint_eyes,
+        parts.paint_brows,
+    ):
+        paint(surface, face)
+    hair.paint_front(surface)
     parts.paint_glasses(surface, face)
     return surface
 
@@ -124,51 +126,52 @@ def paint_head(face: Face) -> Surface:
 def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
     """Light a surface.
 
-    Key light with a soft, reddish terminator (light that scatters in the skin), cast shadows, sky and ground light
-    weakened in hollows, highlights, and a rim where the surface turns away.
+    A key light with cast shadows and a soft, reddish terminator (light scatters in skin), light from all around that
+    is weaker from below and in hollows, highlights, and a rim where the surface turns away.
 
     Returns:
         `(H, W, 4)` linear colour and alpha.
     """
-    canvas = surface.canvas
+    unit = surface.canvas.pixels_per_unit
     height = surface.form + surface.detail
-    down, right = np.gradient(height * canvas.pixels_per_unit)
+    down, right = np.gradient(height * unit)
     facing = 1 / np.sqrt(1 + right**2 + down**2)
-    light, view = camera.to_face(_direction(scene)), camera.to_face(np.array([0.0, 0.0, 1.0]))
-    cosine = (light[2] - right * light[0] - down * light[1]) * facing
-    wrap = np.array([0.38, 0.22, 0.16], np.float32)
-    key = (
-        np.clip((cosine[..., None] + wrap) / (1 + wrap), 0, None) * cast_shadow(surface.form, light, canvas)[..., None]
-    )
-    hollow = np.clip(gaussian_filter(height, 0.06 * canvas.pixels_per_unit) - height, 0, None)
-    hollow += 0.7 * np.clip(
-        gaussian_filter(surface.form, 0.22 * canvas.pixels_per_unit, truncate=2.5) - surface.form, 0, None
-    )
-    sky = (0.72 + 0.28 * down * facing) * np.exp(-7.0 * hollow)
+    light, view = camera.to_face(_light_direction(scene)), camera.to_face(np.array([0.0, 0.0, 1.0]))
     half = (light + view) / np.linalg.norm(light + view)
-    shine = np.clip((half[2] - right * half[0] - down * half[1]) * facing, 0, 1) ** 22
-    rim = scene.rim_strength * (1 - np.clip(facing, 0, 1)) ** 3
+    towards_light = (light[2] - right * light[0] - down * light[1]) * facing
+    shine = np.clip((half[2] - right * half[0] - down * half[1]) * facing, 0, 1) ** _SHININESS
+    hollow = np.clip(gaussian_filter(height, 0.06 * unit, truncate=2.5) - height, 0, None)
+    hollow += 0.7 * np.clip(blur_wide(surface.form, 0.22 * unit) - surface.form, 0, None)
+    around = (0.72 + 0.28 * down * facing) * np.exp(-7.0 * hollow) + scene.rim_strength * (1 - facing) ** 3
     key_color = scene.light_strength * np.array(scene.light_color, np.float32)
-    sky_color = scene.ambient_strength * np.array(scene.ambient_color, np.float32)
-    color = surface.albedo * (key * key_color + (sky + rim)[..., None] * sky_color)
-    color += (surface.gloss * shine * 0.16)[..., None] * key_color + surface.glint[..., None] * (key_color + sky_color)
-    return np.concatenate([color, surface.alpha[..., None]], axis=-1).astype(np.float32)
+    ambient_color = scene.ambient_strength * np.array(scene.ambient_color, np.float32)
+    lit = cast_shadow(surface.form, light, unit)
+    out = np.empty((*height.shape, 4), np.float32)
+    for channel, wrap in enumerate(_SCATTER):
+        key = np.clip((towards_light + wrap) / (1 + wrap), 0, None) * lit * key_color[channel]
+        out[..., channel] = surface.albedo[..., channel] * (key + around * ambient_color[channel])
+        out[..., channel] += 0.16 * surface.gloss * shine * key_color[channel]
+        out[..., channel] += surface.glint * (key_color[channel] + ambient_color[channel])
+    out[..., 3] = surface.alpha
+    return out
 
 
-def _direction(scene: Scene) -> NDArray[np.float64]:
+def _light_direction(scene: Scene) -> NDArray[np.float64]:
+    """Unit vector towards the light, seen by the camera."""
     azimuth, elevation = np.radians([scene.light_azimuth, scene.light_elevation])
     return np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
-def cast_shadow(form: Array, light: NDArray[np.float64], canvas: Canvas) -> Array:
+def cast_shadow(form: Array, light: NDArray[np.float64], pixels_per_unit: int) -> Array:
     """(H, W) share of the key light that arrives: rays towards the light, stopped softly by what stands higher."""
-    lit = np.ones_like(form)
-    per_depth = light[:2] / max(float(light[2]), 0.15)
-    for distance in (0.05, 0.10, 0.16, 0.24, 0.34):
-        dx, dy = np.round(distance * per_depth * canvas.pixels_per_unit).astype(int)
-        blocked = np.roll(form, (-dy, -dx), axis=(0, 1)) - form - distance
-        np.minimum(lit, 1 - np.clip(blocked / 0.06, 0, 1) * 0.75, out=lit)
-    return gaussian_filter(lit, 0.03 * canvas.pixels_per_unit)
+    coarse = np.ascontiguousarray(form[::2, ::2])
+    lit = np.ones_like(coarse)
+    per_depth = light[:2] / max(float(light[2]), 0.15) * pixels_per_unit / 2
+    for distance in _SHADOW_STEPS:
+        dx, dy = np.round(distance * per_depth).astype(int)
+        blocked = np.roll(coarse, (-dy, -dx), axis=(0, 1)) - coarse - distance
+        np.minimum(lit, 1 - 0.75 * np.clip(blocked / 0.06, 0, 1), out=lit)
+    return enlarge(gaussian_filter(lit, 0.015 * pixels_per_unit), form.shape)
 
 
 # ----------------------------------------------------------------------------------------------------------- camera
@@ -191,29 +194,33 @@ class Camera:
         return self.rotation.T @ direction
 
     def place(self, points: Array, form: Array, canvas: Canvas) -> Array:
-        """(N, 2) points of face space, on the relief -> pixels of the picture."""
-        depth = _sample(form[..., None], points[:, 0], points[:, 1], canvas)[:, 0]
-        turned = np.column_stack([points, depth]) @ self.rotation[:2].T
+        """(N, 2) points of face space, lying on the relief -> pixels of the picture."""
+        depth = _sample(form[..., None], points[:, 0], points[:, 1], canvas)
+        turned = np.hstack([points, depth]) @ self.rotation[:2].T
         return (self.origin + self.scale * turned).astype(np.float32)
 
-    def project(self, layer: Array, form: Array, picture: Array, canvas: Canvas) -> Array:
-        """Lay a painted layer `(H, W, 4)` with its relief over the picture `(size, size, 3)`."""
+    def lay(self, layer: Array, form: Array | None, canvas: Canvas, picture: Array) -> Array:
+        """Lay a lit layer `(H, W, 4)` over the picture `(size, size, 3)`; without a relief it is flat, far back."""
         x, y = self._seen_points(form, canvas)
         seen = _sample(layer, x, y, canvas).reshape(self.size, self.size, 4)
-        alpha = seen[..., 3:]
-        return picture * (1 - alpha) + seen[..., :3] * alpha
+        return picture + seen[..., 3:] * (seen[..., :3] - picture)
 
-    def _seen_points(self, form: Array, canvas: Canvas) -> tuple[Array, Array]:
-        """Which point of face space each pixel shows: a fixed point, as its depth shifts it and it has its depth."""
+    def _seen_points(self, form: Array | None, canvas: Canvas) -> tuple[Array, Array]:
+        """The point of face space that each pixel shows.
+
+        Where it lies depends on its depth, and its depth on where it lies: a fixed point, found by iteration. It
+        contracts as long as no slope of the relief exceeds the cotangent of the turn.
+        """
         pixels = np.indices((self.size, self.size)).reshape(2, -1)[::-1].T
-        plane = (pixels - self.origin) / self.scale
         inverse = np.linalg.inv(self.rotation[:2, :2])
-        flat, tilt = (plane @ inverse.T).astype(np.float32), (inverse @ self.rotation[:2, 2]).astype(np.float32)
-        depth = np.zeros(len(flat), np.float32)
+        flat = ((pixels - self.origin) / self.scale @ inverse.T).astype(np.float32).T
+        tilt = (inverse @ self.rotation[:2, 2]).astype(np.float32)[:, None]
+        if form is None:
+            return tuple(flat - tilt * _BACK_DEPTH)
+        x, y = flat - tilt * _USUAL_DEPTH
         for _ in range(_PROJECTION_STEPS):
-            x, y = flat[:, 0] - tilt[0] * depth, flat[:, 1] - tilt[1] * depth
-            depth = _sample(form[..., None], x, y, canvas)[:, 0]
-        return flat[:, 0] - tilt[0] * depth, flat[:, 1] - tilt[1] * depth
+            x, y = flat - tilt * _sample(form[..., None], x, y, canvas).T
+        return x, y
 
 
 def _sample(layer: Array, x: Array, y: Array, canvas: Canvas) -> Array:
@@ -232,13 +239,18 @@ def _sample(layer: Array, x: Array, y: Array, canvas: Canvas) -> Array:
 
 # ---------------------------------------------------------------------------------------------------------- picture
 def draw_background(scene: Scene, size: int) -> Array:
-    """(size, size, 3) linear: soft shapes far out of focus."""
+    """(size, size, 3) linear: a gradient with soft shapes and lights far out of focus."""
     rng = np.random.default_rng(scene.background_seed)
-    base = np.array(scene.background_color)
-    patches = base * (1 + scene.background_contrast * rng.standard_normal((5, 5, 1))) + (
-        0.25 * scene.background_contrast * rng.standard_normal((5, 5, 3))
-    )
-    coarse = Image.fromarray((np.clip(patches, 0.02, 1) * 255).astype(np.uint8))
+    y, x = np.mgrid[0 : 1 : _BACKGROUND_SIZE * 1j, 0 : 1 : _BACKGROUND_SIZE * 1j]
+    picture = np.empty((*x.shape, 3))
+    picture[:] = srgb_to_linear(scene.background_color)
+    picture *= (1 + scene.background_contrast * rng.normal(0, 1.2) * (y - 0.5))[..., None]
+    for _ in range(rng.integers(2, 7)):
+        center, half = rng.uniform(-0.1, 1.1, 2), rng.uniform(0.06, 0.45, 2)
+        inside = (np.abs(x - center[0]) < half[0]) & (np.abs(y - center[1]) < 2 * half[1])
+        picture[inside] *= np.exp(scene.background_contrast * (1.6 * rng.normal() + 0.25 * rng.standard_normal(3)))
+    picture = gaussian_filter(picture, rng.uniform(0.5, 2.5), axes=(0, 1))
+    coarse = Image.fromarray((np.clip(picture, 0.001, 1) ** (1 / 2.2) * 255).astype(np.uint8))
     smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
     return srgb_to_linear(smooth)
 
@@ -247,8 +259,8 @@ def develop(picture: Array, scene: Scene, size: int) -> NDArray[np.uint8]:
     """Linear light -> sRGB bytes, with the camera's blur and noise."""
     sigma = scene.blur * size / 112
     if sigma > 0.1:
-        picture = gaussian_filter(picture, (sigma, sigma, 0), truncate=3)
-    values = np.clip(picture, 0, 1) ** (1 / 2.2)
+        picture = gaussian_filter(picture, sigma, truncate=3, axes=(0, 1))
+    values = np.clip(scene.exposure * picture, 0, 1) ** (1 / 2.2)
     if scene.noise > 0:
         values += scene.noise * np.random.default_rng(scene.noise_seed).standard_normal(values.shape, np.float32)
     return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -26,7 +26,7 @@ from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
 from .au_prior import bayes_emotion, expected_ceiling, sample_aus
 from .captions import template_captions
 from .contact_sheet import draw_contact_sheet
-from .face_domains import DOMAINS, get_domain, sample_frame, sample_identity, sample_setting
+from .face_domains import DOMAINS, get_domain, sample_expression, sample_frame, sample_identity, sample_setting
 from .face_model import Identity
 from .faces import Scene, render_face
 
@@ -34,7 +34,7 @@ GENERATOR_VERSION = 1
 """Counts changes that alter the images or labels of a seed."""
 ACTIVE_INTENSITY = 0.2
 """The intensity (FACS A to E on 0 to 1) from which an AU's label is 1."""
-_ACTIVE_RANGE, _RESIDUAL_RANGE = (0.35, 1.0), (0.0, 0.12)
+_ACTIVE_RANGE, _RESIDUAL_RANGE = (0.40, 1.0), (0.0, 0.12)
 _RESIDUAL_RATE = 0.35
 _SPLITS = ("train", "validation")
 _SHEET_FACES = 48
@@ -112,7 +112,8 @@ def label_table(config: SynthConfig, split: str) -> tuple[NDArray[np.int64], NDA
 @lru_cache(maxsize=64)
 def _person(config: SynthConfig, split: str, person: int) -> tuple[Identity, Scene]:
     rng, domain = _rng(config, split, _PERSON, person), get_domain(config.domain)
-    return sample_identity(rng, domain), sample_setting(rng, domain)
+    identity = sample_identity(rng, domain)
+    return identity, sample_setting(rng, identity, domain)
 
 
 def make_row(config: SynthConfig, split: str, index: int) -> dict[str, Any]:
@@ -121,7 +122,8 @@ def make_row(config: SynthConfig, split: str, index: int) -> dict[str, Any]:
     identity, setting = _person(config, split, person)
     domain, rng = get_domain(config.domain), _rng(config, split, _FRAME, index)
     labels, intensities = image_aus(config, split, index)
-    face = render_face(identity, intensities, sample_frame(rng, setting, domain), config.image_size)
+    expression = sample_expression(rng, intensities)
+    face = render_face(identity, expression, sample_frame(rng, setting, domain), config.image_size)
     emotion_idx = image_emotion(config, split, index)
     video_id = f"synth{config.seed}-{split}-{person:05d}"
     file_name = f"{video_id}/{frame + 1:05d}.jpg"
