@@ -7,6 +7,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
@@ -16,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "caption": ("captions.command", "write the three captions of every image"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
     "export": ("export", "make a Hub repository of a data set: card, annotations, and the images on request"),
+    "build": ("build", "run the stages of a configuration file, each skipped while its inputs are unchanged"),
 }
 """Command -> (module of this package, what it does)."""
 
@@ -34,11 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(command, argv[1:])
 
 
-def _run(command: str, argv: Sequence[str]) -> int:
+def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """The module of a command and the parser of its arguments."""
     module_name, text = COMMANDS[command]
     module = importlib.import_module(f".{module_name}", __package__)
     parser = argparse.ArgumentParser(f"mf2 data {command}", description=text[0].upper() + text[1:] + ".")
     module.add_arguments(parser)
+    return module, parser
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    module, parser = make_parser(command)
     args = parser.parse_args(argv)
     try:
         return module.run(args) or 0

@@ -161,7 +161,7 @@ def describe_shard(file: Path) -> dict[str, Any]:
         "file": f"{file.parent.name}/{file.name}",
         "num_rows": pq.read_metadata(file).num_rows,
         "num_bytes": file.stat().st_size,
-        "sha256": _sha256_of_file(file),
+        "sha256": sha256_of_file(file),
     }
 
 
@@ -237,7 +237,8 @@ def _landmarks_px(landmarks: Any, where: str) -> list[list[float]] | None:
     return points.tolist()
 
 
-def _sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
