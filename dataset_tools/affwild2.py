@@ -130,7 +130,6 @@ _Annotations = dict[str, dict[str, _Annotation]]  # task -> video -> annotation
 class Layout:
     """Where things are: the folder of each task (`expr`, `au`, `mtl`) and the folders of crops."""
 
-    root: Path
     tasks: dict[str, Path]
     crop_dirs: tuple[Path, ...]
 
@@ -166,7 +165,7 @@ def find_layout(root: str | Path, layout: str = "auto") -> Layout:
         if not there:
             names = ", ".join(path.name for path in subfolders) or "no folder"
             raise FileNotFoundError(f"{root} has no folder {what} (layout {layout}); it has {names}.")
-    return Layout(root, {task: path for task, path in tasks.items() if path}, crop_dirs)
+    return Layout({task: path for task, path in tasks.items() if path}, crop_dirs)
 
 
 def _subfolders(folder: Path) -> list[Path]:
