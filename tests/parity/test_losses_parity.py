@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mf2 import alignment_mf2
 from mf2.configuration_mf2 import MF2Config
@@ -58,10 +59,8 @@ def make_texts(captions: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.T
     for caption in captions.unique():
         length = int(torch.randint(3, TEXT + 1, (1,), generator=generator))
         words = torch.randint(4, DEC, (length - 2,), generator=generator)
-        text = torch.nn.functional.pad(
-            torch.cat([torch.tensor([CLS]), words, torch.tensor([SEP])]), (0, TEXT - length)
-        )
-        ids[captions == caption] = text if caption >= 0 else 0
+        if caption >= 0:
+            ids[captions == caption] = F.pad(torch.tensor([CLS, *words, SEP]), (0, TEXT - length))
     return ids, (ids != 0).long()
 
 
@@ -280,7 +279,7 @@ def test_more_padding_changes_nothing(padding, uniform):
     model, images = make_model(au_text_mode="per_au"), faces()
     captions, au_captions = torch.tensor([0, 1, 0, -1]), torch.tensor(AU_CAPTIONS["an AU without any text"])
     (ids, _), (au_ids, _) = make_texts(captions, seed=2), make_texts(au_captions, seed=4)
-    longer = [torch.nn.functional.pad(x, (0, padding)) for x in (ids, au_ids)]
+    longer = [F.pad(x, (0, padding)) for x in (ids, au_ids)]
     expected = model(**images, input_ids=ids, au_input_ids=au_ids).losses
     losses = model(**images, input_ids=longer[0], au_input_ids=longer[1]).losses
     for name in expected:
@@ -309,7 +308,7 @@ def test_the_loss_is_the_weighted_sum_and_a_weight_of_zero_skips_one(uniform):
     weights = {"itc_weight": 0.5, "itm_weight": 2, "itg_weight": 0.25, "emotion_weight": 3, "au_weight": 0.125}
     images = faces()
     captions = torch.tensor([0, 1, 2, 3])
-    ids, mask = make_texts(captions, seed=2)
+    ids, _ = make_texts(captions, seed=2)
     batch = {
         **images,
         "input_ids": ids,
