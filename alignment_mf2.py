@@ -244,6 +244,19 @@ class Comparison:
     candidates: torch.Tensor
 
 
+@dataclass
+class MatchPairs:
+    """Who meets whom in ITM, an entry `(P,)` for each item that has negatives.
+
+    `own` and `group` index this process's items; `other_image` and `other_text` those of all processes.
+    """
+
+    own: torch.Tensor
+    group: torch.Tensor
+    other_image: torch.Tensor
+    other_text: torch.Tensor
+
+
 def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -> dict[str, torch.Tensor]:
     """`itc`, `itm` and `itg` of a branch (Eq. 3-5); a weight of 0 in its configuration skips one.
 
@@ -265,8 +278,14 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
 def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
     """Compare this process's images and texts with everybody's, within their groups."""
     image_embeds = branch.embed_image(images.states)
-    text_embeds = _embed_distinct_texts(branch, texts)
-    temperature = branch.temperature.clamp(0.001, 0.5)  # ALBEF's bounds
+    return compare_embeds(image_embeds, _embed_distinct_texts(branch, texts), branch.temperature, texts)
+
+
+def compare_embeds(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: torch.Tensor, texts: TextItems
+) -> Comparison:
+    """As [`compare`], of embeddings `(I, G, Q, P)` and `(I, G, P)`."""
+    temperature = temperature.clamp(0.001, 0.5)  # ALBEF's bounds
     captions, valid = _gather(texts.caption_ids).T, _gather(texts.valid).T  # (G, M)
     candidates = texts.valid.T[:, :, None] & valid[:, None]
     return Comparison(
@@ -305,41 +324,50 @@ def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float
     return _mean_over_batch(both.sum() / 2, rows.sum())
 
 
-def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
-    """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text.
+def draw_match_pairs(comparison: Comparison) -> MatchPairs:
+    """A hard negative text and a hard negative image for each item.
 
     Items whose comparable texts all equal their own have no negative and are left out.
     """
-    num_images, num_groups = texts.valid.shape
-    uniform = _shared_uniform(num_images * _world_size(), 2, num_groups, device=texts.valid.device)
+    num_groups, num_images = comparison.candidates.shape[:2]
+    device = comparison.candidates.device
+    uniform = _shared_uniform(num_images * _world_size(), 2, num_groups, device=device)
     uniform = _local_rows(uniform, num_images).permute(1, 2, 0)  # (2, G, I)
     allowed = comparison.candidates & ~comparison.positives
     negative_text, found = sample_hard_negatives(comparison.image_to_text, allowed, uniform[0])
     negative_image, _ = sample_hard_negatives(comparison.text_to_image, allowed, uniform[1])
     own, group = found.T.nonzero(as_tuple=True)  # of each item that has negatives
-    other_image, other_text = negative_image[group, own], negative_text[group, own]
-    ids, masks = texts.input_ids[own, group], texts.attention_mask[own, group]
+    return MatchPairs(own, group, negative_image[group, own], negative_text[group, own])
+
+
+def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
+    """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text."""
+    pairs = draw_match_pairs(comparison)
+    ids, masks = texts.input_ids[pairs.own, pairs.group], texts.attention_mask[pairs.own, pairs.group]
     logits = branch.match(
-        images.query_embeds[group].repeat(3, 1, 1),
-        _own_negative_own(branch, images, own, other_image, group),
-        torch.cat([ids, ids, _gather(texts.input_ids)[other_text, group]]),
-        torch.cat([masks, masks, _gather(texts.attention_mask)[other_text, group]]),
+        images.query_embeds[pairs.group].repeat(3, 1, 1),
+        _own_negative_own(branch, images, pairs),
+        torch.cat([ids, ids, _gather(texts.input_ids)[pairs.other_text, pairs.group]]),
+        torch.cat([masks, masks, _gather(texts.attention_mask)[pairs.other_text, pairs.group]]),
     )
-    labels = (torch.arange(len(logits), device=logits.device) < len(own)).long()
+    return match_loss(logits)
+
+
+def match_loss(logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of `(3P, 2)` ITM logits, of which the first third are pairs that match."""
+    labels = (torch.arange(len(logits), device=logits.device) < len(logits) // 3).long()
     total = F.cross_entropy(logits.float(), labels, reduction="sum")
     return _mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
 
 
-def _own_negative_own(
-    branch: MF2Branch, images: VisualItems, own: torch.Tensor, negative: torch.Tensor, group: torch.Tensor
-) -> list[KeyValue | None]:
+def _own_negative_own(branch: MF2Branch, images: VisualItems, pairs: MatchPairs) -> list[KeyValue | None]:
     """The projected images of ITM's three pairs.
 
     One process has projected all of them for the query-only pass. From the others only the images themselves come, and
     the negatives among them are projected here.
     """
     num_groups = images.vision_states.shape[1]
-    own_rows, negative_rows = own * num_groups + group, negative * num_groups + group
+    own_rows, negative_rows = (image * num_groups + pairs.group for image in (pairs.own, pairs.other_image))
     if _world_size() == 1:
         return select_rows(images.vision_key_values, torch.cat([own_rows, negative_rows, own_rows]))
     owns = select_rows(images.vision_key_values, own_rows)
