@@ -2,19 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
 from .profiles import Price
 from .prompting import Feedback
-from .rules import CaptionKind, validate_caption
+from .rules import CaptionKind, TokenCounter, validate_caption
 from .text import render_au_caption
 
 NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
 """States of a request."""
-
-TokenCounter = Callable[[str], int]
 
 
 class Question(Protocol):

@@ -16,7 +16,7 @@ import httpx2
 import openai
 from openai.types import Batch
 
-from .answers import DEAD, IN_DOUBT, SENT, VALID
+from .answers import SENT, VALID
 from .failures import Outcome, classify
 from .limits import Budget
 from .online import MAX_BACKOFF_S, RunSettings
@@ -32,7 +32,7 @@ from .shards import (
     shard_path,
 )
 from .store import CaptionStore, Shard
-from .tally import UNFINISHED, Tally
+from .tally import Tally
 
 METADATA_KEY = "mf2_shard"
 FILE_LIFETIME_S = 7 * 24 * 3600
@@ -119,7 +119,9 @@ class BatchRunner:
             tally.stopped_because = str(stopped)
         tally.reasked = self.collector.num_reasked
         tally.usd = self._store.usd_spent()
-        return self._count(requests(), tally)
+        for request in requests():
+            tally.count_stored(request, self._store.get(request.key))
+        return tally
 
     # -------------------------------------------------------------------------------------------------------- rounds
     def _run_rounds(self, requests: Callable[[], Iterable[CaptionRequest]], tally: Tally) -> None:
@@ -299,11 +301,3 @@ class BatchRunner:
     def _is_valid(self, request: CaptionRequest) -> bool:
         stored = self._store.get(request.key)
         return stored is not None and stored.state == VALID
-
-    def _count(self, requests: Iterable[CaptionRequest], tally: Tally) -> Tally:
-        for request in requests:
-            stored = self._store.get(request.key)
-            state = stored.state if stored else UNFINISHED
-            outcome = state if state in (VALID, DEAD, IN_DOUBT) else UNFINISHED
-            tally.count(request, outcome, stored.reason if stored else None)
-        return tally

@@ -43,6 +43,19 @@ def check_permission(profile: EndpointProfile, permission: UploadPermission | No
         )
 
 
+def read_api_key(profile: EndpointProfile) -> str:
+    """The key from the profile's environment variable, or a stand-in for a server that asks for none.
+
+    Raises:
+        PermissionError: the variable is named and not set.
+    """
+    if profile.api_key_env is None:
+        return "none"
+    if key := os.environ.get(profile.api_key_env):
+        return key
+    raise PermissionError(f"Profile {profile.name!r} needs an API key in the variable {profile.api_key_env}.")
+
+
 def open_async_client(
     profile: EndpointProfile, permission: UploadPermission | None, *, concurrency: int, timeout_s: float
 ) -> openai.AsyncOpenAI:
@@ -83,7 +96,7 @@ def resolve_model(profile: EndpointProfile, *, timeout_s: float = 30.0) -> Endpo
 def _settings(profile: EndpointProfile, timeout_s: float) -> dict[str, Any]:
     return {
         "base_url": profile.base_url,
-        "api_key": _api_key(profile),
+        "api_key": read_api_key(profile),
         "max_retries": 0,
         "timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
     }
@@ -92,12 +105,3 @@ def _settings(profile: EndpointProfile, timeout_s: float) -> dict[str, Any]:
 def _transport(profile: EndpointProfile) -> dict[str, Any]:
     """A server on this machine is reached directly: no proxy of the environment may carry an image away."""
     return {"trust_env": False, "follow_redirects": False} if profile.is_loopback else {"follow_redirects": False}
-
-
-def _api_key(profile: EndpointProfile) -> str:
-    key = os.environ.get(profile.api_key_env) if profile.api_key_env else None
-    if key:
-        return key
-    if profile.is_loopback:
-        return "none"
-    raise PermissionError(f"Profile {profile.name!r} needs an API key in the variable {profile.api_key_env}.")

@@ -10,11 +10,12 @@ from weakref import WeakValueDictionary
 
 import openai
 
-from .answers import DEAD, IN_DOUBT, NEW, RAW, VALID, TokenCounter, judge_answer, next_state
+from .answers import DEAD, IN_DOUBT, NEW, RAW, VALID, judge_answer, next_state
 from .failures import Failure, Outcome, classify
 from .limits import LONG_PAUSE_S, Budget, Pacer
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, Feedback, RequestBuilder
+from .rules import TokenCounter
 from .store import CaptionStore
 from .tally import UNFINISHED, Tally
 
@@ -142,7 +143,9 @@ class OnlineRunner:
             self._tally.reused += 1
         while progress.state in (NEW, RAW):
             if progress.state == RAW:
-                progress = await self._judge(request, progress, self._store.last_raw(request.key), reserved_usd=0.0)
+                progress = await self._judge(
+                    request, progress, self._store.last_raw(request.key) or "", reserved_usd=0.0
+                )
             else:
                 progress = await self._ask(request, progress)
         self._tally.count(request, progress.state, progress.reason)

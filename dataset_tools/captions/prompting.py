@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -93,8 +92,12 @@ class RequestBuilder:
 
     def prompt_sha256(self, kind: CaptionKind) -> str:
         """Hash of the prompt files that a caption of that kind comes from."""
-        files = [self._prompts[f"{kind}_{stage}.txt"] for stage in STAGES] + [self._prompts[REASK_FILE]]
-        return hashlib.sha256("\0".join(files).encode()).hexdigest()
+        return _sha256_of(self._prompts[name] for name in (*_stage_files(kind), REASK_FILE))
+
+    @property
+    def all_prompts_sha256(self) -> str:
+        """One hash over all prompt files."""
+        return _sha256_of(self._prompts.values())
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -146,8 +149,7 @@ class RequestBuilder:
 
     def _body(self, request: CaptionRequest, image_url: str) -> dict[str, Any]:
         setup, answer_format, signal = (
-            Template(self._prompts[f"{request.kind}_{stage}.txt"]).substitute(_prompt_values(request))
-            for stage in STAGES
+            Template(self._prompts[name]).substitute(_prompt_values(request)) for name in _stage_files(request.kind)
         )
         image: dict[str, Any] = {"url": image_url}
         if self.profile.detail is not None:
@@ -167,22 +169,16 @@ class RequestBuilder:
         return body
 
 
-@cache
 def load_prompts(folder: Path = PROMPTS_FOLDER) -> dict[str, str]:
     """File name -> text of the three stages of each kind and of the re-ask.
 
     Raises:
         FileNotFoundError: a file is missing; the ones that are wanted are listed.
     """
-    names = [f"{kind}_{stage}.txt" for kind in CAPTION_KINDS for stage in STAGES] + [REASK_FILE]
+    names = [name for kind in CAPTION_KINDS for name in _stage_files(kind)] + [REASK_FILE]
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the prompt files {', '.join(missing)}.")
     return {name: (folder / name).read_text("utf-8").strip() for name in names}
-
-
-def prompts_sha256(folder: Path = PROMPTS_FOLDER) -> str:
-    """One hash over all prompt files."""
-    return hashlib.sha256("\0".join(load_prompts(folder).values()).encode()).hexdigest()
 
 
 def answer_schema(kind: CaptionKind) -> dict[str, Any]:
@@ -194,6 +190,14 @@ def answer_schema(kind: CaptionKind) -> dict[str, Any]:
         "key_au": {"key_aus": {"type": "array", "items": number}, "caption": text},
     }
     return {"name": f"{kind}_caption", "strict": True, "schema": _strict_object(properties[kind])}
+
+
+def _stage_files(kind: CaptionKind) -> list[str]:
+    return [f"{kind}_{stage}.txt" for stage in STAGES]
+
+
+def _sha256_of(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _strict_object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .wordlists import (
     SPLIT_WORDS,
 )
 
+TokenCounter = Callable[[str], int]
 CaptionKind = Literal["au", "emotion", "key_au"]
 CAPTION_KINDS: tuple[CaptionKind, ...] = ("au", "emotion", "key_au")
 
@@ -44,7 +45,7 @@ def validate_caption(
     active_aus: Collection[int],
     emotion: str | None,
     *,
-    count_tokens: Callable[[str], int] | None = None,
+    count_tokens: TokenCounter | None = None,
 ) -> list[str]:
     """What is wrong with a caption, one sentence a violation; an empty list means valid.
 
@@ -75,6 +76,16 @@ def validate_caption(
     if num_tokens > MAX_TOKENS[kind]:
         violations.append(f"The caption has {num_tokens} tokens; at most {MAX_TOKENS[kind]} are allowed.")
     return violations
+
+
+def load_token_counter(tokenizer_name: str | None) -> TokenCounter | None:
+    """Counts with a Hugging Face tokenizer, special tokens included; None, for the estimate, without a name."""
+    if tokenizer_name is None:
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_name)
+    return lambda text: len(tokenizer(text)["input_ids"])
 
 
 def estimate_tokens(text: str) -> int:

@@ -199,8 +199,16 @@ class AnswerCollector:
         self.counts: Counter[str] = Counter()
         self.num_reasked = 0
 
-    def collect(self, lines: Iterable[AnswerLine], shard_id: str) -> None:
-        """Take the answers to the requests of one shard; those of others are unknown here."""
+    def collect_file(self, path: Path) -> None:
+        """Take a file that another program wrote, such as `vllm run-batch`, and finish the shards that it answers."""
+        self.collect(read_answer_lines(path), None)
+        for shard in self._store.shards("written"):
+            num_open = sum(1 for _ in self._store.find(SENT, shard.id))
+            if num_open < shard.num_requests:
+                self.finish_shard(shard.id)
+
+    def collect(self, lines: Iterable[AnswerLine], shard_id: str | None) -> None:
+        """Take the answers to the requests of one shard, or of any; other lines are unknown."""
         lines = iter(lines)
         while chunk := list(islice(lines, _ANSWERS_PER_COMMIT)):
             self._collect_chunk(chunk, shard_id)
@@ -216,7 +224,7 @@ class AnswerCollector:
     def judge(self) -> None:
         """Judge every raw answer of a batch that the store holds."""
         for stored in list(self._store.find(RAW)):
-            judgement = judge_answer(stored, self._store.last_raw(stored.key), self._settings.count_tokens)
+            judgement = judge_answer(stored, self._store.last_raw(stored.key) or "", self._settings.count_tokens)
             state = next_state(judgement, stored.attempt, self._settings.max_reasks)
             usage = judgement.usage
             usd = usage.usd(self._price, batch=stored.shard is not None) if usage else self._unknown_bill_usd
@@ -224,12 +232,12 @@ class AnswerCollector:
             self._store.mark_judged(stored.key, judgement, state, usd)
         self._store.flush()
 
-    def _collect_chunk(self, chunk: list[AnswerLine], shard_id: str) -> None:
+    def _collect_chunk(self, chunk: list[AnswerLine], shard_id: str | None) -> None:
         answers: dict[str, str] = {}
         failed: list[str] = []
         for line in chunk:
             stored = self._store.get(line.key)
-            if stored is None or stored.shard not in (shard_id, None):
+            if stored is None or (shard_id and stored.shard not in (shard_id, None)):
                 self.counts["unknown"] += 1
             elif line.key in answers or stored.state in (RAW, VALID, DEAD):
                 self.counts["duplicate"] += 1

@@ -173,10 +173,11 @@ class CaptionStore:
         """How many shards there ever were."""
         return self._reader.execute("SELECT COUNT(*) FROM shards").fetchone()[0]
 
-    def last_raw(self, key: str) -> str:
-        """The newest raw answer to a request."""
+    def last_raw(self, key: str) -> str | None:
+        """The newest raw answer to a request, or None where none ever came."""
         sql = "SELECT raw FROM answers WHERE key = ? AND raw IS NOT NULL ORDER BY number DESC LIMIT 1"
-        return self._reader.execute(sql, (key,)).fetchone()[0]
+        row = self._reader.execute(sql, (key,)).fetchone()
+        return None if row is None else row[0]
 
     def usd_of(self, key: str) -> float:
         """What a request cost with all its re-asks."""

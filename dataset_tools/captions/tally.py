@@ -6,6 +6,7 @@ from typing import Any
 
 from ...labels_mf2 import EMOTIONS
 from .answers import DEAD, IN_DOUBT, VALID, Question
+from .store import StoredRequest
 
 UNFINISHED = "unfinished"
 """Not settled when the run ended; the next run goes on with it."""
@@ -34,6 +35,12 @@ class Tally:
             self.by_emotion.setdefault(question.emotion, Counter())[outcome] += 1
         for au_id in question.active_aus:
             self.by_au.setdefault(au_id, Counter())[outcome] += 1
+
+    def count_stored(self, question: Question, stored: StoredRequest | None) -> None:
+        """A caption ended as the store says."""
+        state = stored.state if stored else UNFINISHED
+        outcome = state if state in (VALID, DEAD, IN_DOUBT) else UNFINISHED
+        self.count(question, outcome, stored.reason if stored else None)
 
     @property
     def is_complete(self) -> bool:

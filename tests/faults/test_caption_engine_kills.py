@@ -63,7 +63,7 @@ def check_batch(folder, count: int, kills: int, rng: random.Random) -> None:
     with OpenAIServer() as server:
         server.polls_per_batch, server.create_latency_s = 6, 0.05
         num_kills = 0
-        while num_kills < kills and run_and_kill(server, "batch", folder, count, rng.randint(0, 6), rng.random() / 10):
+        while num_kills < kills and run_and_kill(server, "batch", folder, count, rng.randint(0, 3), rng.random() / 10):
             num_kills += 1
         batch = {"max_requests": 50, "poll_s": 0.01, "settle_s": 0.1}
         tally, _ = run_batch(server, folder, make_jobs(count), kinds=("emotion",), batch=batch)

@@ -1,0 +1,68 @@
+"""What a run will cost: from the prompts before anything is sent, and from a pilot before the rest is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .answers import DEAD, IN_DOUBT, VALID
+from .profiles import Price
+from .prompting import CaptionRequest, RequestBuilder
+from .store import CaptionStore
+from .tally import Tally
+
+ANSWER_TOKENS = 90
+"""About what an answer has, before a pilot tells."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`num_requests` are still to be asked; `usd` is None where the price is not known."""
+
+    num_requests: int
+    prompt_tokens: int
+    usd: float | None
+    basis: str
+
+    def to_text(self) -> str:
+        """One line."""
+        cost = "at a price that is not in the table" if self.usd is None else f"about ${self.usd:,.2f}"
+        return f"{self.num_requests:,} requests to ask, {self.prompt_tokens:,} prompt tokens, {cost} ({self.basis})"
+
+
+def estimate_from_prompts(
+    builder: RequestBuilder,
+    requests: Iterable[CaptionRequest],
+    store: CaptionStore,
+    price: Price | None,
+    *,
+    batch: bool,
+) -> Estimate:
+    """Estimate from the length of the prompts; requests that the store has settled cost nothing."""
+    num_requests = prompt_tokens = 0
+    for request in requests:
+        stored = store.get(request.key)
+        if stored is None or stored.state not in (VALID, DEAD, IN_DOUBT):
+            num_requests += 1
+            prompt_tokens += builder.estimate_tokens(request)
+    usd = None if price is None else price.usd(prompt_tokens, 0, num_requests * ANSWER_TOKENS, batch=batch)
+    return Estimate(num_requests, prompt_tokens, usd, f"{ANSWER_TOKENS} tokens an answer, no re-asks")
+
+
+def estimate_from_pilot(
+    before: Estimate, pilot: Tally, usd_spent: float, price: Price | None, *, batch: bool
+) -> Estimate:
+    """The estimate for what remains after a pilot that cost `usd_spent`, its re-asks included.
+
+    Raises:
+        ValueError: the pilot asked nothing.
+    """
+    num_settled = sum(pilot.outcomes.values()) - pilot.reused
+    if num_settled <= 0:
+        raise ValueError("The pilot asked nothing; there is nothing to estimate from.")
+    remaining = max(0, before.num_requests - num_settled)
+    share = remaining / max(1, before.num_requests)
+    usd = None
+    if price is not None:
+        usd = usd_spent / num_settled * remaining * (price.batch_factor if batch else 1.0)
+    valid_rate = (pilot.outcomes[VALID] - pilot.reused) / num_settled
+    basis = f"a pilot of {num_settled}: {valid_rate:.0%} valid, {pilot.asked / num_settled:.2f} calls a caption"
+    return Estimate(remaining, round(before.prompt_tokens * share), usd, basis)

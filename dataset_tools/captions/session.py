@@ -1,0 +1,348 @@
+"""One use of `mf2 data caption` with a model: endpoint, estimate, pilot, run, and what is written at the end."""
+
+import argparse
+import asyncio
+import datetime
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ... import __version__
+from ..report import write_json
+from .answers import DEAD, VALID
+from .batch import BatchRunner, BatchSettings
+from .compare import compare_stored
+from .endpoint import UploadPermission, check_permission, open_async_client, open_client, read_api_key, resolve_model
+from .estimate import Estimate, estimate_from_pilot, estimate_from_prompts
+from .limits import Budget, Pacer
+from .mfa_io import MfaImages
+from .online import OnlineRunner, RunSettings
+from .profiles import FREE, EndpointProfile, Price, get_profile, load_price, load_profiles
+from .prompting import CaptionJob, CaptionRequest, RequestBuilder
+from .results import ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
+from .rules import CAPTION_KINDS, load_token_counter
+from .shards import MAX_SHARD_REQUESTS, AnswerCollector, ShardWriter, shard_path
+from .store import CaptionStore
+from .tally import Tally
+
+EXIT_UNFINISHED = 3
+"""The run stopped, or waits for a batch; the same command goes on with it."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A profile that may be used, with what it costs; `price` is None where the table does not know."""
+
+    profile: EndpointProfile
+    price: Price | None
+    permission: UploadPermission | None
+    builder: RequestBuilder
+
+
+def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
+    """Read the profile and check all that must hold before anything is sent.
+
+    Raises:
+        ValueError: an unknown profile, a model that is about to be shut down, a limit on unknown prices.
+        PermissionError: images would leave this machine and nobody said that they may.
+    """
+    profile = get_profile(load_profiles(args.profiles), profile_name)
+    profile = profile.with_overrides(base_url=args.base_url, model=args.model)
+    profile.check_retirement(datetime.datetime.now(), batch=args.mode == "batch")
+    permission = _permission(args)
+    uploads = not args.dry_run and args.mode != "write-shards" and not args.answers
+    if uploads:
+        check_permission(profile, permission)
+        read_api_key(profile)
+    profile = resolve_model(profile)
+    price = load_price(profile, args.prices)
+    if price is None and args.max_usd is not None:
+        raise ValueError(f"--max-usd needs the price of {profile.model}; add it to a file and pass it with --prices.")
+    return Endpoint(profile, price, permission if uploads else None, RequestBuilder(profile, args.prompts))
+
+
+def _permission(args: argparse.Namespace) -> UploadPermission | None:
+    if args.i_may_upload is None and args.signatory is None:
+        return None
+    return UploadPermission(args.i_may_upload or "", args.signatory or "")
+
+
+def run_session(args: argparse.Namespace) -> int:
+    """Caption a data set with a model; the exit status."""
+    endpoint = open_endpoint(args, args.profile)
+    images = MfaImages(args.data)
+    with CaptionStore(_store_folder(args)) as store:
+        return Session(args, endpoint, images, store).run()
+
+
+def compare_profiles(args: argparse.Namespace) -> int:
+    """Run two profiles on the same images and print how they did."""
+    endpoints = [open_endpoint(args, name) for name in args.compare]
+    images = MfaImages(args.data)
+    with CaptionStore(_store_folder(args)) as store:
+        sessions = [Session(args, endpoint, images, store) for endpoint in endpoints]
+        tallies = [session.ask() for session in sessions]
+        if args.dry_run:
+            return 0
+        if not all(tally and tally.is_complete for tally in tallies):
+            print("The comparison is not complete; run the same command again to go on.")
+            return EXIT_UNFINISHED
+        builders = (endpoints[0].builder, endpoints[1].builder)
+        count_tokens = load_token_counter(args.tokenizer)
+        comparison = compare_stored(builders, store, list(images.jobs(args.limit)), count_tokens)
+        write_json(store.folder / "comparison.json", comparison.to_dict())
+        print(comparison.to_text())
+    return 0
+
+
+class Session:
+    """The steps of a run on one data set, endpoint and store.
+
+    Args:
+        args: the options of the command.
+        endpoint: from `open_endpoint`.
+    """
+
+    def __init__(self, args: argparse.Namespace, endpoint: Endpoint, images: MfaImages, store: CaptionStore) -> None:
+        self._args = args
+        self._endpoint = endpoint
+        self._images = images
+        self._store = store
+        self._budget = Budget(args.max_usd, store.usd_spent())
+        self._settings = RunSettings(
+            concurrency=args.concurrency,
+            max_reasks=args.max_reasks,
+            in_doubt=args.in_doubt,
+            retry_dead=args.retry_dead,
+            count_tokens=load_token_counter(args.tokenizer),
+        )
+
+    def run(self) -> int:
+        """Ask for everything and write the data set; the exit status."""
+        if self._args.answers:
+            tally = self._take_answers()
+        elif self._args.mode == "write-shards":
+            return self._write_shards()
+        elif (asked := self.ask()) is None:
+            return 0
+        else:
+            tally = asked
+        num_letters = write_dead_letters(self._store, self._store.folder / "dead_letters.jsonl")
+        write_json(self._store.folder / "report.json", tally.to_dict())
+        print(tally.to_text())
+        if num_letters:
+            print(f"{num_letters:,} dead letters: {self._store.folder / 'dead_letters.jsonl'}")
+        if not tally.is_complete:
+            print("No data set is written yet; run the same command again to go on.")
+            return EXIT_UNFINISHED
+        self._write_data_set(tally)
+        return 0
+
+    def ask(self) -> Tally | None:
+        """Estimate, pilot, ask the user, ask the model; None after a dry run."""
+        estimate = self._estimate()
+        print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
+        if self._args.dry_run:
+            return None
+        self._store.record_run(self._description()).result()
+        if self._costs and estimate.num_requests > self._args.pilot > 0:
+            estimate = self._run_pilot(estimate)
+            print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
+        if self._costs and estimate.num_requests:
+            self._confirm(estimate)
+        return self._run_batch() if self._args.mode == "batch" else self._run_online(self._requests(), "captions")
+
+    # ---------------------------------------------------------------------------------------------------- before it
+    @property
+    def _costs(self) -> bool:
+        return self._endpoint.price != FREE
+
+    @property
+    def _price(self) -> Price:
+        return self._endpoint.price or FREE
+
+    def _requests(self, sample: int | None = None) -> Iterator[CaptionRequest]:
+        return self._endpoint.builder.requests(self._images.jobs(self._args.limit, sample))
+
+    def _estimate(self) -> Estimate:
+        requests = tqdm(self._requests(), desc="requests", unit="", leave=False)
+        is_batch = self._args.mode == "batch"
+        return estimate_from_prompts(
+            self._endpoint.builder, requests, self._store, self._endpoint.price, batch=is_batch
+        )
+
+    def _run_pilot(self, estimate: Estimate) -> Estimate:
+        """Ask a few requests online, spread over the data set; their answers stay."""
+        spent_usd = self._budget.spent_usd
+        sample = math.ceil(self._args.pilot / len(CAPTION_KINDS))
+        tally = self._run_online(self._requests(sample), "pilot")
+        if tally.stopped_because:
+            raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
+        is_batch = self._args.mode == "batch"
+        pilot_usd = self._budget.spent_usd - spent_usd
+        return estimate_from_pilot(estimate, tally, pilot_usd, self._endpoint.price, batch=is_batch)
+
+    def _confirm(self, estimate: Estimate) -> None:
+        """Spend money only on a yes: an option, a bound, or an answer at the terminal."""
+        if self._args.yes or self._args.max_usd is not None:
+            return
+        if not sys.stdin.isatty():
+            raise ValueError(f"This costs money ({estimate.to_text()}); pass --max-usd USD or --yes.")
+        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ValueError("Stopped before the run; nothing but the pilot was asked.")
+
+    # -------------------------------------------------------------------------------------------------------- asking
+    def _run_online(self, requests: Iterator[CaptionRequest], title: str) -> Tally:
+        with tqdm(desc=title, unit="caption") as bar:
+            return asyncio.run(self._run_online_async(requests, _show(bar)))
+
+    async def _run_online_async(
+        self, requests: Iterator[CaptionRequest], on_settled: Callable[[Tally], None]
+    ) -> Tally:
+        endpoint, args = self._endpoint, self._args
+        async with open_async_client(
+            endpoint.profile, endpoint.permission, concurrency=args.concurrency, timeout_s=args.timeout
+        ) as client:
+            runner = OnlineRunner(
+                client,
+                endpoint.builder,
+                self._store,
+                self._settings,
+                price=self._price,
+                budget=self._budget,
+                pacer=Pacer(args.rpm, args.tpm),
+                on_settled=on_settled,
+            )
+            with _stopping_on_interrupt(runner):
+                return await runner.run(requests)
+
+    def _run_batch(self) -> Tally:
+        endpoint, args = self._endpoint, self._args
+        settings = BatchSettings(
+            max_requests=args.batch_requests or MAX_SHARD_REQUESTS, poll_s=args.poll, waits=not args.no_wait
+        )
+        with (
+            open_client(endpoint.profile, endpoint.permission, timeout_s=args.timeout) as client,
+            tqdm(desc="batches", unit="caption") as bar,
+        ):
+
+            def on_progress(done: int, submitted: int) -> None:
+                bar.total, bar.n = submitted, done
+                bar.set_postfix_str(f"${self._store.usd_spent():.2f}")
+
+            runner = BatchRunner(
+                client,
+                endpoint.builder,
+                self._store,
+                self._settings,
+                settings,
+                price=self._price,
+                budget=self._budget,
+                on_progress=on_progress,
+            )
+            return runner.run(self._requests)
+
+    def _write_shards(self) -> int:
+        writer = ShardWriter(
+            self._endpoint.builder,
+            self._store,
+            self._settings,
+            max_requests=self._args.batch_requests or MAX_SHARD_REQUESTS,
+        )
+        shards = writer.write(tqdm(self._requests(), desc="shards", unit="request"))
+        for shard in shards:
+            print(f"{shard_path(self._store, shard.id)}: {shard.num_requests:,} requests")
+        print("Answer each file, e.g. `vllm run-batch -i FILE -o ANSWERS --model MODEL`, then pass --answers.")
+        return EXIT_UNFINISHED if shards else 0
+
+    def _take_answers(self) -> Tally:
+        collector = AnswerCollector(self._store, self._settings, self._endpoint.profile.max_output_tokens, self._price)
+        for path in self._args.answers:
+            collector.collect_file(path)
+        print(", ".join(f"{count:,} {name}" for name, count in collector.counts.items() if count))
+        tally = Tally(reasked=collector.num_reasked, usd=self._store.usd_spent())
+        for request in self._requests():
+            tally.count_stored(request, self._store.get(request.key))
+        return tally
+
+    # ------------------------------------------------------------------------------------------------------ after it
+    def _write_data_set(self, tally: Tally) -> None:
+        """Write captions and provenance; a caption that there is none of stays null, or the template stands in."""
+        args = self._args
+        out_dir = args.out or args.data
+        with_template = args.fallback == "template"
+        reader = ResultReader(self._store, self._endpoint.builder, with_template=with_template, seed=args.seed)
+        count = self._images.count(args.limit)
+        path = self._store.folder / "provenance.jsonl"
+        with jsonl_writer(path) as write_provenance, tqdm(total=count, desc="data set", unit="image") as bar:
+
+            def captions_of(job: CaptionJob) -> ImageCaptions:
+                captions = reader.captions_of(job)
+                write_provenance({"image_id": job.image_id, "captions": captions.provenance()})
+                bar.update()
+                return captions
+
+            manifest = {**self._description(), "tally": tally.to_dict()}
+            self._images.write(out_dir, captions_of, manifest, args.limit)
+        lost = sum(tally.outcomes.values()) - tally.outcomes[VALID]
+        stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"
+        print(f"{count:,} images captioned: {out_dir}" + (f" ({lost:,} captions missing: {stand_in})" if lost else ""))
+        if tally.outcomes[DEAD]:
+            print("Dead letters shift the class balance: top up or select again without these images.")
+
+    def _description(self) -> dict[str, Any]:
+        """What the store and the manifest remember about the run."""
+        builder, profile, permission = self._endpoint.builder, self._endpoint.profile, self._endpoint.permission
+        return {
+            "backend": "model",
+            "profile": profile.name,
+            "base_url": profile.base_url,
+            "mode": self._args.mode,
+            "parameters": builder.parameters,
+            "detail": profile.detail,
+            "prompt_sha256": {kind: builder.prompt_sha256(kind) for kind in builder.kinds},
+            "upload_permission": permission.to_dict() if permission else None,
+            "store": self._store.id,
+            "version": __version__,
+        }
+
+
+def _store_folder(args: argparse.Namespace) -> Path:
+    target: Path = args.out or args.data
+    return args.store or target.with_name(f"{target.resolve().name}.captions")
+
+
+def _show(bar: tqdm) -> Callable[[Tally], None]:
+    """A callback that moves a progress bar: rate, spent, valid, re-asked, dead."""
+
+    def on_settled(tally: Tally) -> None:
+        bar.set_postfix_str(
+            f"${tally.usd:.2f}, {tally.outcomes[VALID]} valid, {tally.reasked} re-asked, {tally.outcomes[DEAD]} dead",
+            refresh=False,
+        )
+        bar.update()
+
+    return on_settled
+
+
+@contextmanager
+def _stopping_on_interrupt(runner: OnlineRunner) -> Iterator[None]:
+    """While it lasts, the first Ctrl-C stops a runner gently and a second one as usual."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        runner.stop("interrupted")
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)

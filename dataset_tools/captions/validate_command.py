@@ -1,0 +1,198 @@
+"""`mf2 data validate`: check captions, also somebody else's, against their labels, and report what breaks a rule."""
+
+import argparse
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS
+from ..report import write_json
+from ..schema import load_mfa, read_manifest
+from .results import jsonl_writer
+from .rules import CAPTION_KINDS, CaptionKind, TokenCounter, load_token_counter, validate_caption
+from .text import parse_au_caption
+
+EXIT_INVALID = 1
+_VARIABLE_PARTS = re.compile(r"""['"].*['"]|(?<=: ).*(?=\.$)|\d+(?= tokens)""", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """The captions and labels of one image, wherever they come from."""
+
+    image_id: str
+    active_aus: tuple[int, ...]
+    emotion: str | None
+    captions: Mapping[CaptionKind, str]
+
+
+@dataclass
+class ValidationReport:
+    """Counts per kind: captions, valid ones, images without one, and how often each rule was broken."""
+
+    total: Counter[str] = field(default_factory=Counter)
+    valid: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    rules: dict[str, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in CAPTION_KINDS})
+
+    @property
+    def num_invalid(self) -> int:
+        """Captions that break a rule."""
+        return sum(self.total.values()) - sum(self.valid.values())
+
+    def count(self, kind: CaptionKind, violations: Iterable[str]) -> None:
+        """Count one caption."""
+        rules = {_VARIABLE_PARTS.sub("…", violation) for violation in violations}
+        self.total[kind] += 1
+        self.valid[kind] += not rules
+        self.rules[kind].update(rules)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            kind: {
+                "captions": self.total[kind],
+                "valid": self.valid[kind],
+                "missing": self.missing[kind],
+                "violations": dict(self.rules[kind].most_common()),
+            }
+            for kind in CAPTION_KINDS
+        }
+
+    def to_text(self) -> str:
+        """A line for each kind, and below it the rules that were broken, the most frequent first."""
+        lines = []
+        for kind in CAPTION_KINDS:
+            share = f" ({self.valid[kind] / self.total[kind]:.1%})" if self.total[kind] else ""
+            lines.append(
+                f"{kind:<8} {self.valid[kind]:,} of {self.total[kind]:,} captions valid{share}, "
+                f"{self.missing[kind]:,} images without one"
+            )
+            lines += [f"  {count:>8,}  {rule}" for rule, count in self.rules[kind].most_common()]
+        return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add = parser.add_argument
+    add(
+        "captions",
+        type=Path,
+        help="data set folder, or a .jsonl or .csv file with the columns caption_au, caption_emotion, caption_key_au, "
+        "emotion (name or index) and either active_aus (`1+2+25` or a list) or AU1, AU2, …",
+    )
+    add("--invalid", type=Path, metavar="FILE", help="write every invalid caption with its violations as JSONL")
+    add("--sentences", type=Path, metavar="FILE", help="write AU captions as one sentence an AU, as JSONL")
+    add("--report", type=Path, metavar="FILE", help="write the counts as JSON")
+    add("--tokenizer", metavar="NAME", help="tokenizer that counts a caption's tokens (default: an estimate)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 when a caption is invalid."""
+    count_tokens = load_token_counter(args.tokenizer)
+    report = ValidationReport()
+    with _optional_writer(args.invalid) as write_invalid, _optional_writer(args.sentences) as write_sentences:
+        for image in read_captioned_images(args.captions):
+            for kind, violations in check_image(image, report, count_tokens):
+                write_invalid({"image_id": image.image_id, "kind": kind, "violations": violations,
+                               "caption": image.captions[kind]})  # fmt: skip
+            if "au" in image.captions:
+                write_sentences({"image_id": image.image_id, "sentences": parse_au_caption(image.captions["au"])})
+    if not report.total:
+        raise ValueError(f"{args.captions} holds no captions.")
+    if args.report:
+        write_json(args.report, report.to_dict())
+    print(report.to_text())
+    return EXIT_INVALID if report.num_invalid else 0
+
+
+def check_image(
+    image: CaptionedImage, report: ValidationReport, count_tokens: TokenCounter | None = None
+) -> list[tuple[CaptionKind, list[str]]]:
+    """Count the captions of an image in the report; returns the invalid ones with their violations."""
+    invalid = []
+    for kind in CAPTION_KINDS:
+        if kind not in image.captions:
+            report.missing[kind] += 1
+            continue
+        violations = validate_caption(
+            kind, image.captions[kind], image.active_aus, image.emotion, count_tokens=count_tokens
+        )
+        report.count(kind, violations)
+        if violations:
+            invalid.append((kind, violations))
+    return invalid
+
+
+def read_captioned_images(path: Path) -> Iterator[CaptionedImage]:
+    """The captions of a data set folder, or of a .jsonl or .csv file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, or a row that cannot be read; its number is shown.
+    """
+    number = 0
+    try:
+        for number, row in enumerate(_read_rows(path), start=1):
+            yield _captioned_image(row, number)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, after row {number - 1}: {error}") from error
+
+
+def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.is_dir():
+        for split in read_manifest(path)["splits"]:
+            dataset = load_mfa(path, split, with_images=False, au_ids=())
+            yield from dataset.remove_columns([name for name in ("image", "landmarks") if name in dataset.features])
+    elif path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, filter(str.strip, file))
+    elif path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file)
+    else:
+        raise ValueError(f"{path} is neither a data set folder nor a .jsonl or .csv file.")
+
+
+def _captioned_image(row: Mapping[str, Any], number: int) -> CaptionedImage:
+    captions = {kind: row[f"caption_{kind}"] for kind in CAPTION_KINDS if row.get(f"caption_{kind}")}
+    image_id = row.get("image_id") or row.get("file_name") or f"row {number}"
+    return CaptionedImage(str(image_id), _read_active_aus(row), _read_emotion(row.get("emotion")), captions)
+
+
+def _read_active_aus(row: Mapping[str, Any]) -> tuple[int, ...]:
+    """From `active_aus` (a list, or text such as `AU1+AU25`), else from the columns AU1, AU2, … that are 1."""
+    given = row.get("active_aus")
+    if given is not None:
+        numbers = re.findall(r"\d+", given) if isinstance(given, str) else given
+        return tuple(sorted({int(number) for number in numbers}))
+    return tuple(au_id for au_id in ACTION_UNITS if str(row.get(f"AU{au_id}", "")).strip() == "1")
+
+
+def _read_emotion(value: Any) -> str | None:
+    """From an index or a name in any case; nothing, or a negative index, is no label."""
+    text = "" if value is None else str(value).strip()
+    if re.fullmatch(r"-?\d+", text):
+        index = int(text)
+        if index >= len(EMOTIONS):
+            raise ValueError(f"emotion is {index}; it must be below {len(EMOTIONS)}.")
+        return EMOTIONS[index] if index >= 0 else None
+    if text and text.capitalize() not in EMOTIONS:
+        raise ValueError(f"emotion is {text!r}; known are {', '.join(EMOTIONS)}.")
+    return text.capitalize() or None
+
+
+@contextmanager
+def _optional_writer(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Writes JSON lines to `path`, or nowhere."""
+    if path is None:
+        yield lambda row: None
+    else:
+        with jsonl_writer(path) as write:
+            yield write
