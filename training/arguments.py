@@ -10,11 +10,14 @@ Every field is a key of the YAML file and a flag of the same name. Fields that h
 import argparse
 import dataclasses
 import difflib
+import logging
+import os
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -318,7 +321,8 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError)
 def run_script(main: Callable[[], None]) -> int:
     """Run a script's `main`; a user's error is one line on stderr and exit status 1."""
     try:
-        main()
+        with _messages_on_stderr():
+            main()
     except USER_ERRORS as error:
         print(f"{Path(sys.argv[0]).name}: error: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -326,6 +330,18 @@ def run_script(main: Callable[[], None]) -> int:
         print(f"{Path(sys.argv[0]).name}: interrupted; run the same command to continue.", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what the package logs; of several processes only the first one's messages, and everybody's errors."""
+    package_logger, handler = logging.getLogger("mf2"), logging.StreamHandler()
+    package_logger.setLevel(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
+    package_logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        package_logger.removeHandler(handler)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Checkpoints: which one a run continues, and the folder that a finished run leaves for the Hub."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,11 +97,11 @@ def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Pa
     trainer.accelerator.wait_for_everyone()
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions that a result depends on."""
+def describe_environment(world_size: int) -> dict[str, Any]:
+    """Versions that a result depends on, and the number of processes."""
     return {
         "mf2": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "world_size": int(os.environ.get("WORLD_SIZE", 1)),
+        "world_size": world_size,
     }

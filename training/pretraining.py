@@ -66,7 +66,6 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
 def start_run(arguments: PretrainArguments) -> tuple[TrainingArguments, Path | None]:
     """Join the processes, check and make the output folder; the Trainer's settings and the checkpoint to continue."""
     settings = make_training_arguments(arguments)
-    show_messages(settings)
     with settings.main_process_first(local=False, desc="output folder"):
         check_same_run(arguments, arguments.output_dir)
         checkpoint = find_resume_checkpoint(arguments.resume_from_checkpoint, arguments.output_dir)
@@ -75,14 +74,6 @@ def start_run(arguments: PretrainArguments) -> tuple[TrainingArguments, Path | N
         logger.info(f"Continuing from {checkpoint}.")
     set_seed(arguments.seed)
     return settings, checkpoint
-
-
-def show_messages(settings: TrainingArguments) -> None:
-    """Let what MF² has to say appear on stderr, of the first process only."""
-    mf2_logger = logging.getLogger("mf2")
-    mf2_logger.setLevel(logging.INFO if settings.process_index == 0 else logging.ERROR)
-    if not mf2_logger.handlers:
-        mf2_logger.addHandler(logging.StreamHandler())
 
 
 # --------------------------------------------------------------------------------------------------------------- data
@@ -159,6 +150,7 @@ def make_trainer(
         )
     losses = (config.itc_weight, config.itm_weight, config.itg_weight)
     settings.ddp_find_unused_parameters = 0 in losses
+    reject_unknown(list(arguments.augmentation), list(Augmentation.__dataclass_fields__), "augmentation")
     augmentation = Augmentation(**arguments.augmentation) if arguments.augment else None
     return PretrainingTrainer(
         model,
@@ -209,7 +201,7 @@ def evaluate(
             "batch_size": trainer.get_total_train_batch_size(trainer.args),
             "losses": last_losses(trainer),
         },
-        "environment": describe_environment(),
+        "environment": describe_environment(trainer.args.world_size),
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
@@ -68,6 +69,7 @@ def make_training_arguments(arguments: PretrainArguments) -> TrainingArguments:
         "logging_nan_inf_filter": False,
         "report_to": ["tensorboard"],
         "remove_unused_columns": False,
+        "use_cpu": not torch.accelerator.is_available(),  # left out, processes on CPUs would not join each other
         "label_names": list(LABEL_NAMES),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
@@ -111,7 +113,7 @@ class ConsoleCallback(ProgressCallback):
     """The progress bar, with one line a log instead of a dictionary."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if not state.is_world_process_zero or self.training_bar is None:
+        if self.training_bar is None:
             return
         where = f"step {state.global_step}, epoch {state.epoch:.2f}"
         if "loss" in logs:
@@ -119,6 +121,12 @@ class ConsoleCallback(ProgressCallback):
             self.training_bar.write(f"{where}: loss {logs['loss']:.3f}  ({parts})  lr {logs['learning_rate']:.2e}")
         elif scores := [f"{name} {logs[f'eval_{name}']:.3f}" for name in SHOWN_SCORES if f"eval_{name}" in logs]:
             self.training_bar.write(f"{where}: evaluation {', '.join(scores)}")
+
+    def close(self) -> None:
+        """Leave the bars as they are; what is printed next gets a line of its own."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
 
 
 class CollapseCallback(TrainerCallback):
@@ -170,6 +178,14 @@ class PretrainingTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices decay; biases, norms, temperatures and other parameters of at most one dimension do not."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ConsoleCallback):
+                    callback.close()
 
     # ---------------------------------------------------------------------------------------------------- losses
     def compute_loss(
