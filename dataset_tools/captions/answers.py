@@ -12,6 +12,8 @@ from .text import render_au_caption
 
 NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
 """States of a request."""
+BAD_REQUEST = "bad_request"
+"""Why a request is dead that the server refused for good."""
 
 
 class Question(Protocol):

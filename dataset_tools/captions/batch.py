@@ -19,9 +19,9 @@ from openai.types import Batch
 from .answers import SENT, VALID
 from .failures import Outcome, classify
 from .limits import Budget
-from .online import MAX_BACKOFF_S, RunSettings
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, RequestBuilder
+from .settings import RunSettings
 from .shards import (
     ENDPOINT,
     MAX_SHARD_BYTES,
@@ -278,7 +278,7 @@ class BatchRunner:
     def _call(self, function: Callable[[], _T]) -> _T:
         """A call that costs nothing, repeated while the server or the way to it has trouble."""
         reason = ""
-        for num_failures in range(_MAX_TRIES):
+        for num_failures in range(1, _MAX_TRIES + 1):
             try:
                 return function()
             except openai.APIError as error:
@@ -288,8 +288,7 @@ class BatchRunner:
                 reason, wait_s = failure.reason, failure.retry_after_s
             except httpx2.TransportError as error:  # in the middle of a download
                 reason, wait_s = f"{type(error).__name__}: {error}", None
-            backoff_s = min(MAX_BACKOFF_S, self._settings.backoff_s * 2**num_failures)
-            self._sleep(backoff_s if wait_s is None else wait_s)
+            self._sleep(self._settings.backoff_after_s(num_failures) if wait_s is None else wait_s)
         raise _StoppedError(f"{_MAX_TRIES} calls in a row failed; the last one: {reason}")
 
     def _shard(self, shard_id: str) -> Shard:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .answers import DEAD, IN_DOUBT, VALID
+from .answers import VALID
 from .profiles import Price
 from .prompting import CaptionRequest, RequestBuilder
-from .store import CaptionStore
 from .tally import Tally
 
 ANSWER_TOKENS = 90
@@ -31,18 +30,15 @@ class Estimate:
 def estimate_from_prompts(
     builder: RequestBuilder,
     requests: Iterable[CaptionRequest],
-    store: CaptionStore,
     price: Price | None,
     *,
     batch: bool,
 ) -> Estimate:
-    """Estimate from the length of the prompts; requests that the store has settled cost nothing."""
+    """Estimate from the length of the prompts of `requests`, which are still to be asked."""
     num_requests = prompt_tokens = 0
     for request in requests:
-        stored = store.get(request.key)
-        if stored is None or stored.state not in (VALID, DEAD, IN_DOUBT):
-            num_requests += 1
-            prompt_tokens += builder.estimate_tokens(request)
+        num_requests += 1
+        prompt_tokens += builder.estimate_tokens(request)
     usd = None if price is None else price.usd(prompt_tokens, 0, num_requests * ANSWER_TOKENS, batch=batch)
     return Estimate(num_requests, prompt_tokens, usd, f"{ANSWER_TOKENS} tokens an answer, no re-asks")
 
@@ -52,17 +48,15 @@ def estimate_from_pilot(
 ) -> Estimate:
     """The estimate for what remains after a pilot that cost `usd_spent`, its re-asks included.
 
-    Raises:
-        ValueError: the pilot asked nothing.
+    `before` stands where the pilot settled nothing.
     """
-    num_settled = sum(pilot.outcomes.values()) - pilot.reused
-    if num_settled <= 0:
-        raise ValueError("The pilot asked nothing; there is nothing to estimate from.")
-    remaining = max(0, before.num_requests - num_settled)
-    share = remaining / max(1, before.num_requests)
+    num_settled = sum(pilot.outcomes.values())
+    if not num_settled:
+        return before
+    num_left = max(0, before.num_requests - num_settled)
     usd = None
     if price is not None:
-        usd = usd_spent / num_settled * remaining * (price.batch_factor if batch else 1.0)
-    valid_rate = (pilot.outcomes[VALID] - pilot.reused) / num_settled
+        usd = usd_spent / num_settled * num_left * (price.batch_factor if batch else 1.0)
+    valid_rate = pilot.outcomes[VALID] / num_settled
     basis = f"a pilot of {num_settled}: {valid_rate:.0%} valid, {pilot.asked / num_settled:.2f} calls a caption"
-    return Estimate(remaining, round(before.prompt_tokens * share), usd, basis)
+    return Estimate(num_left, round(before.prompt_tokens * num_left / before.num_requests), usd, basis)

@@ -5,51 +5,19 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
 import openai
 
-from .answers import DEAD, IN_DOUBT, NEW, RAW, VALID, judge_answer, next_state
+from .answers import BAD_REQUEST, DEAD, IN_DOUBT, NEW, RAW, VALID, judge_answer, next_state
 from .failures import Failure, Outcome, classify
 from .limits import LONG_PAUSE_S, Budget, Pacer
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, Feedback, RequestBuilder
-from .rules import TokenCounter
+from .settings import RunSettings
 from .store import CaptionStore
 from .tally import UNFINISHED, Tally
-
-InDoubtPolicy = Literal["resend", "skip"]
-MAX_BACKOFF_S = 60.0
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How a run behaves.
-
-    Args:
-        concurrency: requests on their way at once.
-        max_reasks: how often a rejected answer is asked for again.
-        max_tries: calls for one answer before the request is left to the next run.
-        in_doubt: what happens to a request that was sent and whose answer never came: `resend` may pay it twice,
-            `skip` leaves it without a caption.
-        retry_dead: give dead letters of earlier runs another chance.
-        backoff_s: wait before the first retry; doubled for each further one.
-        count_tokens: as for `validate_caption`.
-    """
-
-    concurrency: int = 16
-    max_reasks: int = 2
-    max_tries: int = 6
-    in_doubt: InDoubtPolicy = "resend"
-    retry_dead: bool = False
-    backoff_s: float = 1.0
-    count_tokens: TokenCounter | None = None
-
-    def __post_init__(self) -> None:
-        for name, low in (("concurrency", 1), ("max_reasks", 0), ("max_tries", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +130,10 @@ class OnlineRunner:
             await _on_disk(self._store.revive(request.key))
             return _Progress(NEW)
         if stored.state == IN_DOUBT:
-            return await self._doubt(request, progress, self._worst_usd(request, stored.feedback))
+            is_counted = self._store.is_last_call_counted(stored)
+            return await self._doubt(
+                request, progress, 0.0 if is_counted else self._worst_usd(request, stored.feedback)
+            )
         return progress
 
     async def _ask(self, request: CaptionRequest, progress: _Progress) -> _Progress:
@@ -193,8 +164,8 @@ class OnlineRunner:
                 if progress.state == IN_DOUBT:
                     return progress
             elif failure.outcome is Outcome.DEAD:
-                await _on_disk(self._store.mark_dead(request.key, failure.reason, ()))
-                return replace(progress, state=DEAD, reason=failure.reason)
+                await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [failure.reason]))
+                return replace(progress, state=DEAD, reason=BAD_REQUEST)
             else:
                 await _on_disk(self._store.mark_unsent([request.key]))
         return unfinished
@@ -254,7 +225,7 @@ class OnlineRunner:
         """What the server asked for, else twice as long after every failure, with jitter."""
         if failure.retry_after_s is not None:
             return failure.retry_after_s
-        return min(MAX_BACKOFF_S, self._settings.backoff_s * 2 ** (num_failures - 1)) * random.uniform(0.5, 1.0)
+        return self._settings.backoff_after_s(num_failures) * random.uniform(0.5, 1.0)
 
     async def _wait(self, waiting: Awaitable[None]) -> bool:
         """Wait, but no longer than until the run is stopped; whether it goes on."""

@@ -23,11 +23,12 @@ from .endpoint import UploadPermission, check_permission, open_async_client, ope
 from .estimate import Estimate, estimate_from_pilot, estimate_from_prompts
 from .limits import Budget, Pacer
 from .mfa_io import MfaImages
-from .online import OnlineRunner, RunSettings
+from .online import OnlineRunner
 from .profiles import FREE, EndpointProfile, Price, get_profile, load_price, load_profiles
 from .prompting import CaptionJob, CaptionRequest, RequestBuilder
 from .results import ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
 from .rules import CAPTION_KINDS, load_token_counter
+from .settings import RunSettings
 from .shards import MAX_SHARD_REQUESTS, AnswerCollector, ShardWriter, shard_path
 from .store import CaptionStore
 from .tally import Tally
@@ -171,18 +172,23 @@ class Session:
     def _requests(self, sample: int | None = None) -> Iterator[CaptionRequest]:
         return self._endpoint.builder.requests(self._images.jobs(self._args.limit, sample))
 
+    def _pending(self, sample: int | None = None) -> Iterator[CaptionRequest]:
+        """The requests that this run has to ask."""
+        for request in self._requests(sample):
+            stored = self._store.get(request.key)
+            if stored is None or self._settings.asks_again(stored.state):
+                yield request
+
     def _estimate(self) -> Estimate:
-        requests = tqdm(self._requests(), desc="requests", unit="", leave=False)
+        requests = tqdm(self._pending(), desc="requests", unit="", leave=False)
         is_batch = self._args.mode == "batch"
-        return estimate_from_prompts(
-            self._endpoint.builder, requests, self._store, self._endpoint.price, batch=is_batch
-        )
+        return estimate_from_prompts(self._endpoint.builder, requests, self._endpoint.price, batch=is_batch)
 
     def _run_pilot(self, estimate: Estimate) -> Estimate:
         """Ask a few requests online, spread over the data set; their answers stay."""
         spent_usd = self._budget.spent_usd
         sample = math.ceil(self._args.pilot / len(CAPTION_KINDS))
-        tally = self._run_online(self._requests(sample), "pilot")
+        tally = self._run_online(self._pending(sample), "pilot")
         if tally.stopped_because:
             raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
         is_batch = self._args.mode == "batch"

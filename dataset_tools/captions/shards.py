@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from .answers import DEAD, IN_DOUBT, NEW, RAW, SENT, VALID, judge_answer, next_state
-from .online import RunSettings
+from .answers import BAD_REQUEST, DEAD, IN_DOUBT, NEW, RAW, SENT, VALID, judge_answer, next_state
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, RequestBuilder
+from .settings import RunSettings
 from .store import CaptionStore, Shard, StoredRequest
 
 MAX_SHARD_REQUESTS = 50_000
@@ -153,9 +153,8 @@ class ShardWriter:
     def _is_due(self, stored: StoredRequest | None) -> bool:
         if stored is None:
             return True
-        if stored.state == IN_DOUBT:
-            return self._settings.in_doubt == "resend"
-        return stored.state == NEW and stored.sends < self._settings.max_tries + stored.attempt
+        is_tried_out = stored.sends >= self._settings.max_tries + stored.attempt
+        return stored.state != DEAD and self._settings.asks_again(stored.state) and not is_tried_out
 
     def _new_draft(self) -> _Draft:
         folder = self._store.folder / "batches"
@@ -247,7 +246,7 @@ class AnswerCollector:
                 answers[line.key] = json.dumps(line.body)
             elif line.is_refused:
                 self.counts["refused"] += 1
-                self._store.mark_dead(line.key, f"HTTP {line.status}", [json.dumps(line.body)[:300]])
+                self._store.mark_dead(line.key, BAD_REQUEST, [f"HTTP {line.status}: {json.dumps(line.body)[:300]}"])
             else:
                 self.counts["failure"] += 1
                 failed.append(line.key)

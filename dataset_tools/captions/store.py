@@ -179,6 +179,11 @@ class CaptionStore:
         row = self._reader.execute(sql, (key,)).fetchone()
         return None if row is None else row[0]
 
+    def is_last_call_counted(self, stored: StoredRequest) -> bool:
+        """Whether the cost of a request's last call is in the books, with or without an answer."""
+        sql = "SELECT 1 FROM answers WHERE key = ? AND number = ?"
+        return self._reader.execute(sql, (stored.key, stored.sends)).fetchone() is not None
+
     def usd_of(self, key: str) -> float:
         """What a request cost with all its re-asks."""
         sql = "SELECT COALESCE(SUM(usd), 0) FROM answers WHERE key = ?"

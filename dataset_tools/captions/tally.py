@@ -67,7 +67,7 @@ class Tally:
         lines = [
             f"{outcomes[VALID]:,} valid ({self.reused:,} from earlier runs), {outcomes[DEAD]:,} dead, "
             f"{outcomes[IN_DOUBT]:,} in doubt, {outcomes[UNFINISHED]:,} unfinished; "
-            f"{self.asked:,} calls, {self.reasked:,} re-asks, ${self.usd:,.4f}"
+            f"{self.asked:,} calls, {self.reasked:,} re-asks; ${self.usd:,.2f} spent with this store"
         ]
         if self.reasons:
             lines.append("reasons: " + ", ".join(f"{reason} {n:,}" for reason, n in self.reasons.most_common()))

@@ -11,6 +11,7 @@ from .text import au_head, no_key_au_caption, render_au_caption
 
 MAX_EMOTION_CUES = 3
 """How many movements an emotion caption names."""
+_ESTIMATE_MARGIN = 8  # pieces by which a tokenizer may count more than the estimate
 
 _OPENINGS = (
     "The person in the image appears to be {adjective}.",
@@ -101,7 +102,7 @@ def _au_caption(active: Sequence[int], choose: _Chooser) -> str:
     )
     for sentences in wordings:
         caption = render_au_caption(sentences)
-        if estimate_tokens(caption) <= MAX_TOKENS["au"]:
+        if estimate_tokens(caption) <= MAX_TOKENS["au"] - _ESTIMATE_MARGIN:
             return caption
     return render_au_caption({au_id: AU_PHRASES[au_id].terse for au_id in active})
 

@@ -6,8 +6,8 @@ import pytest
 from caption_rig import ANSWER_USD, PRICE, local_profile, make_jobs, run_batch, run_online, stored_requests
 from openai_server import OpenAIServer, completion
 
-from mf2.dataset_tools.captions.online import RunSettings
 from mf2.dataset_tools.captions.prompting import RequestBuilder
+from mf2.dataset_tools.captions.settings import RunSettings
 from mf2.dataset_tools.captions.shards import AnswerCollector, ShardWriter, read_answer_lines, shard_path
 from mf2.dataset_tools.captions.store import CaptionStore
 
@@ -66,7 +66,7 @@ def test_failures_of_single_lines_are_sent_again_or_dead(server, tmp_path):
     tally, counts = run_batch(server, tmp_path, make_jobs(10), kinds=("emotion",))
     assert tally.outcomes == {"valid": 8, "dead": 2}
     assert (counts["failure"], counts["refused"]) == (2, 2)
-    assert tally.reasons == {"HTTP 400": 2}
+    assert tally.reasons == {"bad_request": 2}
     assert server.calls["create"] == 2 and server.paid_twice() == 0
 
 

@@ -11,8 +11,9 @@ from openai_server import OpenAIServer
 from mf2.dataset_tools.captions import validate_caption
 from mf2.dataset_tools.captions.endpoint import open_async_client
 from mf2.dataset_tools.captions.limits import Pacer
-from mf2.dataset_tools.captions.online import OnlineRunner, RunSettings
+from mf2.dataset_tools.captions.online import OnlineRunner
 from mf2.dataset_tools.captions.prompting import CaptionJob, RequestBuilder
+from mf2.dataset_tools.captions.settings import RunSettings
 from mf2.dataset_tools.captions.store import CaptionStore
 
 

@@ -13,10 +13,11 @@ from openai_server import OpenAIServer
 from mf2.dataset_tools.captions.batch import BatchRunner, BatchSettings
 from mf2.dataset_tools.captions.endpoint import open_async_client, open_client
 from mf2.dataset_tools.captions.limits import Budget, Pacer
-from mf2.dataset_tools.captions.online import OnlineRunner, RunSettings
+from mf2.dataset_tools.captions.online import OnlineRunner
 from mf2.dataset_tools.captions.profiles import FREE, EndpointProfile, Price, load_profiles
 from mf2.dataset_tools.captions.prompting import CaptionJob, RequestBuilder
 from mf2.dataset_tools.captions.rules import CAPTION_KINDS
+from mf2.dataset_tools.captions.settings import RunSettings
 from mf2.dataset_tools.captions.store import CaptionStore, StoredRequest
 from mf2.dataset_tools.captions.tally import Tally
 
