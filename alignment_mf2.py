@@ -29,15 +29,29 @@ def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows; a row's gradient is the sum of what all processes have for it.
+
+    `torch.distributed.nn.functional.all_gather` permutes gradients that are not contiguous (gloo), as einsum's are.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        ctx.num_rows = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(_world_size())]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return _local_rows(gradient, ctx.num_rows)
+
+
 def _gather(tensor: torch.Tensor) -> torch.Tensor:
     """(I, …) -> (M, …): the rows of all processes in rank order, with gradient where the tensor has one."""
-    if _world_size() == 1:
-        return tensor
-    if tensor.requires_grad:
-        return torch.cat(dist.nn.functional.all_gather(tensor.contiguous()))
-    parts = [torch.empty_like(tensor) for _ in range(_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
+    return tensor if _world_size() == 1 else _GatherRows.apply(tensor.contiguous())
 
 
 def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -1,0 +1,65 @@
+"""Two processes on half a batch each give the losses and the gradients of one process on the whole of it."""
+
+import json
+import math
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).with_name("two_process_worker.py")
+CASES = list(runpy.run_path(str(WORKER))["CASES"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> list[dict]:
+    """What both processes found, from one launch of all cases."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, *launch, *address, str(WORKER), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_there_are_two_processes_that_ran_every_case(reports):
+    """`accelerate launch --cpu --num_processes 2` would silently run one."""
+    assert [report["world_size"] for report in reports] == [2, 2]
+    assert [list(report["results"]) for report in reports] == [CASES, CASES]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_averaged_gradients_are_those_of_one_process(reports, case):
+    assert [report["results"][case]["averaged"] for report in reports] == [{}, {}]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_through_ddp_are_those_of_one_process(reports, case):
+    assert [report["results"][case]["DDP"] for report in reports] == [{}, {}]
+
+
+def test_the_cases_are_what_they_say(reports):
+    """Texts of unequal length, losses of some size, a gradient for every parameter."""
+    for case in CASES:
+        first, second = (report["results"][case] for report in reports)
+        assert first["text lengths"] != second["text lengths"]
+        assert math.isfinite(first["loss"]) and first["loss"] > 1
+        assert first["parameters"] > 100 and first["without gradient"] == []
