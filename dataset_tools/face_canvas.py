@@ -133,13 +133,13 @@ class Surface:
 
     def __init__(self, canvas: Canvas, color: ArrayLike) -> None:
         self.canvas = canvas
-        self.form = np.zeros(canvas.shape, np.float32)
-        self.detail = np.zeros(canvas.shape, np.float32)
-        self.albedo = np.empty((*canvas.shape, 3), np.float32)
+        self.form: Array = np.zeros(canvas.shape, np.float32)
+        self.detail: Array = np.zeros(canvas.shape, np.float32)
+        self.albedo: Array = np.empty((*canvas.shape, 3), np.float32)
         self.albedo[:] = np.asarray(color, np.float32)
-        self.gloss = np.zeros(canvas.shape, np.float32)
-        self.glint = np.zeros(canvas.shape, np.float32)
-        self.alpha = np.zeros(canvas.shape, np.float32)
+        self.gloss: Array = np.zeros(canvas.shape, np.float32)
+        self.glint: Array = np.zeros(canvas.shape, np.float32)
+        self.alpha: Array = np.zeros(canvas.shape, np.float32)
 
     def paint(self, mask: Array, color: ArrayLike, window: Window | None = None) -> None:
         """Lay a linear colour, (3,) or (h, w, 3), over the surface where `mask` is 1."""

@@ -145,7 +145,7 @@ def _side_bumps(face: Face, side: int) -> list[tuple[float, float, float, float,
         (wing_x + side * 0.10, wing_y - 0.16, 0.13, 0.13, 0.07 * face.au(10, side)),
         (side * 0.66, 1.00, 0.24, 0.30, -0.035 - 0.04 * identity.age + 0.02 * identity.shape.cheeks),
         (corner_x + side * 0.06, corner_y + 0.02, 0.07, 0.10, -0.025),
-        (corner_x + side * 0.10, corner_y + 0.16, 0.11, 0.12, 0.06 * face.au(15, side)),
+        (corner_x + side * 0.10, corner_y + 0.16, 0.11, 0.12, 0.085 * face.au(15, side)),
         (side * 1.02, -0.45, 0.20, 0.35, -0.06),
     ]
 
@@ -304,14 +304,20 @@ def paint_mouth(surface: Surface, face: Face) -> None:
 
 
 def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:
-    """Rounded, coloured lips; AU23 rolls the red in, deepens and creases it, AU24 blanches and flattens them."""
+    """Rounded, coloured lips.
+
+    AU23 rolls the red in, deepens it, creases it and leaves a pale ring around it; AU24 blanches and flattens the lips
+    between two bulges of skin.
+    """
     identity, tightened, pressed = face.identity, face.au(23), face.au(24)
     upper = ((window.y - lips.upper_out) / np.maximum(lips.upper_in - lips.upper_out, 0.02)).clip(0, 1)
     lower = ((window.y - lips.lower_in) / np.maximum(lips.lower_out - lips.lower_in, 0.02)).clip(0, 1)
-    rolled = 0.45 * tightened
+    rolled = 0.50 * tightened
     red_part = smoothstep(rolled - 0.12, rolled + 0.02, upper) * smoothstep(1.12 - rolled, 0.98 - rolled, lower)
-    color = srgb_to_linear(identity.lip_color) * (1 - tightened * np.array([0.12, 0.50, 0.46], np.float32))
-    color += 0.75 * pressed * (1.08 * face.skin - color)
+    color = srgb_to_linear(identity.lip_color) * (1 - tightened * np.array([0.35, 0.68, 0.62], np.float32))
+    color += 0.65 * pressed * (1.08 * face.skin - color)
+    ring = bell(np.hypot(window.x / 0.46, (window.y - face.points[62, 1]) / 0.22), 1.0) * (1 - lips.skin * red_part)
+    surface.tint(0.8 * tightened * ring, (1.16, 1.22, 1.22), window)
     surface.paint(lips.skin * red_part * (0.50 + 0.45 * identity.lip_strength), color, window)
     roundness = 0.035 * np.sin(np.pi * upper).clip(0) ** 0.8 + 0.055 * np.sin(np.pi * lower).clip(0) ** 0.8
     surface.detail[window.index] += lips.skin * roundness * (1 - 0.7 * pressed)
@@ -325,11 +331,13 @@ def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> No
 def _crease_lips(surface: Surface, face: Face, window: Window, lips: _Lips, tightened: float) -> None:
     """Upright creases that fan out over the lips, faint at rest, and over the skin around them where they tighten."""
     reach = np.abs(window.y - face.points[62, 1])
-    stripes = np.cos(2 * np.pi * 4.5 * window.x / (0.42 + 0.25 * reach))
-    around = bell(reach, 0.24) * bell(window.x, 0.38) * (1 - lips.skin)
-    depth = 0.15 * lips.skin * (1 - tightened) + tightened * (lips.skin + 0.9 * around)
+    fan = window.x / (0.42 + 0.25 * reach)
+    bent = face.noise(6).uniform(-1, 1, 3)
+    stripes = np.cos(2 * np.pi * 4.2 * fan + 1.5 * bent[0] + 1.2 * np.sin(7 * fan + 3 * bent[1]))
+    around = bell(reach, 0.20) * bell(window.x, 0.36) * (1 - lips.skin)
+    depth = 0.15 * lips.skin * (1 - tightened) + tightened * (0.8 * lips.skin + 0.9 * around)
     surface.detail[window.index] += 0.014 * depth * stripes
-    surface.tint(0.60 * tightened * depth * np.clip(-stripes, 0, 1), (0.48, 0.34, 0.32), window)
+    surface.tint(0.45 * tightened * depth * np.clip(-stripes, 0, 1), (0.50, 0.35, 0.33), window)
 
 
 def _paint_cavity(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:

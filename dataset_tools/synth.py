@@ -1,16 +1,17 @@
 """`mf2 data synth`: a data set of generated faces in the MFA schema, made offline and free of licences.
 
-Every image is a function of (seed, split, number): its emotion, AUs (`au_prior`), person and setting (`face_domains`)
-come from random numbers of its own, so the same seed gives the same bytes with any number of workers, and a larger
-training split leaves the evaluation split as it is. The frames of one person form one video (`video_id` = `group_id`);
-no person is in two splits. Emotions are balanced. An AU's label is 1 where its intensity reaches `ACTIVE_INTENSITY`.
+Every image is a function of (seed, split, number): its emotion and AUs (`au_prior`), its person and setting
+(`face_domains`) come from random numbers of its own. So the same seed gives the same bytes on one machine, with any
+number of workers, and a larger training split leaves the evaluation split as it is. The frames of one person form one
+video (`video_id` = `group_id`), and no person is in two splits. Emotions are balanced. An AU's label is 1 where its
+intensity reaches `ACTIVE_INTENSITY`.
 """
 
 import argparse
 import io
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -34,11 +35,13 @@ GENERATOR_VERSION = 1
 """Counts changes that alter the images or labels of a seed."""
 ACTIVE_INTENSITY = 0.2
 """The intensity (FACS A to E on 0 to 1) from which an AU's label is 1."""
-_ACTIVE_RANGE, _RESIDUAL_RANGE = (0.40, 1.0), (0.0, 0.12)
-_RESIDUAL_RATE = 0.35
+_ACTIVE_RANGE = (0.40, 1.0)
+_RESIDUAL_RATE, _RESIDUAL_MAX = 0.35, 0.12  # how often and how strongly an AU moves that is not active
 _SPLITS = ("train", "validation")
 _SHEET_FACES = 48
 _EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # what a random number generator is for
+
+Rows = Iterable[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def image_aus(config: SynthConfig, split: str, index: int) -> tuple[NDArray[np.i
     labels = sample_aus(image_emotion(config, split, index), rng)
     strength, residual = rng.beta(2.0, 1.6, labels.size), rng.random(labels.size)
     active = _ACTIVE_RANGE[0] + (_ACTIVE_RANGE[1] - _ACTIVE_RANGE[0]) * strength
-    inactive = np.where(rng.random(labels.size) < _RESIDUAL_RATE, _RESIDUAL_RANGE[1] * residual, 0.0)
+    inactive = np.where(rng.random(labels.size) < _RESIDUAL_RATE, _RESIDUAL_MAX * residual, 0.0)
     return labels, np.where(labels == 1, active, inactive).astype(np.float32)
 
 
@@ -153,17 +156,13 @@ def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 
 @contextmanager
-def _row_maker(config: SynthConfig, num_workers: int):
-    """A function `(split) -> rows in order`, drawn by this process or by several."""
+def _row_maker(config: SynthConfig, num_workers: int) -> Iterator[Callable[[str], Rows]]:
+    """A function `split -> rows in order`, which are drawn by this process or by several."""
     if num_workers <= 1:
         yield lambda split: (make_row(config, split, index) for index in range(config.num_images(split)))
         return
-    with multiprocessing.get_context("spawn").Pool(num_workers, _use_one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
         yield lambda split: pool.imap(partial(make_row, config, split), range(config.num_images(split)), chunksize=16)
-
-
-def _use_one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 # --------------------------------------------------------------------------------------------------------- data set
@@ -195,19 +194,27 @@ def synthesize(
         _row_maker(config, num_workers) as rows_of,
         tqdm(total=total, desc="drawing faces", unit="img", disable=not show_progress) as bar,
     ):
-        splits = {split: _watch(rows_of(split), bar, sheet if split == "validation" else []) for split in _SPLITS}
+        splits = {
+            "train": _watch(rows_of("train"), bar, (), sheet),
+            "validation": _watch(rows_of("validation"), bar, _sheet_indices(config.num_eval), sheet),
+        }
         folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
     draw_contact_sheet(sheet).save(folder / "contact_sheet.png")
     return folder
 
 
-def _watch(rows: Iterable[dict[str, Any]], bar: tqdm, sheet: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass rows on, count them and keep the first few for the contact sheet."""
-    for row in rows:
+def _watch(rows: Rows, bar: tqdm, shown: Collection[int], sheet: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass rows on, count them and keep those with the numbers `shown` for the contact sheet."""
+    for index, row in enumerate(rows):
         bar.update()
-        if len(sheet) < _SHEET_FACES:
+        if index in shown:
             sheet.append(row)
         yield row
+
+
+def _sheet_indices(num_images: int) -> set[int]:
+    """Up to `_SHEET_FACES` numbers, evenly spread."""
+    return set(np.linspace(0, num_images - 1, min(_SHEET_FACES, num_images)).round().astype(int).tolist())
 
 
 def describe(config: SynthConfig) -> dict[str, Any]:
