@@ -166,11 +166,16 @@ class BatchRunner:
             raise _StoppedError("; ".join(errors))
 
     def _collect(self, shard: Shard, batch: Batch) -> None:
+        """Take the answers of an ended batch; afterwards its files, which hold images, are deleted here."""
+        paths = [shard_path(self._store, shard.id)]
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             path = shard_path(self._store, f"{shard.id}.{file_id}")
             self._call(partial(self._download, file_id, path))
             self.collector.collect(read_answer_lines(path), shard.id)
+            paths.append(path)
         self.collector.finish_shard(shard.id)
+        for path in paths:
+            path.unlink(missing_ok=True)
         self._budget.settle(shard.usd, 0.0)
         self._budget.spent_usd = self._store.usd_spent()
 

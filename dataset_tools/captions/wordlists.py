@@ -41,6 +41,7 @@ PERSONAL = re.compile(
     he | she | him | his | her | hers | himself | herself
     | man | men | woman | women | boys? | girls? | males? | females? | lady | ladies | gentlem[ae]n | guys?
     | mother | father | husband | wife | son | daughter | brother | sister | masculine | feminine
+    | boyish | girlish | manly | womanly | gender
     | young | younger | youthful | old | older | elderly | aged | middle-aged | teen | teens | teenagers? | teenage
     | child | children | childlike | kids? | infants? | bab(?:y|ies) | toddlers? | adults? | senior | seniors
     | \d+[ -]years?[ -]old

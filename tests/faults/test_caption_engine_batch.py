@@ -25,6 +25,7 @@ def test_a_batch_captions_every_image_at_half_the_price(server, tmp_path):
     tally, _ = run_batch(server, tmp_path, make_jobs(5))
     assert (tally.asked, tally.reused) == (0, 15)
     assert server.calls["create"] == 1 and server.paid_twice() == 0
+    assert not list((tmp_path / "batches").iterdir()), "files with images do not stay"
 
 
 def test_the_lines_and_the_upload_are_what_the_api_asks_for(server, tmp_path):
