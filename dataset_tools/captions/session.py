@@ -6,8 +6,9 @@ import datetime
 import math
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def run_session(args: argparse.Namespace) -> int:
     """Caption a data set with a model; the exit status."""
     endpoint = open_endpoint(args, args.profile)
     images = MfaImages(args.data)
-    with CaptionStore(_store_folder(args)) as store:
+    with _open_store(args) as store:
         return Session(args, endpoint, images, store).run()
 
 
@@ -87,9 +88,8 @@ def compare_profiles(args: argparse.Namespace) -> int:
     """Run two profiles on the same images and print how they did."""
     endpoints = [open_endpoint(args, name) for name in args.compare]
     images = MfaImages(args.data)
-    with CaptionStore(_store_folder(args)) as store:
-        sessions = [Session(args, endpoint, images, store) for endpoint in endpoints]
-        tallies = [session.ask() for session in sessions]
+    with _open_store(args) as store:
+        tallies = [Session(args, endpoint, images, store).ask() for endpoint in endpoints]
         if args.dry_run:
             return 0
         if not all(tally and tally.is_complete for tally in tallies):
@@ -152,18 +152,22 @@ class Session:
         print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
         if self._args.dry_run:
             return None
+        costs_money = self._endpoint.price != FREE and estimate.num_requests > 0
+        if costs_money and not self._may_spend and not sys.stdin.isatty():
+            raise ValueError(f"This costs money ({estimate.to_text()}); pass --max-usd USD or --yes.")
         self._store.record_run(self._description()).result()
-        if self._costs and estimate.num_requests > self._args.pilot > 0:
+        if costs_money and estimate.num_requests > self._args.pilot > 0:
             estimate = self._run_pilot(estimate)
             print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
-        if self._costs and estimate.num_requests:
-            self._confirm(estimate)
+        if costs_money and not self._may_spend and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ValueError("Stopped before the run; nothing but the pilot was asked.")
         return self._run_batch() if self._args.mode == "batch" else self._run_online(self._requests(), "captions")
 
     # ---------------------------------------------------------------------------------------------------- before it
     @property
-    def _costs(self) -> bool:
-        return self._endpoint.price != FREE
+    def _may_spend(self) -> bool:
+        """Whether an option has said yes to the cost, or bounds it."""
+        return self._args.yes or self._args.max_usd is not None
 
     @property
     def _price(self) -> Price:
@@ -194,15 +198,6 @@ class Session:
         is_batch = self._args.mode == "batch"
         pilot_usd = self._budget.spent_usd - spent_usd
         return estimate_from_pilot(estimate, tally, pilot_usd, self._endpoint.price, batch=is_batch)
-
-    def _confirm(self, estimate: Estimate) -> None:
-        """Spend money only on a yes: an option, a bound, or an answer at the terminal."""
-        if self._args.yes or self._args.max_usd is not None:
-            return
-        if not sys.stdin.isatty():
-            raise ValueError(f"This costs money ({estimate.to_text()}); pass --max-usd USD or --yes.")
-        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-            raise ValueError("Stopped before the run; nothing but the pilot was asked.")
 
     # -------------------------------------------------------------------------------------------------------- asking
     def _run_online(self, requests: Iterator[CaptionRequest], title: str) -> Tally:
@@ -320,9 +315,17 @@ class Session:
         }
 
 
-def _store_folder(args: argparse.Namespace) -> Path:
-    target: Path = args.out or args.data
-    return args.store or target.with_name(f"{target.resolve().name}.captions")
+@contextmanager
+def _open_store(args: argparse.Namespace) -> Iterator[CaptionStore]:
+    """The store of the run; a dry run that has none yet leaves none behind."""
+    target: Path = (args.out or args.data).resolve()
+    folder = args.store or target.with_name(f"{target.name}.captions")
+    is_temporary = args.dry_run and not folder.exists()
+    with (
+        tempfile.TemporaryDirectory() if is_temporary else nullcontext(folder) as actual,
+        CaptionStore(actual) as store,
+    ):
+        yield store
 
 
 def _show(bar: tqdm) -> Callable[[Tally], None]:

@@ -13,7 +13,6 @@ import queue
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +29,7 @@ _MAX_GROUP = 1000  # writes that share one commit
 
 _SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO about VALUES ('id', lower(hex(randomblob(16))));
 CREATE TABLE runs (started_at REAL NOT NULL, settings TEXT NOT NULL);
 CREATE TABLE requests (
     key TEXT PRIMARY KEY,
@@ -305,7 +305,6 @@ class CaptionStore:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {STORE_VERSION};COMMIT;")
-            db.execute("INSERT INTO about VALUES ('id', ?)", (uuid.uuid4().hex,))
         elif version != STORE_VERSION:
             raise ValueError(f"{path} has version {version}; this code reads {STORE_VERSION}. Use another --store.")
         # What a killed run left: sent online and never answered. Requests of a batch are found by their shard.

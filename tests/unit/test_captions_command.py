@@ -116,7 +116,7 @@ def test_the_pilot_gives_the_estimate_and_its_answers_stay(folder, server, optio
 
 
 def test_money_is_not_spent_without_a_yes_or_a_bound(folder, server, options, capsys):
-    assert caption(folder, "--profile", "left", *options, "--pilot", 0) == 1
+    assert caption(folder, "--profile", "left", *options) == 1
     assert "--max-usd USD or --yes" in capsys.readouterr().err and not server.billed
 
 
@@ -126,6 +126,7 @@ def test_a_dry_run_asks_nothing_and_writes_nothing(folder, server, options, caps
     out = capsys.readouterr().out
     assert "28 requests to ask" in out and "about $0.0" in out and not server.hits
     assert all(row["caption_au"] is None for row in captioned(folder))
+    assert not folder.with_name("data.captions").exists()
 
 
 def test_no_image_is_uploaded_without_a_permission_which_is_recorded(folder, options, capsys, monkeypatch):
