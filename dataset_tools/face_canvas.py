@@ -98,6 +98,10 @@ class Canvas:
         """(H, W) Gaussian of height 1."""
         return bell(self.y - y, radius_y) * bell(self.x - x, radius_x)
 
+    def around(self, angle: Array, radius: Array) -> Array:
+        """(H, W) radius of a table angle -> radius in the direction of each pixel."""
+        return np.interp(self.theta, angle, radius).astype(np.float32)
+
     def window(self, points: ArrayLike, margin: float) -> Window:
         """The rectangle around points."""
         points = np.asarray(points)

@@ -6,6 +6,7 @@ all of them, for measuring what a change of data set costs.
 
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..labels_mf2 import AU_IDS
 from .face_model import AVERAGE_FACE, Array, Expression, Identity, Shape
 from .faces import Scene
 
+T = TypeVar("T")
 Range = tuple[float, float]
 
 _HAIR_COLORS = (
@@ -30,9 +32,10 @@ _SHORT_STYLES = ("short", "parted", "shaved", "receding", "curly", "bald", "shor
 
 @dataclass(frozen=True)
 class Domain:
-    """A population and how it is photographed: `(low, high)` ranges and probabilities.
+    """A population and how it is photographed.
 
-    Angles are in degrees, `eye_distance` in fractions of the picture, `blur` in 1/112 of it, `noise` in sRGB values.
+    Pairs are ranges; `glasses` and `beard` (of those with a masculine face) are probabilities; angles, `shift` and
+    `warmth` are limits on either side of 0. Units are those of `Identity` and `Scene`.
     """
 
     name: str = "default"
@@ -92,7 +95,7 @@ def _mix(first: tuple[float, ...], second: tuple[float, ...], share: float) -> t
     return tuple(mixed.clip(0, 1).tolist())
 
 
-def _choose(options: tuple, rng: np.random.Generator):
+def _choose(options: tuple[T, ...], rng: np.random.Generator) -> T:
     return options[rng.integers(len(options))]
 
 

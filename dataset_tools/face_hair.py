@@ -81,8 +81,8 @@ class Hair:
         if style.density == 0:
             return
         angle, radius = self.face.outline_table
-        outer = canvas.rho - np.interp(canvas.theta, angle, radius + self._volume(angle))
-        inner = np.interp(canvas.theta, angle, radius - self._depth(angle)) - canvas.rho + 0.022 * self.strands
+        outer = canvas.rho - canvas.around(angle, radius + self._volume(angle))
+        inner = canvas.around(angle, radius - self._depth(angle)) - canvas.rho + 0.022 * self.strands
         ends = np.abs(canvas.theta) / (np.pi / 2) - style.ends + 0.02 * self.strands
         mask = smoothstep(0.035, -0.035, inner) * smoothstep(0.03, -0.03, ends)
         self._lay(surface, mask * canvas.coverage(outer - _OVERLAP))

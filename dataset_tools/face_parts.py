@@ -40,7 +40,7 @@ from .face_model import (
 
 # sRGB, from the lightest to the darkest skin
 _SKIN_TONES = np.array(
-    [(250, 219, 202), (240, 197, 170), (226, 174, 140), (200, 144, 108), (160, 106, 76), (112, 72, 52), (72, 46, 36)]
+    [(250, 219, 202), (240, 197, 170), (226, 174, 140), (200, 150, 120), (160, 112, 86), (112, 76, 58), (72, 48, 39)]
 )
 _WHITE_OF_EYE, _TEETH = np.array((0.60, 0.57, 0.55), np.float32), np.array((0.62, 0.58, 0.51), np.float32)
 _MOUTH_DARK, _TONGUE = (0.035, 0.012, 0.012), (0.36, 0.10, 0.10)
@@ -83,7 +83,7 @@ class Face:
     @cached_property
     def outline(self) -> Array:
         """(H, W) distance to the outline of the head, negative inside."""
-        return (self.canvas.rho - np.interp(self.canvas.theta, *self.outline_table)).astype(np.float32)
+        return self.canvas.rho - self.canvas.around(*self.outline_table)
 
     def au(self, au_id: int, side: int = 0) -> float:
         """The intensity of an AU on one half of the face, or on the whole."""

@@ -156,13 +156,13 @@ def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
     return out
 
 
-def _light_direction(scene: Scene) -> NDArray[np.float64]:
+def _light_direction(scene: Scene) -> Array:
     """Unit vector towards the light, seen by the camera."""
     azimuth, elevation = np.radians([scene.light_azimuth, scene.light_elevation])
     return np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
-def cast_shadow(form: Array, light: NDArray[np.float64], pixels_per_unit: int) -> Array:
+def cast_shadow(form: Array, light: Array, pixels_per_unit: int) -> Array:
     """(H, W) share of the key light that arrives: rays towards the light, stopped softly by what stands higher."""
     coarse = np.ascontiguousarray(form[::2, ::2])
     lit = np.ones_like(coarse)
@@ -189,9 +189,9 @@ class Camera:
         middle = (size - 1) / 2 + np.array(scene.shift) * size
         self.origin = middle - self.scale * (self.rotation @ [*FACE_CENTER, 0.45])[:2]
 
-    def to_face(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A direction seen by the camera, in face space."""
-        return self.rotation.T @ direction
+    def to_face(self, direction: Array) -> Array:
+        """A direction seen by the camera, in face space, as float32."""
+        return (self.rotation.T @ direction).astype(np.float32)
 
     def place(self, points: Array, form: Array, canvas: Canvas) -> Array:
         """(N, 2) points of face space, lying on the relief -> pixels of the picture."""

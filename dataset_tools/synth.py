@@ -185,7 +185,7 @@ def synthesize(
         ValueError: an impossible configuration.
         FileExistsError: `out_dir` holds something and `overwrite` is False.
     """
-    from .schema import write_mfa  # here, because its imports would slow the start of every worker
+    from .schema import write_mfa  # not above: its imports would slow the start of every worker
 
     config = config or SynthConfig()
     sheet: list[dict[str, Any]] = []
@@ -199,7 +199,9 @@ def synthesize(
             "validation": _watch(rows_of("validation"), bar, _sheet_indices(config.num_eval), sheet),
         }
         folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
-    draw_contact_sheet(sheet).save(folder / "contact_sheet.png")
+    partial_file = folder / ".contact_sheet.part"
+    draw_contact_sheet(sheet).save(partial_file, "PNG")
+    partial_file.rename(folder / "contact_sheet.png")
     return folder
 
 
@@ -262,11 +264,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, and say what came out."""
+    from .schema import read_manifest
+
     config = SynthConfig(**{field.name: getattr(args, field.name) for field in fields(SynthConfig)})
     folder = synthesize(args.out_dir, config, num_workers=args.num_workers, overwrite=args.overwrite)
-    ceiling = describe(config)["emotion_ceiling"]
+    ceiling = read_manifest(folder)["emotion_ceiling"]["validation"]
     print(
         f"{folder}: {config.num_train} training and {config.num_eval} evaluation images, contact_sheet.png.\n"
-        f"From the true AUs, the emotion of {ceiling['validation']:.1%} of the evaluation images can be told."
+        f"From the true AUs, the emotion of {ceiling:.1%} of the evaluation images can be told."
     )
     return 0
