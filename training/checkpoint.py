@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer
+from transformers import GenerationConfig, Trainer
 
 from mf2 import __version__
 from mf2.processing_mf2 import MF2Processor
@@ -91,6 +91,7 @@ def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Pa
         model = trainer.accelerator.unwrap_model(trainer.model)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
             model.save_pretrained(folder, state_dict=state_dict)
+            GenerationConfig.from_model_config(model.config).save_pretrained(folder)
             processor.save_pretrained(folder)
             for file in Path(folder).iterdir():
                 file.replace(Path(output_dir, file.name))
