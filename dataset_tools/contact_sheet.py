@@ -54,4 +54,4 @@ def _emotion_name(row: Mapping[str, Any]) -> str:
 
 
 def _active_aus(row: Mapping[str, Any]) -> str:
-    return " ".join(str(au_id) for au_id in AU_IDS if row[ACTION_UNITS[au_id].code] == 1) or "no AU"
+    return " + ".join(str(au_id) for au_id in AU_IDS if row[ACTION_UNITS[au_id].code] == 1) or "no AU"

@@ -246,7 +246,7 @@ def test_landmarks_alone_do_not_solve_it():
     (train_x, train_y), (eval_x, eval_y) = read("train"), read("validation")
     probes = [make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(train_x, y) for y in train_y.T]
     score = mean_f1(eval_y, np.array([probe.predict(eval_x) for probe in probes]).T)
-    assert 0.55 < score < 0.68
+    assert 0.58 < score < 0.66
 
 
 def gradient_histograms(image):
@@ -272,4 +272,4 @@ def test_a_linear_probe_on_gradients_keeps_its_score():
         for y in train_y.T
     ]
     score = mean_f1(eval_y, np.array([probe.predict(eval_x) for probe in probes]).T)
-    assert 0.42 < score < 0.53
+    assert 0.43 < score < 0.51
