@@ -1,7 +1,7 @@
 """Parameter counts of the named sizes, on the meta device: nothing is allocated.
 
 Table IV of the paper trains 186.7 M parameters with one branch and 373.4 M with both. Those are stage-1 branches of
-BLIP-2 on a frozen EVA ViT-g/14, before the recognisers and the AU embeddings.
+BLIP-2 on a frozen EVA ViT-g/14, before the recognisers and the embeddings of AUs and places in a region.
 """
 
 from functools import cache
@@ -54,13 +54,12 @@ def part_of(name: str) -> str:
 @pytest.mark.parametrize(("size", "one_branch"), [("paper", 186_705_470), ("base", 180_805_950)])
 def test_trainable_parameters(size, one_branch):
     model = model_of(size)
-    branches = {name: trainable(branch) for name, branch in model.branches.items()}
-    au_embeddings = branches["au"].pop("au_embeddings.weight")
-    counts = {name: sum(parameters.values()) for name, parameters in branches.items()}
-    assert counts == {"emo": one_branch, "au": one_branch}
-    assert au_embeddings == 12 * 768
+    of_face, of_aus = trainable(model.emo), trainable(model.au)
+    embeddings = {name: of_aus.pop(name) for name in ("au_embeddings.weight", "region_embeddings.weight")}
+    assert sum(of_face.values()) == sum(of_aus.values()) == one_branch
+    assert embeddings["au_embeddings.weight"] == 12 * 768
     recognisers = sum(trainable(model.emotion_head).values()) + sum(trainable(model.au_head).values())
-    assert sum(trainable(model).values()) == 2 * one_branch + au_embeddings + recognisers
+    assert sum(trainable(model).values()) == 2 * one_branch + sum(embeddings.values()) + recognisers
     assert {"paper": 373_410_940, "base": 361_611_900}[size] == 2 * one_branch
 
 
