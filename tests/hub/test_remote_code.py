@@ -17,6 +17,7 @@ import torch
 from fresh_process import call_fresh
 from hub_server import Account, HubServer
 from safetensors import safe_open
+from transformers import AutoProcessor
 
 import mf2
 from mf2.auto_mf2 import MODEL_CLASSES
@@ -164,11 +165,13 @@ def test_importing_the_hub_files_has_no_effect(first_visit):
     assert imported["effects"] == []
 
 
-def test_another_code_version_warns(first_visit, other_version, caplog):
+def test_another_code_version_warns_until_it_is_saved_again(first_visit, other_version, tmp_path, caplog):
     assert first_visit["warnings"]["same"] == []
     assert any("0.0.1" in text and CODE_VERSION in text for text in first_visit["warnings"]["other"])
-    mf2.MF2Config.from_pretrained(other_version)
+    config = mf2.MF2Config.from_pretrained(other_version)
     assert "mf2-face==0.0.1" in caplog.text
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["code_version"] == CODE_VERSION
 
 
 def test_a_copy_saved_there_serves_without_peft_and_torchvision(first_visit, checkpoint, copy_folder, landmarks, home):
@@ -198,6 +201,14 @@ def test_package_and_copy_in_one_process(checkpoint, tmp_path, home):
         torch.testing.assert_close(torch.tensor(logits), torch.tensor(found["logits"]["copy"]), rtol=0, atol=1e-6)
     assert set(found["shipped"]) == MODEL_FILES
     assert found["differ"] == []
+
+
+def test_with_the_package_nothing_has_to_be_trusted(checkpoint):
+    for auto_class, found in MODEL_CLASSES.items():
+        assert type(auto_class.from_pretrained(checkpoint)) is found
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    assert type(processor) is mf2.MF2Processor
+    assert type(processor.image_processor) is mf2.MF2ImageProcessor
 
 
 # -------------------------------------------------------------------------------------------------------- over the Hub
