@@ -310,6 +310,11 @@ class MF2Config(PreTrainedConfig):
         return getattr(self.vision_config, "hidden_size", None) or (hidden_sizes[-1] if hidden_sizes else None)
 
     @property
+    def num_region_tokens(self) -> int:
+        """Vision tokens of an AU: two centres, a grid around each, in every feature level."""
+        return 2 * self.au_region_grid**2 * len(self.local_feature_levels)
+
+    @property
     def label_space(self) -> LabelSpace:
         """What the outputs mean: AUs with thresholds, and emotions."""
         return LabelSpace(tuple(self.au_ids), tuple(self.emotions), tuple(self.au_thresholds or ()))

@@ -121,16 +121,18 @@ class MF2Branch(nn.Module):
     """A Q-Former with its queries, text side and heads: Emo-VL over the face, or AU-VL over the AU regions.
 
     Both are this one class. The local branch adds an embedding per AU to its shared queries: AUs such as 12 and 15
-    read the same region and are told apart by it.
+    read the same region and are told apart by it. It also adds one per place in a region to the vision tokens, which
+    are otherwise a bag: nothing in them says which centre and which cell they come from.
     """
 
-    def __init__(self, config: MF2Config, qformer_config: MF2QFormerConfig, num_aus: int = 0):
+    def __init__(self, config: MF2Config, qformer_config: MF2QFormerConfig, is_local: bool):
         super().__init__()
         width = qformer_config.hidden_size
         self.config = config
         self.query_tokens = nn.Parameter(torch.zeros(1, qformer_config.num_query_tokens, width))
-        if num_aus:
-            self.au_embeddings = nn.Embedding(num_aus, width)
+        if is_local:
+            self.au_embeddings = nn.Embedding(len(config.au_ids), width)
+            self.region_embeddings = nn.Embedding(config.num_region_tokens, qformer_config.encoder_hidden_size)
         self.vision_layernorm = nn.LayerNorm(qformer_config.encoder_hidden_size, eps=1e-5)
         self.embeddings = MF2TextEmbeddings(qformer_config)
         self.qformer = MF2QFormer(config, qformer_config)
@@ -148,7 +150,10 @@ class MF2Branch(nn.Module):
 
     def project_vision(self, vision_states: torch.Tensor) -> list[KeyValue | None]:
         """(rows, regions, N, W) vision tokens -> keys and values for each layer's cross-attention."""
-        return self.qformer.project_vision(self.vision_layernorm(vision_states))
+        states = self.vision_layernorm(vision_states)
+        if hasattr(self, "region_embeddings"):
+            states = states + self.region_embeddings.weight
+        return self.qformer.project_vision(states)
 
     def encode_image(
         self, vision_states: torch.Tensor, output_hidden_states: bool = False
@@ -285,6 +290,25 @@ def tokens_to_map(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor
     return tokens[:, count - rows * cols :].transpose(1, 2).unflatten(2, (rows, cols))
 
 
+def map_to_tokens(feature_map: torch.Tensor) -> torch.Tensor:
+    """(B, W, h, w) features of a convolutional tower -> (B, h · w, W) tokens that know where they are.
+
+    A ViT's tokens carry positions; these get DETR's fixed sine encoding (Carion et al., arXiv 2005.12872), half of the
+    channels for y and half for x, added to the normalised features.
+    """
+    width, rows, cols = feature_map.shape[1:]
+    encodings = []
+    for count in (rows, cols):
+        # From half a wave over the image to half a wave a cell.
+        frequencies = torch.pi * torch.logspace(0, 1, width // 4, base=count, device=feature_map.device)
+        angles = (torch.arange(count, device=feature_map.device) + 0.5)[:, None] / count * frequencies
+        encodings.append(torch.cat([angles.sin(), angles.cos()], dim=-1))
+    of_rows, of_cols = encodings
+    position = torch.cat([of_rows[:, None].expand(-1, cols, -1), of_cols[None].expand(rows, -1, -1)], dim=-1)
+    tokens = F.layer_norm(feature_map.flatten(2).transpose(1, 2), (width,))
+    return tokens + F.pad(position.flatten(0, 1), (0, width - position.shape[-1])).to(tokens.dtype)
+
+
 @dataclass
 class VisionFeatures:
     """`tokens` (B, N, W) of the whole face, and `maps`, (B, W_l, h_l, w_l) for each of `local_feature_levels`."""
@@ -341,9 +365,9 @@ class MF2Model(MF2PreTrainedModel):
         self.vision_model = build_vision_tower(config)
         level_widths = self._complete_widths(config)
         if config.use_emo_vl:
-            self.emo = MF2Branch(config, config.emo_config)
+            self.emo = MF2Branch(config, config.emo_config, is_local=False)
         if config.use_au_vl:
-            self.au = MF2Branch(config, config.au_config, num_aus=len(config.au_ids))
+            self.au = MF2Branch(config, config.au_config, is_local=True)
             width = config.au_config.encoder_hidden_size
             if level_widths != [width]:
                 self.level_projections = nn.ModuleList(
@@ -428,7 +452,7 @@ class MF2Model(MF2PreTrainedModel):
         size = pixel_values.shape[-2:]
         maps = [last if level == -1 else hidden[level] for level in levels]
         return VisionFeatures(
-            tokens=last.flatten(2).transpose(1, 2) if last.ndim == 4 else last,
+            tokens=map_to_tokens(last) if last.ndim == 4 else last,
             maps=[level if level.ndim == 4 else tokens_to_map(level, *size) for level in maps],
         )
 
