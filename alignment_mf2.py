@@ -23,6 +23,10 @@ from .qformer_mf2 import KeyValue, map_key_values, select_rows
 MF2Branch = Any
 """The branch of the model, which this file serves and therefore does not import."""
 
+MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 8
+"""The texts of a pass are cut by length into at most so many parts, of so many items at least: more parts are less
+padding, and more additions of weight gradients."""
+
 
 # ------------------------------------------------------------------------------------------- batches over processes
 def _world_size() -> int:
@@ -141,6 +145,11 @@ class TextItems:
             caption_ids = _local_rows(caption_ids, input_ids.shape[0])
         return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1))
 
+    @property
+    def num_length_parts(self) -> int:
+        """Into how many parts a pass is cut; by shape alone, since sharded processes must make the same calls."""
+        return min(MAX_LENGTH_PARTS, -(-self.valid.numel() // ITEMS_PER_LENGTH_PART))
+
     def select_groups(self, groups: torch.Tensor) -> "TextItems":
         """The items of the given groups only."""
         return TextItems(*(x[:, groups] for x in (self.input_ids, self.attention_mask, self.caption_ids, self.valid)))
@@ -158,6 +167,20 @@ def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
     has_text = _gather(valid).any(0)
     order = (_shared_uniform(total, device=valid.device) - has_text.float()).argsort()
     return order[:num_groups].sort().values
+
+
+def split_by_length(attention_mask: torch.Tensor, num_parts: int) -> list[tuple[torch.Tensor, int]]:
+    """Cut rows of text into parts of similar length, so that short texts are not padded to the longest of all.
+
+    Args:
+        attention_mask: `(rows, T)`, padded on the right.
+    Returns:
+        `num_parts` times the indexes of a part's rows and its longest length; a part may be empty.
+    """
+    lengths, order = attention_mask.sum(-1).sort()
+    longest = torch.stack([part[-1:].sum() for part in lengths.tensor_split(num_parts)]).tolist()
+    parts = zip(order.tensor_split(num_parts), longest, strict=True)
+    return [(part, length or attention_mask.shape[1]) for part, length in parts]
 
 
 # --------------------------------------------------------------------------------------------------- loss functions
@@ -316,9 +339,11 @@ def _embed_distinct_texts(branch: MF2Branch, texts: TextItems) -> torch.Tensor:
     distinct, inverse = torch.unique(texts.caption_ids.flatten()[rows], return_inverse=True)
     order = torch.arange(len(rows), device=rows.device)
     first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
-    chosen = rows[first]
-    states = branch.encode_text(texts.input_ids.flatten(0, 1)[chosen], texts.attention_mask.flatten(0, 1)[chosen])
-    embeds = branch.embed_text(states.last)
+    ids, masks = texts.input_ids.flatten(0, 1)[rows[first]], texts.attention_mask.flatten(0, 1)[rows[first]]
+    parts = split_by_length(masks, texts.num_length_parts)
+    states = (branch.encode_text(ids[part, :length], masks[part, :length]).last for part, length in parts)
+    embeds = torch.cat([branch.embed_text(part) for part in states])
+    embeds = torch.empty_like(embeds).index_copy(0, torch.cat([part for part, _ in parts]), embeds)
     scattered = embeds.new_zeros(texts.valid.numel(), embeds.shape[-1]).index_copy(0, rows, embeds[inverse])
     return scattered.view(*texts.valid.shape, -1)
 
@@ -357,36 +382,50 @@ def draw_match_pairs(comparison: Comparison) -> MatchPairs:
 def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
     """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text."""
     pairs = draw_match_pairs(comparison)
-    ids, masks = texts.input_ids[pairs.own, pairs.group], texts.attention_mask[pairs.own, pairs.group]
-    logits = branch.match(
-        images.query_embeds[pairs.group].repeat(3, 1, 1),
-        _own_negative_own(branch, images, pairs),
-        torch.cat([ids, ids, _gather(texts.input_ids)[pairs.other_text, pairs.group]]),
-        torch.cat([masks, masks, _gather(texts.attention_mask)[pairs.other_text, pairs.group]]),
+    groups = pairs.group.repeat(3)
+    ids, masks = (
+        torch.cat([x[pairs.own, pairs.group], x[pairs.own, pairs.group], _gather(x)[pairs.other_text, pairs.group]])
+        for x in (texts.input_ids, texts.attention_mask)
     )
-    return match_loss(logits)
+    key_values, image_rows = _own_negative_own(branch, images, pairs)
+    parts = split_by_length(masks, texts.num_length_parts)
+    logits = torch.cat(
+        [
+            branch.match(
+                images.query_embeds[groups[part]],
+                select_rows(key_values, image_rows[part]),
+                ids[part, :length],
+                masks[part, :length],
+            )
+            for part, length in parts
+        ]
+    )
+    is_match = torch.cat([part for part, _ in parts]) < len(pairs.own)
+    return match_loss(logits, is_match)
 
 
-def match_loss(logits: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of `(3P, 2)` ITM logits, of which the first third are pairs that match."""
-    labels = (torch.arange(len(logits), device=logits.device) < len(logits) // 3).long()
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+def match_loss(logits: torch.Tensor, is_match: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of `(pairs, 2)` ITM logits against `(pairs,)` bool."""
+    total = F.cross_entropy(logits.float(), is_match.long(), reduction="sum")
     return _mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
 
 
-def _own_negative_own(branch: MF2Branch, images: VisualItems, pairs: MatchPairs) -> list[KeyValue | None]:
-    """The projected images of ITM's three pairs.
+def _own_negative_own(
+    branch: MF2Branch, images: VisualItems, pairs: MatchPairs
+) -> tuple[list[KeyValue | None], torch.Tensor]:
+    """Projected images, and which of them ITM's three pairs see: `(3P,)` rows.
 
     One process has projected all of them for the query-only pass. From the others only the images themselves come, and
     the negatives among them are projected here.
     """
-    num_groups = images.vision_states.shape[1]
-    own_rows, negative_rows = (image * num_groups + pairs.group for image in (pairs.own, pairs.other_image))
+    num_images, num_groups = images.vision_states.shape[:2]
+    own, negative = (image * num_groups + pairs.group for image in (pairs.own, pairs.other_image))
     if _world_size() == 1:
-        return select_rows(images.vision_key_values, torch.cat([own_rows, negative_rows, own_rows]))
-    owns = select_rows(images.vision_key_values, own_rows)
-    negatives = branch.project_vision(_gather(images.vision_states).flatten(0, 1)[negative_rows])
-    return map_key_values(lambda own, negative: torch.cat([own, negative, own]), owns, negatives)
+        return images.vision_key_values, torch.cat([own, negative, own])
+    negatives = branch.project_vision(_gather(images.vision_states).flatten(0, 1)[negative])
+    key_values = map_key_values(lambda *both: torch.cat(both), images.vision_key_values, negatives)
+    negative = num_images * num_groups + torch.arange(len(negative), device=negative.device)
+    return key_values, torch.cat([own, negative, own])
 
 
 def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.Tensor:
@@ -395,13 +434,21 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
     The text sees the queries through the keys and values of the query-only pass, with gradient.
     """
     rows = texts.valid.flatten().nonzero().squeeze(1)
-    ids, mask = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
+    ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
+    totals = [
+        _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))
+        for part, length in split_by_length(masks, texts.num_length_parts)
+    ]
+    return _mean_over_batch(sum(totals), masks[:, 1:].sum())
+
+
+def _itg_total(branch: MF2Branch, ids: torch.Tensor, mask: torch.Tensor, prefix: list[KeyValue]) -> torch.Tensor:
+    """The sum over the predicted tokens of `(rows, T)` texts that begin with `[CLS]`."""
     inputs = ids[:, :-1].clone()
     inputs[:, 0] = branch.config.bos_token_id
-    states = branch.decode(inputs, mask[:, :-1], prefix=select_rows(images.key_values, rows))
+    states = branch.decode(inputs, mask[:, :-1], prefix)
     wanted = mask[:, 1:].bool()
     logits = branch.predict_tokens(states[wanted])
-    total = F.cross_entropy(
+    return F.cross_entropy(
         logits.float(), ids[:, 1:][wanted], label_smoothing=branch.config.label_smoothing, reduction="sum"
     )
-    return _mean_over_batch(total, wanted.sum())
