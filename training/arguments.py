@@ -53,9 +53,11 @@ class DataArguments:
     synth: dict = _arg({}, "options of the generated sample, those of `mf2 data synth`: num_train, num_eval, seed, …")
     max_train_rows: int | None = _arg(None, "train on this many rows, evenly spaced [default: all]", low=1)
     max_eval_rows: int | None = _arg(None, "evaluate on this many rows, evenly spaced [default: all]", low=1)
-    image_size: int = _arg(224, "side of the aligned face, in pixels", low=16)
-    image_mean: list | None = _arg(None, "channel means of the normalisation, fractions of 1 [default: 0.5 each]")
-    image_std: list | None = _arg(None, "channel deviations of the normalisation [default: 0.5 each]")
+    image_size: int | None = _arg(
+        None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
+    )
+    image_mean: list | None = _arg(None, "channel means, fractions of 1 [default: the checkpoint's, else 0.5 each]")
+    image_std: list | None = _arg(None, "channel deviations [default: the checkpoint's, else 0.5 each]")
     augment: bool = _arg(True, "random crop, flip and colour; landmarks move with the image")
     augmentation: dict = _arg({}, "ranges of the augmentation, fields of mf2.processing_mf2.Augmentation")
     dataloader_num_workers: int = _arg(1, "processes that read images, for each training process", low=0, fixed=False)
@@ -108,6 +110,13 @@ class RunArguments:
         "auto",
         "`auto` continues the newest complete checkpoint of OUTPUT_DIR if there is one, `none` starts anew, "
         "or a checkpoint folder",
+        fixed=False,
+    )
+    cpu_threads: int | None = _arg(
+        None,
+        "threads of a process that computes on the CPU; with several, runs agree to rounding only "
+        "[default: the launcher's, 1 for accelerate]",
+        low=1,
         fixed=False,
     )
     logging_steps: int = _arg(50, "steps between logged losses", low=1, fixed=False)

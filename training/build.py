@@ -1,6 +1,7 @@
 """A model with its tokenizer and processor, from the arguments and what the training split holds."""
 
 import logging
+from typing import Any
 
 import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -73,14 +74,22 @@ def build_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase
 def build_processor(
     arguments: PretrainArguments, config: MF2Config, tokenizer: PreTrainedTokenizerBase
 ) -> MF2Processor:
-    """The processor that goes with the model: its AUs, region size and template, the arguments' image size."""
-    normalisation = {"image_mean": arguments.image_mean, "image_std": arguments.image_std}
-    image_processor = MF2ImageProcessor(
-        size={"height": arguments.image_size, "width": arguments.image_size},
-        au_ids=list(config.au_ids),
-        au_region_size=config.au_region_size,
-        eye_centers=[list(center) for center in config.eye_centers],
-        **{name: values for name, values in normalisation.items() if values is not None},
-    )
+    """The processor that goes with the model: the starting checkpoint's, or one by the configuration.
+
+    Image size, mean and deviation are the arguments' where they are given.
+    """
+    given: dict[str, Any] = {"image_mean": arguments.image_mean, "image_std": arguments.image_std}
+    if arguments.image_size:
+        given["size"] = {"height": arguments.image_size, "width": arguments.image_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.model_name_or_path:
+        image_processor = MF2ImageProcessor.from_pretrained(arguments.model_name_or_path, **given)
+    else:
+        image_processor = MF2ImageProcessor(
+            au_ids=list(config.au_ids),
+            au_region_size=config.au_region_size,
+            eye_centers=[list(center) for center in config.eye_centers],
+            **given,
+        )
     lengths = {"max_length": config.emotion_text_length, "au_max_length": config.au_text_length}
     return MF2Processor(image_processor, tokenizer, **lengths)

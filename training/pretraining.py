@@ -14,7 +14,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.schema import read_manifest
-from mf2.labels_mf2 import AU_IDS
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import PretrainArguments, check_same_run, reject_unknown, save_resolved
@@ -70,6 +70,8 @@ def start_run(arguments: PretrainArguments) -> tuple[TrainingArguments, Path | N
         check_same_run(arguments, arguments.output_dir)
         checkpoint = find_resume_checkpoint(arguments.resume_from_checkpoint, arguments.output_dir)
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+    if arguments.cpu_threads:
+        torch.set_num_threads(arguments.cpu_threads)
     if checkpoint:
         logger.info(f"Continuing from {checkpoint}.")
     set_seed(arguments.seed)
@@ -116,7 +118,12 @@ def make_model(arguments: PretrainArguments, train: Split) -> tuple[MF2ForPreTra
     tokenizer = build_tokenizer(arguments, train.rows)
     model = build_model(arguments, tokenizer)
     config = model.config
-    if arguments.weight_aus and config.au_ids:
+    if list(config.emotions) != list(EMOTIONS) or not config.au_ids:
+        raise ValueError(
+            f"The model has emotions {list(config.emotions)} and AUs {list(config.au_ids)}; pre-training needs the "
+            f"data set's eight emotions ({', '.join(EMOTIONS)}) and at least one AU."
+        )
+    if arguments.weight_aus:
         config.au_pos_weight = train.labels.au_pos_weight()
     kept = ("name", "license", "synthetic", "fingerprint", "rows", "videos")
     config.training_data = [*(config.training_data or []), {name: train.description[name] for name in kept}]

@@ -26,6 +26,7 @@ SHORT = {
     "max_eval_rows": 16,
     "tuning_rows": 16,
     "overlay_faces": 0,
+    "cpu_threads": 1,
     "dataloader_num_workers": 0,
     "per_device_train_batch_size": 8,
     "warmup_steps": 2,
@@ -246,9 +247,11 @@ def test_variants_train(folder, tmp_path, change):
 
 
 def test_a_checkpoint_is_a_start(finished, folder, tmp_path):
-    values = {**SHORT, "train_data": folder, "output_dir": tmp_path / "run", "max_steps": 1, "image_size": 112}
+    values = {**SHORT, "train_data": folder, "output_dir": tmp_path / "run", "max_steps": 1}
     argv = flags(model_name_or_path=finished[0], **values)
     pretrain(parse_arguments(PretrainArguments, argv))
+    sizes = [json.loads((path / "processor_config.json").read_text()) for path in (finished[0], tmp_path / "run")]
+    assert sizes[0] == sizes[1]
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert [data["rows"] for data in config["training_data"]] == [32, 32]
     start, end = (load_file(path / "model.safetensors") for path in (finished[0], tmp_path / "run"))

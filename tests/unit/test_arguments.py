@@ -77,6 +77,7 @@ def test_dots_reach_into_mappings_and_keep_the_rest(config):
         ([], "lerning_rate: 1", "did you mean 'learning_rate'"),
         ([], "max_steps: many", "max_steps is 'many', of type str; it must be int"),
         ([], "bf16: 1", "bf16 is 1, of type int; it must be bool"),
+        (["--image_size", "8"], "", "image_size is 8; it must be >= 16"),
         (["--size", "huge"], "", "size is 'huge'; choose one of tiny, base, paper"),
         (["--per_device_train_batch_size", "0"], "", "per_device_train_batch_size is 0; it must be >= 1"),
         (["--min_learning_rate", "1"], "", "min_learning_rate is 1.0; it must be <= learning_rate"),
