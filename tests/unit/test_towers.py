@@ -116,7 +116,7 @@ def test_a_frozen_tower_is_outside_autograd_and_stays_in_evaluation_mode(tower_c
     assert model.emo.training and not any(module.training for module in model.vision_model.modules())
     images, boxes = faces()
     before = {name: tensor.clone() for name, tensor in model.vision_model.state_dict().items()}
-    vision = model.encode_vision(images)
+    vision = model.encode_vision(images.clone().requires_grad_())
     assert [x.grad_fn for x in (vision.tokens, *vision.maps)] == [None] * (1 + len(vision.maps))
     model(images, boxes).emotion_logits.sum().backward()
     assert model.emo.vision_layernorm.weight.grad is not None
