@@ -12,6 +12,7 @@ from mf2.alignment_mf2 import (
     image_text_similarity,
     recognition_losses,
     sample_hard_negatives,
+    split_by_length,
 )
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
@@ -162,6 +163,19 @@ def test_given_masks_and_caption_ids_are_kept():
     texts = TextItems.from_batch(ids, mask, captions, pad_id=0)
     assert torch.equal(texts.caption_ids, captions)
     assert texts.valid.tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [3, 9, 1, 9, 4, 2, 7], [6] * 8, [1, 12]])
+def test_texts_are_cut_into_parts_that_hold_them(lengths):
+    """Always as many parts, so that processes make the same calls; every row once; no text cut short."""
+    mask = torch.arange(12) < torch.tensor(lengths, dtype=torch.long)[:, None]
+    parts = split_by_length(mask.long(), 3)
+    assert len(parts) == 3
+    assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(len(lengths)))
+    for rows, longest in parts:
+        assert longest == max((lengths[row] for row in rows), default=12)
+    ends = [longest for rows, longest in parts if len(rows)]
+    assert ends == sorted(ends)
 
 
 def test_groups_are_drawn_from_those_with_text():

@@ -135,6 +135,16 @@ def test_aus_that_share_a_region_are_told_apart():
     torch.testing.assert_close(states[:, 1], states[:, 2])
 
 
+def test_the_places_in_a_region_are_told_apart():
+    """Its two centres are not a bag of tokens: one may lie on the left, one on the right."""
+    model, images = make_model(MF2Model, initializer_range=0.2), make_images()
+    swapped = images | {"au_boxes": images["au_boxes"].flip(2)}
+    assert (model(**images).au_states - model(**swapped).au_states).abs().max() > 0.01
+    with torch.no_grad():
+        model.au.region_embeddings.weight.zero_()
+    torch.testing.assert_close(model(**images).au_states, model(**swapped).au_states, rtol=1e-5, atol=1e-5)
+
+
 def test_the_label_space_is_the_checkpoints():
     model = make_model(MF2Model, au_thresholds=[0.2, 0.4, 0.6])
     assert model.label_space.au_codes == ("AU1", "AU12", "AU15")

@@ -1,5 +1,7 @@
 """Vision towers of every kind, tiny and random, and the AU regions that are read from their maps."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torchvision.ops import roi_align
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Model, build_vision_tower, sample_regions, tokens_to_map
+from mf2.modeling_mf2 import MF2Model, build_vision_tower, map_to_tokens, sample_regions, tokens_to_map
 
 VIT = {
     "hidden_size": 32,
@@ -224,6 +226,24 @@ def test_a_patch_stands_in_the_map_where_it_stands_in_the_image(name):
     differs = (before != after).any(1)[0]
     assert differs.shape == (size[0] // 16, size[1] // 16)
     assert differs.nonzero().tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("width", "rows", "cols"), [(16, 3, 5), (10, 4, 4), (8, 1, 6)])
+def test_tokens_of_a_convolutional_tower_know_where_they_are(width, rows, cols):
+    """Normalised features plus sines and cosines of their row and column; channels that are over get none."""
+    feature_map = torch.randn(2, width, rows, cols, generator=torch.Generator().manual_seed(0))
+    tokens, waves = map_to_tokens(feature_map), width // 4
+    for row in range(rows):
+        for col in range(cols):
+            position = []
+            for place, count in ((row, rows), (col, cols)):
+                angles = [math.pi * count ** (k / (waves - 1 or 1)) * (place + 0.5) / count for k in range(waves)]
+                position += [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+            position += [0.0] * (width - len(position))
+            features = feature_map[:, :, row, col]
+            normalised = (features - features.mean(1, keepdim=True)) / features.std(1, correction=0, keepdim=True)
+            expected = normalised + torch.tensor(position)
+            torch.testing.assert_close(tokens[:, row * cols + col], expected, rtol=1e-4, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------------------------- regions
