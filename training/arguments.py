@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 RESOLVED_NAME = "training_config.yaml"
 """What the run was started with, in its output folder."""
@@ -343,12 +344,13 @@ def run_script(main: Callable[[], None]) -> int:
 
 @contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """Show what the package logs; of several processes only the first one's messages, and everybody's errors."""
+    """Show what the package logs, above any progress bar; of the other processes only their errors."""
     package_logger, handler = logging.getLogger("mf2"), logging.StreamHandler()
     package_logger.setLevel(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
     package_logger.addHandler(handler)
     try:
-        yield
+        with logging_redirect_tqdm([package_logger]):
+            yield
     finally:
         package_logger.removeHandler(handler)
 
