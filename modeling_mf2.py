@@ -140,7 +140,7 @@ class MF2Branch(nn.Module):
         self.text_projection = nn.Linear(width, config.projection_dim)
         self.itm_head = nn.Linear(width, 2)
         self.lm_head = MF2LMHead(qformer_config)
-        self.temperature = nn.Parameter(torch.tensor(config.itc_temperature))
+        self.temperature = nn.Parameter(torch.tensor([float(config.itc_temperature)]))  # FSDP takes no scalars
 
     def query_embeds(self) -> torch.Tensor:
         """(G, Q, D): the queries, with each AU's embedding in the local branch (G = A), as they are in the global."""
@@ -273,17 +273,21 @@ def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def tokens_to_map(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def tokens_to_map(tokens: torch.Tensor, height: int, width: int, patch_size: int | None = None) -> torch.Tensor:
     """(B, prefix + h · w, W) tokens of an image of that size in pixels -> (B, W, h, w).
 
-    Prefix tokens (class, registers) are what is over after the largest grid of the image's aspect ratio.
+    Prefix tokens (class, registers) are what is over after the grid: one of whole patches or, where no patch size is
+    known, the largest one of the image's aspect ratio.
     """
     count = tokens.shape[1]
-    rows = int((count * height / width) ** 0.5)
-    while rows and rows * round(rows * width / height) > count:
-        rows -= 1
-    cols = round(rows * width / height)
-    if not rows or count - rows * cols > 16:
+    if patch_size:
+        rows, cols = height // patch_size, width // patch_size
+    else:
+        rows = int((count * height / width) ** 0.5)
+        while rows and rows * round(rows * width / height) > count:
+            rows -= 1
+        cols = round(rows * width / height)
+    if not rows * cols or not 0 <= count - rows * cols <= 16:
         raise ValueError(
             f"{count} vision tokens of a {height}×{width} image form no grid; use a square image or another tower."
         )
@@ -344,7 +348,7 @@ class MF2PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["MF2QFormerLayer"]
+    _no_split_modules = ["MF2Branch"]  # its passes share projections across layers
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -449,11 +453,13 @@ class MF2Model(MF2PreTrainedModel):
                     f"local_feature_levels holds {level}; this tower has the levels 0 to {len(hidden) - 1}, and -1 is "
                     f"its output."
                 )
-        size = pixel_values.shape[-2:]
+        height, width = pixel_values.shape[-2:]
+        patch_size = getattr(self.config.vision_config, "patch_size", None)
+        patch_size = patch_size if isinstance(patch_size, int) else None
         maps = [last if level == -1 else hidden[level] for level in levels]
         return VisionFeatures(
             tokens=map_to_tokens(last) if last.ndim == 4 else last,
-            maps=[level if level.ndim == 4 else tokens_to_map(level, *size) for level in maps],
+            maps=[level if level.ndim == 4 else tokens_to_map(level, height, width, patch_size) for level in maps],
         )
 
     def encode_vision(self, pixel_values: torch.Tensor) -> VisionFeatures:
@@ -730,6 +736,8 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             caption_kind: `"emotion"`, `"key_au"` or `"au"` (all regions side by side).
             labels: `(B, T)` ids to predict (shifted here), -100 ignored.
         """
+        if input_ids is None:
+            raise ValueError("input_ids is missing: the text so far, beginning with [DEC]. `generate` needs none.")
         name = CAPTION_BRANCH[caption_kind]
         if visual_prefix is None:
             visual_prefix = self._visual_prefix(self.encode_branches(pixel_values, au_boxes), name, rows=None)
@@ -778,8 +786,9 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             kwargs: Generation settings (`num_beams`, `do_sample`, `max_new_tokens`, …); what else the processor
                 returns is ignored.
         Returns:
-            `(B, T)` ids. With `au_text_mode="per_au"` AU captions are `(B, A, T)`: a sentence for each AU whose
-            probability reaches its threshold, padding for the others. `processor.batch_decode` takes both.
+            `(B, T)` ids after the kind's prompt (with `return_dict_in_generate`, generation's own output). With
+            `au_text_mode="per_au"` AU captions are `(B, A, T)`: a sentence for each AU whose probability reaches its
+            threshold, padding for the others. `processor.batch_decode` takes both.
         """
         if caption_kind not in CAPTION_BRANCH:
             raise ValueError(f"caption_kind is {caption_kind!r}; choose one of {', '.join(CAPTION_BRANCH)}.")
@@ -789,6 +798,11 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         views = self.encode_branches(pixel_values, au_boxes)
         if caption_kind != "au" or self.config.au_text_mode == "caption":
             return self._write(self._visual_prefix(views, branch, rows=None), caption_kind, **kwargs)
+        if kwargs.get("num_return_sequences", 1) != 1 or kwargs.get("return_dict_in_generate"):
+            raise ValueError(
+                "AU captions of this model are a sentence an AU; they come as one (B, A, T) tensor, without "
+                "num_return_sequences and return_dict_in_generate."
+            )
         thresholds = pixel_values.new_tensor(self.label_space.thresholds, dtype=torch.float32)
         active = self.recognize(views).au_logits.float().sigmoid() >= thresholds  # (B, A)
         rows = active.flatten().nonzero().squeeze(1)
@@ -800,20 +814,23 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         return ids.unflatten(0, active.shape)
 
     def _write(self, visual_prefix: torch.Tensor, caption_kind: str, **kwargs) -> torch.Tensor:
-        """Run the generation loop from `[DEC]` and the kind's prompt."""
+        """Run the generation loop from `[DEC]` and the kind's prompt; the prompt is left out of what it returns."""
         prompt = [self.config.bos_token_id, *(self.config.caption_prompt_ids or {}).get(caption_kind, [])]
         input_ids = torch.tensor([prompt], device=visual_prefix.device).expand(visual_prefix.shape[0], -1)
         if "max_new_tokens" not in kwargs and "max_length" not in kwargs:
             kwargs["max_new_tokens"] = self._text_length(caption_kind) - len(prompt)
         if kwargs.get("use_cache", True):
             kwargs["past_key_values"] = DynamicCache()
-        return GenerationMixin.generate(
+        written = GenerationMixin.generate(
             self,
             input_ids,
             attention_mask=torch.ones_like(input_ids),
             visual_prefix=visual_prefix,
             caption_kind=caption_kind,
             **kwargs,
+        )
+        return (
+            written if isinstance(written, ModelOutput) else torch.cat([written[:, :1], written[:, len(prompt) :]], 1)
         )
 
     def _text_length(self, caption_kind: str) -> int:
