@@ -1,0 +1,321 @@
+"""Time MF² side by side with passes of transformers' `Blip2QFormerModel` on the same weights and inputs.
+
+One run measures, in turns and as medians: single passes, ITG, whole training steps, their peak memory, and what the AU
+regions cost. It prints Markdown tables and writes them as JSON.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from mf2.dataset_tools.report import markdown_table
+from mf2.modeling_mf2 import MF2Model
+from mf2.training.arguments import run_script
+from mf2.training.benchmark_inputs import (
+    IMAGE_SIZES,
+    describe_texts,
+    make_batch,
+    make_config,
+    make_model,
+    pad_to_limits,
+)
+from mf2.training.benchmark_runs import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
+from mf2.training.checkpoint import write_json
+from mf2.training.measure import (
+    Phases,
+    Timing,
+    can_measure_memory,
+    describe_machine,
+    in_fresh_process,
+    memory_in_use,
+    peak_memory_during,
+    release_memory,
+    time_side_by_side,
+)
+
+AU_TEXT_MODES = ("caption", "per_au")
+PASS_TEXT_LENGTH = 61
+PASS_TARGET = 0.97
+"""Our speed over transformers', at least."""
+ITG_TARGETS = {61: 0.7, 169: 0.85}
+"""Text length -> two-stage ITG over a full masked pass, at most, with 32 queries."""
+STEP_TARGET = 0.6
+"""A `base` step over the composed one with padding to the limits, at most."""
+FLOOR_SECONDS = {"caption": 44 / 31_320, "per_au": 89 / 31_320}
+"""The least time of an image in a `base` training step at 790 TFLOP/s, by arithmetic: the tower forward, the branches'
+passes forward and backward, texts at their full length, ITM and ITG of an AU caption over 32 queries."""
+
+REFERENCE_NOTE = (
+    "The composed step has BLIP-2's passes in transformers' Blip2QFormerModel, which keeps nothing between two calls: "
+    "query-only; text-only, every text, also where two are equal; ITM as 3 joint passes an item, the image projected "
+    "in each; ITG as one masked pass over [queries; text] that computes the queries again, with the LM head at every "
+    'position. `limit` pads every text to its kind\'s limit (padding="max_length", as LAVIS does), `longest` to the '
+    "longest of the batch, as our collator does. Tower, heads, loss arithmetic and parameters are shared, and an item "
+    "without a negative is left out of ITM in every step. Without dropout the negatives and losses are equal."
+)
+
+
+@dataclass
+class Section:
+    """A table of results: rows of the same columns, and what one must know to read it."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    def to_markdown(self) -> str:
+        if not self.rows:
+            return "\n\n".join([f"## {self.title}", *self.notes]) + "\n"
+        cells = [[_show(value) for value in row.values()] for row in self.rows]
+        return "\n".join([f"## {self.title}\n", markdown_table(list(self.rows[0]), cells), *self.notes, ""])
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value < 10 else f"{value:,.1f}"
+    return "" if value is None else str(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- passes
+def measure_passes(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Our branch against transformers' Q-Former, pass for pass."""
+    bench = PassBench.build(size, settings)
+    ids, mask = bench.text(PASS_TEXT_LENGTH)
+    pairs = pass_pairs(bench.branch, bench.reference, bench.vision_states, ids, mask)
+    rows = []
+    for name, pair in pairs.items():
+        for mode, ours, theirs in bench.time(pair, f"{size}, {name}"):
+            speed = theirs.seconds / ours.seconds
+            rows.append(
+                {"size": size, "pass": name, "mode": mode}
+                | {"ours, ms": 1e3 * ours.seconds, "transformers, ms": 1e3 * theirs.seconds}
+                | {"speed ours / theirs": speed, f"≥ {PASS_TARGET}": speed >= PASS_TARGET}
+            )
+    return rows
+
+
+def measure_itg(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """ITG in two stages, without the query-only pass that the step has anyway, against one masked pass."""
+    bench = PassBench.build(size, settings)
+    rows = []
+    for length, target in ITG_TARGETS.items():
+        pair = itg_pair(bench.branch, bench.reference, bench.vision_states, *bench.text(length))
+        for mode, ours, theirs in bench.time(pair, f"{size}, ITG {length}"):
+            share = ours.seconds / theirs.seconds
+            has_target = bench.config.emo_config.num_query_tokens == 32
+            rows.append(
+                {"size": size, "text tokens": length, "mode": mode}
+                | {"two-stage, ms": 1e3 * ours.seconds, "full pass, ms": 1e3 * theirs.seconds}
+                | {"time ours / theirs": share}
+                | {"target ≤": target if has_target else None, "met": share <= target if has_target else None}
+            )
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------- step
+def measure_step(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """A whole training step, all losses and both branches, in both ways to align the local branch."""
+    return [row for au_text_mode in AU_TEXT_MODES for row in _measure_step(size, au_text_mode, settings)]
+
+
+def _measure_step(size: str, au_text_mode: str, settings: Settings) -> list[dict[str, Any]]:
+    bench = StepBench.build(size, au_text_mode, settings)
+    optimizer = bench.optimizer()
+    runs = {name: bench.phases(name, optimizer) for name in bench.steps}
+    timings = time_side_by_side(
+        runs, settings.step_repeats, 1, settings.device, f"{size}, {au_text_mode}, training step"
+    )
+    flops = {name: bench.count_flops(name) for name in bench.steps}
+    return list(_step_rows(size, au_text_mode, settings, timings, flops))
+
+
+def _step_rows(
+    size: str, au_text_mode: str, settings: Settings, timings: Mapping[str, Timing], flops: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    batch_size = settings.batch_size_of(size)
+    ours, *_ = timings
+    for name, timing in timings.items():
+        share = timings[ours].seconds / timing.seconds
+        is_target = size == "base" and name == "composed, limit"
+        row = {"size": size, "au_text_mode": au_text_mode, "step": name}
+        row |= {f"{phase}, s": timing.phase(phase) for phase in timing.phases}
+        row |= {"whole, s": timing.seconds, "images/s": batch_size / timing.seconds}
+        row |= {"GFLOP": flops[name] / 1e9, "GFLOP/s": flops[name] / 1e9 / timing.seconds}
+        row |= {"MF² / it, time": share, "MF² / it, FLOP": flops[ours] / flops[name]}
+        row |= {f"time ≤ {STEP_TARGET}": share <= STEP_TARGET if is_target else None}
+        if settings.device == "cuda":
+            floor = FLOOR_SECONDS[au_text_mode] * batch_size if size == "base" else None
+            row |= {"share of the floor": floor and floor / timing.seconds}
+        yield row
+
+
+def measure_texts(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """How long the texts of the training steps are."""
+    rows = []
+    for au_text_mode in AU_TEXT_MODES:
+        config = make_config(size, settings.seed, au_text_mode=au_text_mode)
+        batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, "cpu")
+        lengths = describe_texts({"longest": batch, "limit": pad_to_limits(batch, config)})
+        rows += [
+            {"size": size, "au_text_mode": au_text_mode, "images": len(batch["pixel_values"])} | x for x in lengths
+        ]
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+def step_memory(size: str, au_text_mode: str, name: str, settings: Settings) -> dict[str, float]:
+    """Peak memory of a training step in MiB, above the model and its batch.
+
+    The second step is measured: AdamW's states are there from the first.
+    """
+    settings.configure_torch()
+    bench = StepBench.build(size, au_text_mode, settings)
+    optimizer = bench.optimizer()
+    own = memory_in_use(settings.device)
+    phases = bench.phases(name, optimizer)
+
+    def step() -> None:
+        for phase in phases.values():
+            phase()
+
+    step()
+    peak = peak_memory_during(step, settings.device) - own
+    trained = sum(parameter.numel() for parameter in bench.model.parameters() if parameter.requires_grad)
+    fixed = 3 * 4 * trained  # a gradient and two states, fp32
+    return {"peak, MiB": peak / 2**20, "gradients and AdamW, MiB": fixed / 2**20, "rest, MiB": (peak - fixed) / 2**20}
+
+
+def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Peak memory of our step and of the composed ones, each in a process of its own."""
+    rows = []
+    for au_text_mode, name in itertools.product(AU_TEXT_MODES, ("MF²", "composed, limit", "composed, longest")):
+        measured = in_fresh_process(step_memory, size, au_text_mode, name, settings)
+        images = {"images": settings.batch_size_of(size)}
+        rows.append({"size": size, "au_text_mode": au_text_mode, "step": name} | images | measured)
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------ regions
+def measure_regions(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Image-only inference with both branches, with the global branch alone, and the tower alone."""
+    config = make_config(size, settings.seed)
+    model = make_model(config, settings.seed, settings.device).eval()
+    batch_size = settings.batch_size_of(size)
+    batch = make_batch(config, batch_size, IMAGE_SIZES[size], settings.seed, settings.device)
+    images = {name: batch[name] for name in ("pixel_values", "au_boxes")}
+    with_regions, alone = MF2Model.forward, without_regions(model)
+
+    def run(function: Callable[[], object]) -> Phases:
+        def inference() -> None:
+            with torch.no_grad(), settings.autocast():
+                function()
+
+        return {"all": inference}
+
+    runs = {
+        f"global + {len(config.au_ids)} AU regions": run(lambda: with_regions(model, **images)),
+        "global branch alone": run(lambda: alone(**images)),
+        "tower alone": run(lambda: model.encode_vision(images["pixel_values"])),
+    }
+    timings = time_side_by_side(runs, settings.repeats, 2, settings.device, f"{size}, regions")
+    base = timings["global branch alone"].seconds
+    return [
+        {"size": size, "forward": name, "ms an image": 1e3 * timing.seconds / batch_size}
+        | {"times the global branch alone": timing.seconds / base}
+        for name, timing in timings.items()
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- script
+SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], tuple[str, ...]]] = {
+    "passes": (
+        "Passes: our branch against Blip2QFormerModel",
+        measure_passes,
+        (f"{PASS_TEXT_LENGTH} text tokens, no dropout, SDPA on both sides; projecting the image is part of ours.",),
+    ),
+    "itg": (
+        "ITG: on kept keys and values against one masked pass",
+        measure_itg,
+        ("The query-only pass, which a step has anyway, is not part of ours; the way back to its states is.",),
+    ),
+    "texts": (
+        "Texts of the training steps",
+        measure_texts,
+        ("In tokens, [CLS] and [SEP] included; `negatives` is the share of items that ITM has a negative for.",),
+    ),
+    "step": ("Training step, all losses, both branches", measure_step, (REFERENCE_NOTE,)),
+    "memory": (
+        "Peak memory of a training step",
+        measure_memory,
+        ("Above the model and its batch, in the second step, each in a process of its own.",),
+    ),
+    "regions": ("AU regions: image-only inference", measure_regions, ()),
+}
+"""Name -> title, measurement of one size, notes."""
+
+
+def run_section(name: str, sizes: Sequence[str], settings: Settings) -> Section:
+    """Measure one section at all sizes."""
+    title, measure, notes = SECTIONS[name]
+    if name == "memory" and not can_measure_memory(settings.device):
+        return Section(title, [], ["Not measured: it takes Linux or a GPU."])
+    rows = []
+    for size in sizes:
+        rows += measure(size, settings)
+        release_memory(settings.device)
+    return Section(title, rows, list(notes))
+
+
+def parse_settings(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+    """The command line: what to measure, and how.
+
+    Raises:
+        ValueError: a value out of range, or no GPU where one was asked for.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
+    parser.add_argument("--repeats", type=int, default=10, help="timed repeats; a third for whole steps [10]")
+    parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
+    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
+    parser.add_argument("--dropout", type=float, help="of the Q-Formers in training steps [the configuration's]")
+    arguments = parser.parse_args(argv)
+    for name, low in (("repeats", 1), ("threads", 1), ("batch_size", 2)):
+        value = getattr(arguments, name)
+        if value is not None and value < low:
+            reason = " (image-text matching needs another image)" if name == "batch_size" else ""
+            raise ValueError(f"--{name} is {value}; it must be >= {low}{reason}.")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but torch finds no GPU; use --device cpu.")
+    return arguments, Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments, settings = parse_settings(argv)
+    settings.configure_torch()
+    machine = describe_machine(settings.device)
+    print("# Benchmark\n")
+    facts = asdict(settings) | machine
+    print(markdown_table(("", "value"), [(name, _show(value)) for name, value in facts.items()]))
+    sections = {}
+    for name in arguments.only:
+        sections[name] = run_section(name, arguments.sizes, settings)
+        print(sections[name].to_markdown(), flush=True)
+    if arguments.output:
+        results = {name: asdict(section) for name, section in sections.items()}
+        write_json({"machine": machine, "settings": asdict(settings), "sections": results}, arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

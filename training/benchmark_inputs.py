@@ -1,0 +1,134 @@
+"""What the benchmark runs on: models of the named sizes, and batches whose texts are captions of drawn labels.
+
+The captions are the template's, tokenised by a vocabulary of their words and padded as the collator pads, so that
+their lengths are those of training; pixels and weights are random, which no timing depends on.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedTokenizerBase
+
+from mf2.configuration_mf2 import MF2Config
+from mf2.dataset_tools.au_prior import sample_aus
+from mf2.dataset_tools.captions import template_captions
+from mf2.dataset_tools.schema import au_columns
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
+from mf2.modeling_mf2 import MF2ForPreTraining
+from mf2.regions_mf2 import au_boxes_from_landmarks, mean_face
+from mf2.training.data import CaptionTable, Labels, training_texts
+from mf2.training.tokenizer import train_tokenizer, vocabulary_fields
+
+Batch = dict[str, torch.Tensor]
+
+IMAGE_SIZES = {"tiny": 112, "base": 224, "paper": 224}
+"""Side of a face in pixels; `tiny` as in the demo."""
+
+NUM_CAPTIONED = 512
+"""Rows that are captioned; a batch takes the first of them."""
+
+
+@cache
+def captioned_rows(num_rows: int, seed: int) -> datasets.Dataset:
+    """The label and caption columns of an MFA split: emotions at random, AUs as they go with them."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, list] = {name: [] for name in ("emotion", "caption_emotion", "caption_key_au", "caption_au")}
+    aus = []
+    for row in range(num_rows):
+        emotion = int(rng.integers(len(EMOTIONS)))
+        aus.append(sample_aus(emotion, rng))
+        active = [au_id for au_id, label in zip(AU_IDS, aus[-1], strict=True) if label]
+        captions = template_captions(f"benchmark-{row}", active, EMOTIONS[emotion], seed)
+        texts = (captions.emotion, captions.key_au, captions.au)
+        for column, value in zip(columns.values(), (emotion, *texts), strict=True):
+            column.append(value)
+    labels = dict(zip(au_columns(AU_IDS), np.stack(aus, axis=1).tolist(), strict=True))
+    return datasets.Dataset.from_dict(columns | labels)
+
+
+@cache
+def caption_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerBase:
+    """A WordPiece vocabulary of the captions' words."""
+    return train_tokenizer(training_texts(captioned_rows(NUM_CAPTIONED, seed)), vocab_size)
+
+
+def make_config(size: str, seed: int, dropout: float | None = None, **fields) -> MF2Config:
+    """A configuration of that size, with the captions' special tokens; `dropout` replaces the Q-Formers'."""
+    config = MF2Config.from_size(size)
+    tokenizer = caption_tokenizer(config.emo_config.vocab_size, seed)
+    for name in ("emo_config", "au_config"):
+        branch = getattr(config, name).to_dict()
+        if dropout is not None:
+            branch |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        fields[name] = branch | fields.get(name, {})
+    return MF2Config.from_size(size, **vocabulary_fields(tokenizer), **fields)
+
+
+def make_model(config: MF2Config, seed: int, device: str) -> MF2ForPreTraining:
+    """A model with random weights on the device, in training mode."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return MF2ForPreTraining(config).train()
+
+
+def make_batch(config: MF2Config, batch_size: int, image_size: int, seed: int, device: str) -> Batch:
+    """Everything that a training step takes; each kind of text is padded to its longest in the batch."""
+    rows = captioned_rows(max(NUM_CAPTIONED, batch_size), seed)
+    labels = Labels.from_rows(rows, config.au_ids)
+    table = CaptionTable(rows, labels, config, caption_tokenizer(config.emo_config.vocab_size, seed))
+    chosen = np.arange(batch_size)
+    size = (image_size, image_size)
+    boxes = torch.from_numpy(au_boxes_from_landmarks(mean_face(size), size, config.au_ids))
+    pixels = torch.randn(batch_size, 3, *size, generator=torch.Generator().manual_seed(seed))
+    batch = table.batch(chosen, seeds=[0] * batch_size) | {
+        "pixel_values": pixels,
+        "au_boxes": boxes.expand(batch_size, -1, -1, -1),
+        "emotion_labels": torch.from_numpy(labels.emotion[chosen]),
+        "au_labels": torch.from_numpy(labels.aus[chosen]),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def pad_to_limits(batch: Batch, config: MF2Config) -> Batch:
+    """The batch with every text padded to its kind's limit, as `padding="max_length"` does (LAVIS)."""
+    per_au = config.au_text_mode == "per_au"
+    limits = {"": config.emotion_text_length, "au_": config.au_sentence_length if per_au else config.au_text_length}
+    padded = dict(batch)
+    for prefix, limit in limits.items():
+        for name, value in ((f"{prefix}input_ids", config.pad_token_id), (f"{prefix}attention_mask", 0)):
+            padded[name] = F.pad(batch[name], (0, limit - batch[name].shape[-1]), value=value)
+    return padded
+
+
+def describe_texts(batches: Mapping[str, Batch]) -> list[dict[str, float | str]]:
+    """Of each branch's texts: the mean length in tokens, what each padding makes of it, and ITM's negatives.
+
+    Args:
+        batches: the same batch, by the name of its padding.
+    """
+    texts = []
+    for branch, prefix in (("emo", ""), ("au", "au_")):
+        padded = {name: batch[f"{prefix}attention_mask"].shape[-1] for name, batch in batches.items()}
+        batch = next(iter(batches.values()))
+        lengths = batch[f"{prefix}attention_mask"].sum(-1).float()
+        captions = batch[f"{prefix}caption_ids"]
+        has_negative = (captions[:, None] != captions[None]).any(1).float()
+        texts.append(
+            {"branch": branch, "mean tokens": lengths.mean().item()}
+            | padded
+            | {"negatives": has_negative.mean().item()}
+        )
+    return texts
+
+
+def text_of_length(
+    config: MF2Config, rows: int, length: int, seed: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ids and a mask of ones, both `(rows, length)`."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(100, config.emo_config.vocab_size, (rows, length), generator=generator)
+    return ids.to(device), torch.ones_like(ids, device=device)

@@ -1,0 +1,154 @@
+"""Measuring side by side: times, floating-point operations, peak memory, and on which machine."""
+
+import datetime
+import gc
+import os
+import platform
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from mf2 import __version__
+
+Result = TypeVar("Result")
+Phases = Mapping[str, Callable[[], object]]
+"""What is timed apart, in order: each phase may use what the one before it left."""
+
+
+# --------------------------------------------------------------------------------------------------------------- time
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every repeat, by phase."""
+
+    phases: dict[str, list[float]]
+
+    @property
+    def seconds(self) -> float:
+        """The median repeat, all phases together."""
+        return median(map(sum, zip(*self.phases.values(), strict=True)))
+
+    def phase(self, name: str) -> float:
+        """Median seconds of a phase."""
+        return median(self.phases[name])
+
+
+def time_side_by_side(
+    runs: Mapping[str, Phases], repeats: int, warm_up: int, device: str, title: str
+) -> dict[str, Timing]:
+    """Time the runs in turns, so that whatever else slows the machine slows all of them.
+
+    Args:
+        runs: what is compared, by name; every other repeat goes through them backwards.
+        repeats: timed repeats of each run.
+        warm_up: repeats before them that are not timed.
+        device: its queued work is waited for.
+        title: of the progress bar.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {phase: [] for phase in phases} for name, phases in runs.items()
+    }
+    for repeat in tqdm(range(-warm_up, repeats), desc=title, leave=False):
+        for name in list(runs)[:: -1 if repeat % 2 else 1]:
+            for phase, function in runs[name].items():
+                elapsed = _time_once(function, device)
+                if repeat >= 0:
+                    seconds[name][phase].append(elapsed)
+    return {name: Timing(phases) for name, phases in seconds.items()}
+
+
+def _time_once(function: Callable[[], object], device: str) -> float:
+    synchronize(device)
+    start = perf_counter()
+    function()
+    synchronize(device)
+    return perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a GPU has in its queue."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of the matrix products, convolutions and attentions in one call, 2 a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+def can_measure_memory(device: str) -> bool:
+    """Whether there are peaks to read: on CUDA, and of a process on Linux."""
+    return device == "cuda" or Path("/proc/self/clear_refs").exists()
+
+
+def release_memory(device: str) -> None:
+    """Give back what nothing uses any more."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: allocated on the GPU, or resident in this process."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if device == "cuda" else _process_bytes("VmRSS")
+
+
+def peak_memory_during(function: Callable[[], object], device: str) -> int:
+    """The most bytes in use while the function runs."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        return torch.cuda.max_memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+    function()
+    return _process_bytes("VmHWM")
+
+
+def _process_bytes(field: str) -> int:
+    """A size that Linux keeps of this process."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[field].split()[0]) * 1024
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call an importable function in a process of its own, whose memory nothing else has used."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+# ------------------------------------------------------------------------------------------------------------ machine
+def describe_machine(device: str) -> dict[str, Any]:
+    """What figures depend on: processor, threads, versions; and when it was."""
+    facts = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "mf2": __version__,
+    }
+    return facts | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
