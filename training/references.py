@@ -1,0 +1,279 @@
+"""What the scores of a checkpoint are worth: simple references beside it, on one data set.
+
+All are scored on the evaluation split, AUs at the threshold 0.5:
+
+- always "active" and the most frequent emotion; of generated data also the emotions that the true AUs allow;
+- logistic regression on the 68 landmarks of the data set, aligned by the eyes; the mean face where there are none;
+- a linear probe, the same regression, on an untrained tower of the checkpoint's kind: the faces aligned by the data
+  set's landmarks, the last feature map average-pooled to a grid and flattened;
+- the checkpoint itself, given those landmarks, the same with noise, and none, which is the mean face.
+
+It prints a Markdown table; `--output` also writes every AU's and emotion's scores as JSON.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import set_seed
+from transformers.utils import CONFIG_NAME
+
+from mf2.configuration_mf2 import MF2Config
+from mf2.dataset_tools.report import markdown_table
+from mf2.labels_mf2 import EMOTIONS
+from mf2.modeling_mf2 import MF2Model
+from mf2.processing_mf2 import MF2ImageProcessor
+from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
+from mf2.training.arguments import run_script
+from mf2.training.checkpoint import describe_environment, read_json, write_json
+from mf2.training.data import FaceCollator, FaceExample, Labels, Split, row_seed
+from mf2.training.metrics import au_metrics, emotion_metrics
+from mf2.training.pretraining_trainer import IMAGE_NAMES, sigmoid
+
+JITTER = 0.03
+"""Standard deviation of the noise on landmarks, as a fraction of the distance between the eye centres."""
+PROBE_GRID = 4
+"""Side of the grid to which the untrained tower's feature map is pooled: it keeps where things are in a face."""
+BATCH_SIZE = 64
+MAX_ITERATIONS = 1000
+ALIGNED_SIZE = (100, 100)
+"""Height and width to which landmarks are aligned; features are standardised, so any square does."""
+
+Predictions = tuple[np.ndarray, np.ndarray]
+"""AU probabilities `(N, A)` and emotion scores `(N, E)`."""
+
+
+# ---------------------------------------------------------------------------------------------------------- landmarks
+LandmarkChoice = Callable[[FaceExample], np.ndarray | None]
+"""What the image processor is given for a face."""
+
+
+def exact_landmarks(example: FaceExample) -> np.ndarray | None:
+    """The data set's own points."""
+    return example.landmarks_px
+
+
+def no_landmarks(example: FaceExample) -> None:
+    """None: the picture is taken as a face crop, with the regions of the mean face."""
+
+
+def jittered_landmarks(example: FaceExample, seed: int, jitter: float = JITTER) -> np.ndarray | None:
+    """The points with independent Gaussian noise on x and y, a function of (seed, row) alone."""
+    if example.landmarks_px is None:
+        return None
+    left, right = eye_centers(example.landmarks_px)
+    noise = np.random.default_rng(row_seed(seed, 0, example.row)).standard_normal(example.landmarks_px.shape)
+    return example.landmarks_px + jitter * np.linalg.norm(right - left) * noise
+
+
+def aligned_landmarks(split: Split) -> np.ndarray:
+    """`(N, 136)`: the points with the eye centres brought to the same places; the mean face where there are none."""
+    aligned = [mean_face(ALIGNED_SIZE) if points is None else _align(points) for points in split.rows["landmarks"]]
+    return np.stack(aligned).reshape(len(aligned), -1)
+
+
+def _align(landmarks_px: Any) -> np.ndarray:
+    return apply_matrix(landmarks_px, alignment_matrix(landmarks_px, ALIGNED_SIZE))
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+def load_checkpoint(folder: str) -> tuple[MF2Model, MF2ImageProcessor]:
+    """The checkpoint in evaluation mode, and its image processor.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: it is one of another model, or without the data sets' labels.
+    """
+    file = Path(folder, CONFIG_NAME)
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint folder: it has no {CONFIG_NAME}.")
+    model_type = read_json(file).get("model_type")
+    if model_type != MF2Config.model_type:
+        raise ValueError(f"{file} is of a {model_type!r} model; it must be {MF2Config.model_type!r}.")
+    model = MF2Model.from_pretrained(folder).eval()
+    if list(model.config.emotions) != list(EMOTIONS) or not model.config.au_ids:
+        raise ValueError(f"{folder} does not recognise both AUs and the emotions {', '.join(EMOTIONS)}.")
+    return model, MF2ImageProcessor.from_pretrained(folder)
+
+
+def untrained_tower(config: MF2Config, seed: int) -> MF2Model:
+    """A model around a new tower of the same `vision_config`; its one map is the tower's last."""
+    set_seed(seed)
+    return MF2Model(MF2Config.from_dict(config.to_dict() | {"local_feature_levels": [-1]})).eval()
+
+
+def image_batches(
+    split: Split, image_processor: MF2ImageProcessor, landmarks_of: LandmarkChoice, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """`pixel_values` and `au_boxes` of a split, in order of its rows."""
+    collate = FaceCollator(image_processor)
+    loader = DataLoader(
+        split.faces,
+        batch_size=BATCH_SIZE,
+        collate_fn=lambda examples: collate([replace(face, landmarks_px=landmarks_of(face)) for face in examples]),
+    )
+    for batch in tqdm(loader, desc=f"reading {split.description['split']} images", leave=False):
+        yield {name: batch[name].to(device) for name in IMAGE_NAMES}
+
+
+@torch.no_grad()
+def model_predictions(
+    model: MF2Model, image_processor: MF2ImageProcessor, split: Split, landmarks_of: LandmarkChoice
+) -> Predictions:
+    """What the checkpoint says of a split, given these landmarks."""
+    outputs = [model(**batch) for batch in image_batches(split, image_processor, landmarks_of, model.device)]
+    au_logits, emotion_logits = (
+        torch.cat([output[name] for output in outputs]).cpu().numpy() for name in ("au_logits", "emotion_logits")
+    )
+    return sigmoid(au_logits), emotion_logits
+
+
+@torch.no_grad()
+def tower_features(model: MF2Model, image_processor: MF2ImageProcessor, split: Split) -> np.ndarray:
+    """`(N, width · PROBE_GRID²)`: the tower's last map, pooled and flattened."""
+    batches = image_batches(split, image_processor, exact_landmarks, model.device)
+    maps = (model.encode_vision(batch["pixel_values"]).maps[-1] for batch in batches)
+    return torch.cat([F.adaptive_avg_pool2d(last, PROBE_GRID).flatten(1).cpu() for last in maps]).numpy()
+
+
+# ------------------------------------------------------------------------------------------------ logistic regression
+def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndarray) -> Predictions:
+    """A logistic regression for each AU (classes balanced) and one for the emotion, on `(N, F)` features."""
+    fit = partial(class_probabilities, train_x, eval_x=eval_x)
+    au_columns = tqdm(train_labels.aus.T, desc="fitting AUs", leave=False)
+    au_probs = [fit(labels, num_classes=2, class_weight="balanced")[:, 1] for labels in au_columns]
+    return np.stack(au_probs, axis=1), fit(train_labels.emotion, num_classes=len(EMOTIONS))
+
+
+def class_probabilities(
+    train_x: np.ndarray, labels: np.ndarray, eval_x: np.ndarray, num_classes: int, class_weight: str | None = None
+) -> np.ndarray:
+    """`(len(eval_x), num_classes)` of a logistic regression on standardised features.
+
+    Rows with a negative label, the unlabelled, are left out of its training. A class that it never saw has 0; a single
+    one is certain.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise ValueError("The references need scikit-learn; pip install 'mf2-face[test]'.") from None
+    probs, labelled = np.zeros((len(eval_x), num_classes)), labels >= 0
+    classes = np.unique(labels[labelled])
+    if len(classes) < 2:
+        probs[:, classes] = 1
+        return probs
+    regression = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
+    probe = make_pipeline(StandardScaler(), regression).fit(train_x[labelled], labels[labelled])
+    probs[:, classes] = probe.predict_proba(eval_x)
+    return probs
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+def predict_references(
+    model: MF2Model, image_processor: MF2ImageProcessor, train: Split, evaluation: Split, seed: int
+) -> Iterator[tuple[str, Predictions]]:
+    """The predictions of each reference for the evaluation split, the checkpoint's last."""
+    landmarks = [aligned_landmarks(split) for split in (train, evaluation)]
+    yield "logistic regression on landmarks", probe_predictions(landmarks[0], train.labels, landmarks[1])
+    tower = untrained_tower(model.config, seed).to(model.device)
+    features = [tower_features(tower, image_processor, split) for split in (train, evaluation)]
+    yield "linear probe on an untrained tower", probe_predictions(features[0], train.labels, features[1])
+    choices: dict[str, LandmarkChoice] = {
+        "exact landmarks": exact_landmarks,
+        f"landmarks jittered by {JITTER:.0%} of the eye distance": partial(jittered_landmarks, seed=seed),
+        "no landmarks (mean face)": no_landmarks,
+    }
+    for name, choice in choices.items():
+        yield f"checkpoint, {name}", model_predictions(model, image_processor, evaluation, choice)
+
+
+def score_references(predictions: Iterator[tuple[str, Predictions]], split: Split, config: MF2Config) -> list[dict]:
+    """A row for each reference, the trivial ones first: `reference`, `au_f1`, `emotion_top1` and all scores."""
+    rows = []
+    for name, (au_probs, emotion_scores) in predictions:
+        aus = au_metrics(au_probs, split.labels.aus, config.label_space.au_codes)
+        emotion = emotion_metrics(emotion_scores, split.labels.emotion, config.emotions)
+        row = {"reference": name, "au_f1": aus["f1"], "emotion_top1": emotion.get("top1")}
+        rows.append(row | {"aus": aus, "emotion": emotion})
+    baselines = {"au_f1": aus["f1_all_positive"], "emotion_top1": emotion.get("majority_top1")}
+    ceiling = {"au_f1": None, "emotion_top1": split.description["emotion_ceiling"]}
+    return [
+        {"reference": "always active; most frequent emotion", **baselines},
+        {"reference": "what the true action units allow", **ceiling},
+        *rows,
+    ]
+
+
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows in Markdown; - where there is nothing to score."""
+    scores = [["-" if row[name] is None else f"{row[name]:.3f}" for name in ("au_f1", "emotion_top1")] for row in rows]
+    cells = [(row["reference"], *score) for row, score in zip(rows, scores, strict=True)]
+    return markdown_table(("reference", "mean AU F1", "emotion top-1"), cells)
+
+
+def describe(model: MF2Model, folder: str, train: Split, evaluation: Split, seed: int) -> dict[str, Any]:
+    """What the scores depend on."""
+    import sklearn
+
+    return {
+        "model": Path(folder).resolve().name,
+        "data": {"train": train.description, "evaluation": evaluation.description},
+        "faces_without_landmarks": sum(found is None for found in evaluation.rows["landmarks"]),
+        "seed": seed,
+        "jitter": JITTER,
+        "probe_grid": PROBE_GRID,
+        "environment": describe_environment(1) | {"scikit-learn": sklearn.__version__, "device": str(model.device)},
+    }
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        ValueError: a negative seed, or no GPU where one is asked for.
+        FileNotFoundError: there is no folder for the output.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--model", metavar="FOLDER", required=True, help="MF² checkpoint")
+    parser.add_argument("--data", metavar="FOLDER", required=True, help="MFA data set with both splits")
+    parser.add_argument("--output", metavar="FILE.json", help="write the scores there, too")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the untrained tower [0]")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda, but torch finds no GPU; use --device cpu.")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed is {arguments.seed}; it must be >= 0.")
+    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
+        raise FileNotFoundError(f"--output is {arguments.output}, but its folder does not exist; make it first.")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    model, image_processor = load_checkpoint(arguments.model)
+    model.to(arguments.device)
+    train, evaluation = (
+        Split.load(arguments.data, name, None, model.config.au_ids) for name in ("train", "validation")
+    )
+    predictions = predict_references(model, image_processor, train, evaluation, arguments.seed)
+    rows = score_references(predictions, evaluation, model.config)
+    print(format_table(rows), end="")
+    if arguments.output:
+        conditions = describe(model, arguments.model, train, evaluation, arguments.seed)
+        write_json(conditions | {"scores": rows}, arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
