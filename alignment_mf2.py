@@ -116,15 +116,17 @@ class VisualItems:
 
 @dataclass
 class TextItems:
-    """The text side: `input_ids` and `attention_mask` `(I, G, T)`, `caption_ids` and `valid` `(I, G)`.
+    """The text side: `input_ids` and `attention_mask` `(I, G, T)`, `caption_ids`, `valid` and `to_write` `(I, G)`.
 
-    Equal caption ids are the same text. An item without text (its mask is empty) is not valid.
+    Equal caption ids are the same text. An item without text (its mask is empty) is not valid. ITG learns to write the
+    items of `to_write`; None is all that are valid.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     caption_ids: torch.Tensor
     valid: torch.Tensor
+    to_write: torch.Tensor | None = None
 
     @classmethod
     def from_batch(
@@ -133,6 +135,7 @@ class TextItems:
         attention_mask: torch.Tensor | None,
         caption_ids: torch.Tensor | None,
         pad_id: int,
+        to_write: torch.Tensor | None = None,
     ) -> "TextItems":
         """From ids of shape (I, G, T); without a mask, padding is masked, without caption ids, rows are compared."""
         if attention_mask is None:
@@ -143,7 +146,7 @@ class TextItems:
             rows = _gather(input_ids)
             caption_ids = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)[1].view(rows.shape[:2])
             caption_ids = _local_rows(caption_ids, input_ids.shape[0])
-        return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1))
+        return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1), to_write)
 
     @property
     def num_length_parts(self) -> int:
@@ -152,7 +155,7 @@ class TextItems:
 
     def select_groups(self, groups: torch.Tensor) -> "TextItems":
         """The items of the given groups only."""
-        return TextItems(*(x[:, groups] for x in (self.input_ids, self.attention_mask, self.caption_ids, self.valid)))
+        return TextItems(*(None if x is None else x[:, groups] for x in vars(self).values()))
 
 
 def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
@@ -433,7 +436,8 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
 
     The text sees the queries through the keys and values of the query-only pass, with gradient.
     """
-    rows = texts.valid.flatten().nonzero().squeeze(1)
+    wanted = texts.valid if texts.to_write is None else texts.valid & texts.to_write
+    rows = wanted.flatten().nonzero().squeeze(1)
     ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
     totals = [
         _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))

@@ -605,8 +605,11 @@ class MF2ForPreTraining(MF2Model):
             images = self._face_items(self.emo, views["emo"])
             losses |= {f"emo_{k}": v for k, v in alignment_losses(self.emo, images, texts).items()}
         if "au" in views and au_input_ids is not None:
-            texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids)
-            if self.config.au_text_mode == "caption":
+            # A caption names active AUs only, so the fixed sentence of an inactive one is never to be written.
+            per_au = self.config.au_text_mode == "per_au"
+            to_write = au_labels == 1 if per_au and au_labels is not None else None
+            texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids, to_write)
+            if not per_au:
                 images = self._face_items(self.au, views["au"])
             else:
                 aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
@@ -624,14 +627,18 @@ class MF2ForPreTraining(MF2Model):
         )
 
     def _text_items(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, caption_ids: torch.Tensor | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        caption_ids: torch.Tensor | None,
+        to_write: torch.Tensor | None = None,
     ) -> TextItems:
         """One text an image gets a group dimension of 1."""
         if input_ids.ndim == 2:
             attention_mask = attention_mask if attention_mask is None else attention_mask[:, None]
             caption_ids = caption_ids if caption_ids is None else caption_ids[:, None]
             input_ids = input_ids[:, None]
-        return TextItems.from_batch(input_ids, attention_mask, caption_ids, self.config.pad_token_id)
+        return TextItems.from_batch(input_ids, attention_mask, caption_ids, self.config.pad_token_id, to_write)
 
     @staticmethod
     def _face_items(branch: MF2Branch, view: BranchView) -> VisualItems:
