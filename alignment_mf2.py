@@ -149,6 +149,11 @@ class TextItems:
         return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1), to_write)
 
     @property
+    def written(self) -> torch.Tensor:
+        """`(I, G)` bool: the items that ITG learns to write."""
+        return self.valid if self.to_write is None else self.valid & self.to_write
+
+    @property
     def num_length_parts(self) -> int:
         """Into how many parts a pass is cut; by shape alone, since sharded processes must make the same calls."""
         return min(MAX_LENGTH_PARTS, -(-self.valid.numel() // ITEMS_PER_LENGTH_PART))
@@ -436,8 +441,7 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
 
     The text sees the queries through the keys and values of the query-only pass, with gradient.
     """
-    wanted = texts.valid if texts.to_write is None else texts.valid & texts.to_write
-    rows = wanted.flatten().nonzero().squeeze(1)
+    rows = texts.written.flatten().nonzero().squeeze(1)
     ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
     totals = [
         _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))

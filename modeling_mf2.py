@@ -605,11 +605,8 @@ class MF2ForPreTraining(MF2Model):
             images = self._face_items(self.emo, views["emo"])
             losses |= {f"emo_{k}": v for k, v in alignment_losses(self.emo, images, texts).items()}
         if "au" in views and au_input_ids is not None:
-            # A caption names active AUs only, so the fixed sentence of an inactive one is never to be written.
-            per_au = self.config.au_text_mode == "per_au"
-            to_write = au_labels == 1 if per_au and au_labels is not None else None
-            texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids, to_write)
-            if not per_au:
+            texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids, self.aus_to_write(au_labels))
+            if self.config.au_text_mode == "caption":
                 images = self._face_items(self.au, views["au"])
             else:
                 aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
@@ -625,6 +622,13 @@ class MF2ForPreTraining(MF2Model):
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
         )
+
+    def aus_to_write(self, au_labels: torch.Tensor | None) -> torch.Tensor | None:
+        """`(B, A)` bool with `au_text_mode="per_au"`, else None, which is every text.
+
+        A caption names active AUs only: the fixed sentence of an inactive one is compared but never to be written.
+        """
+        return au_labels == 1 if self.config.au_text_mode == "per_au" and au_labels is not None else None
 
     def _text_items(
         self,

@@ -174,7 +174,8 @@ class ReferenceStep(nn.Module):
         seen = self.model.recognize(views)
         for name, prefix in (("emo", ""), ("au", "au_")):
             if name in views:
-                items = _text_items(texts, prefix, config.pad_token_id)
+                to_write = self.model.aus_to_write(au_labels) if name == "au" else None
+                items = _text_items(texts, prefix, config.pad_token_id, to_write)
                 branch_losses = self._align(self.references[name], views[name], items)
                 losses |= {f"{name}_{kind}": loss for kind, loss in branch_losses.items()}
         losses |= recognition_losses(
@@ -216,13 +217,13 @@ class ReferenceStep(nn.Module):
         }
 
 
-def _text_items(texts: Batch, prefix: str, pad_id: int) -> TextItems:
+def _text_items(texts: Batch, prefix: str, pad_id: int, to_write: torch.Tensor | None) -> TextItems:
     """The texts of a branch, with a group dimension: `(B, T)` -> `(B, 1, T)`."""
     names = (f"{prefix}{name}" for name in ("input_ids", "attention_mask", "caption_ids"))
     ids, mask, caption_ids = (texts[name] for name in names)
     if ids.ndim == 2:
         ids, mask, caption_ids = ids[:, None], mask[:, None], caption_ids[:, None]
-    return TextItems.from_batch(ids, mask, caption_ids, pad_id)
+    return TextItems.from_batch(ids, mask, caption_ids, pad_id, to_write)
 
 
 def _compare(reference: ReferenceBranch, images: ReferenceItems, texts: TextItems) -> Comparison:
@@ -253,11 +254,14 @@ def _itm_loss(
 
 def _itg_loss(reference: ReferenceBranch, images: ReferenceItems, texts: TextItems) -> torch.Tensor:
     config = reference.branch.config
-    ids, mask = texts.input_ids.flatten(0, 1), texts.attention_mask.flatten(0, 1)
+    rows = texts.written.flatten().nonzero().squeeze(1)
+    if not len(rows):
+        return images.states.sum() * 0  # `Blip2QFormerModel` takes no empty batch
+    ids, mask = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
     inputs = ids.clone()
     inputs[:, 0] = config.bos_token_id
-    queries = images.queries.expand(len(images.states), -1, -1, -1).flatten(0, 1)
-    states = reference.generate_states(queries, inputs, mask, images.vision_states.flatten(0, 1))
+    queries = images.queries.expand(len(images.states), -1, -1, -1).flatten(0, 1)[rows]
+    states = reference.generate_states(queries, inputs, mask, images.vision_states.flatten(0, 1)[rows])
     logits = reference.branch.predict_tokens(states)[:, :-1]
     labels = ids.masked_fill(mask == 0, -100)[:, 1:]
     return F.cross_entropy(

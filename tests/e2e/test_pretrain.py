@@ -156,7 +156,7 @@ def test_the_saved_checkpoint_loads_and_answers(finished):
     model = AutoModelForPreTraining.from_pretrained(finished[0], trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(finished[0], trust_remote_code=True)
     inputs = processor(images=Image.new("RGB", (112, 112), "gray"))
-    assert inputs["pixel_values"].shape == (1, 3, 112, 112)
+    assert inputs["pixel_values"].shape == (1, 3, 96, 96)
     with torch.no_grad():
         states = processor.post_process_facial_states(model(**inputs), model.label_space)
     assert set(states[0]["aus"]) == set(model.label_space.au_codes)

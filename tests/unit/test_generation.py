@@ -301,3 +301,21 @@ def test_a_saved_model_writes_the_same(tmp_path):
     again = MF2ForConditionalGeneration.from_pretrained(tmp_path).eval()
     for kind in ("emotion", "au"):
         assert torch.equal(again.generate(**images, caption_kind=kind), model.generate(**images, caption_kind=kind))
+
+
+# ------------------------------------------------------------------------------------------------ what is to be written
+def test_only_sentences_of_active_aus_are_learned_to_be_written():
+    """Otherwise the one sentence of all inactive AUs, the most frequent text, would be written for active ones too."""
+    model, images = make_model(MF2ForPreTraining, au_text_mode="per_au"), make_images()
+    labels = torch.tensor([[1, 0, -1]] * 4)
+    texts = torch.randint(5, DEC, (4, len(AUS), 7), generator=torch.Generator().manual_seed(2))
+
+    def written_loss(changed: int | None) -> float:
+        ids = texts.clone()
+        if changed is not None:
+            ids[:, changed, 3] = 4
+        with torch.no_grad():
+            return model(**images, au_labels=labels, au_input_ids=ids).losses["au_itg"].item()
+
+    assert written_loss(changed=1) == pytest.approx(written_loss(changed=None), abs=1e-6)
+    assert abs(written_loss(changed=0) - written_loss(changed=None)) > 1e-3
