@@ -303,7 +303,7 @@ def test_a_saved_model_writes_the_same(tmp_path):
         assert torch.equal(again.generate(**images, caption_kind=kind), model.generate(**images, caption_kind=kind))
 
 
-# ------------------------------------------------------------------------------------------------ what is to be written
+# ----------------------------------------------------------------------------------------------- what is to be written
 def test_only_sentences_of_active_aus_are_learned_to_be_written():
     """Otherwise the one sentence of all inactive AUs, the most frequent text, would be written for active ones too."""
     model, images = make_model(MF2ForPreTraining, au_text_mode="per_au"), make_images()
