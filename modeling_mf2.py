@@ -148,12 +148,14 @@ class MF2Branch(nn.Module):
             return self.query_tokens + self.au_embeddings.weight[:, None]
         return self.query_tokens
 
+    def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
+        """(…, N, W) tokens of the tower -> what the queries attend to, of the same shape."""
+        states = self.vision_layernorm(vision_states)
+        return states + self.region_embeddings.weight if hasattr(self, "region_embeddings") else states
+
     def project_vision(self, vision_states: torch.Tensor) -> list[KeyValue | None]:
         """(rows, regions, N, W) vision tokens -> keys and values for each layer's cross-attention."""
-        states = self.vision_layernorm(vision_states)
-        if hasattr(self, "region_embeddings"):
-            states = states + self.region_embeddings.weight
-        return self.qformer.project_vision(states)
+        return self.qformer.project_vision(self.normalize_vision(vision_states))
 
     def encode_image(
         self, vision_states: torch.Tensor, output_hidden_states: bool = False

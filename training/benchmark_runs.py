@@ -84,12 +84,12 @@ def pass_pairs(
         return branch.qformer(embeds, num_queries, visible, branch.project_vision(regions)).last
 
     def theirs(method: Callable[..., torch.Tensor], attention_mask: torch.Tensor) -> Callable[[], torch.Tensor]:
-        return lambda: method(queries(), ids, attention_mask, reference.normalize_vision(regions))
+        return lambda: method(queries(), ids, attention_mask, reference.branch.normalize_vision(regions))
 
     return {
         "query-only": Pair(
             lambda: branch.encode_image(regions)[0].last,
-            lambda: reference.encode_image(queries(), reference.normalize_vision(vision_states)),
+            lambda: reference.encode_image(queries(), reference.branch.normalize_vision(vision_states)),
         ),
         "text-only": Pair(lambda: branch.encode_text(ids, mask).last, lambda: reference.encode_text(ids, mask)),
         "joint": Pair(our_joint, theirs(reference.encode_both, visible)),
@@ -114,7 +114,7 @@ def itg_pair(
 
     def theirs() -> torch.Tensor:
         queries = branch.query_embeds().expand(len(ids), -1, -1)
-        return reference.generate_states(queries, ids, mask, reference.normalize_vision(vision_states[:, None]))
+        return reference.generate_states(queries, ids, mask, reference.branch.normalize_vision(vision_states[:, None]))
 
     return Pair(ours, theirs)
 

@@ -63,11 +63,6 @@ class ReferenceBranch(nn.Module):
         self.qformer.load_state_dict(branch.qformer.state_dict(keep_vars=True), assign=True)
         self.embeddings.load_state_dict(branch.embeddings.state_dict(keep_vars=True), assign=True)
 
-    def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
-        """(…, N, W) tokens of the tower -> what the queries attend to."""
-        states = self.branch.vision_layernorm(vision_states)
-        return states + self.branch.region_embeddings.weight if hasattr(self.branch, "region_embeddings") else states
-
     def encode_image(self, queries: torch.Tensor, vision_states: torch.Tensor) -> torch.Tensor:
         """The query-only pass: `(rows, Q, D)` queries, `(rows, N, W)` normalised vision tokens -> `(rows, Q, D)`."""
         return self.qformer(queries, encoder_hidden_states=vision_states).last_hidden_state
@@ -190,7 +185,7 @@ class ReferenceStep(nn.Module):
         views = {}
         for name, reference in self.references.items():
             tokens = vision.tokens[:, None] if name == "emo" else self.model.encode_regions(vision, au_boxes)
-            tokens = reference.normalize_vision(tokens)  # (B, K, N, W)
+            tokens = reference.branch.normalize_vision(tokens)  # (B, K, N, W)
             queries = reference.branch.query_embeds().expand(len(tokens), -1, -1, -1)  # (B, K, Q, D)
             states = reference.encode_image(queries.flatten(0, 1), tokens.flatten(0, 1))
             passed = QFormerStates(states, key_values=[])

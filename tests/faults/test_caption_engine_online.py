@@ -205,7 +205,7 @@ def test_the_budget_holds_to_the_last_request(server, tmp_path):
     tally = run_online(server, tmp_path, jobs, kinds=("emotion",), price=PRICE, max_usd=20 * ANSWER_USD, concurrency=4)
     assert "--max-usd" in tally.stopped_because
     billed_usd = sum(server.billed.values()) * ANSWER_USD
-    assert 5 * ANSWER_USD < billed_usd <= 20 * ANSWER_USD, "reserving the worst case may end it early, never late"
+    assert 10 * ANSWER_USD <= billed_usd <= 20 * ANSWER_USD
     assert tally.usd == pytest.approx(billed_usd)
     again = run_online(server, tmp_path, jobs, kinds=("emotion",), price=PRICE, max_usd=20 * ANSWER_USD)
     assert again.asked < 20 and sum(server.billed.values()) <= 20, "what earlier runs spent counts"
