@@ -1,14 +1,29 @@
-"""The `mf2` command: finds the module of a command, and nothing else."""
+"""The `mf2` command: finds the module of a command, and nothing else.
+
+A module's `add_arguments(parser)` and `run(args)` are its command; one with a `main(argv)` has commands of its own. It
+is imported only when the command is used, so that `mf2 --help` answers at once.
+"""
 
 import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("dataset_tools.cli", "make a data set, stage by stage: generate, import, select, caption, check"),
+    "analyze": ("analysis.analyze", "name the action units and emotions of pictures, folders and videos"),
+    "search": ("analysis.search", "find the faces of a folder that fit a description, or the words that fit a face"),
+    "report": ("analysis.report", "make one web page of what `mf2 analyze` found"),
+    "export": ("analysis.export", "write a checkpoint's image path as ONNX and check it against PyTorch"),
+    "demo": ("analysis.demo", "show everything on generated faces: analysis, pictures and a report"),
+    "calibrate": ("training.calibrate", "choose the AU thresholds of a checkpoint on labelled faces"),
+    "publish": ("training.publish", "check a checkpoint, an adapter or a data set and push it to the Hub"),
 }
-"""Command -> (module of this package with a `main(argv)`, what it does)."""
+"""Command -> (module of this package, what it does)."""
+
+USER_ERRORS = (ValueError, OSError, ImportError)
+"""What a wrong argument, file or installation raises; anything else is a defect and keeps its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +40,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.command is None:
         parser.error(f"name a command: {', '.join(COMMANDS)}")
-    return importlib.import_module(f".{COMMANDS[args.command][0]}", __package__).main(argv[1:])
+    return _run(args.command, argv[1:])
+
+
+def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """The module of a command and the parser of its arguments."""
+    module_name, text = COMMANDS[command]
+    module = importlib.import_module(f".{module_name}", __package__)
+    parser = argparse.ArgumentParser(f"mf2 {command}", description=text[0].upper() + text[1:] + ".")
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    return module, parser
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    prog = f"mf2 {command}"
+    try:
+        module, parser = make_parser(command)
+        if hasattr(module, "main"):
+            return module.main(argv)
+        return module.run(parser.parse_args(argv)) or 0
+    except USER_ERRORS as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

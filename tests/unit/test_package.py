@@ -19,7 +19,7 @@ from mf2.cli import COMMANDS
 from mf2.configuration_mf2 import CODE_VERSION
 
 ROOT = Path(mf2.__file__).parent
-SUBPACKAGES = ("training", "dataset_tools", "model_cards")
+SUBPACKAGES = ("training", "analysis", "dataset_tools", "model_cards")
 
 
 def run_isolated(code: str) -> dict:
