@@ -35,6 +35,7 @@ from mf2.training.pretraining_trainer import (
     make_training_arguments,
     sigmoid,
 )
+from mf2.training.provenance import record_training_videos
 from mf2.training.report import OVERLAY_NAME, draw_overlay, write_card
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     trainer = make_trainer(arguments, settings, model, processor, train, evaluation)
     if trainer.is_world_process_zero():
         save_resolved(arguments, arguments.output_dir)
+        record_training_videos(arguments.output_dir, train.rows, arguments.model_name_or_path)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = evaluate(arguments, trainer, train, evaluation, result)
     save(arguments, trainer, evaluation, metrics)
