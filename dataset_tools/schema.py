@@ -7,11 +7,12 @@ A data set is a folder that `datasets.load_dataset` reads as it is, offline or p
     manifest.json                           counts, sha256 of every shard and what the caller adds; written last
 
 Unlabelled is -1 for an AU and null for the emotion (`ClassLabel` refuses -100); landmarks that were not found are
-null.
+null. A data set has a column for each AU that it codes, and either the eight emotions or a list of its own.
 """
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value, load_
 from datasets.exceptions import DatasetGenerationError
 
 from .. import __version__
-from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS
+from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS, get_action_unit
 
 FORMAT = "mfa"
 FORMAT_VERSION = 1
@@ -39,6 +40,7 @@ DATA_FOLDER = "data"
 ROWS_PER_SHARD = 5000
 ROWS_PER_GROUP = 100  # a row group is what a viewer or a streaming reader fetches at once
 REQUIRED_KEYS = ("file_name", "dataset", "video_id", "group_id", "frame")
+_AU_COLUMN = re.compile(r"AU(\d{1,2})", re.ASCII)
 CAPTION_COLUMNS = ("caption_emotion", "caption_au", "caption_key_au")
 PROVENANCE_COLUMNS = ("caption_source", "caption_model", "prompt_sha256")
 
@@ -49,16 +51,28 @@ def au_columns(au_ids: Sequence[int] = AU_IDS) -> tuple[str, ...]:
     return tuple(f"AU{au_id}" for au_id in au_ids)
 
 
-def mfa_features(with_images: bool = True, au_ids: Sequence[int] = AU_IDS) -> Features:
+def au_ids_of(columns: Iterable[str]) -> tuple[int, ...]:
+    """The AUs that have a column among those names, in their order."""
+    return tuple(int(name[2:]) for name in columns if _AU_COLUMN.fullmatch(name))
+
+
+def mfa_features(
+    with_images: bool = True, au_ids: Sequence[int] = AU_IDS, emotions: Sequence[str] = EMOTIONS
+) -> Features:
     """The columns of a data set, in order.
 
     `landmarks` are (68, 2) float32, x and y in pixels of the image; the AU columns are 1 active, 0 not active,
-    -1 unlabelled; `emotion` indexes `EMOTIONS`.
+    -1 unlabelled; `emotion` indexes `emotions`.
+
+    Raises:
+        ValueError: an AU without a region rule.
     """
+    for au_id in au_ids:
+        get_action_unit(au_id)
     columns: dict[str, Any] = {"image": Image()} if with_images else {}
     columns |= {name: Value("string") for name in REQUIRED_KEYS[:-1]}
     columns["frame"] = Value("int32")
-    columns["emotion"] = ClassLabel(names=list(EMOTIONS))
+    columns["emotion"] = ClassLabel(names=list(emotions))
     columns |= {name: Value("int8") for name in au_columns(au_ids)}
     columns["landmarks"] = Array2D((NUM_LANDMARKS, 2), "float32")
     columns |= {name: Value("string") for name in (*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)}
@@ -73,6 +87,7 @@ def write_mfa(
     manifest: Mapping[str, Any],
     with_images: bool = True,
     au_ids: Sequence[int] = AU_IDS,
+    emotions: Sequence[str] = EMOTIONS,
     rows_per_shard: int = ROWS_PER_SHARD,
     overwrite: bool = False,
 ) -> Path:
@@ -80,7 +95,7 @@ def write_mfa(
 
     The same rows give the same bytes. Rows are dictionaries by column: `file_name`, `dataset`, `video_id`, `group_id`,
     `frame` and, with images, `image` (the encoded file as bytes, kept as it is) must be there; a label or text that is
-    absent is unlabelled or null. `emotion` is an index into `EMOTIONS`, None or -100.
+    absent is unlabelled or null. `emotion` is an index into `emotions`, None or -100.
 
     Args:
         out_dir: the folder to make.
@@ -89,19 +104,21 @@ def write_mfa(
             `pretty_name` also go to the card.
         with_images: False leaves the pixels out.
         au_ids: the AUs that get a column.
+        emotions: what the emotion's index means.
         rows_per_shard: rows of one parquet file.
         overwrite: replace a data set that is already there.
     Returns:
         The folder.
     Raises:
         FileExistsError: `out_dir` holds something, and `overwrite` is False or it is no data set.
-        ValueError: a row, an unknown split or a split without rows; the row's file name is shown.
+        ValueError: a row, an AU without a region rule, an unknown split or a split without rows; the row's file name
+            is shown.
     """
     out_dir = Path(out_dir)
     check_target(out_dir, overwrite)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise ValueError(f"Unknown splits {unknown}; a split is one of {', '.join(SPLITS)}.")
-    features = mfa_features(with_images, au_ids)
+    features = mfa_features(with_images, au_ids, emotions)
     with replacing_folder(out_dir) as folder:
         shards = {
             name: _write_split(folder / DATA_FOLDER, name, rows, features, rows_per_shard)
@@ -109,7 +126,7 @@ def write_mfa(
         }
         if not shards:
             raise ValueError("There is no split to write.")
-        contents = _manifest(manifest, shards)
+        contents = _manifest(manifest, features, shards)
         (folder / "README.md").write_text(_front_matter(contents) + _card(contents), "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
@@ -199,14 +216,13 @@ def _clean_row(row: dict[str, Any], features: Features) -> dict[str, Any]:
     clean = dict.fromkeys(features) | row
     if "image" in features:
         clean["image"] = {"bytes": _image_bytes(row["image"], where), "path": Path(row["file_name"]).name}
-    clean["emotion"] = _emotion_index(row.get("emotion"), where)
+    clean["emotion"] = _emotion_index(row.get("emotion"), features["emotion"].num_classes, where)
     clean["landmarks"] = _landmarks_px(row.get("landmarks"), where)
-    for name in features:
-        if name.startswith("AU"):
-            label = row.get(name, AU_UNLABELLED)
-            if label not in (0, 1, AU_UNLABELLED):
-                raise ValueError(f"{where}: {name} is {label!r}; it must be 1, 0 or {AU_UNLABELLED} (unlabelled).")
-            clean[name] = int(label)
+    for name in au_columns(au_ids_of(features)):
+        label = row.get(name, AU_UNLABELLED)
+        if label not in (0, 1, AU_UNLABELLED):
+            raise ValueError(f"{where}: {name} is {label!r}; it must be 1, 0 or {AU_UNLABELLED} (unlabelled).")
+        clean[name] = int(label)
     return clean
 
 
@@ -216,13 +232,11 @@ def _image_bytes(image: Any, where: str) -> bytes:
     return image
 
 
-def _emotion_index(emotion: Any, where: str) -> int | None:
+def _emotion_index(emotion: Any, num_emotions: int, where: str) -> int | None:
     if emotion is None or emotion == EMOTION_UNLABELLED:
         return None
-    if isinstance(emotion, str) or not 0 <= emotion < len(EMOTIONS):
-        raise ValueError(
-            f"{where}: emotion is {emotion!r}; it must be 0..{len(EMOTIONS) - 1}, or None for unlabelled."
-        )
+    if isinstance(emotion, str) or not 0 <= emotion < num_emotions:
+        raise ValueError(f"{where}: emotion is {emotion!r}; it must be 0..{num_emotions - 1}, or None for unlabelled.")
     return int(emotion)
 
 
@@ -246,11 +260,15 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _manifest(given: Mapping[str, Any], shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _manifest(
+    given: Mapping[str, Any], features: Features, shards: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **given,
+        "au_ids": list(au_ids_of(features)),
+        "emotions": features["emotion"].names,
         "versions": {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__},
         "splits": describe_splits(shards),
     }
@@ -288,7 +306,8 @@ def load_mfa(
     *,
     config: str | None = None,
     with_images: bool = True,
-    au_ids: Sequence[int] = AU_IDS,
+    au_ids: Sequence[int] | None = AU_IDS,
+    fill_aus: bool = False,
 ) -> Dataset:
     """Load one split of a data set and check that it is what training expects.
 
@@ -297,7 +316,9 @@ def load_mfa(
         split: `train`, `validation` or `test`.
         config: configuration of a Hub data set that has several.
         with_images: whether the pixels are needed.
-        au_ids: the AUs whose columns are needed.
+        au_ids: the AUs whose columns are needed, with the eight emotions; None takes the data set's own AUs and
+            emotions (`features["emotion"].names`), whatever they are.
+        fill_aus: give a needed AU that has no column one of -1, unlabelled, instead of an error.
     Raises:
         FileNotFoundError: no such folder, or no such split in it.
         ValueError: no rows, missing columns, wrong types or labels out of range; the file and the columns are named.
@@ -314,7 +335,18 @@ def load_mfa(
         raise FileNotFoundError(f"{path} is neither a data set folder nor a Hub id such as `org/name`.")
     else:
         dataset = load_dataset(str(path), config, split=split)
+    if fill_aus and au_ids is not None:
+        dataset = _with_unlabelled_aus(dataset, au_ids)
     check_mfa(dataset, f"{path} ({split})", with_images=with_images, au_ids=au_ids)
+    return dataset
+
+
+def _with_unlabelled_aus(dataset: Dataset, au_ids: Sequence[int]) -> Dataset:
+    """The data set with a column of -1 for each of those AUs that it does not code."""
+    unlabelled = np.full(len(dataset), AU_UNLABELLED, np.int8)
+    for name in au_columns(au_ids):
+        if name not in dataset.features:
+            dataset = dataset.add_column(name, unlabelled, feature=Value("int8"))
     return dataset
 
 
@@ -328,10 +360,19 @@ def _shard_files(folder: Path, split: str) -> list[str]:
     return [str(file) for file in files]
 
 
-def check_mfa(dataset: Dataset, source: str, *, with_images: bool = True, au_ids: Sequence[int] = AU_IDS) -> None:
-    """Raise one `ValueError` that names `source` and the columns when a data set does not follow the schema."""
-    expected = mfa_features(with_images, au_ids)
+def check_mfa(
+    dataset: Dataset, source: str, *, with_images: bool = True, au_ids: Sequence[int] | None = AU_IDS
+) -> None:
+    """Raise one `ValueError` that names `source` and the columns when a data set does not follow the schema.
+
+    `au_ids` and the emotions are those of `load_mfa`.
+    """
     found = dataset.features
+    emotions: Sequence[str] = EMOTIONS
+    if au_ids is None:
+        au_ids = au_ids_of(found)
+        emotions = found["emotion"].names if isinstance(found.get("emotion"), ClassLabel) else EMOTIONS
+    expected = mfa_features(with_images, au_ids, emotions)
     if missing := [name for name in expected if name not in found and name not in PROVENANCE_COLUMNS]:
         raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(found)}.")
     wrong = [
@@ -349,7 +390,8 @@ def check_mfa(dataset: Dataset, source: str, *, with_images: bool = True, au_ids
 
 
 def _check_labels(dataset: Dataset, source: str, columns: Sequence[str]) -> None:
-    for name, low, high in (("emotion", 0, len(EMOTIONS) - 1), *((name, AU_UNLABELLED, 1) for name in columns)):
+    last_emotion = dataset.features["emotion"].num_classes - 1
+    for name, low, high in (("emotion", 0, last_emotion), *((name, AU_UNLABELLED, 1) for name in columns)):
         values = dataset.data.column(name)
         bounds = pc.min_max(values).as_py()
         out_of_range = bounds["min"] is not None and not low <= bounds["min"] <= bounds["max"] <= high

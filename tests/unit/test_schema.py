@@ -245,3 +245,32 @@ def test_command_help_is_quick_and_errors_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["dance"])
     assert "invalid choice: 'dance'" in capsys.readouterr().err
+
+
+def test_a_data_set_has_the_aus_and_emotions_that_it_codes(tmp_path):
+    """DISFA has AU9 and no AU7; a list of five emotions must never be read as the first five of ours."""
+    row = make_row(1, emotion=4, AU9=1, AU12=...)
+    own = ["Neutral", "Anger", "Contempt", "Joy", "Boredom"]
+    folder = write(tmp_path / "d", [row], au_ids=(1, 9), emotions=own)
+    manifest = schema.read_manifest(folder)
+    assert manifest["au_ids"] == [1, 9] and manifest["emotions"] == own
+    loaded = schema.load_mfa(folder, "train", au_ids=None)
+    assert schema.au_ids_of(loaded.features) == (1, 9) and loaded.features["emotion"].names == own
+    assert (loaded[0]["AU9"], loaded[0]["emotion"]) == (1, 4)
+    with pytest.raises(ValueError, match="emotion is ClassLabel"):
+        schema.load_mfa(folder, "train", au_ids=(1, 9))
+    with pytest.raises(ValueError, match="emotion is 5"):
+        write(tmp_path / "e", [row | {"emotion": 5}], au_ids=(1, 9), emotions=own)
+
+
+def test_needed_aus_without_a_column_can_be_unlabelled(tmp_path):
+    folder = write(tmp_path / "d", [make_row(i, AU12=...) for i in range(3)], au_ids=(1,))
+    with pytest.raises(ValueError, match="lacks the columns AU12"):
+        schema.load_mfa(folder, "train", au_ids=(1, 12))
+    loaded = schema.load_mfa(folder, "train", au_ids=(1, 12), fill_aus=True)
+    assert loaded["AU1"] == [0, 1, 0] and loaded["AU12"] == [-1] * 3
+
+
+def test_an_au_without_a_region_has_no_column(tmp_path):
+    with pytest.raises(ValueError, match="AU 45 has no region rule"):
+        write(tmp_path / "d", [make_row(1)], au_ids=(1, 12, 45))
