@@ -11,11 +11,9 @@ from datasets import DatasetInfo, Features
 from datasets.splits import SplitDict, SplitInfo
 
 from ..labels_mf2 import EMOTIONS
+from .privacy import RESTRICTED
 from .report import markdown_table
 from .schema import CAPTION_COLUMNS
-
-RESTRICTED = "other"
-"""The license of what derives from data whose agreement forbids redistribution."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "1M<n<10M"

@@ -19,6 +19,7 @@ from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import PretrainArguments, check_same_run, reject_unknown, save_resolved
 from mf2.training.build import build_model, build_processor, build_tokenizer
+from mf2.training.cards import OVERLAY_NAME, write_card
 from mf2.training.checkpoint import (
     METRICS_NAME,
     describe_environment,
@@ -36,7 +37,7 @@ from mf2.training.pretraining_trainer import (
     sigmoid,
 )
 from mf2.training.provenance import record_training_videos
-from mf2.training.report import OVERLAY_NAME, draw_overlay, write_card
+from mf2.training.report import draw_overlay
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,13 @@
-"""What a finished run shows: a picture of a few evaluation faces, and the model card."""
+"""What a finished run shows: a picture of a few evaluation faces."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import matplotlib
 import numpy as np
 import torch
-from huggingface_hub import EvalResult, ModelCardData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -17,11 +15,9 @@ from matplotlib.patches import Rectangle
 from mf2.labels_mf2 import EMOTION_UNLABELLED
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
+from mf2.training.checkpoint import replacing_file
 from mf2.training.data import FaceExample
 
-OVERLAY_NAME = "overlay.png"
-CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "checkpoint.md"
 COLORS = matplotlib.colormaps["viridis"]
 ROW_INCHES = 3.5
 CAPTION_LINES = 22  # what fits beside a face
@@ -119,60 +115,3 @@ def _write_text(
     if len(lines) > CAPTION_LINES:
         lines = [*lines[: CAPTION_LINES - 1], "…"]
     axes.text(0, 0.9, "\n".join(lines), fontsize=8, va="top", linespacing=1.3)
-
-
-# --------------------------------------------------------------------------------------------------------------- card
-def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
-    """Write `README.md` from the folder's `metrics.json`; no figure comes from elsewhere.
-
-    Args:
-        folder: a checkpoint with its metrics.
-        repo_id: where it will be published; the folder's name stands in.
-    """
-    metrics = read_json(Path(folder, METRICS_NAME))
-    name = (repo_id or metrics["model"]["name"]).split("/")[-1]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
-    card = environment.from_string(CARD_TEMPLATE.read_text("utf-8")).render(
-        **metrics,
-        name=name,
-        repo_id=repo_id or name,
-        synthetic=metrics["training"]["data"]["synthetic"],
-        overlay=Path(folder, OVERLAY_NAME).is_file(),
-        front_matter=_front_matter(metrics, name),
-    )
-    file = Path(folder, "README.md")
-    with replacing_file(file) as partial:
-        partial.write_text(card.rstrip() + "\n", "utf-8")
-    return file
-
-
-def _front_matter(metrics: dict[str, Any], name: str) -> str:
-    evaluation = metrics["evaluation"]
-    scores = [
-        ("mean AU F1", "f1", evaluation["aus"]["f1"]),
-        ("emotion top-1 accuracy", "accuracy", evaluation["emotion"].get("top1")),
-        ("emotion macro-F1", "f1", evaluation["emotion"].get("macro_f1")),
-    ]
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=evaluation["data"]["name"],
-            dataset_name=evaluation["data"]["name"],
-            dataset_split=evaluation["data"]["split"],
-            metric_type=metric_type,
-            metric_name=metric_name,
-            metric_value=round(value, 4),
-        )
-        for metric_name, metric_type, value in scores
-        if value is not None
-    ]
-    data = ModelCardData(
-        license=metrics["model"]["license"],
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["mf2", "facial-action-units", "facial-expression-recognition", "emotion", "image-to-text"],
-        model_name=name,
-        eval_results=results,
-    )
-    return data.to_yaml()

@@ -1,0 +1,221 @@
+"""Model cards: filled from the `metrics.json` and the configuration that lie in the folder, and from nothing else."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from mf2.dataset_tools.card_template import render_card
+from mf2.dataset_tools.privacy import RESTRICTED, restricted_sources
+from mf2.labels_mf2 import LabelSpace
+from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
+
+CARD_NAME = "README.md"
+CONFIG_NAME = "config.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+OVERLAY_NAME = "overlay.png"
+TAGS = ("mf2", "facial-action-units", "facial-expression-recognition", "emotion")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class PinnedRepo:
+    """A repository on the Hub at a commit; `sha` is None where it is not known."""
+
+    repo_id: str
+    sha: str | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a card tells of places on the Hub.
+
+    Args:
+        repo_id: of what the card describes.
+        base: of an adapter's base model; None takes what its configuration records.
+        base_training_data: provenance of the base's training data, as its configuration lists it.
+        evaluation: the data set that the scores were measured on, where it is on the Hub.
+        permission: what allows restricted data, or what derives from it, to be public.
+    """
+
+    repo_id: str
+    base: PinnedRepo | None = None
+    base_training_data: tuple[Mapping[str, Any], ...] = ()
+    evaluation: PinnedRepo | None = None
+    permission: str | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------- card
+def write_card(folder: str | Path, placement: Placement | None = None) -> Path:
+    """Write the `README.md` of a checkpoint or an adapter.
+
+    Args:
+        folder: with `metrics.json` and the configuration.
+        placement: where it will be published; before that the folder's name stands in.
+    """
+    file = Path(folder, CARD_NAME)
+    with replacing_file(file) as partial:
+        partial.write_text(str(make_card(folder, placement)), "utf-8")
+    return file
+
+
+def make_card(folder: str | Path, placement: Placement | None = None) -> ModelCard:
+    """The card of a checkpoint or an adapter, as the Hub reads it.
+
+    The template is rendered by `render_card` and not by `ModelCard.from_template`, which leaves a blank where a figure
+    is missing.
+
+    Raises:
+        ValueError: a figure that the card shows was not measured.
+    """
+    folder = Path(folder)
+    metrics = read_json(folder / METRICS_NAME)
+    placement = placement or Placement(metrics["model"]["name"])
+    is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
+    config = read_json(folder / (ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME))
+    training_data = list_training_data(config, metrics, placement)
+    facts = metrics | {
+        "name": placement.repo_id.split("/")[-1],
+        "repo_id": placement.repo_id,
+        "synthetic": all(data.get("synthetic") for data in training_data),
+        "training_data": training_data,
+        "restricted": restricted_sources(training_data),
+        "labels": describe_labels(config),
+        "default_threshold": _default_threshold(metrics),
+    }
+    facts["overlay"] = (folder / OVERLAY_NAME).is_file() and not facts["restricted"]
+    if is_adapter:
+        base = placement.base or PinnedRepo(Path(config["base_model_name_or_path"]).name, config.get("revision"))
+        facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(placement.repo_id, base=base)}
+    else:
+        facts["loading"] = loading_lines(placement.repo_id)
+    template = "adapter.md" if is_adapter else "checkpoint.md"
+    card = ModelCard(render_card(template, card_data=_card_data(facts, placement).to_yaml(), **facts))
+    card.text += permission_section(placement.permission)
+    return card
+
+
+def _card_data(facts: Mapping[str, Any], placement: Placement) -> ModelCardData:
+    """The front matter. `library_name` is transformers for adapters too: PEFT's own snippet needs a task type."""
+    relation = {"base_model": facts["base"].repo_id, "base_model_relation": "adapter"} if "base" in facts else {}
+    terms = {"license_name": "terms-of-the-training-data"} if facts["restricted"] else {}
+    datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
+    return ModelCardData(
+        license=RESTRICTED if facts["restricted"] else facts["model"]["license"],
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=[*TAGS, *(() if "base" in facts else ("image-to-text",))],
+        datasets=datasets or None,
+        model_name=facts["name"],
+        eval_results=_model_index(facts["evaluation"], placement.evaluation),
+        **relation,
+        **terms,
+    )
+
+
+def permission_section(permission: str | None) -> str:
+    """What a card ends with when restricted data are public."""
+    return f"\n## Permission\n\n{permission.strip()}\n" if permission else ""
+
+
+# --------------------------------------------------------------------------------------------------------------- facts
+def list_training_data(
+    config: Mapping[str, Any], metrics: Mapping[str, Any], placement: Placement | None = None
+) -> list[dict[str, Any]]:
+    """Provenance of everything that was trained on, the base's first: `name`, `license`, `rows`, `videos`, …
+
+    A checkpoint's configuration lists it all; an adapter adds what its own training saw.
+    """
+    recorded = list(config.get("training_data") or [metrics["training"]["data"]])
+    return [dict(data) for data in (*(placement.base_training_data if placement else ()), *recorded)]
+
+
+def label_space_of(config: Mapping[str, Any]) -> LabelSpace | None:
+    """What the outputs of a checkpoint or an adapter mean, by its configuration; None where it does not say.
+
+    Raises:
+        ValueError: labels or thresholds that are impossible.
+    """
+    if config.get("au_ids") is None and config.get("emotions") is None:
+        return None
+    fields = (config.get(name) or () for name in ("au_ids", "emotions", "au_thresholds"))
+    return LabelSpace(*map(tuple, fields))
+
+
+def describe_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels as a card lists them: `aus` with `code`, `name` and `threshold`, and `emotions`."""
+    space = label_space_of(config) or LabelSpace((), ())
+    aus = zip(space.au_codes, space.au_names, space.thresholds, strict=True)
+    keys = ("code", "name", "threshold")
+    return {"aus": [dict(zip(keys, au, strict=True)) for au in aus], "emotions": list(space.emotions)}
+
+
+def _default_threshold(metrics: Mapping[str, Any]) -> float | None:
+    """The one threshold of the untuned scores."""
+    thresholds = {au["threshold"] for au in metrics["evaluation"]["aus"].get("per_au", {}).values()}
+    return thresholds.pop() if len(thresholds) == 1 else None
+
+
+# --------------------------------------------------------------------------------------------------------------- lines
+def loading_lines(repo_id: str, sha: str | None = None, base: PinnedRepo | None = None) -> str:
+    """Python that loads a model and its processor, pinned where commits are known.
+
+    `revision` on an adapter's `from_pretrained` means the base; the adapter's own goes into `adapter_kwargs`.
+    """
+    own = f', revision="{sha}"' if sha else ""
+    of_model = own
+    if base and base.sha:
+        of_model = f', revision="{base.sha}"'
+        of_model += f', adapter_kwargs={{"revision": "{sha or "main"}"}}'
+    return (
+        "from transformers import AutoModel, AutoProcessor\n\n"
+        f'model = AutoModel.from_pretrained("{repo_id}"{of_model}, trust_remote_code=True)\n'
+        f'processor = AutoProcessor.from_pretrained("{repo_id}"{own}, trust_remote_code=True)'
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+def list_scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """The scores that search pages show: name, metric id, value; those that do not apply are left out."""
+    scores = [
+        ("mean AU F1", "f1", evaluation["aus"]["f1"]),
+        ("emotion top-1 accuracy", "accuracy", evaluation["emotion"].get("top1")),
+        ("emotion macro-F1", "f1", evaluation["emotion"].get("macro_f1")),
+    ]
+    return [(name, metric, round(value, 4)) for name, metric, value in scores if value is not None]
+
+
+def _model_index(evaluation: Mapping[str, Any], repo: PinnedRepo | None) -> list[EvalResult] | None:
+    data = evaluation["data"]
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=repo.repo_id if repo else data["name"],
+            dataset_name=data["name"],
+            dataset_split=data["split"],
+            dataset_revision=repo.sha if repo else None,
+            metric_type=metric,
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, metric, value in list_scores(evaluation)
+    ] or None
+
+
+def eval_results_yaml(evaluation: Mapping[str, Any], repo: PinnedRepo) -> str:
+    """The scores in the form of `.eval_results/*.yaml`, for an evaluation on a data set of the Hub."""
+    entries = [
+        EvalResultEntry(
+            dataset_id=repo.repo_id,
+            task_id=re.sub(r"\W+", "_", name).lower(),
+            value=value,
+            dataset_revision=repo.sha,
+            notes=f"{evaluation['data']['split']} split, image only",
+        )
+        for name, _, value in list_scores(evaluation)
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
