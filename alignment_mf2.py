@@ -9,7 +9,7 @@ G groups of items that are only compared among themselves (1, or one per AU), Q 
 width, H heads, D branch width, W vision width, N vision tokens of a region.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from .labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
-from .qformer_mf2 import KeyValue, map_key_values, select_rows
+from .qformer_mf2 import KeyValue, QFormerStates, map_key_values, select_rows
 
 MF2Branch = Any
 """The branch of the model, which this file serves and therefore does not import."""
@@ -323,37 +323,57 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
 def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
     """Compare this process's images and texts with everybody's, within their groups."""
     image_embeds = branch.embed_image(images.states)
-    return compare_embeds(image_embeds, _embed_distinct_texts(branch, texts), branch.temperature, texts)
+    text_embeds = read_distinct_texts(branch, texts, lambda states: branch.embed_text(states.last))
+    return compare_embeds(image_embeds, text_embeds, branch.temperature, texts.caption_ids, texts.valid)
 
 
 def compare_embeds(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, temperature: torch.Tensor, texts: TextItems
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    temperature: torch.Tensor,
+    caption_ids: torch.Tensor,
+    valid: torch.Tensor,
 ) -> Comparison:
-    """As [`compare`], of embeddings `(I, G, Q, P)` and `(I, G, P)`."""
+    """As [`compare`], of embeddings `(I, G, Q, P)` and `(I, G, P)` of texts `(I, G)`."""
     temperature = temperature.clamp(0.001, 0.5)  # ALBEF's bounds
-    captions, valid = _gather(texts.caption_ids).T, _gather(texts.valid).T  # (G, M)
-    candidates = texts.valid.T[:, :, None] & valid[:, None]
+    everybodys_captions, everybodys_valid = _gather(caption_ids).T, _gather(valid).T  # (G, M)
+    candidates = valid.T[:, :, None] & everybodys_valid[:, None]
     return Comparison(
         image_to_text=image_text_similarity(image_embeds, _gather(text_embeds)) / temperature,
         text_to_image=image_text_similarity(_gather(image_embeds), text_embeds).transpose(1, 2) / temperature,
-        positives=(texts.caption_ids.T[:, :, None] == captions[:, None]) & candidates,
+        positives=(caption_ids.T[:, :, None] == everybodys_captions[:, None]) & candidates,
         candidates=candidates,
     )
 
 
-def _embed_distinct_texts(branch: MF2Branch, texts: TextItems) -> torch.Tensor:
-    """(I, G, P): each distinct caption goes through the text-only pass once; zeros where an item has no text."""
+def read_distinct_texts(
+    branch: MF2Branch,
+    texts: TextItems,
+    read: Callable[[QFormerStates], torch.Tensor],
+    output_hidden_states: bool = False,
+) -> torch.Tensor:
+    """What `read` takes from the text-only pass, through which each distinct caption goes once.
+
+    Args:
+        read: States of some texts -> `(rows, …)`.
+    Returns:
+        `(I, G, …)`; zeros where an item has no text.
+    """
     rows = texts.valid.flatten().nonzero().squeeze(1)
     distinct, inverse = torch.unique(texts.caption_ids.flatten()[rows], return_inverse=True)
     order = torch.arange(len(rows), device=rows.device)
     first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
     ids, masks = texts.input_ids.flatten(0, 1)[rows[first]], texts.attention_mask.flatten(0, 1)[rows[first]]
     parts = split_by_length(masks, texts.num_length_parts)
-    states = (branch.encode_text(ids[part, :length], masks[part, :length]).last for part, length in parts)
-    embeds = torch.cat([branch.embed_text(part) for part in states])
-    embeds = torch.empty_like(embeds).index_copy(0, torch.cat([part for part, _ in parts]), embeds)
-    scattered = embeds.new_zeros(texts.valid.numel(), embeds.shape[-1]).index_copy(0, rows, embeds[inverse])
-    return scattered.view(*texts.valid.shape, -1)
+    values = torch.cat(
+        [
+            read(branch.encode_text(ids[part, :length], masks[part, :length], output_hidden_states))
+            for part, length in parts
+        ]
+    )
+    values = torch.empty_like(values).index_copy(0, torch.cat([part for part, _ in parts]), values)
+    scattered = values.new_zeros(texts.valid.numel(), *values.shape[1:]).index_copy(0, rows, values[inverse])
+    return scattered.unflatten(0, texts.valid.shape)
 
 
 def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:

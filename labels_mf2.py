@@ -109,6 +109,11 @@ class LabelSpace:
         object.__setattr__(self, "thresholds", thresholds)
 
     @property
+    def region_au_ids(self) -> tuple[int, ...]:
+        """The AUs whose regions are looked at: its own, or the 12 of MFA where it has emotions only."""
+        return self.au_ids or AU_IDS
+
+    @property
     def au_codes(self) -> tuple[str, ...]:
         """`("AU1", "AU2", …)`, the names of the outputs."""
         return tuple(ACTION_UNITS[au_id].code for au_id in self.au_ids)

@@ -11,7 +11,9 @@ Symbols in shapes: B images, A action units, E emotions, Q queries, T text token
 region, D branch width, W vision width, P projection width, H heads, L layers.
 """
 
+import dataclasses
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +39,14 @@ from .alignment_mf2 import (
     alignment_losses,
     draw_groups,
     image_text_similarity,
+    read_distinct_texts,
     recognition_losses,
 )
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, QFormerStates, map_key_values, select_rows
+from .recognition_mf2 import MF2Recognizers, PooledTexts, Recognition
+from .regions_mf2 import nearest_au_indexes
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""
@@ -53,6 +58,8 @@ class MF2Output(ModelOutput):
     """What is seen in a face.
 
     Args:
+        loss: Weighted sum of `losses`; None without labels.
+        losses: Unweighted scalars: `emotion`, `au`, and what an adapter adds.
         au_logits: `(B, A)`, one per AU of the label space; probabilities by sigmoid.
         emotion_logits: `(B, E)`; probabilities by softmax.
         au_embeds: `(B, A, Q, P)` L2-normalised queries of each AU region; None without the local branch.
@@ -61,6 +68,8 @@ class MF2Output(ModelOutput):
         emotion_states: `(B, Q, D)` query states of the global branch.
     """
 
+    loss: torch.FloatTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
     au_logits: torch.FloatTensor | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_embeds: torch.FloatTensor | None = None
@@ -142,11 +151,19 @@ class MF2Branch(nn.Module):
         self.lm_head = MF2LMHead(qformer_config)
         self.temperature = nn.Parameter(torch.tensor([float(config.itc_temperature)]))  # FSDP takes no scalars
 
-    def query_embeds(self) -> torch.Tensor:
-        """(G, Q, D): the queries, with each AU's embedding in the local branch (G = A), as they are in the global."""
-        if hasattr(self, "au_embeddings"):
-            return self.query_tokens + self.au_embeddings.weight[:, None]
-        return self.query_tokens
+    def query_embeds(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
+        """(G, Q, D): the queries, with each AU's embedding in the local branch (G = A), as they are in the global.
+
+        Args:
+            au_ids: Other AUs than the branch was trained on; an unknown one gets the embedding of the trained AU whose
+                regions are nearest.
+        """
+        if not hasattr(self, "au_embeddings"):
+            return self.query_tokens
+        embeddings, known = self.au_embeddings.weight, tuple(self.config.au_ids)
+        if au_ids is not None and tuple(au_ids) != known:
+            embeddings = embeddings[nearest_au_indexes(tuple(au_ids), known)]
+        return self.query_tokens + embeddings[:, None]
 
     def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
         """(…, N, W) tokens of the tower -> what the queries attend to, of the same shape."""
@@ -158,24 +175,28 @@ class MF2Branch(nn.Module):
         return self.qformer.project_vision(self.normalize_vision(vision_states))
 
     def encode_image(
-        self, vision_states: torch.Tensor, output_hidden_states: bool = False
-    ) -> tuple[QFormerStates, list[KeyValue | None]]:
+        self,
+        vision_states: torch.Tensor,
+        au_ids: Sequence[int] | None = None,
+        output_hidden_states: bool = False,
+    ) -> "BranchView":
         """The query-only pass, Eq. 1; each face, and each region, is a row of its own.
 
         Args:
             vision_states: `(B, 1, N, W)` tokens of the face, or `(B, A, R, W)` tokens of its regions.
-        Returns:
-            States over B · 1 (or B · A) rows, and the projected image, to be used again by ITM.
+            au_ids: Whose regions they are, as in `query_embeds`.
         """
         vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
-        queries = self.query_embeds().expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
+        query_embeds = self.query_embeds(au_ids)
+        queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
         states = self.qformer(
             queries,
             query_length=queries.shape[1],
             vision_key_values=vision_key_values,
             output_hidden_states=output_hidden_states,
         )
-        return states, vision_key_values
+        last = states.last.unflatten(0, vision_states.shape[:2])
+        return BranchView(last, query_embeds, vision_states, states, vision_key_values)
 
     def encode_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, output_hidden_states: bool = False
@@ -329,15 +350,22 @@ class BranchView:
 
     Args:
         states: `(B, K, Q, D)` last query states.
+        query_embeds: `(K, Q, D)` the queries that made them.
         vision_states: `(B, K, N, W)` what the queries attended to.
         qformer: The pass over B · K rows: its keys and values, and (on request) every layer's states.
         vision_key_values: A layer's projected image, `(B · K, 1, H, N, D / H)`.
     """
 
     states: torch.Tensor
+    query_embeds: torch.Tensor
     vision_states: torch.Tensor
     qformer: QFormerStates
     vision_key_values: list[KeyValue | None]
+
+    def pool(self) -> torch.Tensor:
+        """`(B, K, J, D)`: means over the queries, of every layer's states where they were kept, else of the last."""
+        layers = self.qformer.all or (self.qformer.last,)
+        return torch.stack([states.mean(1) for states in layers], dim=1).unflatten(0, self.states.shape[:2])
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -383,12 +411,7 @@ class MF2Model(MF2PreTrainedModel):
         branches = [
             c for c, on in ((config.emo_config, config.use_emo_vl), (config.au_config, config.use_au_vl)) if on
         ]
-        head_width = sum(branch.hidden_size for branch in branches)
-        if config.emotions:
-            self.emotion_head = nn.Linear(head_width, len(config.emotions))
-        if config.au_ids:
-            # Row a of the matrix reads the feature of AU a only.
-            self.au_head = nn.Linear(head_width, len(config.au_ids))
+        self.recognizers = MF2Recognizers(config, sum(branch.hidden_size for branch in branches))
         self.post_init()
         if config.freeze_vision:
             self.vision_model.requires_grad_(False)
@@ -416,8 +439,13 @@ class MF2Model(MF2PreTrainedModel):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean: AUs with their thresholds, and emotions."""
-        return self.config.label_space
+        """What the outputs mean, of the active adapter or the checkpoint: AUs with their thresholds, and emotions."""
+        return self.recognizers.label_space
+
+    @property
+    def label_spaces(self) -> dict[str, LabelSpace]:
+        """What each loaded adapter's outputs mean, by its name; `"base"` are the checkpoint's own."""
+        return self.recognizers.label_spaces
 
     @property
     def branches(self) -> dict[str, MF2Branch]:
@@ -434,10 +462,11 @@ class MF2Model(MF2PreTrainedModel):
         return next(iter(self.branches.values())).embeddings.word_embeddings
 
     def train(self, mode: bool = True):
-        """As usual, except that a frozen tower stays in evaluation mode."""
+        """As usual, except that a frozen tower or branch stays in evaluation mode."""
         super().train(mode)
-        if self.config.freeze_vision:
-            self.vision_model.eval()
+        for part in (self.vision_model, *self.branches.values()):
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
         return self
 
     # --------------------------------------------------------------------------------------------------- seeing
@@ -483,42 +512,49 @@ class MF2Model(MF2PreTrainedModel):
             levels.append(tokens)
         return torch.cat(levels, dim=2)
 
-    def _check_boxes(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None) -> None:
-        wanted = (pixel_values.shape[0], len(self.config.au_ids), 2, 4)
+    def _check_boxes(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int]) -> None:
+        wanted = (pixel_values.shape[0], len(au_ids), 2, 4)
         if au_boxes is None or tuple(au_boxes.shape) != wanted:
             shape = None if au_boxes is None else tuple(au_boxes.shape)
             raise ValueError(
-                f"au_boxes has shape {shape}; the local branch needs {wanted}. The processor makes them: "
-                f"processor(images=…, landmarks=…)."
+                f"au_boxes has shape {shape}; the local branch needs {wanted}, for AUs "
+                f"{', '.join(map(str, au_ids))}. The processor makes them: processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
             )
 
     def encode_branches(
-        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, output_hidden_states: bool = False
+        self,
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None,
+        au_ids: Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
     ) -> dict[str, BranchView]:
-        """The query-only pass of every branch, by name."""
+        """The query-only pass of every branch, by name.
+
+        Args:
+            au_ids: Whose regions `au_boxes` are; those of the label space by default.
+            output_hidden_states: Keep every layer's states; by default, where the recognisers read them.
+        """
+        au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
+        if output_hidden_states is None:
+            output_hidden_states = self.recognizers.reads_hidden_states
         vision = self.encode_vision(pixel_values)
         views = {}
         for name, branch in self.branches.items():
             if name == "au":
-                self._check_boxes(pixel_values, au_boxes)
+                self._check_boxes(pixel_values, au_boxes, au_ids)
                 vision_states = self.encode_regions(vision, au_boxes)  # (B, A, R, W)
             else:
                 vision_states = vision.tokens[:, None]  # (B, 1, N, W)
-            states, key_values = branch.encode_image(vision_states, output_hidden_states)
-            last = states.last.unflatten(0, vision_states.shape[:2])
-            views[name] = BranchView(last, vision_states, states, key_values)
+            views[name] = branch.encode_image(vision_states, au_ids, output_hidden_states)
         return views
 
-    def recognize(self, views: dict[str, BranchView]) -> MF2Output:
-        """The two recognisers: emotion from [global ; mean of local], AU i from [local i ; global]."""
-        pooled = [view.states.mean(2) for view in views.values()]  # (B, 1, D) global, (B, A, D) local
+    def recognize(self, views: dict[str, BranchView]) -> Recognition:
+        """What the checkpoint's recognisers, or those of the active adapter, say."""
+        return self.recognizers({name: view.pool() for name, view in views.items()})
+
+    def _describe(self, views: dict[str, BranchView]) -> MF2Output:
+        """The states and the embeddings of every branch."""
         output = MF2Output()
-        if self.config.emotions:
-            output.emotion_logits = self.emotion_head(torch.cat([x.mean(1) for x in pooled], dim=-1))
-        if self.config.au_ids:
-            num_views = max(x.shape[1] for x in pooled)
-            features = torch.cat([x.expand(-1, num_views, -1) for x in reversed(pooled)], dim=-1)
-            output.au_logits = (features * self.au_head.weight).sum(-1) + self.au_head.bias
         if "emo" in views:
             output.emotion_states = views["emo"].states[:, 0]
             output.emotion_embeds = self.emo.embed_image(output.emotion_states)
@@ -527,16 +563,100 @@ class MF2Model(MF2PreTrainedModel):
             output.au_embeds = self.au.embed_image(output.au_states)
         return output
 
+    def _text_items(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        caption_ids: torch.Tensor | None = None,
+        to_write: torch.Tensor | None = None,
+    ) -> TextItems:
+        """One text an image gets a group dimension of 1."""
+        if input_ids.ndim == 2:
+            attention_mask = attention_mask if attention_mask is None else attention_mask[:, None]
+            caption_ids = caption_ids if caption_ids is None else caption_ids[:, None]
+            input_ids = input_ids[:, None]
+        return TextItems.from_batch(input_ids, attention_mask, caption_ids, self.config.pad_token_id, to_write)
+
+    def pool_texts(self, branch: str, *text: torch.Tensor | None) -> PooledTexts:
+        """What an adapter reads of a branch's texts: ids, mask and caption ids as in [`MF2ForPreTraining`]."""
+
+        def first_positions(states: QFormerStates) -> torch.Tensor:
+            return torch.stack([layer[:, 0] for layer in states.all], dim=1)  # (rows, J, D)
+
+        items = self._text_items(*text)
+        states = read_distinct_texts(self.get_branch(branch), items, first_positions, output_hidden_states=True)
+        return PooledTexts(states, items.caption_ids, items.valid)
+
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None = None, **kwargs) -> tuple | MF2Output:
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None = None,
+        emotion_labels: torch.Tensor | None = None,
+        au_labels: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        au_input_ids: torch.Tensor | None = None,
+        au_attention_mask: torch.Tensor | None = None,
+        caption_ids: torch.Tensor | None = None,
+        au_caption_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple | MF2Output:
         """See faces.
 
         Args:
             pixel_values: `(B, 3, H, W)`, aligned and normalised by the processor.
             au_boxes: `(B, A, 2, 4)` x1 y1 x2 y2 of each AU's two regions, normalised to [0, 1].
+            emotion_labels, au_labels: `(B,)`, -100 unlabelled, and `(B, A)`, -1 unlabelled; with them come the
+                recognisers' losses.
+            input_ids, …, au_caption_ids: Texts as in [`MF2ForPreTraining`], read only by an adapter that is aligned
+                with them in training.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
-        return self.recognize(self.encode_branches(pixel_values, au_boxes))
+        views = self.encode_branches(pixel_values, au_boxes)
+        output, seen = self._describe(views), self.recognize(views)
+        output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
+        given = {
+            "emo": (input_ids, attention_mask, caption_ids),
+            "au": (au_input_ids, au_attention_mask, au_caption_ids),
+        }
+        is_read = self.recognizers.reads_texts
+        texts = {name: self.pool_texts(name, *given[name]) for name in views if is_read and given[name][0] is not None}
+        output.losses = self.recognizers.losses(seen, emotion_labels, au_labels, texts, self.branches)
+        output.loss = self.recognizers.weigh(output.losses)
+        return output
+
+    def forward_adapters(
+        self, names: Sequence[str], pixel_values: torch.Tensor, au_boxes: torch.Tensor | None = None, **kwargs
+    ) -> dict[str, MF2Output]:
+        """What several adapters see, from one pass of the tower and the branches, which none of them changes.
+
+        Args:
+            names: Of loaded adapters; `"base"` is the checkpoint itself.
+            pixel_values: `(B, 3, H, W)`.
+            au_boxes: `(B, A, 2, 4)` for the union of their AUs in order of appearance, as
+                `processor.for_label_spaces(*(model.label_spaces[name] for name in names))` makes them.
+        Returns:
+            The outputs by name, equal to those of each adapter alone.
+        """
+        spaces = self.label_spaces
+        if unknown := [name for name in names if name not in spaces]:
+            raise ValueError(f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, spaces))}.")
+        au_ids = list(dict.fromkeys(au_id for name in names for au_id in spaces[name].region_au_ids))
+        views = self.encode_branches(pixel_values, au_boxes, au_ids, output_hidden_states=True)
+        described = self._describe(views)
+        pooled = {branch: view.pool() for branch, view in views.items()}
+        outputs = {}
+        for name in names:
+            output, own = dataclasses.replace(described), dict(pooled)
+            if "au" in views:
+                rows = [au_ids.index(au_id) for au_id in spaces[name].region_au_ids]
+                own["au"] = pooled["au"][:, rows]
+                output.au_states, output.au_embeds = described.au_states[:, rows], described.au_embeds[:, rows]
+            seen = self.recognizers.answer(name, own)
+            output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
+            outputs[name] = output
+        return outputs
 
     # ------------------------------------------------------------------------------------------------ retrieval
     @can_return_tuple
@@ -599,27 +719,37 @@ class MF2ForPreTraining(MF2Model):
             au_input_ids, au_attention_mask: `(B, T)`, or `(B, A, T)` with `au_text_mode="per_au"`.
             caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
         """
+        if self.recognizers.reads_hidden_states:  # the branches are frozen under an adapter, which has its own losses
+            return super().forward(
+                pixel_values,
+                au_boxes,
+                emotion_labels,
+                au_labels,
+                input_ids,
+                attention_mask,
+                au_input_ids,
+                au_attention_mask,
+                caption_ids,
+                au_caption_ids,
+            )
         views = self.encode_branches(pixel_values, au_boxes)
         seen = self.recognize(views)
         losses: dict[str, torch.Tensor] = {}
         if "emo" in views and input_ids is not None:
             texts = self._text_items(input_ids, attention_mask, caption_ids)
-            images = self._face_items(self.emo, views["emo"])
+            images = self._face_items(views["emo"])
             losses |= {f"emo_{k}": v for k, v in alignment_losses(self.emo, images, texts).items()}
         if "au" in views and au_input_ids is not None:
             texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids, self.aus_to_write(au_labels))
             if self.config.au_text_mode == "caption":
-                images = self._face_items(self.au, views["au"])
+                images = self._face_items(views["au"])
             else:
                 aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
-                images, texts = self._region_items(self.au, views["au"], aus), texts.select_groups(aus)
+                images, texts = self._region_items(views["au"], aus), texts.select_groups(aus)
             losses |= {f"au_{k}": v for k, v in alignment_losses(self.au, images, texts).items()}
-        losses |= recognition_losses(
-            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
-        )
-        weighted = [getattr(self.config, f"{name.split('_')[-1]}_weight") * loss for name, loss in losses.items()]
+        losses |= self.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
         return MF2PreTrainingOutput(
-            loss=sum(weighted) if weighted else None,
+            loss=self.recognizers.weigh(losses),
             losses=losses,
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
@@ -632,22 +762,8 @@ class MF2ForPreTraining(MF2Model):
         """
         return au_labels == 1 if self.config.au_text_mode == "per_au" and au_labels is not None else None
 
-    def _text_items(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        caption_ids: torch.Tensor | None,
-        to_write: torch.Tensor | None = None,
-    ) -> TextItems:
-        """One text an image gets a group dimension of 1."""
-        if input_ids.ndim == 2:
-            attention_mask = attention_mask if attention_mask is None else attention_mask[:, None]
-            caption_ids = caption_ids if caption_ids is None else caption_ids[:, None]
-            input_ids = input_ids[:, None]
-        return TextItems.from_batch(input_ids, attention_mask, caption_ids, self.config.pad_token_id, to_write)
-
     @staticmethod
-    def _face_items(branch: MF2Branch, view: BranchView) -> VisualItems:
+    def _face_items(view: BranchView) -> VisualItems:
         """One item an image: the face's queries, or (`au_text_mode="caption"`) those of all regions side by side."""
         batch_size = view.states.shape[0]
 
@@ -659,20 +775,20 @@ class MF2ForPreTraining(MF2Model):
 
         return VisualItems(
             states=view.states.flatten(1, 2)[:, None],
-            query_embeds=branch.query_embeds().flatten(0, 1)[None],
+            query_embeds=view.query_embeds.flatten(0, 1)[None],
             key_values=map_key_values(side_by_side, view.qformer.key_values),
             vision_key_values=map_key_values(as_regions, view.vision_key_values),
             vision_states=view.vision_states[:, None],
         )
 
     @staticmethod
-    def _region_items(branch: MF2Branch, view: BranchView, aus: torch.Tensor) -> VisualItems:
+    def _region_items(view: BranchView, aus: torch.Tensor) -> VisualItems:
         """One item per image and drawn AU (`au_text_mode="per_au"`)."""
         batch_size, num_aus = view.states.shape[:2]
         rows = (torch.arange(batch_size, device=aus.device)[:, None] * num_aus + aus).flatten()
         return VisualItems(
             states=view.states[:, aus],
-            query_embeds=branch.query_embeds()[aus],
+            query_embeds=view.query_embeds[aus],
             key_values=select_rows(view.qformer.key_values, rows),
             vision_key_values=select_rows(view.vision_key_values, rows),
             vision_states=view.vision_states[:, aus, None],
@@ -722,7 +838,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         """The queries' keys and values as one tensor `(rows, L, 2, H, Q, D / H)`, so that beams can repeat it."""
         view = views[branch]
         if rows is None:
-            key_values = MF2ForPreTraining._face_items(self.get_branch(branch), view).key_values
+            key_values = MF2ForPreTraining._face_items(view).key_values
         else:
             key_values = select_rows(view.qformer.key_values, rows)
         return torch.stack([torch.stack(kv, dim=1) for kv in key_values], dim=1)

@@ -179,6 +179,19 @@ def au_centers_from_landmarks(landmarks_px: ArrayLike, au_ids: Sequence[int] = A
     return np.stack((centers.real, centers.imag), axis=-1)
 
 
+@lru_cache(maxsize=64)
+def nearest_au_indexes(au_ids: tuple[int, ...], known_ids: tuple[int, ...]) -> list[int]:
+    """For each AU the position among the known ones of itself, else of the one whose centres are nearest.
+
+    Distances are those of the mean face, summed over both centres; of AUs that share a region the first is taken.
+    """
+    known = au_centers_from_landmarks(MEAN_FACE_68, known_ids)
+    wanted = au_centers_from_landmarks(MEAN_FACE_68, au_ids)
+    distances = np.linalg.norm(wanted[:, None] - known[None], axis=-1).sum(-1).round(6)  # (wanted, known)
+    nearest = distances.argmin(axis=1).tolist()
+    return [known_ids.index(a) if a in known_ids else index for a, index in zip(au_ids, nearest, strict=True)]
+
+
 def au_boxes_from_landmarks(
     landmarks_px: ArrayLike,
     size: tuple[int, int],

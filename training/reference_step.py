@@ -31,7 +31,6 @@ from mf2.alignment_mf2 import (
     draw_match_pairs,
     itc_loss,
     match_loss,
-    recognition_losses,
 )
 from mf2.configuration_mf2 import MF2QFormerConfig
 from mf2.modeling_mf2 import BranchView, MF2Branch, MF2ForPreTraining
@@ -173,11 +172,8 @@ class ReferenceStep(nn.Module):
                 items = _text_items(texts, prefix, config.pad_token_id, to_write)
                 branch_losses = self._align(self.references[name], views[name], items)
                 losses |= {f"{name}_{kind}": loss for kind, loss in branch_losses.items()}
-        losses |= recognition_losses(
-            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, config.au_pos_weight
-        )
-        weights = {name: getattr(config, f"{name.split('_')[-1]}_weight") for name in losses}
-        return losses | {"loss": sum(weights[name] * loss for name, loss in losses.items())}
+        losses |= self.model.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
+        return losses | {"loss": self.model.recognizers.weigh(losses)}
 
     def _encode_branches(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> dict[str, BranchView]:
         """The query-only passes; `vision_states` are normalised."""
@@ -186,15 +182,16 @@ class ReferenceStep(nn.Module):
         for name, reference in self.references.items():
             tokens = vision.tokens[:, None] if name == "emo" else self.model.encode_regions(vision, au_boxes)
             tokens = reference.branch.normalize_vision(tokens)  # (B, K, N, W)
-            queries = reference.branch.query_embeds().expand(len(tokens), -1, -1, -1)  # (B, K, Q, D)
-            states = reference.encode_image(queries.flatten(0, 1), tokens.flatten(0, 1))
-            passed = QFormerStates(states, key_values=[])
-            views[name] = BranchView(states.unflatten(0, tokens.shape[:2]), tokens, passed, vision_key_values=[])
+            queries = reference.branch.query_embeds()  # (K, Q, D)
+            rows = queries.expand(len(tokens), -1, -1, -1).flatten(0, 1)
+            passed = QFormerStates(reference.encode_image(rows, tokens.flatten(0, 1)), key_values=[])
+            last = passed.last.unflatten(0, tokens.shape[:2])
+            views[name] = BranchView(last, queries, tokens, passed, vision_key_values=[])
         return views
 
     def _align(self, reference: ReferenceBranch, view: BranchView, texts: TextItems) -> dict[str, torch.Tensor]:
         """`itc`, `itm` and `itg` of a branch."""
-        queries = reference.branch.query_embeds()  # (K, Q, D)
+        queries = view.query_embeds
         if view.states.shape[1] == 1 or self.model.config.au_text_mode == "caption":
             # One item an image: all of its regions side by side.
             images = ReferenceItems(
@@ -225,7 +222,9 @@ def _compare(reference: ReferenceBranch, images: ReferenceItems, texts: TextItem
     branch = reference.branch
     text_states = reference.encode_text(texts.input_ids.flatten(0, 1), texts.attention_mask.flatten(0, 1))
     text_embeds = branch.embed_text(text_states).unflatten(0, texts.valid.shape)
-    return compare_embeds(branch.embed_image(images.states), text_embeds, branch.temperature, texts)
+    return compare_embeds(
+        branch.embed_image(images.states), text_embeds, branch.temperature, texts.caption_ids, texts.valid
+    )
 
 
 def _itm_loss(

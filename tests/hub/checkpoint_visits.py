@@ -205,10 +205,10 @@ def push(folder: str, repo_id: str, private_id: str) -> dict[str, Any]:
     mf2 = importlib.import_module("mf2")
     processor = mf2.MF2Processor.from_pretrained(folder)
     model = mf2.MF2ForConditionalGeneration.from_pretrained(folder)
-    bias = model.au_head.bias.clone()
-    model.au_head.bias += 1
+    bias = model.recognizers.au_head.bias.clone()
+    model.recognizers.au_head.bias += 1
     first = model.push_to_hub(repo_id).oid
-    model.au_head.bias.copy_(bias)
+    model.recognizers.au_head.bias.copy_(bias)
     for name, is_private in ((repo_id, False), (private_id, True)):
         model.push_to_hub(name, private=is_private)
         processor.push_to_hub(name)

@@ -30,6 +30,7 @@ MODEL_FILES = {
     "labels_mf2.py",
     "modeling_mf2.py",
     "qformer_mf2.py",
+    "recognition_mf2.py",
 }
 HUB_FILES = MODEL_FILES | {
     "image_processing_mf2.py",

@@ -142,7 +142,7 @@ def padding_mask_with_queries(mask: torch.Tensor) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------------------------ against BLIP-2
 def test_query_only_pass(pair, image):
-    states, _ = pair.branch.encode_image(image[:, None])
+    states = pair.branch.encode_image(image[:, None]).qformer
     torch.testing.assert_close(states.last, pair.reference(None, None, image), **EXACT)
 
 
@@ -202,7 +202,7 @@ def generation_mask(mask: torch.Tensor) -> torch.Tensor:
 def test_two_stage_generation_equals_one_masked_pass(pair, texts, image):
     """The text runs on the keys and values of the query-only pass; with gradient into the queries."""
     ids, mask = texts
-    visual, _ = pair.branch.encode_image(image[:, None])
+    visual = pair.branch.encode_image(image[:, None]).qformer
     ours = pair.branch.decode(ids, mask, visual.key_values)
     theirs = pair.reference(ids, generation_mask(mask), image)
     torch.testing.assert_close(visual.last, theirs[:, :QUERIES], **EXACT)
@@ -217,7 +217,7 @@ def test_two_stage_generation_equals_one_masked_pass(pair, texts, image):
 
 def test_generation_token_by_token_equals_all_at_once(pair, texts, image):
     ids, _ = texts
-    visual, _ = pair.branch.encode_image(image[:, None])
+    visual = pair.branch.encode_image(image[:, None]).qformer
     at_once = pair.branch.decode(ids, None, visual.key_values)
     cache = DynamicCache()
     steps = [pair.branch.decode(ids[:, t : t + 1], None, visual.key_values, cache) for t in range(TEXT)]
@@ -298,7 +298,8 @@ def test_a_model_started_from_blip2_matches_and_retrieves_as_blip2(blip2, texts)
     pixels = torch.randn(ROWS, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     tokens = model.encode_vision(pixels).tokens
 
-    visual, vision_key_values = model.emo.encode_image(tokens[:, None])
+    view = model.emo.encode_image(tokens[:, None])
+    visual, vision_key_values = view.qformer, view.vision_key_values
     queries = model.emo.query_embeds().expand(ROWS, -1, -1)
     matched = model.emo.match(queries, vision_key_values, ids, mask)
     expected = theirs(pixels, ids, mask, use_image_text_matching_head=True).logits_per_image
@@ -341,7 +342,8 @@ def test_an_empty_batch_runs_and_reaches_every_weight(attention):
     branch = make_pair(attention).branch
     ids = torch.zeros(0, TEXT, dtype=torch.long)
     image = torch.zeros(0, VISION_TOKENS, VISION["hidden_size"])
-    visual, vision_key_values = branch.encode_image(image[:, None])
+    view = branch.encode_image(image[:, None])
+    visual, vision_key_values = view.qformer, view.vision_key_values
     queries = branch.query_embeds().expand(0, -1, -1)
     logits = branch.match(queries, vision_key_values, ids, ids)
     words = branch.predict_tokens(branch.decode(ids, ids, visual.key_values))
@@ -359,7 +361,8 @@ def test_flex_attention_equals_sdpa(texts, image):
     ids, mask = texts
 
     def all_passes(branch: MF2Branch) -> list[torch.Tensor]:
-        visual, vision_key_values = branch.encode_image(image[:, None])
+        view = branch.encode_image(image[:, None])
+        visual, vision_key_values = view.qformer, view.vision_key_values
         text = branch.encode_text(ids, mask).last[mask.bool()]
         words = branch.decode(ids, mask, visual.key_values)[mask.bool()]
         queries = branch.query_embeds().expand(ROWS, -1, -1)

@@ -76,8 +76,8 @@ def visual_keys(model, images, branch: str) -> list[list]:
     """For each visual input (a face, or image times AU) the keys and values of its own query pass."""
     vision = model.encode_vision(images["pixel_values"])
     if branch == "emo":
-        return [model.emo.encode_image(tokens[None, None])[0].key_values for tokens in vision.tokens]
-    rows = model.au.encode_image(model.encode_regions(vision, images["au_boxes"]))[0].key_values
+        return [model.emo.encode_image(tokens[None, None]).qformer.key_values for tokens in vision.tokens]
+    rows = model.au.encode_image(model.encode_regions(vision, images["au_boxes"])).qformer.key_values
     count = rows[0][0].shape[0]
     return [[(keys[i : i + 1], values[i : i + 1]) for keys, values in rows] for i in range(count)]
 
@@ -113,10 +113,8 @@ def test_aus_with_a_sentence_each(use_cache):
     """`(B, A, T)`; an AU whose probability is below its threshold gets padding only."""
     model, images = make_model(au_text_mode="per_au"), make_images()
     with torch.no_grad():
-        model.au_head.bias.copy_(torch.tensor([5.0, -100.0, -5.0]))
-    probabilities = MF2ForPreTraining.recognize(
-        model, model.encode_branches(images["pixel_values"], images["au_boxes"])
-    ).au_logits.sigmoid()
+        model.recognizers.au_head.bias.copy_(torch.tensor([5.0, -100.0, -5.0]))
+    probabilities = model.recognize(model.encode_branches(**images)).au_logits.sigmoid()
     model.config.au_thresholds = [probabilities[:, 0].median().item(), 0.5, 1e-9]  # half, none, all
     end = common_word(model, images, "au")
     ids = model.generate(**images, caption_kind="au", eos_token_id=end, max_new_tokens=WORDS, use_cache=use_cache)
@@ -133,7 +131,7 @@ def test_aus_with_a_sentence_each(use_cache):
 def test_no_active_au_is_padding():
     model, images = make_model(au_text_mode="per_au"), make_images()
     with torch.no_grad():
-        model.au_head.bias.fill_(-100.0)
+        model.recognizers.au_head.bias.fill_(-100.0)
     ids = model.generate(**images, caption_kind="au")
     assert ids.shape == (4, 3, 1) and not ids.any()
 
@@ -185,7 +183,7 @@ def test_texts_are_as_long_as_the_configuration_says(kind, fields, length):
     """`[DEC]` and the prompt count; the prompt is not returned."""
     model, images = make_model(**fields), make_images(2)
     with torch.no_grad():
-        model.au_head.bias.fill_(100.0)
+        model.recognizers.au_head.bias.fill_(100.0)
     ids = model.generate(**images, caption_kind=kind, eos_token_id=NO_EOS)
     assert ids.shape[-1] == length
 

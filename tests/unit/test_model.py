@@ -98,11 +98,11 @@ def test_recognisers_read_global_and_local_features():
     model = make_model(MF2Model)
     outputs = model(**make_images())
     face, aus = outputs.emotion_states.mean(1), outputs.au_states.mean(2)
-    expected = model.emotion_head(torch.cat([face, aus.mean(1)], dim=-1))
+    expected = model.recognizers.emotion_head(torch.cat([face, aus.mean(1)], dim=-1))
     torch.testing.assert_close(outputs.emotion_logits, expected, rtol=1e-5, atol=1e-5)
     for au in range(len(AUS)):
         features = torch.cat([aus[:, au], face], dim=-1)
-        expected = features @ model.au_head.weight[au] + model.au_head.bias[au]
+        expected = features @ model.recognizers.au_head.weight[au] + model.recognizers.au_head.bias[au]
         torch.testing.assert_close(outputs.au_logits[:, au], expected, rtol=1e-5, atol=1e-5)
 
 

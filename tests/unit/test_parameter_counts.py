@@ -58,7 +58,7 @@ def test_trainable_parameters(size, one_branch):
     embeddings = {name: of_aus.pop(name) for name in ("au_embeddings.weight", "region_embeddings.weight")}
     assert sum(of_face.values()) == sum(of_aus.values()) == one_branch
     assert embeddings["au_embeddings.weight"] == 12 * 768
-    recognisers = sum(trainable(model.emotion_head).values()) + sum(trainable(model.au_head).values())
+    recognisers = sum(trainable(model.recognizers).values())
     assert sum(trainable(model).values()) == 2 * one_branch + sum(embeddings.values()) + recognisers
     assert {"paper": 373_410_940, "base": 361_611_900}[size] == 2 * one_branch
 
@@ -75,7 +75,7 @@ def test_only_the_frozen_tower_does_not_train(size):
     model = model_of(size)
     assert not trainable(model.vision_model)
     parts = {name.split(".")[0] for name in trainable(model)}
-    assert parts == {"emo", "au", "emotion_head", "au_head"}
+    assert parts == {"emo", "au", "recognizers"}
     frozen = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"vision_model"}
 
@@ -90,5 +90,5 @@ def test_a_branch_that_is_off_has_no_parameters(switch, left):
     with torch.device("meta"):
         model = MF2Model(MF2Config.from_size("base", **{switch: False}))
     assert list(model.branches) == [left]
-    assert {name.split(".")[0] for name in trainable(model)} == {left, "emotion_head", "au_head"}
-    assert model.au_head.weight.shape == (12, 768)
+    assert {name.split(".")[0] for name in trainable(model)} == {left, "recognizers"}
+    assert model.recognizers.au_head.weight.shape == (12, 768)
