@@ -518,7 +518,8 @@ class MF2Model(MF2PreTrainedModel):
             shape = None if au_boxes is None else tuple(au_boxes.shape)
             raise ValueError(
                 f"au_boxes has shape {shape}; the local branch needs {wanted}, for AUs "
-                f"{', '.join(map(str, au_ids))}. The processor makes them: processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
+                f"{', '.join(map(str, au_ids))}. The processor makes them: "
+                f"processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
             )
 
     def encode_branches(
