@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 from datasets import DatasetInfo, Features
 from datasets.splits import SplitDict, SplitInfo
+from huggingface_hub import DatasetCardData
 
-from ..labels_mf2 import EMOTIONS
-from .privacy import RESTRICTED
+from .card_template import render_card
+from .privacy import RESTRICTED, is_restricted
 from .report import markdown_table
 from .schema import CAPTION_COLUMNS
 
@@ -55,9 +55,9 @@ def front_matter(manifest: Mapping[str, Any], configs: list[Config]) -> str:
         "configs": [_data_files(config, is_default=config is configs[0]) for config in configs],
         "dataset_info": [_dataset_info(config) for config in configs],
     }
-    if manifest.get("license") == RESTRICTED:
-        fields |= {"extra_gated_prompt": GATE_PROMPT, "extra_gated_fields": GATE_FIELDS}
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n\n"
+    if is_restricted(manifest.get("license")):
+        fields |= {"license": RESTRICTED, "extra_gated_prompt": GATE_PROMPT, "extra_gated_fields": GATE_FIELDS}
+    return f"---\n{DatasetCardData(**fields).to_yaml()}\n---\n\n"
 
 
 def _data_files(config: Config, is_default: bool) -> dict[str, Any]:
@@ -76,6 +76,7 @@ def _dataset_info(config: Config) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ text
 def count(table: pa.Table) -> dict[str, Any]:
     """What the card says of one split, counted from its rows (without pixels)."""
+    names = Features.from_arrow_schema(table.schema)["emotion"].names
     emotions = pc.value_counts(table["emotion"]).to_pylist()
     of_emotion = {entry["values"]: entry["counts"] for entry in emotions}
     sources = zip(table["caption_source"].to_pylist(), table["caption_model"].to_pylist(), strict=True)
@@ -84,7 +85,7 @@ def count(table: pa.Table) -> dict[str, Any]:
         "videos": pc.count_distinct(table["video_id"]).as_py(),
         "groups": pc.count_distinct(table["group_id"]).as_py(),
         "landmarks": len(table) - table["landmarks"].null_count,
-        "emotions": {name: of_emotion.get(index, 0) for index, name in enumerate(EMOTIONS)},
+        "emotions": {name: of_emotion.get(index, 0) for index, name in enumerate(names)},
         "unlabelled emotion": of_emotion.get(None, 0),
         "aus": {
             name: {label: pc.sum(pc.equal(table[name], value)).as_py() for label, value in _AU_LABELS.items()}
@@ -102,7 +103,7 @@ def card(
     num_shared_groups: int,
     example: Mapping[str, Any],
 ) -> str:
-    """The text below the front matter.
+    """The text below the front matter, from `model_cards/dataset.md`.
 
     Args:
         manifest: of the data set.
@@ -110,21 +111,18 @@ def card(
         num_shared_groups: how many groups are in more than one split.
         example: one row, whose captions are shown.
     """
-    sections = [
-        f"# {manifest.get('pretty_name', 'MFA data set')}",
-        "Face images with facial action units (AUs), an emotion, 68 landmarks and up to three captions each. AU "
-        "columns are 1 active, 0 not active, -1 unlabelled; a null emotion is unlabelled; null landmarks were not "
-        "found.",
-        "## Counts",
-        *_tables(counts),
-        f"Groups (base videos, people) that are in more than one split: {num_shared_groups:,}.",
-        "## Captions",
-        _writers(counts),
-        *(f"- `{name}`: {' / '.join(example[name].splitlines())}" for name in CAPTION_COLUMNS if example[name]),
-        "## Terms",
-        _terms(manifest),
-    ]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
+    return render_card(
+        "dataset.md",
+        name=manifest.get("pretty_name", "MFA data set"),
+        tables=_tables(counts),
+        num_shared_groups=num_shared_groups,
+        writers=sorted({writer for split in counts.values() for writer in split["caption writers"]}),
+        example={name: " / ".join(example[name].splitlines()) for name in CAPTION_COLUMNS if example[name]},
+        restricted=is_restricted(manifest.get("license")),
+        license=manifest.get("license"),
+        license_name=manifest.get("license_name", "not stated"),
+        license_link=manifest.get("license_link"),
+    )
 
 
 def _tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -132,7 +130,9 @@ def _tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
     names = ("images", "videos", "groups", "landmarks")
     whole = [(name, *(f"{counts[split][name]:,}" for split in splits)) for name in names]
     captions = [(name, *(f"{counts[split]['captions'][name]:,}" for split in splits)) for name in CAPTION_COLUMNS]
-    emotions = [(name, *(f"{counts[split]['emotions'][name]:,}" for split in splits)) for name in EMOTIONS]
+    emotions = [
+        (name, *(f"{counts[split]['emotions'][name]:,}" for split in splits)) for name in counts[splits[0]]["emotions"]
+    ]
     emotions.append(("unlabelled", *(f"{counts[split]['unlabelled emotion']:,}" for split in splits)))
     aus = [
         (name, *(" / ".join(f"{number:,}" for number in counts[split]["aus"][name].values()) for split in splits))
@@ -143,24 +143,3 @@ def _tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
         markdown_table(("emotion", *splits), emotions),
         markdown_table((" / ".join(_AU_LABELS), *splits), aus),
     ]
-
-
-def _writers(counts: Mapping[str, dict[str, Any]]) -> str:
-    writers = sorted({writer for split in counts.values() for writer in split["caption writers"]})
-    if not writers:
-        return "There are none."
-    return f"Written by: {', '.join(writers)}. They restate the labels; an example:"
-
-
-def _terms(manifest: Mapping[str, Any]) -> str:
-    if manifest.get("license") != RESTRICTED:
-        return f"License: {manifest.get('license', 'not stated')}."
-    agreement = f"[{manifest.get('license_name', 'an agreement')}]({manifest.get('license_link', '#')})"
-    return (
-        f"The images and labels are under {agreement}, which forbids redistribution. A valid AU caption equals the AU "
-        "labels, so captions republish the annotations and fall under the same terms: this repository is private or "
-        "gated, and holds no pixels unless the agreement allows it.\n\n"
-        "Faces are biometric data (GDPR, BIPA). Inferring emotions at work and in education is prohibited in the EU "
-        "(AI Act, Art. 5(1)(f)); elsewhere such systems are high-risk (Annex III) and people have to be told (Art. "
-        "50(3))."
-    )

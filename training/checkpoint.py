@@ -16,6 +16,7 @@ from mf2.processing_mf2 import MF2Processor
 
 METRICS_NAME = "metrics.json"
 STATE_NAME = "trainer_state.json"
+INDEX_NAME = "model.safetensors.index.json"
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
@@ -84,7 +85,8 @@ def read_json(file: str | Path) -> Any:
 def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Path) -> None:
     """Write configuration, safetensors, remote code and processor into the folder; every process must call it.
 
-    Files are written beside their place and then moved, so that a full disk leaves what was there.
+    Files are written beside their place and then moved, so that a full disk leaves what was there. Weights of an
+    earlier save that this one does not have go: a loader would prefer them, or a reader take them for current.
     """
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
@@ -93,9 +95,18 @@ def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Pa
             model.save_pretrained(folder, state_dict=state_dict)
             GenerationConfig.from_model_config(model.config).save_pretrained(folder)
             processor.save_pretrained(folder)
-            for file in Path(folder).iterdir():
-                file.replace(Path(output_dir, file.name))
+            move_checkpoint(Path(folder), Path(output_dir))
     trainer.accelerator.wait_for_everyone()
+
+
+def move_checkpoint(source: Path, target: Path) -> None:
+    """Move the files of a saved checkpoint over those of an earlier one, whose other weights are removed."""
+    names = {file.name for file in source.iterdir()}
+    for name in sorted(names, key=lambda name: name == INDEX_NAME):  # an index names shards that are there
+        source.joinpath(name).replace(target / name)
+    for stale in [*target.glob("model*.safetensors"), target / INDEX_NAME]:
+        if stale.name not in names:
+            stale.unlink(missing_ok=True)
 
 
 def describe_environment(world_size: int) -> dict[str, Any]:
