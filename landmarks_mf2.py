@@ -1,11 +1,12 @@
-"""Face and landmark detectors behind one small protocol.
+"""Face and landmark detectors behind one small protocol, and the head's pose from what they find.
 
 A detector takes RGB pictures and gives, for each, the faces found with their 68 iBUG points. `"face-alignment"` (FAN,
-the detector of the paper) is built in; others are added with `register_detector`. Nothing is imported, read or
-downloaded before a detector is asked for.
+the detector of the paper) and `"mediapipe"` (real time on a CPU) are built in; others are added with
+`register_detector`. Nothing is imported, read or downloaded before a detector is asked for.
 """
 
 import importlib
+import inspect
 import os
 import pickle
 import warnings
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .labels_mf2 import EYE_CENTERS, MEAN_FACE_68
+
 
 @dataclass(frozen=True)
 class DetectedFace:
@@ -26,6 +29,12 @@ class DetectedFace:
     box_xyxy_px: tuple[float, float, float, float]
     landmarks_px: np.ndarray
     score: float
+
+    @property
+    def area_px(self) -> float:
+        """The area of the box."""
+        x1, y1, x2, y2 = self.box_xyxy_px
+        return (x2 - x1) * (y2 - y1)
 
 
 @runtime_checkable
@@ -42,6 +51,7 @@ class LandmarkDetector(Protocol):
         """
 
 
+# -------------------------------------------------------------------------------------------------- face-alignment
 class FaceAlignmentDetector:
     """FAN landmarks on S3FD boxes, by the package face-alignment (Bulat and Tzimiropoulos, ICCV 2017).
 
@@ -65,7 +75,7 @@ class FaceAlignmentDetector:
         self._model = self._load()
 
     def _load(self) -> Any:
-        package = _import_face_alignment()
+        package = _import_package("face_alignment", "pip install face-alignment")
         try:
             return package.FaceAlignment(package.LandmarksType.TWO_D, device=self.device, compile=False)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -97,16 +107,16 @@ class FaceAlignmentDetector:
         return [np.append(np.asarray(box[:4]) / scale, box[4]) for box in boxes]
 
 
-def _import_face_alignment() -> ModuleType:
+def _import_package(name: str, install: str) -> ModuleType:
+    """A detector's package, without its warnings; an `ImportError` that says how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return importlib.import_module("face_alignment")
+            return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"Landmark detection needs the package face-alignment, which cannot be imported ({error}). Install it "
-            "with `pip install face-alignment`, or pass landmarks=<array of (68, 2) pixels>, another detector, or "
-            "None for the mean face."
+            f"This landmark detector needs the package {name}, which cannot be imported ({error}). Install it with "
+            f"`{install}`, or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
         ) from error
 
 
@@ -128,27 +138,124 @@ def _weights_help(device: str, error: Exception) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- registry
-DetectorFactory = Callable[[str | torch.device | None], LandmarkDetector]
+# ------------------------------------------------------------------------------------------------------- mediapipe
+FACE_MESH_TO_68: tuple[int, ...] = (
+    *(127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356),  # jaw
+    *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # brows, their upper edge
+    *(6, 197, 5, 1),  # nose bridge
+    *(98, 97, 2, 326, 327),  # nostrils
+    *(33, 160, 158, 133, 153, 144),  # the eye of the left image half
+    *(362, 385, 387, 263, 373, 380),
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lip
+    *(78, 82, 13, 312, 308, 317, 14, 87),  # inner lip
+)
+"""`landmarks_68[i] = face_mesh[FACE_MESH_TO_68[i]]`: the vertex of MediaPipe's face mesh that lies at an iBUG point.
 
-_FACTORIES: dict[str, DetectorFactory] = {FaceAlignmentDetector.name: FaceAlignmentDetector}
-_LOADED: dict[tuple[str, str], LandmarkDetector] = {}
+Every vertex belongs to the outline that MediaPipe names for the part (`FaceLandmarksConnections`); of those, the one
+nearest to the point's place in the mean face was taken on the left half, and its mirror image on the right.
+"""
+FACE_LANDMARKER_PAGE = "https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker"
+
+
+class MediaPipeDetector:
+    """MediaPipe's FaceLandmarker: finds faces and the 478 points of a face mesh, 68 of which are kept.
+
+    It runs on the CPU whatever `device` is, in real time on small pictures. A face's box is that of its mesh, and its
+    score is 1, because FaceLandmarker tells none.
+
+    Args:
+        device: not used.
+        model_file: the FaceLandmarker bundle, a `.task` file.
+        max_faces: how many faces are found in one picture at the most.
+        min_confidence: of detection and of the mesh, in [0, 1].
+    Raises:
+        ImportError: the package is not installed; says how to get it.
+        ValueError: no model file was named; says where there is one.
+        OSError: the file is missing or is no FaceLandmarker bundle.
+    """
+
+    name = "mediapipe"
+
+    def __init__(
+        self,
+        device: str | torch.device | None = None,
+        model_file: str | os.PathLike | None = None,
+        max_faces: int = 16,
+        min_confidence: float = 0.5,
+    ):
+        if model_file is None:
+            raise ValueError(f"The mediapipe detector needs a model file, a `.task` file: {FACE_LANDMARKER_PAGE}.")
+        if not os.path.isfile(model_file):
+            raise FileNotFoundError(f"The model file {model_file} does not exist; {FACE_LANDMARKER_PAGE} links to it.")
+        self._package = _import_package("mediapipe", "pip install mediapipe")
+        self._landmarker = self._load(os.fspath(model_file), max_faces, min_confidence)
+
+    def _load(self, model_file: str, max_faces: int, min_confidence: float) -> Any:
+        tasks = self._package.tasks
+        options = tasks.vision.FaceLandmarkerOptions(
+            base_options=tasks.BaseOptions(model_asset_path=model_file),
+            num_faces=max_faces,
+            min_face_detection_confidence=min_confidence,
+            min_face_presence_confidence=min_confidence,
+        )
+        try:
+            return tasks.vision.FaceLandmarker.create_from_options(options)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise OSError(
+                f"{model_file} is no FaceLandmarker bundle ({error}); {FACE_LANDMARKER_PAGE} links to one."
+            ) from error
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
+        """See `LandmarkDetector.detect`."""
+        return [self._detect_one(image) for image in images]
+
+    def _detect_one(self, image: np.ndarray) -> list[DetectedFace]:
+        height, width = image.shape[:2]
+        picture = self._package.Image(
+            image_format=self._package.ImageFormat.SRGB, data=np.ascontiguousarray(image, dtype=np.uint8)
+        )
+        faces = []
+        for mesh in self._landmarker.detect(picture).face_landmarks:
+            points = np.array([(point.x * width, point.y * height) for point in mesh], dtype=np.float32)  # (478, 2)
+            x1, y1, x2, y2 = (float(value) for value in (*points.min(axis=0), *points.max(axis=0)))
+            faces.append(DetectedFace((x1, y1, x2, y2), points[list(FACE_MESH_TO_68)], score=1.0))
+        return faces
+
+
+# -------------------------------------------------------------------------------------------------------- registry
+DetectorFactory = Callable[..., LandmarkDetector]
+
+_FACTORIES: dict[str, DetectorFactory] = {
+    FaceAlignmentDetector.name: FaceAlignmentDetector,
+    MediaPipeDetector.name: MediaPipeDetector,
+}
+_LOADED: dict[tuple[str, str, str], LandmarkDetector] = {}
+
+
+def detector_names() -> list[str]:
+    """The names that `load_detector` knows."""
+    return sorted(_FACTORIES)
 
 
 def register_detector(name: str, factory: DetectorFactory) -> None:
-    """Make a detector known as `name`. `factory(device)` builds it; an earlier one of that name is replaced."""
+    """Make a detector known as `name`; an earlier one of that name is replaced.
+
+    `factory(device)` builds it, or `factory(device, model_file=…)` if it reads a file that the user names.
+    """
     _FACTORIES[name] = factory
     for key in [key for key in _LOADED if key[0] == name]:
         del _LOADED[key]
 
 
 def load_detector(
-    name_or_detector: str | LandmarkDetector, device: str | torch.device | None = None
+    name_or_detector: str | LandmarkDetector,
+    device: str | torch.device | None = None,
+    model_file: str | os.PathLike | None = None,
 ) -> LandmarkDetector:
-    """The detector of that name, built once for each device; a detector is returned as it is.
+    """The detector of that name, built once for each device and model file; a detector is returned as it is.
 
     Raises:
-        ValueError: the name is not registered; lists those that are.
+        ValueError: the name is not registered, lists those that are; or a model file for one that takes none.
         TypeError: neither a name nor something with `detect` and `name`.
     """
     if not isinstance(name_or_detector, str):
@@ -157,10 +264,81 @@ def load_detector(
         return name_or_detector
     if name_or_detector not in _FACTORIES:
         raise ValueError(
-            f"No landmark detector is called {name_or_detector!r}; known are {', '.join(sorted(_FACTORIES))}. "
+            f"No landmark detector is called {name_or_detector!r}; known are {', '.join(detector_names())}. "
             "Add others with register_detector(name, factory)."
         )
-    key = (name_or_detector, str(device))
+    factory, options = _FACTORIES[name_or_detector], {}
+    if model_file is not None:
+        if "model_file" not in inspect.signature(factory).parameters:
+            raise ValueError(f"The detector {name_or_detector} takes no model file; leave out {model_file}.")
+        options["model_file"] = model_file
+    key = (name_or_detector, str(device), str(model_file))
     if key not in _LOADED:
-        _LOADED[key] = _FACTORIES[name_or_detector](device)
+        _LOADED[key] = factory(device, **options)
     return _LOADED[key]
+
+
+# ------------------------------------------------------------------------------------------------------- head pose
+# What moves least with an expression: nose bridge, nostrils and eye corners. How far each lies in front of the outer
+# eye corners, in distances between the eye centres, as in an average adult head.
+_DEPTHS = {
+    **{27: 0.38, 28: 0.50, 29: 0.63, 30: 0.69},
+    **{31: 0.33, 32: 0.43, 33: 0.46, 34: 0.43, 35: 0.33},
+    **{36: 0.0, 39: 0.09, 42: 0.09, 45: 0.0},
+}
+_RIGID_POINTS = list(_DEPTHS)
+
+
+def _rigid_head() -> np.ndarray:
+    """`(13, 3)`: x to the right of the picture, y down, z to the viewer; centred, in eye distances."""
+    points = np.array(MEAN_FACE_68)[_RIGID_POINTS] / (EYE_CENTERS[1][0] - EYE_CENTERS[0][0])
+    head = np.column_stack([points, list(_DEPTHS.values())])
+    return head - head.mean(axis=0)
+
+
+def head_pose(landmarks_px: np.ndarray, image_size: tuple[int, int] | None = None) -> tuple[float, float, float]:
+    """Where a head is turned to, in closed form: the rotation that best carries an average head to its points.
+
+    The head is seen in a scaled parallel projection along the ray through it, which needs no camera and holds for
+    faces that are small beside their distance. The ray's own direction is taken from a camera whose focal length is
+    the longer side of the picture, a field of view of about 53°.
+
+    Args:
+        landmarks_px: `(68, 2)` points in pixels.
+        image_size: height and width of the picture; None for a face crop, where the ray's direction is not known.
+    Returns:
+        pitch, yaw and roll in degrees: down, to the right of the picture and clockwise are positive. The head is
+        turned by yaw first, then by pitch, then by roll.
+    Raises:
+        ValueError: not `(68, 2)` finite points, or all in one place.
+    """
+    points = np.asarray(landmarks_px, dtype=np.float64)
+    if points.shape != (len(MEAN_FACE_68), 2) or not np.isfinite(points).all():
+        raise ValueError(f"The landmarks have shape {points.shape}; give (68, 2) finite pixels of one face.")
+    seen = points[_RIGID_POINTS]
+    middle = seen.mean(axis=0)
+    projection = np.linalg.lstsq(_rigid_head(), seen - middle, rcond=None)[0].T  # (2, 3), scale times rotation
+    left, scales, right = np.linalg.svd(projection, full_matrices=False)
+    if scales[1] <= 1e-9 * max(1.0, abs(middle).max()):
+        raise ValueError("The landmarks lie on one line or in one place; there is no head to see in them.")
+    across, down = left @ right
+    rotation = np.stack([across, down, np.cross(across, down)])
+    if image_size is not None:
+        rotation = _turn_from_ray(middle, image_size) @ rotation
+    pitch = np.arcsin(np.clip(-rotation[2, 1], -1, 1))
+    yaw = np.arctan2(-rotation[2, 0], rotation[2, 2])
+    roll = np.arctan2(-rotation[0, 1], rotation[1, 1])
+    return float(np.degrees(pitch)), float(np.degrees(yaw)), float(np.degrees(roll))
+
+
+def _turn_from_ray(point_px: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """`(3, 3)` turn from the frame of the ray through a point to that of the camera.
+
+    A head that faces along the camera's axis looks turned away from the picture's middle, by the ray's angle.
+    """
+    height, width = image_size
+    x, y = (point_px - (width / 2, height / 2)) / max(height, width)
+    ray = np.array([x, y, 1.0]) / np.sqrt(1 + x * x + y * y)
+    # The shortest turn of the axis (0, 0, 1) to (-x, -y, 1): Rodrigues' formula without its angle.
+    turn = np.array([[0, 0, -ray[0]], [0, 0, -ray[1]], [ray[0], ray[1], 0]])
+    return np.eye(3) + turn + turn @ turn / (1 + ray[2])

@@ -2,14 +2,27 @@
 
 import sys
 import urllib.error
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mf2 import landmarks_mf2
-from mf2.labels_mf2 import MEAN_FACE_68
-from mf2.landmarks_mf2 import DetectedFace, FaceAlignmentDetector, LandmarkDetector, load_detector, register_detector
+from mf2.dataset_tools.face_model import Expression, Identity
+from mf2.dataset_tools.faces import Scene, render_face
+from mf2.labels_mf2 import FLIP_68, MEAN_FACE_68
+from mf2.landmarks_mf2 import (
+    FACE_MESH_TO_68,
+    DetectedFace,
+    FaceAlignmentDetector,
+    LandmarkDetector,
+    MediaPipeDetector,
+    detector_names,
+    head_pose,
+    load_detector,
+    register_detector,
+)
 
 
 class StubDetector:
@@ -37,6 +50,13 @@ def test_a_registered_detector_is_built_once_for_each_device(clean_registry):
     assert load_detector("stub", "cuda:1") is not first
 
 
+def test_a_model_file_reaches_its_detector(clean_registry):
+    register_detector("stub", lambda device, model_file=None: SimpleNamespace(name=model_file, detect=None))
+    first = load_detector("stub", "cpu", "one.task")
+    assert first.name == "one.task" and load_detector("stub", "cpu", "one.task") is first
+    assert load_detector("stub", "cpu", "two.task").name == "two.task" and "stub" in detector_names()
+
+
 def test_registering_again_replaces_what_was_built(clean_registry):
     register_detector("stub", StubDetector)
     first = load_detector("stub")
@@ -51,8 +71,10 @@ def test_a_detector_is_taken_as_it_is():
 
 
 def test_unknown_names_and_things_that_detect_nothing_are_refused(clean_registry):
-    with pytest.raises(ValueError, match=r"'dlib'; known are face-alignment.*register_detector"):
+    with pytest.raises(ValueError, match=r"'dlib'; known are face-alignment, mediapipe.*register_detector"):
         load_detector("dlib")
+    with pytest.raises(ValueError, match=r"face-alignment takes no model file; leave out fan\.onnx"):
+        load_detector("face-alignment", model_file="fan.onnx")
     with pytest.raises(TypeError, match="no landmark detector"):
         load_detector(object())
 
@@ -143,3 +165,139 @@ def test_faces_of_pictures_in_pixels_of_the_full_picture(face_alignment_detector
     side = 200 * (120 + 160) / 195
     corner = np.array((140, 140 - 0.12 * 160)) - side / 2
     np.testing.assert_allclose(face.landmarks_px, corner + np.array(MEAN_FACE_68) * side, atol=side / 64 + 1)
+
+
+# -------------------------------------------------------------------------------------------------------- mediapipe
+MESH = np.random.default_rng(0).uniform(0.2, 0.6, (478, 2))
+
+
+class StubLandmarker:
+    """Stands in for FaceLandmarker: two meshes in a bright picture, none in a black one."""
+
+    def __init__(self, options):
+        self.options = options
+
+    def detect(self, picture):
+        meshes = [MESH, MESH / 2] if picture.data.any() else []
+        return SimpleNamespace(face_landmarks=[[SimpleNamespace(x=x, y=y, z=0.0) for x, y in mesh] for mesh in meshes])
+
+
+@pytest.fixture
+def stub_mediapipe(monkeypatch):
+    vision = SimpleNamespace(
+        FaceLandmarkerOptions=SimpleNamespace, FaceLandmarker=SimpleNamespace(create_from_options=StubLandmarker)
+    )
+    package = SimpleNamespace(
+        tasks=SimpleNamespace(vision=vision, BaseOptions=SimpleNamespace),
+        Image=SimpleNamespace,
+        ImageFormat=SimpleNamespace(SRGB="srgb"),
+    )
+    monkeypatch.setitem(sys.modules, "mediapipe", package)
+
+
+def test_a_face_mesh_becomes_68_points_in_pixels(stub_mediapipe, tmp_path):
+    (tmp_path / "face.task").touch()
+    detector = MediaPipeDetector(model_file=tmp_path / "face.task", max_faces=3)
+    assert detector._landmarker.options.num_faces == 3
+    assert detector._landmarker.options.base_options.model_asset_path == str(tmp_path / "face.task")
+    bright = np.full((100, 200, 3), 200, dtype=np.uint8)
+    (near, far), none = detector.detect([bright[:, ::-1], np.zeros((50, 60, 3), dtype=np.uint8)])
+    assert none == [] and near.score == 1.0
+    pixels = MESH * (200, 100)
+    np.testing.assert_allclose(near.landmarks_px, pixels[list(FACE_MESH_TO_68)], rtol=1e-6)
+    np.testing.assert_allclose(near.box_xyxy_px, (*pixels.min(axis=0), *pixels.max(axis=0)), rtol=1e-6)
+    assert near.landmarks_px.dtype == np.float32 and near.area_px == pytest.approx(4 * far.area_px)
+
+
+def test_a_model_file_that_is_none(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"needs a model file, a `\.task` file: https://"):
+        load_detector("mediapipe")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.task does not exist"):
+        load_detector("mediapipe", model_file="nowhere.task")
+    wrong = tmp_path / "wrong.task"
+    wrong.write_bytes(b"no bundle")
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(ImportError, match="pip install mediapipe"):
+        load_detector("mediapipe", model_file=wrong)
+
+
+def test_mediapipe_itself_refuses_a_wrong_file(tmp_path):
+    pytest.importorskip("mediapipe")
+    wrong = tmp_path / "wrong.task"
+    wrong.write_bytes(b"no bundle")
+    with pytest.raises(OSError, match=r"wrong\.task is no FaceLandmarker bundle"):
+        load_detector("mediapipe", model_file=wrong)
+
+
+def test_the_vertices_lie_on_the_outlines_that_mediapipe_names():
+    vision = pytest.importorskip("mediapipe").tasks.vision
+    outlines = {
+        "FACE_OVAL": slice(0, 17),
+        "RIGHT_EYEBROW": slice(17, 22),
+        "LEFT_EYEBROW": slice(22, 27),
+        "NOSE": slice(27, 36),
+        "RIGHT_EYE": slice(36, 42),
+        "LEFT_EYE": slice(42, 48),
+        "LIPS": slice(48, 68),
+    }
+    for name, points in outlines.items():
+        connections = getattr(vision.FaceLandmarksConnections, f"FACE_LANDMARKS_{name}")
+        outline = {vertex for connection in connections for vertex in (connection.start, connection.end)}
+        assert set(FACE_MESH_TO_68[points]) <= outline, name
+    assert len(set(FACE_MESH_TO_68)) == 68
+
+
+# -------------------------------------------------------------------------------------------------------- head pose
+POSES = [(0, 0, 0), (20, 0, 0), (-20, 0, 0), (0, 35, 0), (0, -35, 0), (0, 0, 30), (15, -25, -40), (-10, 40, 20)]
+
+
+def turn(pitch, yaw, roll):
+    """`(3, 3)` of a head turned to the right by yaw, then down by pitch, then clockwise by roll."""
+    p, y, r = np.radians((pitch, yaw, roll))
+    turn_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])
+    turn_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    return turn_z @ turn_x @ turn_y
+
+
+def photograph(pose, place=(0.0, 0.0), distance=1000.0, size=(480, 640)):
+    """The points of the average head, a camera's picture of it; lengths in eye distances, `place` in view angles."""
+    head = landmarks_mf2._rigid_head() @ turn(*pose).T
+    in_view = (head[:, :2] + np.array(place) * distance) / (distance - head[:, 2:])
+    points = np.zeros((68, 2))
+    points[landmarks_mf2._RIGID_POINTS] = in_view * max(size) + (size[1] / 2, size[0] / 2)
+    return points
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_the_pose_of_a_photographed_head(pose):
+    far = photograph(pose)
+    np.testing.assert_allclose(head_pose(far, (480, 640)), pose, atol=0.05)
+    np.testing.assert_allclose(head_pose(far), pose, atol=0.05)
+    np.testing.assert_allclose(head_pose(far * 0.2 + 7), pose, atol=0.05)  # neither size nor place matter
+    # Half a metre away and at the picture's edge: the ray's direction keeps the error small.
+    near = photograph(pose, place=(0.35, -0.25), distance=8.0)
+    np.testing.assert_allclose(head_pose(near, (480, 640)), pose, atol=3.0)
+    assert np.abs(np.subtract(head_pose(near), pose)).max() > 6
+
+
+def test_a_mirrored_face_looks_the_other_way():
+    points = np.array(MEAN_FACE_68) + np.random.default_rng(0).normal(0, 0.02, (68, 2))
+    pitch, yaw, roll = head_pose(points)
+    mirrored = (points * (-1, 1))[list(FLIP_68)]
+    np.testing.assert_allclose(head_pose(mirrored), (pitch, -yaw, -roll), atol=1e-3)
+
+
+def test_generated_faces_look_where_their_scene_says():
+    """Their relief is flatter than a head's, so that angles come out smaller; their order is right."""
+    scenes = [Scene(pitch=pitch, yaw=yaw, roll=roll) for pitch, yaw, roll in ((-8, -20, -10), (0, 0, 0), (8, 20, 10))]
+    faces = [render_face(Identity(), Expression(np.zeros(12)), scene, 112) for scene in scenes]
+    low, middle, high = (np.array(head_pose(face.landmarks_px, (112, 112))) for face in faces)
+    np.testing.assert_allclose(middle, (0, 0, 0), atol=4)
+    assert (high - middle > (3, 8, 6)).all() and (middle - low > (3, 8, 6)).all()
+
+
+@pytest.mark.parametrize("points", [np.zeros((68, 2)), np.full((68, 2), np.nan), np.ones((5, 2)), np.ones((2, 68, 2))])
+def test_points_without_a_head(points):
+    with pytest.raises(ValueError, match=r"shape|one place"):
+        head_pose(points)
