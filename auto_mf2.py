@@ -9,10 +9,12 @@ from transformers import (
     AutoModelForPreTraining,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_mf2 import MF2Config
+from .configuration_mf2 import CUSTOM_PIPELINES, MF2Config
 from .image_processing_mf2 import MF2ImageProcessor, MF2ImageProcessorPil
 from .modeling_mf2 import MF2ForConditionalGeneration, MF2ForImageClassification, MF2ForPreTraining, MF2Model
+from .pipeline_mf2 import FacialStatePipeline
 from .processing_mf2 import MF2Processor
 
 MODEL_CLASSES = {
@@ -41,3 +43,8 @@ def register_auto_classes() -> None:
         image_processor_class.register_for_auto_class()
     AutoProcessor.register(MF2Config, MF2Processor, exist_ok=True)
     MF2Processor.register_for_auto_class()
+
+    (task,) = CUSTOM_PIPELINES
+    PIPELINE_REGISTRY.register_pipeline(
+        task, pipeline_class=FacialStatePipeline, pt_model=AutoModelForImageTextToText, type="image"
+    )

@@ -1,5 +1,6 @@
 """Configuration of MF²: the vision tower, the two Q-Former branches, the label vocabulary and the losses."""
 
+import copy
 import difflib
 import os
 from typing import Any, ClassVar, Literal
@@ -25,6 +26,15 @@ AUTO_MAP = {
 }
 """Where the Auto classes find the family in a checkpoint's own code. One checkpoint serves them all, so that it names
 them all, whichever was saved."""
+
+CUSTOM_PIPELINES = {
+    "facial-state-analysis": {
+        "impl": "pipeline_mf2.FacialStatePipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "image",
+    },
+}
+"""Where `transformers.pipeline` finds the pipeline, which is saved with the processor, and the class of its model."""
 
 # What transformers itself hands to a configuration besides its declared fields.
 _FRAMEWORK_KEYS = {
@@ -222,10 +232,11 @@ class MF2Config(PreTrainedConfig):
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As usual; with the code, which is this version's, goes a full `auto_map`."""
+        """As usual; with the code, which is this version's, go a full `auto_map` and the pipeline."""
         self.code_version = CODE_VERSION
         if self.is_remote_code():
             self.auto_map = dict(AUTO_MAP)
+            self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, **kwargs)
 
     def _warn_of_other_code(self) -> None:

@@ -1,7 +1,8 @@
 """The processor of MF²: pictures and captions to a batch, and a model's outputs back to words.
 
 The picture side is `image_processing_mf2`, its reader `images_mf2`, its geometry `regions_mf2`, the detectors
-`landmarks_mf2`. What users and scripts need of them can be imported from here.
+`landmarks_mf2`. What users and scripts need of them can be imported from here. What this file imports is saved with a
+processor, so that the pipeline travels with it.
 """
 
 import copy
@@ -23,6 +24,7 @@ from .image_processing_mf2 import (
 )
 from .images_mf2 import ImageSource, read_image
 from .labels_mf2 import ACTION_UNITS, LabelSpace, get_action_unit
+from .pipeline_mf2 import FacialStatePipeline
 from .regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks
 
 DECODER_TOKEN = "[DEC]"
@@ -288,6 +290,7 @@ def _thresholds_by_code(
 
 __all__ = [
     "Augmentation",
+    "FacialStatePipeline",
     "MF2ImageProcessor",
     "MF2ImageProcessorPil",
     "MF2Processor",

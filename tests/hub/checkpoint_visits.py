@@ -65,7 +65,7 @@ def use_models(source: str, processor: Any, inputs: Any, **kwargs: Any) -> dict[
 
 
 def use_checkpoint(source: str, landmarks: list, backend: str | None = None, **kwargs: Any) -> dict[str, Any]:
-    """A checkpoint by all of its Auto classes and by the stock pipeline; equal reports mean equal behaviour.
+    """A checkpoint by all of its Auto classes and two pipelines; equal reports mean equal behaviour.
 
     Args:
         source: folder or repository.
@@ -87,6 +87,8 @@ def use_checkpoint(source: str, landmarks: list, backend: str | None = None, **k
     report = use_models(source, processor, inputs, **kwargs)
     report["outputs"] |= {name: inputs[name].tolist() for name in ("pixel_values", "au_boxes", "align_matrix")}
     report["pipeline"] = pipeline(picture(), top_k=3)
+    analyze = transformers.pipeline("facial-state-analysis", model=source, processor=processor, **kwargs)
+    report["states"] = analyze(picture(), landmarks=np.array(landmarks), captions="emotion")
     for auto_class, found in (
         ("AutoConfig", config),
         ("AutoProcessor", processor),
@@ -94,6 +96,7 @@ def use_checkpoint(source: str, landmarks: list, backend: str | None = None, **k
         ("AutoProcessor.image_processor", processor.image_processor),
         ("AutoProcessor.tokenizer", processor.tokenizer),
         ("pipeline", pipeline.model),
+        ("analyze", analyze.model),
     ):
         report["classes"][auto_class] = [type(found).__module__, type(found).__name__]
     return report

@@ -36,6 +36,7 @@ HUB_FILES = MODEL_FILES | {
     "image_processing_mf2.py",
     "images_mf2.py",
     "landmarks_mf2.py",
+    "pipeline_mf2.py",
     "processing_mf2.py",
     "regions_mf2.py",
 }
@@ -67,6 +68,12 @@ def assert_same_behaviour(found: dict[str, Any], expected: dict[str, Any]) -> No
         assert [entry["label"] for entry in found["pipeline"]] == [entry["label"] for entry in expected["pipeline"]]
         scores = [entry["score"] for entry in expected["pipeline"]]
         assert [entry["score"] for entry in found["pipeline"]] == pytest.approx(scores, abs=1e-6)
+        assert len(found["states"]) == len(expected["states"]) > 0
+        for ours, theirs in zip(found["states"], expected["states"], strict=True):
+            assert list(ours) == list(theirs)
+            for name, value in theirs.items():
+                numbers = isinstance(value, dict) and name != "captions"
+                assert ours[name] == (pytest.approx(value, abs=1e-6) if numbers else value), name
 
 
 def provider(found: dict[str, Any], auto_class: str) -> str:

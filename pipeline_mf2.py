@@ -1,0 +1,223 @@
+"""The pipeline `facial-state-analysis`: pictures in, the named facial state of every face out.
+
+    pipe = pipeline("facial-state-analysis", model="org/mf2", trust_remote_code=True)
+    pipe("people.jpg")[0]["au_probs"]["AU12"]
+
+It comes with a checkpoint and needs no package but its own. Where faces are in a picture is said by a detector, by
+given landmarks, or not at all: then every picture is one face crop.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from transformers.image_utils import load_image
+from transformers.pipelines.base import ChunkPipeline
+
+from .images_mf2 import ImageSource, image_name, read_image
+from .landmarks_mf2 import DetectedFace, LandmarkDetector, load_detector
+from .regions_mf2 import affine, apply_matrix, check_landmarks
+
+CAPTION_KINDS = ("emotion", "key_au", "au")
+BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+RESULT_KEYS = {"au_probs": "aus", "active_aus": "active", "emotion": "emotion", "emotion_probs": "emotions"}
+"""Name in a result -> key of `MF2Processor.post_process_facial_states`."""
+
+FaceLandmarks = str | LandmarkDetector | np.ndarray | Sequence[Any] | None
+
+
+# ----------------------------------------------------------------------------------------------------------- faces
+def check_landmark_mode(landmarks: Any) -> Any:
+    """The same, or a `ValueError` for a word that is neither `detect` nor `mean_face`."""
+    if isinstance(landmarks, str) and landmarks not in ("detect", "mean_face"):
+        raise ValueError(f"landmarks is {landmarks!r}; give 'detect', 'mean_face', a detector, or points in pixels.")
+    return landmarks
+
+
+def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
+    """Given points, `(68, 2)` or `(faces, 68, 2)`, as faces whose boxes span their points."""
+    points = check_landmarks(np.reshape(landmarks_px, (-1, *np.shape(landmarks_px)[-2:])))
+    boxes = np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1).tolist()
+    return [DetectedFace(tuple(box), face, 1.0) for box, face in zip(boxes, points, strict=True)]
+
+
+def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
+    """The faces by the area of their boxes, the largest first."""
+
+    def area(face: DetectedFace) -> float:
+        x0, y0, x1, y1 = face.box_xyxy_px
+        return (x1 - x0) * (y1 - y0)
+
+    return sorted(faces, key=area, reverse=True)
+
+
+def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
+    """What of a picture was looked at, x0 y0 x1 y1 in its pixels.
+
+    Args:
+        align_matrix: `(2, 3)`, pixels of the picture to pixels of the processed image.
+        size: height and width of the processed image.
+        picture_size: height and width of the picture.
+    """
+    to_picture = np.linalg.inv(affine(align_matrix[:, :2], align_matrix[:, 2]))
+    corners = apply_matrix([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])], to_picture)
+    corners = corners.clip(0, picture_size[::-1])
+    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+
+
+# -------------------------------------------------------------------------------------------------------- pipeline
+class FacialStatePipeline(ChunkPipeline):
+    """Action units, emotion and, on request, sentences of all faces of pictures.
+
+    Options, of the pipeline or of a call:
+        landmarks: `"detect"` (the default) runs the processor's detector, a detector is run itself; points in pixels
+            of the upright picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each,
+            are used as they are (None: that picture is a face crop); `"mean_face"` takes every picture as a face crop.
+        captions: which sentences to write: any of `emotion`, `key_au`, `au`.
+        thresholds: probabilities from which an AU is active, instead of the checkpoint's; see
+            `MF2Processor.post_process_facial_states`.
+        timeout: seconds to wait for a picture from the web.
+    `batch_size` counts faces, whichever pictures they come from.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __call__(self, inputs: Any, landmarks: FaceLandmarks = None, **kwargs: Any) -> Any:
+        """Analyse pictures.
+
+        Args:
+            inputs: a path, an address (http, https), bytes, a PIL image, an array or a tensor; a list, generator or
+                data set of them; or of `{"image": …, "landmarks": …}`.
+            landmarks, **kwargs: see the class; `batch_size` and `num_workers` as for every pipeline.
+        Returns:
+            For each picture a list of its faces, the largest first, empty where a detector found none; each has
+            - **face** int, its place in the list.
+            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; of a face crop, what was seen.
+            - **score** the detector's, in [0, 1]; None without a detector.
+            - **landmarks_found** bool, False where the mean face stands in.
+            - **au_probs** code to probability, independent of each other, in the order of the label space.
+            - **active_aus** the codes of the AUs whose probability reaches their threshold, which comes with the
+              checkpoint (`pipe.model.label_space.thresholds`).
+            - **emotion**, **emotion_probs** the likeliest emotion, and all of them; they sum to 1.
+            - **captions** kind to sentence, if asked for.
+        Raises:
+            ValueError: a picture cannot be read, or points are no landmarks; names it.
+            ImportError, OSError: the detector's package or weights are missing; says what to do.
+        """
+        if landmarks is not None and not isinstance(landmarks, (str, LandmarkDetector)):
+            inputs = _join_landmarks(inputs, landmarks)
+        elif landmarks is not None:
+            kwargs["landmarks"] = landmarks
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        landmarks: str | LandmarkDetector | None = None,
+        captions: str | Sequence[str] | None = None,
+        thresholds: float | Sequence[float] | Mapping[str, float] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        captions = [captions] if isinstance(captions, str) else captions
+        if unknown := sorted(set(captions or ()) - set(CAPTION_KINDS)):
+            raise ValueError(f"captions has {', '.join(unknown)}; known are {', '.join(CAPTION_KINDS)}.")
+        before = {"landmarks": check_landmark_mode(landmarks), "timeout": timeout}
+        params = before, {"captions": captions}, {"thresholds": thresholds}
+        return tuple({name: value for name, value in of.items() if value is not None} for of in params)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As usual, with the whole processor."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------------- steps
+    def preprocess(
+        self, inputs: Any, landmarks: str | LandmarkDetector = "detect", timeout: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """One chunk for each face; a picture without any has one chunk, which `postprocess` leaves out."""
+        given = inputs if isinstance(inputs, Mapping) else {"image": inputs}
+        picture = self._read(given["image"], timeout)
+        if "landmarks" in given:
+            landmarks = "mean_face" if given["landmarks"] is None else given["landmarks"]
+        is_mean_face = isinstance(landmarks, str) and landmarks == "mean_face"
+        faces = [] if is_mean_face else self._locate(picture, landmarks)
+        points = np.stack([face.landmarks_px for face in faces]) if faces else None
+        # The label space is the active adapter's; the model takes boxes for just its AUs.
+        batch = self.processor.image_processor(
+            [picture], landmarks=[points], face="all", au_ids=list(self.model.label_space.au_ids)
+        )
+        num_rows = len(batch["pixel_values"])
+        for idx in range(num_rows):
+            face = self._describe_face(batch, idx, picture, faces)
+            yield {
+                "is_last": idx == num_rows - 1,
+                "face": face if faces or is_mean_face else None,
+                **{name: batch[name][idx : idx + 1] for name in ("pixel_values", "au_boxes")},
+            }
+
+    def _forward(self, model_inputs: dict[str, Any], captions: Sequence[str] = ()) -> dict[str, Any]:
+        pixels, boxes = model_inputs["pixel_values"], model_inputs["au_boxes"]
+        seen = self.model.recognize(self.model.encode_branches(pixels, boxes))
+        outputs = {"au_logits": seen.au_logits, "emotion_logits": seen.emotion_logits}
+        for kind in captions:
+            ids = self.model.generate(pixels, boxes, caption_kind=kind)
+            written = self.processor.batch_decode(ids, au_ids=self.model.label_space.au_ids)
+            outputs[f"caption_{kind}"] = written if isinstance(model_inputs["is_last"], list) else written[0]
+        return outputs | {name: model_inputs[name] for name in ("is_last", "face")}
+
+    def postprocess(self, model_outputs: list[dict[str, Any]], thresholds: Any = None) -> list[dict[str, Any]]:
+        return [self._describe(chunk, thresholds) for chunk in model_outputs if chunk["face"] is not None]
+
+    # ------------------------------------------------------------------------------------------------------- parts
+    def _read(self, source: ImageSource, timeout: float | None) -> np.ndarray:
+        name = image_name(source, 0)
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            source = load_image(source, timeout=timeout)
+        return read_image(source, name, max_pixels=self.processor.image_processor.max_pixels)
+
+    def _locate(self, picture: np.ndarray, landmarks: FaceLandmarks) -> list[DetectedFace]:
+        if isinstance(landmarks, str):
+            landmarks = load_detector(self.processor.image_processor.landmark_detector, self.device)
+        if isinstance(landmarks, LandmarkDetector):
+            return largest_first(landmarks.detect([picture])[0])
+        return largest_first(faces_from_landmarks(landmarks))
+
+    def _describe_face(
+        self, batch: Mapping[str, Any], idx: int, picture: np.ndarray, faces: Sequence[DetectedFace]
+    ) -> dict[str, Any]:
+        """What is known of a face before the model sees it."""
+        if faces:
+            box, score = faces[idx].box_xyxy_px, float(faces[idx].score)
+        else:
+            matrix, size = batch["align_matrix"][idx].numpy(), tuple(batch["pixel_values"].shape[-2:])
+            box, score = seen_box(matrix, size, picture.shape[:2]), None
+        return {
+            "face": idx,
+            "box": dict(zip(BOX_SIDES, map(float, box), strict=True)),
+            "score": score,
+            "landmarks_found": bool(faces),
+        }
+
+    def _describe(self, chunk: dict[str, Any], thresholds: Any) -> dict[str, Any]:
+        """The face and its state under the names of `__call__`."""
+        logits = SimpleNamespace(au_logits=chunk["au_logits"], emotion_logits=chunk["emotion_logits"])
+        (state,) = self.processor.post_process_facial_states(logits, self.model.label_space, thresholds)
+        result = chunk["face"] | {name: state[key] for name, key in RESULT_KEYS.items() if key in state}
+        captions = {kind: chunk[f"caption_{kind}"] for kind in CAPTION_KINDS if f"caption_{kind}" in chunk}
+        return result | ({"captions": captions} if captions else {})
+
+
+def _join_landmarks(inputs: Any, landmarks: Any) -> Any:
+    """Pictures, one or a list, with the points that belong to each."""
+    if not isinstance(inputs, (list, tuple)):
+        return {"image": inputs, "landmarks": landmarks}
+    if len(landmarks) != len(inputs):
+        raise ValueError(f"{len(landmarks)} sets of landmarks for {len(inputs)} images; give one (or None) for each.")
+    return [{"image": image, "landmarks": points} for image, points in zip(inputs, landmarks, strict=True)]
+
+
+__all__ = ["FacialStatePipeline"]
