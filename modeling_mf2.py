@@ -31,7 +31,7 @@ from transformers.modeling_outputs import (
     ModelOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_peft_available
 
 from .alignment_mf2 import (
     TextItems,
@@ -47,6 +47,10 @@ from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, QFormerStates, map_key_values, select_rows
 from .recognition_mf2 import MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
+
+if is_peft_available():
+    # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
+    from .peft_dfn import DFNLayer  # noqa: F401
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""

@@ -185,9 +185,9 @@ def nearest_au_indexes(au_ids: tuple[int, ...], known_ids: tuple[int, ...]) -> l
 
     Distances are those of the mean face, summed over both centres; of AUs that share a region the first is taken.
     """
-    known = au_centers_from_landmarks(MEAN_FACE_68, known_ids)
-    wanted = au_centers_from_landmarks(MEAN_FACE_68, au_ids)
-    distances = np.linalg.norm(wanted[:, None] - known[None], axis=-1).sum(-1).round(6)  # (wanted, known)
+    face = mean_face((1000, 1000))
+    known, wanted = au_centers_from_landmarks(face, known_ids), au_centers_from_landmarks(face, au_ids)
+    distances = np.linalg.norm(wanted[:, None] - known[None], axis=-1).sum(-1).round(3)  # (wanted, known)
     nearest = distances.argmin(axis=1).tolist()
     return [known_ids.index(a) if a in known_ids else index for a, index in zip(au_ids, nearest, strict=True)]
 

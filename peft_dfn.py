@@ -1,0 +1,435 @@
+"""DFN, the decoupled fine-tuning network of MF² (paper, section III-C), as a PEFT method.
+
+    model = get_peft_model(model, DFNConfig(au_ids=[1, 2, 4, 6, 9, 12, 25, 26], emotions=[]))
+
+A side network runs beside each frozen branch and each modality. It reads the pooled states that the branch leaves after
+some of its layers and ends in a state of its own, which heads of its own read:
+
+    image ─ branch, frozen ─ x₀ … x₆ (mean over the queries) ─ side tower ─ z_image ─ heads ─ AUs, emotion
+    text  ─ branch, frozen ─ x₀ … x₆ (position 0) ──────────── side tower ─ z_text ┄┄┄ ITC with z_image, in training
+
+Nothing upstream is changed or differentiated. So the states can be stored once (`training/states.py`), any number of
+adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
+
+Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522) for
+the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions, G texts
+an image.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from .alignment_mf2 import compare_embeds, itc_loss, recognition_losses
+from .configuration_mf2 import CODE_VERSION
+from .labels_mf2 import LabelSpace
+from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
+
+try:
+    from peft import PeftConfig, PeftType
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+    from peft.utils import register_peft_method
+except ImportError as error:
+    raise ImportError("DFN is a PEFT method; install peft: pip install 'mf2-face[peft]'.") from error
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}  # Table VI names both
+MODALITIES = ("image", "text")
+
+
+def _extend_peft_types() -> None:
+    """Give PEFT's enumeration a member `DFN`, once: `register_peft_method` takes members only."""
+    if "DFN" in PeftType.__members__:
+        return
+    member = str.__new__(PeftType, "DFN")
+    member._name_, member._value_ = "DFN", "DFN"
+    PeftType._member_names_.append("DFN")
+    PeftType._member_map_["DFN"] = member
+    PeftType._value2member_map_["DFN"] = member
+    type.__setattr__(PeftType, "DFN", member)
+
+
+_extend_peft_types()
+
+
+# ----------------------------------------------------------------------------------------------------- configuration
+@dataclass
+class DFNConfig(PeftConfig):
+    """The side networks, and the label space that they answer in.
+
+    Args:
+        r: Width of a cell's bottleneck.
+        num_kept_states: States a tower reads, evenly spaced over a branch's layers, the embeddings among them; all,
+            where there are fewer.
+        activation: `"relu"` or `"sigmoid"`.
+        gate_temperature: Divides a gate's parameter before the sigmoid.
+        use_gates: False fixes every gate at its start, one half.
+        text_cells: False leaves the text towers out; nothing then aligns the image towers.
+        decoupled: False lets image and text of a branch share one tower.
+        alignment_weight: λ of ITC between the towers' ends.
+        label_smoothing: Of that ITC.
+        au_ids, emotions: The label space; None is the base's. Empty is a task without.
+        au_thresholds: Decision thresholds of the AUs, in (0, 1); 0.5 by default.
+        emotion_weight, au_weight: Of the task losses.
+        au_pos_weight: Weight of active against not active per AU.
+        training_data: Provenance, one entry a data set.
+        code_version: Version of the code that wrote the adapter.
+    """
+
+    target_modules: list[str] | str | None = field(default=None, metadata={"help": "always the recognisers"})
+    r: int = field(default=64, metadata={"help": "width of a cell's bottleneck"})
+    num_kept_states: int = field(default=7, metadata={"help": "states of a branch that a tower reads"})
+    activation: str = field(default="relu", metadata={"help": "relu or sigmoid"})
+    gate_temperature: float = field(default=0.1, metadata={"help": "divides a gate's parameter"})
+    use_gates: bool = field(default=True, metadata={"help": "learn the gates; else they stay at one half"})
+    text_cells: bool = field(default=True, metadata={"help": "towers for the texts, too"})
+    decoupled: bool = field(default=True, metadata={"help": "a tower for each modality, not one for both"})
+    alignment_weight: float = field(default=0.1, metadata={"help": "weight of ITC between the towers' ends"})
+    label_smoothing: float = field(default=0.1, metadata={"help": "of that ITC, in [0, 1]"})
+    au_ids: list[int] | None = field(default=None, metadata={"help": "FACS numbers; null is the base's"})
+    emotions: list[str] | None = field(default=None, metadata={"help": "names in order; null is the base's"})
+    au_thresholds: list[float] | None = field(default=None, metadata={"help": "one an AU, in (0, 1)"})
+    emotion_weight: float = field(default=1.0, metadata={"help": "weight of the emotion loss"})
+    au_weight: float = field(default=1.0, metadata={"help": "weight of the AU loss"})
+    au_pos_weight: list[float] | None = field(default=None, metadata={"help": "weight of active rows, one an AU"})
+    training_data: list[dict] | None = field(default=None, metadata={"help": "provenance, an entry a data set"})
+    code_version: str = field(default=CODE_VERSION, metadata={"help": "version of the code that wrote it"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PeftType.DFN
+        for name in ("r", "num_kept_states"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("alignment_weight", "emotion_weight", "au_weight", "label_smoothing"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if self.gate_temperature <= 0:
+            raise ValueError(f"gate_temperature is {self.gate_temperature}; it must be above 0.")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
+        if self.alignment_weight and not self.text_cells:
+            raise ValueError(
+                f"alignment_weight is {self.alignment_weight} and text_cells is False, so nothing can be aligned; "
+                f"set alignment_weight to 0."
+            )
+        if self.au_ids is not None and self.au_pos_weight and len(self.au_pos_weight) != len(self.au_ids):
+            raise ValueError(f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs.")
+        self.label_space  # noqa: B018 - building it checks ids, names and thresholds
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean."""
+        return LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), tuple(self.au_thresholds or ()))
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The towers of a branch."""
+        if not self.text_cells:
+            return MODALITIES[:1]
+        return MODALITIES if self.decoupled else ("shared",)
+
+    def take_label_space(self, base: LabelSpace) -> None:
+        """Fill what was left open from the base's label space."""
+        if self.emotions is None:
+            self.emotions = list(base.emotions)
+        if self.au_ids is None:
+            self.au_ids = list(base.au_ids)
+            self.au_thresholds = self.au_thresholds or list(base.thresholds)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library."""
+        kwargs["auto_mapping_dict"] = {"base_model_class": "AutoModel", "parent_library": "transformers"}
+        super().save_pretrained(save_directory, **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------ side network
+class SideCell(nn.Module):
+    """A bottleneck with a residual: u + W_up · act(W_down · u), Eq. 7."""
+
+    def __init__(self, width: int, r: int, activation: str):
+        super().__init__()
+        self.down = nn.Linear(width, r)
+        self.activation = ACTIVATIONS[activation]()
+        self.up = nn.Linear(r, width)
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(…, D) -> (…, D)."""
+        return states + self.up(self.activation(self.down(states)))
+
+
+class SideTower(nn.Module):
+    """Cells in a row, one for each state that is kept of a branch; each mixes its state into what came before.
+
+        u_j = g_j · x_j + (1 − g_j) · h_j,   g_j = σ(α_j / T)          Eq. 6
+        h_{j+1} = u_j + W_up · act(W_down · u_j),   h_0 = 0            Eq. 7
+
+    The paper leaves open which of both the gate weighs; here, as in IISAN, it is the branch's state.
+    """
+
+    def __init__(self, width: int, num_states: int, config: DFNConfig):
+        super().__init__()
+        self.gate_temperature = config.gate_temperature
+        if config.use_gates:
+            self.gates = nn.Parameter(torch.zeros(num_states))
+        self.cells = nn.ModuleList(SideCell(width, config.r, config.activation) for _ in range(num_states))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(…, J, D) of any number of layers -> (…, D)."""
+        kept = kept_layers(states.shape[-2], len(self.cells))
+        weights = torch.sigmoid(self.gates / self.gate_temperature) if hasattr(self, "gates") else [0.5] * len(kept)
+        hidden = torch.zeros_like(states[..., 0, :])
+        for cell, layer, weight in zip(self.cells, kept, weights, strict=True):
+            hidden = cell(weight * states[..., layer, :] + (1 - weight) * hidden)
+        return hidden
+
+
+def kept_layers(num_layers: int, num_kept: int) -> list[int]:
+    """`num_kept` indexes evenly spaced over `num_layers`, the first and the last among them: 0, 2, … 12 of 13."""
+    return torch.linspace(0, num_layers - 1, num_kept).round().long().tolist()
+
+
+class DFNSide(RecognitionHeads):
+    """One adapter: a tower for each branch and modality, and heads in the adapter's label space.
+
+    Args:
+        widths: Width of each branch that is on, the global one first.
+        num_layers: Layers of each branch, embeddings included.
+    """
+
+    def __init__(self, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]):
+        super().__init__(sum(widths.values()), config.label_space)
+        self.config = config
+        self.towers = nn.ModuleDict(
+            {
+                f"{branch}_{modality}": SideTower(width, min(config.num_kept_states, num_layers[branch]), config)
+                for branch, width in widths.items()
+                for modality in config.modalities
+            }
+        )
+
+    def end_of(self, branch: str, modality: str, states: torch.Tensor) -> torch.Tensor:
+        """(…, J, D) states of a branch -> (…, D): where that tower ends."""
+        tower = self.towers[f"{branch}_{modality if self.config.decoupled else 'shared'}"]
+        return tower(states.detach().to(next(tower.parameters()).dtype))
+
+    def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
+        """`{branch: (B, K, J, D)}` of the images -> logits and the image towers' ends."""
+        ends = {branch: self.end_of(branch, "image", states) for branch, states in pooled.items()}
+        seen = self.read(ends)
+        seen.side_states = ends
+        return seen
+
+    def losses(
+        self,
+        seen: Recognition,
+        emotion_labels: torch.Tensor | None,
+        au_labels: torch.Tensor | None,
+        texts: Mapping[str, PooledTexts],
+        branches: Mapping[str, Any],
+    ) -> dict[str, torch.Tensor]:
+        """The task's `emotion` and `au`, and for each branch with texts `emo_itc` or `au_itc`.
+
+        Args:
+            branches: By name, what projects into a branch's shared space: `embed_image`, `embed_text`, `temperature`.
+        """
+        losses = recognition_losses(
+            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
+        )
+        for branch, text in texts.items():
+            losses[f"{branch}_itc"] = self._align(branch, seen.side_states[branch], text, branches[branch])
+        return losses
+
+    def _align(self, branch: str, image_ends: torch.Tensor, texts: PooledTexts, space: Any) -> torch.Tensor:
+        """ITC (Eq. 3) of the towers' ends through the branch's frozen projections, as before: per AU, or of the best
+        region with the whole caption."""
+        text_ends = self.end_of(branch, "text", texts.states)  # (B, G, D)
+        is_per_view = text_ends.shape[1] == image_ends.shape[1]
+        image_ends = image_ends[:, :, None] if is_per_view else image_ends[:, None]  # (B, G, queries, D)
+        dtype = space.temperature.dtype
+        comparison = compare_embeds(
+            space.embed_image(image_ends.to(dtype)),
+            space.embed_text(text_ends[..., None, :].to(dtype)),
+            space.temperature,
+            texts.caption_ids,
+            texts.valid,
+        )
+        return itc_loss(comparison, texts.valid, self.config.label_smoothing)
+
+    def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """The task's losses plus λ times the alignment's; None of none."""
+        weight_of = {"emotion": self.config.emotion_weight, "au": self.config.au_weight}
+        weighted = [weight_of.get(name, self.config.alignment_weight) * loss for name, loss in losses.items()]
+        return sum(weighted) if weighted else None
+
+
+# ----------------------------------------------------------------------------------------------------------- adapter
+class DFNLayer(nn.Module, BaseTunerLayer):
+    """Stands in the place of a model's recognisers and has their interface; holds every loaded adapter."""
+
+    adapter_layer_names = ("dfn_sides",)
+
+    def __init__(self, base_layer: MF2Recognizers):
+        super().__init__()
+        self.base_layer = base_layer
+        self.dfn_sides = nn.ModuleDict()
+        self._active_adapter: str | list[str] = []
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    def update_layer(
+        self, adapter_name: str, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]
+    ) -> None:
+        """Add an adapter."""
+        if adapter_name == BASE:
+            raise ValueError(f"An adapter cannot be called {BASE!r}, the name of the checkpoint itself; choose another.")
+        self.dfn_sides[adapter_name] = DFNSide(config, widths, num_layers)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def active_side(self) -> DFNSide | None:
+        """The adapter that answers; None while they are disabled or none is active."""
+        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.dfn_sides]
+        if len(names) > 1:
+            raise ValueError(
+                f"Adapters {', '.join(map(repr, names))} are active, but one answers a forward pass; call "
+                f"model.forward_adapters([{', '.join(map(repr, names))}], …) for the answers of all."
+            )
+        return self.dfn_sides[names[0]] if names else None
+
+    @property
+    def _answering(self) -> "DFNSide | MF2Recognizers":
+        return self.active_side or self.base_layer
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        return self.active_side is not None
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.active_side is not None and self.active_side.config.alignment_weight > 0
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean: the active adapter's, else the checkpoint's."""
+        return self._answering.config.label_space
+
+    @property
+    def label_spaces(self) -> dict[str, LabelSpace]:
+        """What each adapter's outputs mean, and the checkpoint's own."""
+        return self.base_layer.label_spaces | {name: s.config.label_space for name, s in self.dfn_sides.items()}
+
+    def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
+        """What the active adapter says of `{branch: (B, K, J, D)}`."""
+        return self._answering(pooled)
+
+    def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
+        """What the adapter of that name says, active or not."""
+        return (self.base_layer if name == BASE else self.dfn_sides[name])(pooled)
+
+    def losses(self, *args: Any) -> dict[str, torch.Tensor]:
+        """See [`DFNSide.losses`]."""
+        return self._answering.losses(*args)
+
+    def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """See [`DFNSide.weigh`]."""
+        return self._answering.weigh(losses)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise NotImplementedError(CANNOT_MERGE)
+
+    def unmerge(self) -> None:
+        raise NotImplementedError(CANNOT_MERGE)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
+        """The recognisers' device; no dtype: side networks stay in fp32 beside a bf16 base."""
+        return next((parameter.device for parameter in base_layer.parameters()), None), None
+
+
+CANNOT_MERGE = (
+    "DFN cannot be merged: its towers compute beside the branches, from their states, and are no change of a weight. "
+    "Keep the adapter beside the base, or unload() it."
+)
+
+
+class DFNModel(BaseTuner):
+    """Injects [`DFNLayer`] in the place of a model's recognisers."""
+
+    prefix = "dfn_"
+    tuner_layer_cls = DFNLayer
+    target_module_mapping = {"mf2": ["recognizers"]}
+    dfn_version = CODE_VERSION
+    """Marks the registered classes as this method's, for copies of this file that are loaded later."""
+
+    def _prepare_adapter_config(self, peft_config: DFNConfig, model_config: dict) -> DFNConfig:
+        if model_config.get("model_type") not in self.target_module_mapping:
+            raise ValueError(f"DFN adapts MF² models; this one is of the type {model_config.get('model_type')!r}.")
+        peft_config.take_label_space(self.model.config.label_space)
+        peft_config.target_modules = list(self.target_module_mapping["mf2"])
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: DFNConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **kwargs: Any,
+    ) -> None:
+        branches = {"emo": self.model.config.emo_config, "au": self.model.config.au_config}
+        branches = {name: config for name, config in branches.items() if hasattr(self.model, name)}
+        widths = {name: config.hidden_size for name, config in branches.items()}
+        num_layers = {name: config.num_hidden_layers + 1 for name, config in branches.items()}
+        if not isinstance(target, DFNLayer):
+            layer = DFNLayer(target)
+            layer.set_adapter(self.active_adapters)
+            self._replace_module(parent, target_name, layer, target)
+            target = layer
+        target.update_layer(adapter_name, peft_config, widths, num_layers)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """PEFT's own rebinds a weight and a bias, which recognisers do not have."""
+        setattr(parent, child_name, new_module)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """`….dfn_sides.NAME.towers…` -> `….dfn_sides.towers…`; PEFT's own looks for the name at the end only."""
+        return key.replace(f".dfn_sides.{adapter_name}.", ".dfn_sides.", 1)
+
+    def _check_merge_allowed(self) -> None:
+        raise NotImplementedError(CANNOT_MERGE)
+
+
+# ------------------------------------------------------------------------------------------------------ registration
+def _register() -> type[BaseTuner]:
+    """Register the method, or take the classes of whichever copy of this file (package, checkpoint) came first."""
+    registered = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType.DFN)
+    if registered is None:
+        register_peft_method(name="dfn", config_cls=DFNConfig, model_cls=DFNModel, prefix=DFNModel.prefix)
+        return DFNModel
+    version = getattr(registered, "dfn_version", None)
+    if version is None:
+        raise ImportError(f"PEFT already has a method called DFN, {registered!r}, which is not MF²'s.")
+    if version != CODE_VERSION:
+        warnings.warn(f"DFN {version} is in use, loaded before this copy, which is {CODE_VERSION}.", stacklevel=2)
+    return registered
+
+
+_registered = _register()
+if _registered is not DFNModel:
+    import sys
+
+    _first = sys.modules[_registered.__module__]
+    DFNConfig, DFNModel, DFNLayer = _first.DFNConfig, _first.DFNModel, _first.DFNLayer
+
+__all__ = ["DFNConfig", "DFNLayer", "DFNModel"]
