@@ -1,0 +1,84 @@
+"""Small pictures of faces inside a page: cut from their source, as JPEG in a data URI."""
+
+import base64
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..images_mf2 import read_image
+
+MARGIN = 0.35
+"""What is kept around a face's box, as a fraction of its longer side."""
+JPEG_QUALITY = 82
+
+
+def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> dict[tuple[str, int, int], str]:
+    """Thumbnails of analysed faces; every source is opened once.
+
+    Args:
+        rows: with `source`, `frame`, `face` and the box `x0` … `y1` in pixels, NaN where there is none.
+        size: width and height in pixels.
+    Returns:
+        (source, frame, face) -> data URI; what can no longer be read is left out.
+    """
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_source.setdefault(str(row["source"]), []).append(row)
+    thumbnails = {}
+    for source, wanted in by_source.items():
+        frames = read_frames(source, {int(row["frame"]) for row in wanted})
+        for row in wanted:
+            if (frame := frames.get(int(row["frame"]))) is not None:
+                box = [float(row.get(name, np.nan)) for name in ("x0", "y0", "x1", "y1")]
+                thumbnails[face_key(row)] = to_data_uri(crop_face(frame, box, size))
+    return thumbnails
+
+
+def face_key(row: Mapping[str, Any]) -> tuple[str, int, int]:
+    """What tells a face of a run from the others: its source, frame and id."""
+    return str(row["source"]), int(row["frame"]), int(row["face"])
+
+
+def read_frames(source: str, frames: set[int]) -> dict[int, np.ndarray]:
+    """Frames of a video by number, or `{0: picture}`, as `(height, width, 3)` uint8; empty if it is gone."""
+    try:
+        return {0: read_image(source)}
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return dict(_read_video_frames(source, frames))
+
+
+def _read_video_frames(source: str, frames: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+    import av
+
+    with av.open(source) as video:
+        for number, frame in enumerate(video.decode(video=0)):
+            if number in frames:
+                yield number, frame.to_ndarray(format="rgb24")
+            if number == max(frames):
+                return
+
+
+def crop_face(image: np.ndarray, box_xyxy_px: list[float], size: int) -> Image.Image:
+    """A square around a face, its longer side and a margin wide; the middle of the picture without a box."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = box_xyxy_px
+    if np.isnan(box_xyxy_px).any():
+        x0, y0, x1, y1, side = 0, 0, width, height, min(width, height)
+    else:
+        side = min(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), width, height)
+    left = np.clip((x0 + x1 - side) / 2, 0, width - side)
+    top = np.clip((y0 + y1 - side) / 2, 0, height - side)
+    corners = (left, top, left + side, top + side)
+    return Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS, box=corners)
+
+
+def to_data_uri(picture: Image.Image) -> str:
+    """The picture as `data:image/jpeg;base64,…`."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

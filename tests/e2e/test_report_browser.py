@@ -1,0 +1,110 @@
+"""The report in a browser: it draws, sorts and switches without an error and without a request."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mf2.analysis.report import write_report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+NUM_FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Two faces of a video and a few pictures; AU4 rises over time in the first face."""
+    rows = []
+    for frame in range(NUM_FRAMES):
+        for face in range(2):
+            au4 = frame / NUM_FRAMES if face == 0 else 0.1
+            rows.append({"source": "film.mp4", "frame": frame, "time_s": frame / 10, "face": face, "AU4": au4})
+    rows += [{"source": f"{n}.jpg", "frame": 0, "time_s": 0.0, "face": 0, "AU4": n / 10} for n in (3, 9, 1)]
+    table = pd.DataFrame(rows).assign(status="ok", error=None, AU12=0.7, emotion="Happiness")
+    table["emotion_Happiness"], table["emotion_Anger"] = 0.75, 0.25
+    folder = tmp_path_factory.mktemp("run")
+    table.to_parquet(folder / "faces.parquet")
+    (folder / "manifest.json").write_text(json.dumps({"model": None, "thresholds": {"AU4": 0.5, "AU12": 0.5}}))
+    return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, report):
+    """The report, opened; what goes wrong in it fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if request.url[:5] not in ("file:", "data:") else 0)
+    page.goto(report.as_uri())
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def column(page, table: int, place: int) -> list[float]:
+    cells = page.locator("table.sortable:visible").nth(table).locator(f"tbody td:nth-child({place})")
+    return [float(value) for value in cells.evaluate_all("cells => cells.map((cell) => cell.dataset.value)")]
+
+
+def test_the_timeline_is_drawn_where_the_values_are(page):
+    lanes = page.locator("#view-0 .lane.au")
+    assert lanes.locator(".label b").all_text_contents() == ["AU4", "AU12"]
+    active = page.locator("#view-0 .lane.au .active").first
+    box = active.evaluate("path => { const b = path.getBBox(); return [b.x, b.width, b.height]; }")
+    np.testing.assert_allclose(box, [NUM_FRAMES / 2, NUM_FRAMES / 2, (NUM_FRAMES - 1) / NUM_FRAMES], atol=1e-3)
+    heights = page.locator("#view-0 .emotions path").evaluate_all("paths => paths.map((p) => p.getBBox().height)")
+    np.testing.assert_allclose(heights, [0.75, 0.25], atol=1e-3)
+
+
+def test_the_cursor_reads_the_values_at_its_place(page):
+    box = page.locator("#view-0 .lane.au .plot").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.2501, box["y"] + 5)
+    assert page.locator("#view-0 .lane.au output").first.text_content() == "25 %"
+    assert page.locator("#view-0 .cursor").get_attribute("data-time") == "1.0 s"
+    page.locator("#view-0 .timeline").press("ArrowRight")
+    assert page.locator("#view-0 .lane.au output").first.text_content() == "28 %"
+    assert page.locator("#view-0 .emotions output").text_content() == "Happiness 75 %"
+
+
+def test_tables_sort_by_a_click_both_ways(page):
+    page.locator(".views button", has_text="pictures").click()
+    head = page.locator("table.heat thead th", has_text="AU4")
+    head.get_by_role("button").click()
+    assert column(page, 2, 3) == [0.9, 0.3, 0.1]
+    assert head.get_attribute("aria-sort") == "descending"
+    head.get_by_role("button").click()
+    assert column(page, 2, 3) == [0.1, 0.3, 0.9]
+
+
+def test_faces_are_chosen_by_their_button(page):
+    assert page.locator(".view:visible h2").all_text_contents() == ["film.mp4 · face 0"]
+    page.locator(".views button", has_text="face 1").click()
+    assert page.locator(".view:visible h2").all_text_contents() == ["film.mp4 · face 1"]
+    assert page.locator("#view-1 .lane.au .active").first.get_attribute("d") == ""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_in_both_colour_schemes(browser, report, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(int(part) for part in paper[4:-1].split(","))
+    assert (brightness > 600) if scheme == "light" else (brightness < 150)
+    context.close()
