@@ -75,6 +75,6 @@ def _score(value: float | None) -> str:
     return "–" if value is None else f"{_finite(value):.3f}"
 
 
-def _count(value: int) -> str:
-    """With thousands set apart."""
-    return f"{value:,}"
+def _count(value: int | None) -> str:
+    """With thousands set apart, or a dash for what nobody recorded."""
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,89 @@
+"""`mf2 publish`: check a checkpoint, an adapter or a data set, and push it to the Hub in one commit.
+
+Nothing else of this project pushes. The token is the client's own (`hf auth login` or HF_TOKEN).
+"""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from mf2.training.cards import HUB_ID, Placement, loading_lines
+
+if TYPE_CHECKING:
+    from mf2.training.publish_folder import Contents
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 publish`."""
+    parser.add_argument("path", help="folder of a checkpoint, an adapter, an exported data set or a recipe")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument(
+        "--private", action="store_true", help="for its owners only [default for a new repository]"
+    )
+    visibility.add_argument("--public", action="store_true", help="for everyone, once the commit is there")
+    parser.add_argument(
+        "--permission", metavar="TEXT", help="who allowed restricted data to be passed on, and how; goes on the card"
+    )
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to [main]")
+    parser.add_argument("--base_repo", metavar="ORG/NAME", help="repository of the base, if an adapter names a folder")
+    parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
+    parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Publish and print the address and the lines that load exactly this."""
+    from huggingface_hub import HfApi
+
+    from mf2.training.publish_checks import check
+    from mf2.training.publish_folder import open_folder, prepare
+    from mf2.training.publish_places import find_placement
+    from mf2.training.publish_upload import State, Target, explaining_hub_errors, find_state, upload
+
+    for name in ("repo", "base_repo", "eval_repo"):
+        if (value := getattr(args, name)) and not HUB_ID.fullmatch(value):
+            raise ValueError(f"--{name} is {value!r}; a repository is called owner/name.")
+    contents, api = open_folder(args.path), HfApi()
+    target = Target(args.repo, contents.repo_type, args.revision, _wanted_privacy(args))
+    with explaining_hub_errors(args.repo):
+        named = {name: getattr(args, name) for name in ("base_repo", "eval_repo", "permission")}
+        placement = find_placement(api, contents, args.repo, **named)
+        state = State(exists=False) if args.dry_run else find_state(api, target)
+    contents = prepare(contents, placement)
+    is_private = state.private if target.private is None else target.private
+    check(contents, is_public=not is_private, permission=args.permission)
+    print(describe(contents, is_private))
+    if args.dry_run:
+        return
+    with explaining_hub_errors(args.repo):
+        commit = upload(api, contents, target, state)
+    print(commit.commit_url)
+    print(pinned_lines(contents, placement, commit.oid))
+
+
+def _wanted_privacy(args: argparse.Namespace) -> bool | None:
+    """True for private, False for public, None where nothing was said."""
+    if args.private:
+        return True
+    return False if args.public else None
+
+
+def describe(contents: "Contents", is_private: bool) -> str:
+    """What goes and what stays."""
+    sizes = {path: contents.size(path) for path in contents.files}
+    lines = [f"{contents.kind}, {'private' if is_private else 'public'}, {sum(sizes.values()):,} bytes:"]
+    lines += [f"  {size:>12,}  {path}" for path, size in sizes.items()]
+    if contents.left_out:
+        lines.append(f"stays here: {', '.join(contents.left_out)}")
+    if contents.restricted:
+        lines.append(f"inherits the terms of: {', '.join(contents.restricted)}")
+    return "\n".join(lines)
+
+
+def pinned_lines(contents: "Contents", placement: Placement, sha: str) -> str:
+    """Python that loads this commit and no other."""
+    if contents.repo_type == "model":
+        return loading_lines(placement.repo_id, sha, placement.base)
+    if contents.kind == "recipe":
+        call = f'snapshot_download("{placement.repo_id}", repo_type="dataset", revision="{sha}")'
+        return f"from huggingface_hub import snapshot_download\n\nfolder = {call}"
+    return f'from datasets import load_dataset\n\ndata = load_dataset("{placement.repo_id}", revision="{sha}")'

@@ -1,0 +1,224 @@
+"""What must hold before anything is uploaded; everything that does not is told at once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, ModelCard, get_token
+
+from mf2.dataset_tools.schema import MANIFEST_NAME, sha256_of_file
+from mf2.training.cards import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, label_space_of
+from mf2.training.checkpoint import INDEX_NAME
+from mf2.training.publish_folder import (
+    ADAPTER,
+    BINARY_STARTS,
+    CHECKPOINT,
+    DATASET,
+    PICKLES,
+    WEIGHTS,
+    Contents,
+)
+
+ANNOTATIONS, FULL = "annotations", "full"
+PROBE = Path(__file__).with_name("publish_probe.py")
+PROBE_SECONDS = 600
+
+SECRETS = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
+    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{20,}"),
+    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|aws_secret_access_key\s*[=:]", re.I),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a path of a machine": re.compile(
+        r"(?<![\w/.])/(?:home|Users|root|tmp|mnt|media|scratch|workspace|Volumes)/[\w.-]|\b[A-Za-z]:\\{1,2}Users\\"
+    ),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------- all
+def check(contents: Contents, *, is_public: bool, permission: str | None) -> None:
+    """Raise one `ValueError` that lists everything that stands in the way.
+
+    Args:
+        contents: as they would be published.
+        is_public: whether everyone could read them.
+        permission: what allows that, where data under agreement are among the sources.
+    """
+    problems = [problem for find in _CHECKS[contents.repo_type] for problem in find(contents)]
+    problems += find_licence_problems(contents, is_public, permission)
+    if not problems and contents.repo_type == "model":
+        problems += find_loading_problems(contents)  # the slow one, on what is sound so far
+    if problems:
+        raise ValueError(f"{contents.source} is not published: {' '.join(problems)}")
+
+
+def find_licence_problems(contents: Contents, is_public: bool, permission: str | None) -> Iterator[str]:
+    """Public against an agreement, pixels of such data, and provenance that is not told."""
+    if contents.kind in (CHECKPOINT, ADAPTER) and not contents.sources:
+        yield "Its configuration does not list the training data (training_data)."
+    if not contents.restricted or permission:
+        return
+    names = ", ".join(contents.restricted)
+    if is_public:
+        yield f"It derives from {names}, which may not be passed on; publish it --private or state --permission TEXT."
+    if contents.kind == DATASET and any(path.startswith("data/") for path in contents.files):
+        yield f"It holds the images of {names}; export it without --full or state --permission TEXT."
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def find_file_problems(contents: Contents) -> Iterator[str]:
+    """Pickles, and files that are not what their names say."""
+    for name in contents.left_out:
+        if Path(name).suffix in PICKLES and (contents.source / name).is_file():
+            yield f"{name} is or may be a pickle; save safetensors and remove it."
+    for path in contents.files:
+        suffix = Path(path).suffix
+        if suffix == WEIGHTS:
+            yield from _find_safetensors_problem(contents, path)
+        elif (start := BINARY_STARTS.get(suffix)) and contents.read_bytes(path, len(start)) != start:
+            yield f"{path} is no {suffix[1:]} file."
+
+
+def _find_safetensors_problem(contents: Contents, path: str) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(contents.files[path], "pt") as file:
+            if not file.keys():
+                yield f"{path} holds no weights."
+    except (SafetensorError, OSError):
+        yield f"{path} is no safetensors file or is damaged."
+
+
+def find_leaks(contents: Contents) -> Iterator[str]:
+    """Secrets and paths of this machine in any text, the headers of weights included."""
+    here = {str(place) for place in (Path.home(), Path.cwd(), contents.source.resolve())} - {"/"}
+    patterns = SECRETS | {f"the path {place}": re.compile(re.escape(place) + r"(?![\w.-])") for place in sorted(here)}
+    if token := get_token():
+        patterns["your token"] = re.compile(re.escape(token))
+    for path in contents.files:
+        try:
+            text = contents.read_text(path) or ""
+        except UnicodeDecodeError:
+            yield f"{path} is not text."
+            continue
+        if found := [name for name, pattern in patterns.items() if pattern.search(text)]:
+            yield f"{path} holds {found[0]}; take it out."
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+def find_model_problems(contents: Contents) -> Iterator[str]:
+    """Weights that are missing, thresholds that are, and a base that is only on this machine."""
+    is_adapter = contents.kind == ADAPTER
+    weights = {path for path in contents.files if path.endswith(WEIGHTS)}
+    if INDEX_NAME in contents.files:
+        named = set(contents.read_json(INDEX_NAME)["weight_map"].values())
+        if named != weights:
+            yield f"{INDEX_NAME} does not name the weights that are there ({', '.join(sorted(named ^ weights))})."
+    elif len(weights) != 1:
+        yield f"It has {len(weights)} files of weights (*.safetensors) and no index; it needs one."
+    if "processor_config.json" not in contents.files:
+        yield "It has no processor_config.json; save the processor beside it."
+    config = contents.read_json(ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME)
+    try:
+        space = label_space_of(config)
+    except ValueError as error:
+        yield str(error)
+        return
+    if space and space.au_ids and not config.get("au_thresholds"):
+        yield "It has no thresholds of its action units (au_thresholds); run mf2 calibrate."
+
+
+def find_card_problems(contents: Contents) -> Iterator[str]:
+    """What the Hub needs in the front matter of a model card, and sections that must be there."""
+    card = ModelCard(contents.read_bytes(CARD_NAME).decode())
+    wanted = ["license", "library_name", "pipeline_tag", *(["base_model"] if contents.kind == ADAPTER else [])]
+    if missing := [name for name in wanted if not card.data.get(name)]:
+        yield f"The card has no {', '.join(missing)}."
+    sections = ("## Use", "## Labels", "## Results", "## Training", "## Intended use and limits")
+    if missing := [name for name in sections if name not in card.text]:
+        yield f"The card lacks {', '.join(missing)}."
+
+
+def find_loading_problems(contents: Contents) -> Iterator[str]:
+    """Load it in a clean process without this package, as remote code."""
+    with TemporaryDirectory(prefix="publish-") as scratch:
+        folder = Path(scratch, "model")
+        contents.write_to(folder)
+        report = Path(scratch, "report.json")
+        env = {**os.environ, "HF_MODULES_CACHE": str(Path(scratch, "modules"))}
+        command = [sys.executable, "-I", str(PROBE), str(folder), str(report), *_base_revision(contents)]
+        done = subprocess.run(command, env=env, cwd=scratch, capture_output=True, text=True, timeout=PROBE_SECONDS)
+        if done.returncode:
+            yield f"It does not load without this package: {(done.stderr.strip().splitlines() or ['no message'])[-1]}."
+            return
+        yield from _find_mismatches(json.loads(report.read_text("utf-8")), contents)
+
+
+def _base_revision(contents: Contents) -> list[str]:
+    """Of an adapter: the commit at which its base is loaded."""
+    revision = contents.read_json(ADAPTER_CONFIG_NAME).get("revision") if contents.kind == ADAPTER else None
+    return [revision] if revision else []
+
+
+def _find_mismatches(report: dict[str, Any], contents: Contents) -> Iterator[str]:
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if found := report["mismatches"].get(kind):
+            yield f"Its weights do not fit its code: {kind} {', '.join(found[:3])}."
+    config = contents.read_json(ADAPTER_CONFIG_NAME if contents.kind == ADAPTER else CONFIG_NAME)
+    space = label_space_of(config)
+    if space and report["label_space"] != space.to_dict():
+        yield "The loaded model has other labels or thresholds than its configuration."
+
+
+# ----------------------------------------------------------------------------------------------------------- data sets
+def find_dataset_problems(contents: Contents) -> Iterator[str]:
+    """A data set that was not exported, shards that are not those of the manifest, and pixels in the annotations."""
+    if contents.kind != DATASET:
+        return
+    manifest = contents.read_json(MANIFEST_NAME)
+    if manifest.get("configs", [None])[0] != ANNOTATIONS:
+        yield f"It was not exported; run mf2 data export {contents.source} OUT and publish OUT."
+        return
+    shards = {shard["file"]: shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]}
+    for path, sha256 in shards.items():
+        if path not in contents.files or sha256_of_file(contents.source / path) != sha256:
+            yield f"{path} is missing or is not the file that {MANIFEST_NAME} names; export again."
+    for path in contents.files:
+        if path.startswith(f"{ANNOTATIONS}/") and _has_pixels(contents.source / path):
+            yield f"{path} holds images; annotations must not."
+
+
+def _has_pixels(shard: Path) -> bool:
+    return any(pa.types.is_struct(field.type) or pa.types.is_binary(field.type) for field in pq.read_schema(shard))
+
+
+def find_dataset_card_problems(contents: Contents) -> Iterator[str]:
+    """What the Hub needs in the front matter of a data set's card."""
+    if CARD_NAME not in contents.files:
+        yield "It has no card (README.md)."
+        return
+    data = DatasetCard(contents.read_bytes(CARD_NAME).decode()).data
+    if not data.get("license"):
+        yield "The card has no license."
+    if contents.kind != DATASET:
+        return
+    configs = data.get("configs") or [{}]
+    if not configs[0].get("default") or configs[0].get("config_name") != ANNOTATIONS:
+        yield f"The card's default configuration is not {ANNOTATIONS}."
+    if contents.restricted and not (data.get("extra_gated_prompt") and data.get("extra_gated_fields")):
+        yield "The card has no extra_gated_prompt and extra_gated_fields, which restricted data need."
+
+
+_CHECKS: dict[str, tuple[Callable[[Contents], Iterator[str]], ...]] = {
+    "model": (find_file_problems, find_leaks, find_model_problems, find_card_problems),
+    "dataset": (find_file_problems, find_dataset_problems, find_dataset_card_problems, find_leaks),
+}

@@ -1,0 +1,245 @@
+"""What of a folder goes to the Hub: its kind, the files that belong to it, and their text as it is published."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard
+
+from mf2.dataset_tools.privacy import restricted_sources
+from mf2.dataset_tools.schema import MANIFEST_NAME, read_manifest
+from mf2.training.arguments import RESOLVED_NAME, load_yaml
+from mf2.training.cards import (
+    ADAPTER_CONFIG_NAME,
+    CARD_NAME,
+    CONFIG_NAME,
+    OVERLAY_NAME,
+    Placement,
+    eval_results_yaml,
+    list_training_data,
+    make_card,
+    permission_section,
+)
+from mf2.training.checkpoint import METRICS_NAME, read_json
+
+CHECKPOINT, ADAPTER, DATASET, RECIPE = "checkpoint", "adapter", "dataset", "recipe"
+RECIPE_FORMAT = "mfa-recipe"
+
+_MODEL_FILES = (
+    CARD_NAME,
+    METRICS_NAME,
+    RESOLVED_NAME,
+    "training_videos.json",
+    "*.py",
+    "*.png",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    ".eval_results/*.yaml",
+)
+FILES: dict[str, tuple[str, ...]] = {
+    CHECKPOINT: (
+        *_MODEL_FILES,
+        CONFIG_NAME,
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ),
+    ADAPTER: (*_MODEL_FILES, ADAPTER_CONFIG_NAME, "adapter_model.safetensors"),
+    DATASET: (CARD_NAME, MANIFEST_NAME, "annotations/*.parquet", "data/*.parquet"),
+    RECIPE: (CARD_NAME, MANIFEST_NAME, "*.yaml", "*.json", "*.txt", "prompts/*.txt"),
+}
+"""Kind -> patterns of the files that belong to it. What else lies in the folder stays there; what else of these
+patterns lies in the repository is removed from it."""
+
+WEIGHTS = ".safetensors"
+MAX_HEADER_BYTES = 100_000_000  # that of the safetensors library
+BINARY_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".parquet": b"PAR1"}
+"""How the other binary files that may be published begin."""
+
+PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is published.
+
+    Args:
+        kind: `checkpoint`, `adapter`, `dataset` or `recipe`.
+        source: the folder.
+        files: path in the repository -> the file, or its text where that differs from the folder's.
+        left_out: names in the folder that are not published.
+        sources: `name` and `license` of the data that it derives from, or consists of.
+    """
+
+    kind: str
+    source: Path
+    files: Mapping[str, Path | str]
+    left_out: tuple[str, ...]
+    sources: tuple[Mapping[str, Any], ...]
+
+    @property
+    def repo_type(self) -> str:
+        """What the Hub calls it."""
+        return "model" if self.kind in (CHECKPOINT, ADAPTER) else "dataset"
+
+    @property
+    def restricted(self) -> list[str]:
+        """Names of the data sets that forbid passing it on."""
+        return restricted_sources(self.sources)
+
+    def read_bytes(self, path: str, limit: int = -1) -> bytes:
+        """The content of one file, or its first `limit` bytes."""
+        content = self.files[path]
+        if isinstance(content, str):
+            return content.encode()[: limit if limit >= 0 else None]
+        with content.open("rb") as file:
+            return file.read(limit)
+
+    def size(self, path: str) -> int:
+        """Bytes of one file."""
+        content = self.files[path]
+        return len(content.encode()) if isinstance(content, str) else content.stat().st_size
+
+    def read_text(self, path: str) -> str | None:
+        """What of a file is text: all of it, or the header of weights; None for other binary files.
+
+        Raises:
+            UnicodeDecodeError: it should be text and is not.
+        """
+        suffix = Path(path).suffix
+        if suffix in BINARY_STARTS:
+            return None
+        content = self.read_bytes(path) if suffix != WEIGHTS else _read_header(self.source / path)
+        return content.decode()
+
+    def read_json(self, path: str) -> Any:
+        """What one JSON file holds."""
+        return json.loads(self.read_bytes(path))
+
+    def write_to(self, folder: Path) -> None:
+        """Lay the files out as the repository will have them; what is unchanged is linked."""
+        for path, content in self.files.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, str):
+                file.write_text(content, "utf-8")
+            else:
+                file.symlink_to(content.resolve())
+
+    def owns(self, path: str) -> bool:
+        """Whether a path of the repository is one that publishing this kind decides about."""
+        return any(path.count("/") == rule.count("/") and fnmatchcase(path, rule) for rule in FILES[self.kind])
+
+
+def _read_header(weights: Path) -> bytes:
+    """The JSON at the start of a safetensors file."""
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return file.read(min(size, MAX_HEADER_BYTES))
+
+
+def open_folder(path: str | Path) -> Contents:
+    """The files of a checkpoint, an adapter, an exported data set or a recipe, as they lie in the folder.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it is none of these, or a file that decides it is damaged.
+    """
+    source = Path(path)
+    if not source.is_dir():
+        raise FileNotFoundError(f"There is no folder {path}.")
+    kind = _kind_of(source)
+    found = [file for rule in FILES[kind] for file in source.glob(rule) if file.is_file()]
+    files = {file.relative_to(source).as_posix(): file for file in sorted(found)}
+    tops = {name.partition("/")[0] for name in files}
+    left_out = tuple(sorted(entry.name for entry in source.iterdir() if entry.name not in tops))
+    return Contents(kind, source, files, left_out, _sources_of(kind, source))
+
+
+def _kind_of(source: Path) -> str:
+    if (source / ADAPTER_CONFIG_NAME).is_file():
+        return ADAPTER
+    if (source / CONFIG_NAME).is_file():
+        model_type = read_json(source / CONFIG_NAME).get("model_type")
+        if model_type != "mf2":
+            raise ValueError(f"{source} holds a model of type {model_type!r}; only MF² checkpoints are published.")
+        return CHECKPOINT
+    if (source / MANIFEST_NAME).is_file():
+        return RECIPE if read_json(source / MANIFEST_NAME).get("format") == RECIPE_FORMAT else DATASET
+    raise ValueError(
+        f"{source} is no checkpoint ({CONFIG_NAME}), adapter ({ADAPTER_CONFIG_NAME}) or data set ({MANIFEST_NAME})."
+    )
+
+
+def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
+    if kind == RECIPE:
+        return ()
+    if kind == DATASET:
+        manifest = read_manifest(source)
+        return ({"name": manifest.get("pretty_name", source.name), "license": manifest.get("license")},)
+    if not (source / METRICS_NAME).is_file():
+        raise ValueError(f"{source} has no {METRICS_NAME}; its card could state nothing that was measured.")
+    config = read_json(source / (ADAPTER_CONFIG_NAME if kind == ADAPTER else CONFIG_NAME))
+    return tuple(list_training_data(config, read_json(source / METRICS_NAME)))
+
+
+# -------------------------------------------------------------------------------------------------------- as published
+def prepare(contents: Contents, placement: Placement) -> Contents:
+    """The same with the texts of the published copy; the folder itself is not touched.
+
+    The card is filled anew, an adapter names its base's repository and commit, and paths in the settings of the run
+    are shortened to their last name. Pictures of faces under agreement stay out.
+    """
+    files = dict(contents.files)
+    contents = replace(contents, sources=(*placement.base_training_data, *contents.sources))
+    if contents.repo_type == "dataset":
+        files[CARD_NAME] = _dataset_card(contents, placement)
+        return replace(contents, files=files)
+    files[CARD_NAME] = str(make_card(contents.source, placement))
+    if RESOLVED_NAME in files:
+        settings = shorten_paths(load_yaml(contents.source / RESOLVED_NAME))
+        files[RESOLVED_NAME] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    if placement.base:
+        files[ADAPTER_CONFIG_NAME] = _adapter_config(contents.source, placement)
+    if placement.evaluation:
+        evaluation = read_json(contents.source / METRICS_NAME)["evaluation"]
+        name = placement.evaluation.repo_id.split("/")[-1]
+        files[f".eval_results/{name}.yaml"] = eval_results_yaml(evaluation, placement.evaluation)
+    left_out = contents.left_out
+    if contents.restricted and files.pop(OVERLAY_NAME, None):
+        left_out = (*left_out, OVERLAY_NAME)
+    return replace(contents, files=files, left_out=left_out)
+
+
+def _adapter_config(source: Path, placement: Placement) -> str:
+    config = read_json(source / ADAPTER_CONFIG_NAME)
+    config |= {"base_model_name_or_path": placement.base.repo_id, "revision": placement.base.sha}
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def _dataset_card(contents: Contents, placement: Placement) -> str:
+    card = DatasetCard((contents.source / CARD_NAME).read_text("utf-8"))
+    card.text += permission_section(placement.permission)
+    return str(card)
+
+
+_LOCAL_PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]).*", re.S)
+
+
+def shorten_paths(value: Any) -> Any:
+    """Settings whose paths on this machine, at any depth, are cut to their last name."""
+    if isinstance(value, Mapping):
+        return {key: shorten_paths(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shorten_paths(each) for each in value]
+    if isinstance(value, str) and _LOCAL_PATH.fullmatch(value):
+        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    return value

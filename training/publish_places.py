@@ -1,0 +1,91 @@
+"""Where on the Hub the things are that a publication refers to: an adapter's base, the evaluation data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from mf2.dataset_tools.schema import MANIFEST_NAME, dataset_fingerprint, read_manifest, sha256_of_file
+from mf2.training.cards import ADAPTER_CONFIG_NAME, CONFIG_NAME, HUB_ID, PinnedRepo, Placement
+from mf2.training.checkpoint import METRICS_NAME, read_json
+from mf2.training.publish_folder import ADAPTER, Contents
+
+
+def find_placement(
+    api: HfApi,
+    contents: Contents,
+    repo_id: str,
+    *,
+    base_repo: str | None = None,
+    eval_repo: str | None = None,
+    permission: str | None = None,
+) -> Placement:
+    """Resolve names to repositories and commits.
+
+    Args:
+        contents: of the folder.
+        repo_id: where it goes.
+        base_repo: of an adapter's base, where its configuration names a folder.
+        eval_repo: of the data set that the scores were measured on.
+        permission: what allows restricted data to be public.
+    Raises:
+        ValueError: a base that is nowhere on the Hub or has other weights there; other evaluation data there.
+    """
+    if contents.repo_type == "dataset":
+        return Placement(repo_id, permission=permission)
+    evaluation = find_evaluation(api, contents, eval_repo)
+    if contents.kind != ADAPTER:
+        return Placement(repo_id, evaluation=evaluation, permission=permission)
+    base = find_base(api, contents.source, base_repo)
+    return Placement(repo_id, base, _training_data_of(api, base), evaluation, permission)
+
+
+# ---------------------------------------------------------------------------------------------------------------- base
+def find_base(api: HfApi, adapter: Path, base_repo: str | None) -> PinnedRepo:
+    """The repository and the commit of an adapter's base."""
+    config = read_json(adapter / ADAPTER_CONFIG_NAME)
+    named = config["base_model_name_or_path"]
+    is_on_hub = bool(HUB_ID.fullmatch(named)) and not Path(named).exists()
+    if not (is_on_hub or base_repo):
+        raise ValueError(
+            f"{adapter} was trained on the folder {Path(named).name}, which others do not have; publish that first "
+            "and name its repository with --base_repo org/name."
+        )
+    repo_id = base_repo or named
+    revision = config.get("revision") if repo_id == named else None
+    base = PinnedRepo(repo_id, api.model_info(repo_id, revision=revision).sha)
+    if Path(named).is_dir():
+        _refuse_other_weights(api, Path(named), base)
+    return base
+
+
+def _refuse_other_weights(api: HfApi, folder: Path, base: PinnedRepo) -> None:
+    """An adapter on other weights than its base's gives wrong results without an error."""
+    ours = {file.name: sha256_of_file(file) for file in folder.glob("model*.safetensors")}
+    found = api.get_paths_info(base.repo_id, list(ours), revision=base.sha)
+    theirs = {entry.path: entry.lfs.sha256 for entry in found if getattr(entry, "lfs", None)}
+    if ours != theirs:
+        raise ValueError(
+            f"{base.repo_id} at {base.sha} has other weights than {folder.name}, which the adapter was trained on; "
+            "publish that folder first."
+        )
+
+
+def _training_data_of(api: HfApi, base: PinnedRepo) -> tuple[Mapping[str, Any], ...]:
+    config = read_json(api.hf_hub_download(base.repo_id, CONFIG_NAME, revision=base.sha))
+    unknown = {"name": base.repo_id, "license": None, "rows": None, "videos": None, "fingerprint": None}
+    return tuple(config.get("training_data") or [unknown])
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+def find_evaluation(api: HfApi, contents: Contents, eval_repo: str | None) -> PinnedRepo | None:
+    """The evaluation data on the Hub: as `eval_repo` says if these are the same data, or as training loaded them."""
+    data = read_json(contents.source / METRICS_NAME)["evaluation"]["data"]
+    if eval_repo is None:
+        return PinnedRepo(data["name"]) if HUB_ID.fullmatch(data["name"]) else None
+    sha = api.dataset_info(eval_repo).sha
+    folder = Path(api.hf_hub_download(eval_repo, MANIFEST_NAME, revision=sha, repo_type="dataset")).parent
+    if data["fingerprint"] not in (dataset_fingerprint(folder), read_manifest(folder).get("exported_from")):
+        raise ValueError(f"{eval_repo} holds other data than {data['name']}, on which the scores were measured.")
+    return PinnedRepo(eval_repo, sha)

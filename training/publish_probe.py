@@ -1,0 +1,41 @@
+"""Load a model as a stranger would, where this package cannot be imported; run by path in a process of its own.
+
+python -I publish_probe.py FOLDER REPORT.json [BASE_REVISION]
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "mf2"
+
+
+class Hide:
+    """A finder that comes first and refuses the package."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] == HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def probe(folder: str, base_revision: str | None = None) -> dict[str, Any]:
+    """Load model and processor by their Auto classes: `mismatches` by kind, and the `label_space`.
+
+    Args:
+        folder: a checkpoint or an adapter.
+        base_revision: commit of an adapter's base.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    pin = {"revision": base_revision} if base_revision else {}
+    model, info = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True, **pin)
+    AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    mismatches = {kind: sorted(map(str, names)) for kind, names in info.items() if names}
+    return {"mismatches": mismatches, "label_space": model.label_space.to_dict()}
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Hide())
+    report = probe(sys.argv[1], *sys.argv[3:])
+    Path(sys.argv[2]).write_text(json.dumps(report), "utf-8")

@@ -1,0 +1,132 @@
+"""Put a publication on the Hub in one commit, in an order that leaves nothing half done wherever it stops.
+
+A new repository is private until the commit is there, one that becomes private is so before it. Repeating a
+publication that is done changes nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+
+from mf2.training.publish_folder import Contents
+
+MAIN = "main"
+GATE = "manual"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a publication goes.
+
+    Args:
+        repo_id: `owner/name`.
+        repo_type: `model` or `dataset`.
+        branch: made from `main` if it is not there.
+        private: True or False; None keeps what is there, and makes a new one private.
+    """
+
+    repo_id: str
+    repo_type: str
+    branch: str = MAIN
+    private: bool | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What is there: whether the repository exists, who may see it, and whether they have to ask."""
+
+    exists: bool
+    private: bool = True
+    gated: bool = False
+
+
+@contextmanager
+def explaining_hub_errors(repo_id: str) -> Iterator[None]:
+    """Turn the client's errors into one line that says what to do; none of them holds a token."""
+    again = "Nothing that was there has changed; run the same command again."
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise PermissionError("There is no token for the Hub; run `hf auth login` or set HF_TOKEN.") from None
+    except RepositoryNotFoundError:
+        raise PermissionError(f"{repo_id} or what it refers to is not there, or the token may not see it.") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise PermissionError(f"The Hub refuses ({status}): the token may not write to {repo_id}.") from None
+        raise ConnectionError(f"The Hub answered {status} for {repo_id}. {again}") from None
+    except HTTPError as error:
+        raise ConnectionError(f"The connection to the Hub broke ({type(error).__name__}). {again}") from None
+    except RuntimeError as error:
+        if not str(error).startswith("Error while uploading"):
+            raise
+        raise ConnectionError(f"{error} {again}") from None
+
+
+def find_state(api: HfApi, target: Target) -> State:
+    """Look at the repository."""
+    try:
+        info = api.repo_info(target.repo_id, repo_type=target.repo_type)
+    except RepositoryNotFoundError:
+        return State(exists=False)
+    return State(True, bool(info.private), bool(info.gated))
+
+
+def upload(api: HfApi, contents: Contents, target: Target, state: State) -> CommitInfo:
+    """Make what is missing, commit, and open the repository last.
+
+    Args:
+        state: of the repository, from `find_state`.
+    Returns:
+        The commit that holds exactly these files; an earlier one where nothing differs.
+    """
+    repo = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    gate = bool(contents.restricted) and target.repo_type == "dataset"
+    if not state.exists:
+        api.create_repo(**repo, private=True, exist_ok=True)
+    api.auth_check(**repo, write=True)  # `exist_ok` alone proves no right to write
+    if not state.private and target.private:
+        api.update_repo_settings(**repo, private=True)
+    elif not state.private and gate and not state.gated:
+        api.update_repo_settings(**repo, gated=GATE)
+    if target.branch != MAIN:
+        api.create_branch(**repo, branch=target.branch, exist_ok=True)
+    commit = _commit(api, contents, target)
+    if state.private and target.private is False:
+        api.update_repo_settings(**repo, private=False, gated=GATE if gate else None)
+    return commit
+
+
+def _commit(api: HfApi, contents: Contents, target: Target) -> CommitInfo:
+    """Commit; where the answer was lost, look and commit what is still missing, which may be nothing."""
+    try:
+        return _commit_once(api, contents, target)
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500:
+            raise
+    except HTTPError:  # no answer: that of the client's HTTP library, which changes its name between versions
+        pass
+    return _commit_once(api, contents, target)
+
+
+def _commit_once(api: HfApi, contents: Contents, target: Target) -> CommitInfo:
+    repo = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    head = api.repo_info(**repo, revision=target.branch).sha
+    present = api.list_repo_files(**repo, revision=head)
+    stale = [path for path in present if contents.owns(path) and path not in contents.files]
+    additions = [CommitOperationAdd(path, _payload(content)) for path, content in contents.files.items()]
+    return api.create_commit(
+        **repo,
+        operations=[*additions, *(CommitOperationDelete(path, is_folder=False) for path in stale)],
+        commit_message=f"Publish {contents.kind} {target.repo_id.split('/')[-1]}",
+        revision=target.branch,
+        parent_commit=head,
+    )
+
+
+def _payload(content: Path | str) -> str | bytes:
+    return content.encode() if isinstance(content, str) else str(content)
