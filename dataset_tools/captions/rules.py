@@ -116,7 +116,7 @@ def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
         yield f"AUs without a sentence: {_codes(empty)}."
     yield from _name_violations((entry.au_id, entry.name) for entry in entries)
     bodies = "\n".join(entry.sentence for entry in entries)
-    mentions = _au_mentions(bodies)
+    mentions = find_au_mentions(bodies)
     if foreign := {au_id for au_id, _ in mentions} - active:
         yield f"Sentences mention AUs that are not active: {_codes(foreign)}."
     yield from _name_violations((au_id, name) for au_id, name in mentions if name)
@@ -124,7 +124,7 @@ def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
 
 def _code_violations(kind: CaptionKind, text: str, active_aus: Collection[int]) -> Iterator[str]:
     """An emotion caption names no AU; a key-AU caption names at least one, by code and name, and only active ones."""
-    mentions = _au_mentions(text)
+    mentions = find_au_mentions(text)
     mentioned = {au_id for au_id, _ in mentions}
     if kind == "emotion":
         if mentioned:
@@ -146,7 +146,7 @@ def _name_violations(names: Iterator[tuple[int, str]]) -> Iterator[str]:
             yield f"AU{au_id} is called {name!r}; its FACS name is {ACTION_UNITS[au_id].name!r}."
 
 
-def _au_mentions(text: str) -> list[tuple[int, str]]:
+def find_au_mentions(text: str) -> list[tuple[int, str]]:
     """(AU number, name in brackets or "") of every code in `text`."""
     return [(int(number), name) for number, name in _AU_MENTION.findall(text)]
 
