@@ -72,9 +72,9 @@ def _finite(value: Any) -> Any:
 
 def _score(value: float | None) -> str:
     """Three decimals, or a dash for what does not apply."""
-    return "–" if value is None else f"{_finite(value):.3f}"
+    return "–" if value is None else f"{_finite(float(value)):.3f}"
 
 
 def _count(value: int | None) -> str:
     """With thousands set apart, or a dash for what nobody recorded."""
-    return "–" if value is None else f"{value:,}"
+    return "–" if value is None else f"{int(value):,}"

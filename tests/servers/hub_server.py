@@ -7,6 +7,8 @@ refs, branches, tags, info, resolve with ranges; private and gated repositories;
         subprocess.run(command, env=hub.client_env(home, token="hf_alice"))
         hub.repos["models", "alice/name"].files()
 
+`hub.faults.append(Fault("POST", "/commit/", "lose"))` lets the next such request go wrong.
+
 Clients read their environment at import: run them in processes of their own.
 """
 
@@ -15,8 +17,10 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -36,6 +40,25 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+@dataclass
+class Fault:
+    """What goes wrong with requests whose method is this and whose path holds `part`.
+
+    Args:
+        how: `drop` closes the connection before anything is done, `lose` after it was done and before the answer;
+            a number is answered as the status, and nothing is done.
+        times: how many requests it meets; every one if None.
+    """
+
+    method: str
+    part: str
+    how: str | int
+    times: int | None = 1
+
+    def meets(self, method: str, path: str) -> bool:
+        return self.times != 0 and method == self.method and self.part in path
+
+
 class HubServer(ThreadingHTTPServer):
     """See the module. `requests` collects what was asked for, `METHOD path -> status`.
 
@@ -52,11 +75,21 @@ class HubServer(ThreadingHTTPServer):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: list[Fault] = []
         self.lock = threading.Lock()
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def take_fault(self, method: str, path: str) -> str | int | None:
+        """How this request goes wrong, if it does; the fault is used up by one."""
+        with self.lock:
+            for fault in self.faults:
+                if fault.meets(method, path):
+                    fault.times = None if fault.times is None else fault.times - 1
+                    return fault.how
+        return None
 
     def client_env(self, home: Path, token: str | None = None) -> dict[str, str]:
         """The environment of a process whose Hub this is; `home` takes its caches."""
@@ -101,7 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.take_fault(self.command, url.path)
+        if fault == "drop":
+            return self._hang_up(f"{self.command} {url.path} -> dropped")
         try:
+            if isinstance(fault, int):
+                raise HubError(fault, "A fault was asked for")
             self.account = self._authenticate()
             with self.server.lock:
                 found = self._dispatch(url.path)
@@ -109,10 +147,18 @@ class _Handler(BaseHTTPRequestHandler):
         except HubError as error:
             headers = {"X-Error-Message": str(error), **({"X-Error-Code": error.code} if error.code else {})}
             answer = Answer(error.body, error.status, headers | error.headers)
+        if fault == "lose":
+            return self._hang_up(f"{self.command} {url.path} -> {answer.status}, lost")
         self.server.requests.append(f"{self.command} {url.path} -> {answer.status}")
         self._send(answer)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
+
+    def _hang_up(self, what: str) -> None:
+        """Close the connection without an answer."""
+        self.server.requests.append(what)
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _dispatch(self, path: str) -> Any:
         for method, pattern, name in _ROUTES:

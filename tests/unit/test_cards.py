@@ -1,0 +1,198 @@
+"""Cards: what the Hub reads of them, and that no figure comes from anywhere but the measurement."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
+
+from mf2.dataset_tools.card_template import render_card
+from mf2.dataset_tools.dataset_card import card as dataset_text
+from mf2.dataset_tools.privacy import restricted_sources
+from mf2.labels_mf2 import EMOTIONS
+from mf2.training.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
+from mf2.training.metrics import au_metrics, emotion_metrics
+
+SHA, BASE_SHA = "a" * 40, "b" * 40
+THRESHOLDS = [0.41, 0.62]
+DATA = {
+    "name": "Faces",
+    "license": "apache-2.0",
+    "synthetic": True,
+    "fingerprint": "f" * 64,
+    "rows": 4096,
+    "videos": 9,
+}
+RESTRICTED = DATA | {"name": "Aff-Wild2", "license": "other", "synthetic": False}
+
+
+def measured():
+    """`metrics.json` of two AUs and the emotions, scored on random predictions."""
+    rng = np.random.default_rng(0)
+    probs, labels = rng.random((50, 2)), rng.integers(0, 2, (50, 2))
+    description = DATA | {"split": "validation", "rows": 50, "emotion_ceiling": None}
+    return {
+        "model": {"name": "run", "license": "apache-2.0", "parameters": 20, "trainable_parameters": 10},
+        "evaluation": {
+            "data": description,
+            "aus": au_metrics(probs, labels, ["AU1", "AU12"]),
+            "aus_tuned": au_metrics(probs, labels, ["AU1", "AU12"], THRESHOLDS),
+            "emotion": emotion_metrics(rng.random((50, 8)), rng.integers(0, 8, 50), EMOTIONS),
+        },
+        "training": {
+            "data": description | {"split": "train"},
+            "unlabelled_aus": [],
+            "tuning_rows": 40,
+            "seed": 7,
+            "steps": 30,
+            "epochs": 2.0,
+            "seconds": 61.5,
+            "batch_size": 4,
+        },
+        "environment": {"torch": "2.15.0"},
+    }
+
+
+def folder_of(tmp_path, config, metrics=None, name="config.json"):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics or measured()))
+    labels = {"au_ids": [1, 12], "emotions": list(EMOTIONS), "au_thresholds": THRESHOLDS, "training_data": [DATA]}
+    (tmp_path / name).write_text(json.dumps(labels | config))
+    return tmp_path
+
+
+def adapter_of(tmp_path, **config):
+    config = {"peft_type": "DFN", "base_model_name_or_path": "org/base", "revision": BASE_SHA} | config
+    return folder_of(tmp_path, config, name="adapter_config.json")
+
+
+# --------------------------------------------------------------------------------------------------------- the Hub's side
+def test_the_hub_reads_a_checkpoints_card(tmp_path):
+    metrics = measured()
+    write_card(folder_of(tmp_path, {}, metrics), Placement("org/mf2-small"))
+    card = ModelCard.load(tmp_path / "README.md")
+    data = card.data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "transformers",
+        "image-classification",
+    )
+    assert data.model_name == "mf2-small" and "facial-action-units" in data.tags
+    found = {result.metric_name: result.metric_value for result in data.eval_results}
+    scores = metrics["evaluation"]
+    assert found == {
+        "mean AU F1": round(scores["aus"]["f1"], 4),
+        "emotion top-1 accuracy": round(scores["emotion"]["top1"], 4),
+        "emotion macro-F1": round(scores["emotion"]["macro_f1"], 4),
+    }
+    assert {(r.task_type, r.dataset_name, r.dataset_split) for r in data.eval_results} == {
+        ("image-classification", "Faces", "validation")
+    }
+    assert data.get("base_model") is None
+    for text in ("| AU12 | Lip Corner Puller | 0.620 |", "Art. 5(1)(f)", "Annex III", "Art. 50(3)", "GDPR", "BIPA"):
+        assert text in card.text
+    assert "seed\n7)" in card.text and "torch 2.15.0" in card.text and "**generated** faces only" in card.text
+
+
+def test_the_hub_reads_an_adapters_card(tmp_path):
+    placement = Placement("org/dfn", PinnedRepo("org/base", BASE_SHA), (RESTRICTED,))
+    card = make_card(adapter_of(tmp_path), placement)
+    data = ModelCard(str(card)).data
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/base", "adapter", "transformers")
+    assert data.license == "other" and data.license_name, "what the base learned from is inherited"
+    assert "Not free to pass on: Aff-Wild2." in card.text and "generated** faces only" not in card.text
+    assert f'revision="{BASE_SHA}", adapter_kwargs={{"revision": "main"}}' in card.text
+
+
+def test_results_files_are_read_back_as_entries():
+    entries = parse_eval_result_entries(
+        yaml.safe_load(eval_results_yaml(measured()["evaluation"], PinnedRepo("org/faces", SHA)))
+    )
+    assert [(entry.dataset_id, entry.dataset_revision) for entry in entries] == [("org/faces", SHA)] * 3
+    assert [entry.task_id for entry in entries] == ["mean_au_f1", "emotion_top_1_accuracy", "emotion_macro_f1"]
+    assert all(0 <= entry.value <= 1 for entry in entries)
+
+
+def test_a_data_sets_text_and_its_terms():
+    counts = {
+        "train": {
+            **{name: 3 for name in ("images", "videos", "groups", "landmarks", "unlabelled emotion")},
+            "emotions": {"Calm": 2},
+            "aus": {"AU1": {"active": 1, "not active": 2, "unlabelled": 0}},
+            "captions": dict.fromkeys(("caption_emotion", "caption_au", "caption_key_au"), 3),
+            "caption writers": ["template"],
+        }
+    }
+    example = {"caption_emotion": "Calm.", "caption_au": None, "caption_key_au": None}
+    text = dataset_text({"pretty_name": "Made"}, counts, 0, example)
+    assert "terms of the images and labels are not stated" in text, "what nobody licensed is not free"
+    assert "| Calm" in text and "- `caption_emotion`: Calm." in text and "caption_au`:" not in text
+    assert "License: mit." in dataset_text({"license": "mit"}, counts, 0, example)
+    assert DatasetCard(f"---\nlicense: mit\n---\n{text}").data.license == "mit"
+
+
+def test_restriction_is_told_by_licence():
+    sources = [DATA, RESTRICTED, RESTRICTED, {"name": "org/unknown", "license": None}]
+    assert restricted_sources(sources) == ["Aff-Wild2", "org/unknown"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+def test_every_decimal_on_the_card_was_measured(tmp_path):
+    """Figures of the text are those of the metrics and the thresholds, rounded as the card rounds them."""
+    metrics = measured()
+    card = make_card(folder_of(tmp_path, {}, metrics))
+    known = {f"{value:.3f}" for value in _numbers(metrics)} | {f"{value:.3f}" for value in THRESHOLDS}
+    known |= {"0.5", "2.0", f"{metrics['training']['seconds'] / 60:.1f}"}
+    text = card.text.replace("torch 2.15.0", "")
+    assert set(re.findall(r"(?<![\w.])\d+\.\d+", text)) <= known
+
+
+def _numbers(value):
+    if isinstance(value, dict):
+        return [number for each in value.values() for number in _numbers(each)]
+    return [value] if isinstance(value, float) else []
+
+
+@pytest.mark.parametrize("planted", ["mean F1 0.93", "31,320 images", "97 % right", "{{ 0.93 | score }}"])
+def test_a_figure_of_the_template_is_refused(tmp_path, planted):
+    (tmp_path / "card.md").write_text(f"# {{{{ name }}}}\n\nArt. 50(3), `x`, {planted}.\n")
+    with pytest.raises(ValueError, match="states .*has to be measured"):
+        render_card("card.md", templates=tmp_path, name="mine")
+
+
+def test_a_figure_of_an_included_template_is_refused(tmp_path):
+    (tmp_path / "part.md").write_text("F1 is 0.93.\n")
+    (tmp_path / "card.md").write_text('{% include "part.md" %}\n')
+    with pytest.raises(ValueError, match=r"part.md states 0.93"):
+        render_card("card.md", templates=tmp_path)
+
+
+def test_a_figure_that_was_not_measured_is_refused(tmp_path):
+    metrics = measured()
+    del metrics["evaluation"]["aus"]["average_precision"]
+    with pytest.raises(ValueError, match="not measured.*average_precision"):
+        make_card(folder_of(tmp_path, {}, metrics))
+    metrics = measured()
+    metrics["evaluation"]["emotion"]["uar"] = float("nan")
+    with pytest.raises(ValueError, match="nan; it must be finite"):
+        make_card(folder_of(tmp_path, {}, metrics))
+
+
+def test_a_task_without_labels_has_no_scores(tmp_path):
+    metrics = measured()
+    metrics["evaluation"]["emotion"] = {"num_labelled": 0}
+    card = make_card(folder_of(tmp_path, {"emotions": []}, metrics))
+    assert [result.metric_name for result in card.data.eval_results] == ["mean AU F1"]
+    assert "majority class" not in card.text and "Emotions:" not in card.text
+
+
+# ------------------------------------------------------------------------------------------------------------------ lines
+def test_pinned_lines_are_python_and_pin_both_commits():
+    plain, pinned = loading_lines("org/m"), loading_lines("org/m", SHA)
+    adapter = loading_lines("org/a", SHA, PinnedRepo("org/base", BASE_SHA))
+    for lines in (plain, pinned, adapter):
+        compile(lines, "lines", "exec")
+    assert "revision" not in plain and pinned.count(f'revision="{SHA}"') == 2
+    model_line = next(line for line in adapter.splitlines() if line.startswith("model"))
+    assert f'"org/a", revision="{BASE_SHA}", adapter_kwargs={{"revision": "{SHA}"}}' in model_line
