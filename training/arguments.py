@@ -48,20 +48,28 @@ class DataArguments:
     train_data: str = _arg(
         "synth", "MFA data set to train on: a folder, a Hub id, or `synth` to generate one into OUTPUT_DIR/data"
     )
-    eval_data: str | None = _arg(None, "data set to evaluate on [default: that of --train_data]")
-    train_split: str = _arg("train", "split of --train_data to train on")
-    eval_split: str = _arg("validation", "split of --eval_data to evaluate on")
     synth: dict = _arg({}, "options of the generated sample, those of `mf2 data synth`: num_train, num_eval, seed, …")
-    max_train_rows: int | None = _arg(None, "train on this many rows, evenly spaced [default: all]", low=1)
-    max_eval_rows: int | None = _arg(None, "evaluate on this many rows, evenly spaced [default: all]", low=1)
     image_size: int | None = _arg(
         None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
     )
     image_mean: list | None = _arg(None, "channel means, fractions of 1 [default: the checkpoint's, else 0.5 each]")
     image_std: list | None = _arg(None, "channel deviations [default: the checkpoint's, else 0.5 each]")
+
+
+@dataclass
+class SplitArguments:
+    """Splits."""
+
+    eval_data: str | None = _arg(None, "data set to evaluate on [default: that trained on]")
+    train_split: str = _arg("train", "split to train on")
+    eval_split: str = _arg("validation", "split to evaluate on")
+    max_train_rows: int | None = _arg(None, "train on this many rows, evenly spaced [default: all]", low=1)
+    max_eval_rows: int | None = _arg(None, "evaluate on this many rows, evenly spaced [default: all]", low=1)
     augment: bool = _arg(True, "random crop, flip and colour; landmarks move with the image")
     augmentation: dict = _arg({}, "ranges of the augmentation, fields of mf2.processing_mf2.Augmentation")
     dataloader_num_workers: int = _arg(1, "processes that read images, for each training process", low=0, fixed=False)
+    weight_aus: bool = _arg(True, "weigh active against not active AUs by their counts in the training split")
+    tuning_rows: int = _arg(2000, "rows of the training split on which AU thresholds are tuned", low=1)
 
 
 @dataclass
@@ -78,8 +86,37 @@ class ModelArguments:
         None, "BERT tokenizer, name or folder [default: a WordPiece vocabulary trained on the captions]"
     )
     vocab_size: int = _arg(2000, "entries of a vocabulary that is trained on the captions, at most", low=100)
-    weight_aus: bool = _arg(True, "weigh active against not active AUs by their counts in the training split")
-    tuning_rows: int = _arg(2000, "rows of the training split on which AU thresholds are tuned", low=1)
+
+
+@dataclass
+class TaskArguments:
+    """Task and method."""
+
+    model: str = _arg("", "MF² checkpoint to adapt: a folder or a Hub id")
+    data: str = _arg(
+        "",
+        "MFA data sets or CSV files to adapt to; several, separated by commas, are joined, and what "
+        "one does not label is masked",
+    )
+    method: str = _arg(
+        "dfn",
+        "dfn trains an adapter beside the frozen model; full trains everything but a frozen tower, lora low-rank "
+        "changes of the Q-Formers and the recognisers, head the recognisers alone; these three end as checkpoints",
+        choices=("dfn", "full", "lora", "head"),
+    )
+    losses: str = _arg(
+        "task", "task: the recognisers'; all: also ITC, ITM and ITG (full only)", choices=("task", "all")
+    )
+    au_ids: list | None = _arg(None, "AUs of the task, as [1, 2, 12] [default: those that the training split labels]")
+    emotions: list | None = _arg(None, "emotions of the task [default: those that the training split has]")
+    dfn: dict = _arg({}, "fields of DFNConfig: r, num_kept_states, alignment_weight, text_cells, decoupled, …")
+    lora_r: int = _arg(8, "rank of LoRA", low=1)
+    no_cache: bool = _arg(False, "dfn: train live instead of from cached states")
+    views: int = _arg(
+        4, "dfn: views a row; epochs take turns. The first is the face as it is, others are augmented", low=1
+    )
+    cache_dir: str | None = _arg(None, "dfn: where states are cached [default: OUTPUT_DIR/states]", fixed=False)
+    cache_dtype: str = _arg("float16", "dfn: type of cached states", choices=("float16", "float32"))
 
 
 @dataclass
@@ -134,22 +171,43 @@ class RunArguments:
 
 
 @dataclass
-class PretrainArguments(RunArguments, OptimizerArguments, ModelArguments, DataArguments):
+class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelArguments, DataArguments):
     """Everything that `training/pretrain.py` takes."""
 
     def __post_init__(self) -> None:
         check_values(self)
+        _check_learning_rates(self)
         starts = [name for name in ("init_text", "init_qformer", "init_vision") if getattr(self, name)]
         if self.model_name_or_path and (starts or self.model):
             given = ", ".join(starts or ["model"])
             raise ValueError(f"{given} would change a new model, but model_name_or_path is {self.model_name_or_path}.")
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate is {self.min_learning_rate}; it must be <= learning_rate = {self.learning_rate}."
-            )
 
 
-Arguments = TypeVar("Arguments", bound=PretrainArguments)
+@dataclass
+class FinetuneArguments(RunArguments, OptimizerArguments, SplitArguments, TaskArguments):
+    """Everything that `training/finetune.py` takes."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        _check_learning_rates(self)
+        for name in ("model", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is missing; {self.__dataclass_fields__[name].metadata['help']}.")
+        if self.losses == "all" and self.method != "full":
+            raise ValueError(f"losses is 'all', which only full fine-tuning has; method is {self.method!r}.")
+        if self.dfn and self.method != "dfn":
+            raise ValueError(f"dfn sets {', '.join(self.dfn)}, but method is {self.method!r}.")
+
+
+Arguments = TypeVar("Arguments", bound=RunArguments)
+
+
+def _check_learning_rates(arguments: OptimizerArguments) -> None:
+    if arguments.min_learning_rate > arguments.learning_rate:
+        raise ValueError(
+            f"min_learning_rate is {arguments.min_learning_rate}; it must be <= learning_rate = "
+            f"{arguments.learning_rate}."
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ checking

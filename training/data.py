@@ -18,23 +18,70 @@ from transformers import PreTrainedTokenizerBase
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
 from mf2.dataset_tools.schema import au_columns, dataset_fingerprint, load_mfa, read_manifest
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.processing_mf2 import Augmentation, MF2ImageProcessor, read_image
 
 CAPTION_PROMPTS = {"emotion": "emotion:", "key_au": "key action units:"}
 """What opens a caption of the global branch where it learns both kinds (`emo_text="random"`)."""
+
+KEPT_COLUMNS = (
+    *("image", "file_name", "dataset", "video_id", "group_id", "frame", "landmarks"),
+    *("caption_emotion", "caption_au", "caption_key_au"),
+)
+"""What of a row is used beside its labels."""
 
 POS_WEIGHT_BOUNDS = (0.1, 10.0)
 """Active-against-not weights stay inside: a handful of active rows should not rule the AU loss."""
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
-def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int]) -> datasets.Dataset:
+def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int] | None) -> datasets.Dataset:
     """A split of a data set, checked against the schema; `max_rows` keeps that many, evenly spaced."""
-    rows = load_mfa(path, split, au_ids=au_ids)
-    rows = rows.cast_column("image", datasets.Image(decode=False))
-    if max_rows is not None and max_rows < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))
+    return _space_out(
+        load_mfa(path, split, au_ids=au_ids).cast_column("image", datasets.Image(decode=False)), max_rows
+    )
+
+
+def _space_out(rows: datasets.Dataset, max_rows: int | None) -> datasets.Dataset:
+    """At most `max_rows` rows, evenly spaced."""
+    if max_rows is None or max_rows >= len(rows):
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))
+
+
+def find_label_space(parts: Sequence[datasets.Dataset]) -> LabelSpace:
+    """What data sets label together: each AU with a label and each emotion that occurs, in the data sets' order."""
+    columns = [name for rows in parts for name in rows.column_names if name.removeprefix("AU").isdigit()]
+    labelled = {int(name[2:]) for name in dict.fromkeys(columns) for rows in parts if _is_labelled(rows, name)}
+    emotions: dict[str, None] = {}
+    for rows in parts:
+        names, present = rows.features["emotion"].names, set(rows["emotion"])
+        emotions |= dict.fromkeys(name for index, name in enumerate(names) if index in present)
+    return LabelSpace(tuple(sorted(labelled)), tuple(emotions))
+
+
+def _is_labelled(rows: datasets.Dataset, column: str) -> bool:
+    return column in rows.column_names and bool((np.asarray(rows[column]) != AU_UNLABELLED).any())
+
+
+def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datasets.Dataset:
+    """The rows with the AU columns and the emotion names of a label space; what it does not know is unlabelled."""
+    names = rows.features["emotion"].names
+    index_of = {i: label_space.emotions.index(name) for i, name in enumerate(names) if name in label_space.emotions}
+    emotions = [index_of.get(value) for value in rows["emotion"]]
+    labels = {
+        column: np.asarray(rows[column], dtype=np.int8)
+        if column in rows.column_names
+        else np.full(len(rows), AU_UNLABELLED, np.int8)
+        for column in au_columns(label_space.au_ids)
+    }
+    rows = rows.select_columns([name for name in KEPT_COLUMNS if name in rows.column_names])
+    feature = (
+        datasets.ClassLabel(names=list(label_space.emotions)) if label_space.emotions else datasets.Value("int64")
+    )
+    rows = rows.add_column("emotion", emotions, feature=feature)
+    for column, values in labels.items():
+        rows = rows.add_column(column, values)
     return rows
 
 
@@ -57,6 +104,22 @@ def describe_rows(path: str, split: str, rows: datasets.Dataset) -> dict[str, An
     }
 
 
+def _describe_together(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One description of several splits; a licence that is not shared is `other`."""
+    licenses, fingerprints = ({entry[name] for entry in described} for name in ("license", "fingerprint"))
+    return {
+        "name": " + ".join(entry["name"] for entry in described),
+        "split": described[0]["split"],
+        "license": licenses.pop() if len(licenses) == 1 else "other",
+        "synthetic": all(entry["synthetic"] for entry in described),
+        "fingerprint": None if None in fingerprints else "+".join(sorted(fingerprints)),
+        "rows": sum(entry["rows"] for entry in described),
+        "videos": sum(entry["videos"] for entry in described),
+        "emotion_ceiling": None,
+        "parts": list(described),
+    }
+
+
 @dataclass(frozen=True)
 class Labels:
     """The labels of a split: `aus` (N, A) 1 / 0 / -1 and `emotion` (N,), -100 unlabelled; both int64."""
@@ -67,7 +130,8 @@ class Labels:
     @classmethod
     def from_rows(cls, rows: datasets.Dataset, au_ids: Sequence[int]) -> "Labels":
         emotion = [EMOTION_UNLABELLED if value is None else value for value in rows["emotion"]]
-        aus = np.stack([np.asarray(rows[column], dtype=np.int64) for column in au_columns(au_ids)], axis=1)
+        columns = [np.asarray(rows[column], dtype=np.int64) for column in au_columns(au_ids)]
+        aus = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
         return cls(aus, np.asarray(emotion, dtype=np.int64))
 
     def au_pos_weight(self) -> list[float]:
@@ -94,6 +158,34 @@ class Split:
         """Load and check a split; the errors are those of `load_mfa`."""
         rows = load_rows(path, split, max_rows, au_ids)
         return cls(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
+
+    @classmethod
+    def join(
+        cls, paths: Sequence[str], split: str, max_rows: int | None, label_space: LabelSpace | None = None
+    ) -> "Split":
+        """The split of several data sets as one, in a label space of its own: what one does not label is masked.
+
+        Args:
+            max_rows: of each data set.
+            label_space: by default, what the rows label together.
+        Raises:
+            ValueError: nothing is labelled, or nothing of `label_space`; else the errors of `load_mfa`.
+        """
+        parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
+        label_space = label_space or find_label_space(parts)
+        described = [describe_rows(path, split, rows) for path, rows in zip(paths, parts, strict=True)]
+        rows = datasets.concatenate_datasets([adopt_label_space(part, label_space) for part in parts])
+        labels = Labels.from_rows(rows, label_space.au_ids)
+        if (labels.aus == AU_UNLABELLED).all() and (labels.emotion == EMOTION_UNLABELLED).all():
+            wanted = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
+            raise ValueError(f"{', '.join(paths)} ({split}): no row labels {wanted}.")
+        return cls(rows, labels, described[0] if len(described) == 1 else _describe_together(described))
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The AUs and the emotions of the label columns."""
+        au_ids = [int(name[2:]) for name in self.rows.column_names if name.removeprefix("AU").isdigit()]
+        return LabelSpace(tuple(au_ids), tuple(getattr(self.rows.features["emotion"], "names", ())))
 
     @property
     def faces(self) -> "FaceDataset":
@@ -168,22 +260,31 @@ class CaptionTable:
         rows: a split.
         labels: its labels; an AU's sentence is the caption's where the AU is active, the fixed "not active" one where
             it is not, and none where it is unlabelled.
-        config: which texts, their lengths and the AUs.
+        config: which texts, and their lengths.
         tokenizer: of the text side.
+        au_ids: of the labels; those of `config` by default.
     """
 
-    def __init__(self, rows: datasets.Dataset, labels: Labels, config: MF2Config, tokenizer: PreTrainedTokenizerBase):
-        self._table = TokenTable(tokenizer)
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        labels: Labels,
+        config: MF2Config,
+        tokenizer: PreTrainedTokenizerBase,
+        au_ids: Sequence[int] | None = None,
+    ):
+        self._au_ids = config.au_ids if au_ids is None else au_ids
+        self.table = TokenTable(tokenizer)
         self._global: list[np.ndarray] = []  # per kind, (N,)
         self._local: np.ndarray | None = None  # (N,) or (N, A)
         if config.use_emo_vl:
             self._global = [self._add_global(rows, kind, config) for kind in self._kinds(config)]
         if config.use_au_vl and config.au_text_mode == "caption":
-            self._local = self._table.add(list(rows["caption_au"]), config.au_text_length)
+            self._local = self.table.add(list(rows["caption_au"]), config.au_text_length)
         elif config.use_au_vl:
             self._local = self._add_sentences(rows, labels, config)
-        self.num_cut = self._table.num_cut
-        self._table.freeze()
+        self.num_cut = self.table.num_cut
+        self.table.freeze()
 
     @staticmethod
     def _kinds(config: MF2Config) -> Sequence[str]:
@@ -192,35 +293,47 @@ class CaptionTable:
     def _add_global(self, rows: datasets.Dataset, kind: str, config: MF2Config) -> np.ndarray:
         prompt = f"{CAPTION_PROMPTS[kind]} " if config.emo_text == "random" else ""
         texts = [prompt + text if text else None for text in rows[f"caption_{kind}"]]
-        return self._table.add(texts, getattr(config, f"{kind}_text_length"))
+        return self.table.add(texts, getattr(config, f"{kind}_text_length"))
 
     def _add_sentences(self, rows: datasets.Dataset, labels: Labels, config: MF2Config) -> np.ndarray:
-        inactive = [inactive_au_sentence(au_id) for au_id in config.au_ids]
+        inactive = [inactive_au_sentence(au_id) for au_id in self._au_ids]
         sentences: list[str | None] = []
         for caption, active in zip(rows["caption_au"], labels.aus, strict=True):
             written = parse_au_caption(caption) if caption else {}
-            for au_id, label, fixed in zip(config.au_ids, active, inactive, strict=True):
+            for au_id, label, fixed in zip(self._au_ids, active, inactive, strict=True):
                 sentences.append({1: written.get(au_id), 0: fixed}.get(int(label)))
-        return self._table.add(sentences, config.au_sentence_length).reshape(labels.aus.shape)
+        return self.table.add(sentences, config.au_sentence_length).reshape(labels.aus.shape)
+
+    def indexes(self, rows: np.ndarray, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+        """Which text of `table` each branch reads, `emo` `(B,)` and `au` `(B,)` or `(B, A)`; -1 is none.
+
+        Where a row has captions of both kinds, its seed chooses.
+        """
+        found = {}
+        if self._global:
+            found["emo"] = np.array([self._choose(row, seed) for row, seed in zip(rows, seeds, strict=True)])
+        if self._local is not None:
+            found["au"] = self._local[rows]
+        return found
+
+    def used_indexes(self) -> dict[str, np.ndarray]:
+        """All texts of `table` that a branch may read, sorted."""
+        parts = {"emo": self._global, "au": [] if self._local is None else [self._local]}
+        used = {branch: np.unique(np.concatenate([part.ravel() for part in of])) for branch, of in parts.items() if of}
+        return {branch: indexes[indexes >= 0] for branch, indexes in used.items()}
 
     def batch(self, rows: np.ndarray, seeds: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The text part of a batch. Where a row has captions of both kinds, its seed chooses."""
+        """The text part of a batch."""
         batch: dict[str, torch.Tensor] = {}
-        if self._global:
-            chosen = [self._choose(row, seed) for row, seed in zip(rows, seeds, strict=True)]
-            batch |= _named(("input_ids", "attention_mask", "caption_ids"), self._table.pad(np.array(chosen)))
-        if self._local is not None:
-            names = ("au_input_ids", "au_attention_mask", "au_caption_ids")
-            batch |= _named(names, self._table.pad(self._local[rows]))
+        for branch, indexes in self.indexes(rows, seeds).items():
+            prefix = "au_" if branch == "au" else ""
+            names = (f"{prefix}{name}" for name in ("input_ids", "attention_mask", "caption_ids"))
+            batch |= dict(zip(names, self.table.pad(indexes), strict=True))
         return batch
 
     def _choose(self, row: int, seed: int) -> int:
         present = [index[row] for index in self._global if index[row] >= 0] or [-1]
         return present[seed % len(present)]
-
-
-def _named(names: Sequence[str], values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    return dict(zip(names, values, strict=True))
 
 
 def caption_prompt_ids(tokenizer: PreTrainedTokenizerBase, emo_text: str) -> dict[str, list[int]] | None:
@@ -273,7 +386,8 @@ class FaceCollator:
     """Examples to a batch by name, see `MF2ForPreTraining.forward`.
 
     Training examples are augmented and carry texts; evaluation examples are neither, so that what is measured is what
-    an image alone gives.
+    an image alone gives. With a number of `views`, epochs take turns in showing that many views of a row, the first of
+    which is not augmented.
     """
 
     def __init__(
@@ -282,11 +396,13 @@ class FaceCollator:
         captions: CaptionTable | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        views: int | None = None,
     ):
         self.image_processor = image_processor
         self.captions = captions
         self.augmentation = augmentation
         self.seed = seed
+        self.views = views
 
     def __call__(self, examples: Sequence[FaceExample]) -> dict[str, torch.Tensor]:
         batch = {
@@ -296,14 +412,22 @@ class FaceCollator:
         seeds = [row_seed(self.seed, example.epoch, example.row) for example in examples if example.epoch is not None]
         if seeds and self.captions:
             batch |= self.captions.batch(np.array([example.row for example in examples]), seeds)
+        view_seeds = self._view_seeds(examples) if seeds and self.augmentation else None
         faces = self.image_processor(
             [example.image for example in examples],
             landmarks=[example.landmarks_px for example in examples],
-            augment=self.augmentation if seeds else None,
-            augment_seeds=seeds or None,
+            augment=self.augmentation if view_seeds else None,
+            augment_seeds=view_seeds,
             input_data_format="channels_last",
         )
         return batch | {"pixel_values": faces["pixel_values"], "au_boxes": faces["au_boxes"]}
+
+    def _view_seeds(self, examples: Sequence[FaceExample]) -> list[int] | None:
+        """What decides each row's augmentation; None for a view without."""
+        views = [example.epoch if self.views is None else example.epoch % self.views for example in examples]
+        if self.views is not None and views[0] == 0:
+            return None  # a batch lies within an epoch, so all of it shows the same view
+        return [row_seed(self.seed, view, example.row) for view, example in zip(views, examples, strict=True)]
 
 
 class EpochSampler(torch.utils.data.Sampler):
