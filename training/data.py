@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
 from mf2.dataset_tools.schema import au_columns, dataset_fingerprint, load_mfa, read_manifest
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
 from mf2.processing_mf2 import Augmentation, MF2ImageProcessor, read_image
 
 CAPTION_PROMPTS = {"emotion": "emotion:", "key_au": "key action units:"}
@@ -37,27 +37,23 @@ POS_WEIGHT_BOUNDS = (0.1, 10.0)
 # ------------------------------------------------------------------------------------------------------------ loading
 def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int] | None) -> datasets.Dataset:
     """A split of a data set, checked against the schema; `max_rows` keeps that many, evenly spaced."""
-    return _space_out(
-        load_mfa(path, split, au_ids=au_ids).cast_column("image", datasets.Image(decode=False)), max_rows
-    )
+    rows = load_mfa(path, split, au_ids=au_ids)
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    if max_rows is not None and max_rows < len(rows):
+        rows = rows.select(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))
+    return rows
 
 
-def _space_out(rows: datasets.Dataset, max_rows: int | None) -> datasets.Dataset:
-    """At most `max_rows` rows, evenly spaced."""
-    if max_rows is None or max_rows >= len(rows):
-        return rows
-    return rows.select(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))
-
-
-def find_label_space(parts: Sequence[datasets.Dataset]) -> LabelSpace:
-    """What data sets label together: each AU with a label and each emotion that occurs, in the data sets' order."""
+def find_label_space(paths: Sequence[str], split: str, max_rows: int | None = None) -> LabelSpace:
+    """What a split of data sets labels together: each AU with a label, and each emotion that occurs."""
+    parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
     columns = [name for rows in parts for name in rows.column_names if name.removeprefix("AU").isdigit()]
-    labelled = {int(name[2:]) for name in dict.fromkeys(columns) for rows in parts if _is_labelled(rows, name)}
-    emotions: dict[str, None] = {}
+    labelled = {int(name[2:]) for name in columns for rows in parts if _is_labelled(rows, name)}
+    emotions: list[str] = []
     for rows in parts:
-        names, present = rows.features["emotion"].names, set(rows["emotion"])
-        emotions |= dict.fromkeys(name for index, name in enumerate(names) if index in present)
-    return LabelSpace(tuple(sorted(labelled)), tuple(emotions))
+        present = set(rows["emotion"])
+        emotions += [name for index, name in enumerate(rows.features["emotion"].names) if index in present]
+    return LabelSpace(tuple(sorted(labelled)), tuple(dict.fromkeys(emotions)))
 
 
 def _is_labelled(rows: datasets.Dataset, column: str) -> bool:
@@ -76,9 +72,7 @@ def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datase
         for column in au_columns(label_space.au_ids)
     }
     rows = rows.select_columns([name for name in KEPT_COLUMNS if name in rows.column_names])
-    feature = (
-        datasets.ClassLabel(names=list(label_space.emotions)) if label_space.emotions else datasets.Value("int64")
-    )
+    feature = datasets.ClassLabel(names=list(label_space.emotions or EMOTIONS))  # it must have names, used or not
     rows = rows.add_column("emotion", emotions, feature=feature)
     for column, values in labels.items():
         rows = rows.add_column(column, values)
@@ -160,19 +154,15 @@ class Split:
         return cls(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
 
     @classmethod
-    def join(
-        cls, paths: Sequence[str], split: str, max_rows: int | None, label_space: LabelSpace | None = None
-    ) -> "Split":
+    def join(cls, paths: Sequence[str], split: str, max_rows: int | None, label_space: LabelSpace) -> "Split":
         """The split of several data sets as one, in a label space of its own: what one does not label is masked.
 
         Args:
             max_rows: of each data set.
-            label_space: by default, what the rows label together.
         Raises:
-            ValueError: nothing is labelled, or nothing of `label_space`; else the errors of `load_mfa`.
+            ValueError: no row labels anything of the label space; else the errors of `load_mfa`.
         """
         parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
-        label_space = label_space or find_label_space(parts)
         described = [describe_rows(path, split, rows) for path, rows in zip(paths, parts, strict=True)]
         rows = datasets.concatenate_datasets([adopt_label_space(part, label_space) for part in parts])
         labels = Labels.from_rows(rows, label_space.au_ids)
@@ -180,12 +170,6 @@ class Split:
             wanted = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
             raise ValueError(f"{', '.join(paths)} ({split}): no row labels {wanted}.")
         return cls(rows, labels, described[0] if len(described) == 1 else _describe_together(described))
-
-    @property
-    def label_space(self) -> LabelSpace:
-        """The AUs and the emotions of the label columns."""
-        au_ids = [int(name[2:]) for name in self.rows.column_names if name.removeprefix("AU").isdigit()]
-        return LabelSpace(tuple(au_ids), tuple(getattr(self.rows.features["emotion"], "names", ())))
 
     @property
     def faces(self) -> "FaceDataset":
