@@ -3,7 +3,7 @@
 AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled); unlabelled entries never count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,9 @@ def au_metrics(
         au_codes: A names, such as `AU12`.
         thresholds: "active" from this probability on; one for all or A of them.
     Returns:
-        `{"f1", "f1_all_positive", "average_precision", "per_au": {code: {...}}, "unlabelled": [code, ...]}`. Means
-        run over the AUs with a label; they are `None` when there is none. An AU without a positive label scores 0.
+        `{"f1", "f1_all_positive", "average_precision", "prevalence", "per_au": {code: {...}}, "unlabelled": [code,
+        ...]}`. Means run over the AUs with a label; they are `None` when there is none. An AU without a positive label
+        scores 0. The prevalence is what average precision reaches by chance.
     """
     limits = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(au_codes),))
     per_au: dict[str, dict[str, Any]] = {}
@@ -68,9 +69,10 @@ def au_metrics(
         if labelled.any():
             per_au[code] = _one_au(probs[labelled, index], labels[labelled, index] == 1, float(limits[index]))
     return {
-        "f1": _mean(au["f1"] for au in per_au.values()),
-        "f1_all_positive": _mean(au["f1_all_positive"] for au in per_au.values()),
-        "average_precision": _mean(au["average_precision"] for au in per_au.values()),
+        "f1": mean_of_known(au["f1"] for au in per_au.values()),
+        "f1_all_positive": mean_of_known(au["f1_all_positive"] for au in per_au.values()),
+        "average_precision": mean_of_known(au["average_precision"] for au in per_au.values()),
+        "prevalence": mean_of_known(au["prevalence"] for au in per_au.values()),
         "per_au": per_au,
         "unlabelled": [code for code in au_codes if code not in per_au],
     }
@@ -145,8 +147,8 @@ def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[s
     majority = max(values["support"] for values in present) / num_labelled
     return {
         "top1": top1,
-        "macro_f1": _mean(values["f1"] for values in present),
-        "uar": _mean(values["recall"] for values in present),
+        "macro_f1": mean_of_known(values["f1"] for values in present),
+        "uar": mean_of_known(values["recall"] for values in present),
         "majority_top1": majority,
         "majority_macro_f1": all_positive_f1(majority) / len(present),
         "majority_uar": 1 / len(present),
@@ -184,7 +186,8 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else 0.0
 
 
-def _mean(values: Any) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None where all are."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

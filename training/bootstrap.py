@@ -1,0 +1,143 @@
+"""Confidence intervals by resampling videos: frames of a video are alike, so videos are what was drawn.
+
+Every score is a function of sums over videos (hits, labels, the confusion matrix, a histogram of probabilities). They
+are added up once for each video; a resample is then a row of weights, and all resamples one matrix product.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+
+LEVEL = 0.95
+NUM_SCORE_BINS = 1024
+"""Average precision inside a resample counts probabilities of one quantile bin as tied; up to this many distinct
+probabilities it is exact."""
+
+
+class Resampler:
+    """Resamples of videos with replacement, the same for every score.
+
+    Args:
+        groups: `(N,)` the video of each row.
+        num_resamples: how many.
+        seed: of the draws; the same seed and number of videos give the same resamples.
+    """
+
+    def __init__(self, groups: Sequence[Any] | np.ndarray, num_resamples: int = 1000, seed: int = 0):
+        _, self.group_index = np.unique(np.asarray(groups), return_inverse=True)
+        self.num_groups = int(self.group_index.max()) + 1
+        self.num_resamples = num_resamples
+        rng, size = np.random.default_rng(seed), self.num_groups
+        weights = [
+            np.bincount(rng.integers(size, size=size), minlength=size).astype(np.float32) for _ in range(num_resamples)
+        ]
+        self._weights = np.stack(weights, axis=1)  # (G, R)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """`(N, …)` values of rows -> `(R, …)` sums over the rows of each resample."""
+        rows = sparse.csr_array(
+            (np.ones(len(values), np.float32), (self.group_index, np.arange(len(values)))),
+            shape=(self.num_groups, len(values)),
+        )
+        totals = rows @ values.reshape(len(values), -1).astype(np.float32)  # (G, K)
+        return (self._weights.T @ totals).astype(float).reshape(-1, *values.shape[1:])
+
+    def histogram(self, rows: np.ndarray, cells: np.ndarray, num_cells: int) -> np.ndarray:
+        """How often each cell occurs in a resample: `(n,)` row numbers and their cells -> `(R, num_cells)` counts."""
+        counts = sparse.csr_array(
+            (np.ones(len(rows), np.float32), (cells, self.group_index[rows])), shape=(num_cells, self.num_groups)
+        )
+        return (counts @ self._weights).T.astype(float)
+
+
+def interval(samples: np.ndarray, level: float = LEVEL) -> list[float] | None:
+    """`[low, high]`, the central share `level` of `(R,)` samples; resamples where the score is undefined are left out.
+
+    None where it is undefined in all of them.
+    """
+    known = samples[~np.isnan(samples)]
+    if not len(known):
+        return None
+    return np.quantile(known, [(1 - level) / 2, (1 + level) / 2]).tolist()
+
+
+# ------------------------------------------------------------------------------------------------------------ samples
+def au_f1_samples(
+    resampler: Resampler, probs: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | float = 0.5
+) -> np.ndarray:
+    """`(R, A)` F1 of each AU, as `metrics.au_metrics` defines it.
+
+    NaN where a resample happens to miss every positive label of an AU: its F1 would be 0 whatever was predicted. An AU
+    that has none anywhere scores 0, as it does outside of resamples.
+
+    Args:
+        probs, labels, thresholds: as for `metrics.au_metrics`.
+    """
+    labelled, positive = labels != AU_UNLABELLED, labels == 1
+    predicted = (probs >= np.asarray(thresholds)) & labelled
+    sums = resampler.sum(np.stack([predicted & positive, predicted, positive], axis=1))  # (R, 3, A)
+    hits, num_predicted, num_positive = sums.swapaxes(0, 1)
+    is_zero = labelled.any(0) & ~positive.any(0)
+    return np.where((num_positive > 0) | is_zero, _ratio(2 * hits, num_predicted + num_positive), np.nan)
+
+
+def au_average_precision_samples(resampler: Resampler, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`(R, A)` average precision of each AU; NaN where a resample has no positive label of it."""
+    return np.stack([_average_precision(resampler, *columns) for columns in zip(probs.T, labels.T, strict=True)], 1)
+
+
+def _average_precision(resampler: Resampler, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    rows = np.flatnonzero(labels != AU_UNLABELLED)
+    if not len(rows):
+        return np.full(resampler.num_resamples, np.nan)
+    bins, num_bins = _descending_bins(probs[rows])
+    is_positive = labels[rows] == 1
+    positives = resampler.histogram(rows[is_positive], bins[is_positive], num_bins)
+    predicted = np.cumsum(resampler.histogram(rows, bins, num_bins), axis=1)
+    precision = _ratio(np.cumsum(positives, axis=1), predicted)
+    total = positives.sum(1)
+    return np.where(total > 0, _ratio((positives * precision).sum(1), total), np.nan)
+
+
+def _descending_bins(scores: np.ndarray) -> tuple[np.ndarray, int]:
+    """The bin of each score, 0 the largest: one for each distinct score, or quantiles where there are too many."""
+    distinct, index = np.unique(scores, return_inverse=True)
+    if len(distinct) > NUM_SCORE_BINS:
+        edges = np.unique(np.quantile(scores, np.arange(1, NUM_SCORE_BINS) / NUM_SCORE_BINS))
+        index = np.searchsorted(edges, scores, side="right")
+    num_bins = int(index.max()) + 1
+    return num_bins - 1 - index, num_bins
+
+
+def emotion_samples(resampler: Resampler, scores: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """`top1`, `macro_f1`, `uar` `(R,)` and `f1` `(R, E)`, as `metrics.emotion_metrics` defines them; NaN if undefined.
+
+    Args:
+        scores: `(N, E)` float; the largest wins.
+        labels: `(N,)` int, -100 unlabelled.
+    """
+    rows, num_classes = np.flatnonzero(labels != EMOTION_UNLABELLED), scores.shape[1]
+    cells = labels[rows] * num_classes + scores[rows].argmax(1)
+    confusion = resampler.histogram(rows, cells, num_classes**2).reshape(-1, num_classes, num_classes)
+    hits, support, predicted = np.einsum("rkk->rk", confusion), confusion.sum(2), confusion.sum(1)
+    f1 = np.where(support > 0, _ratio(2 * hits, support + predicted), np.nan)
+    recall = np.where(support > 0, _ratio(hits, support), np.nan)
+    total = support.sum(1)
+    top1 = np.where(total > 0, _ratio(hits.sum(1), total), np.nan)
+    return {"top1": top1, "macro_f1": mean_of_known(f1), "uar": mean_of_known(recall), "f1": f1}
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+def mean_of_known(samples: np.ndarray) -> np.ndarray:
+    """`(R, K)` -> `(R,)`: the mean over the columns that are defined; NaN where none is."""
+    known = ~np.isnan(samples)
+    return np.where(known.any(1), _ratio(np.where(known, samples, 0).sum(1), known.sum(1)), np.nan)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, 0 where the whole is 0."""
+    return np.divide(part, whole, out=np.zeros_like(part, dtype=float), where=whole > 0)

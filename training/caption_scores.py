@@ -1,0 +1,133 @@
+"""What written captions are worth: whether they keep the rules of the data set's captions, and whether they name the
+action units that are labelled and those that the model itself recognises.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mf2.configuration_mf2 import MF2Config
+from mf2.dataset_tools.captions import find_au_entries, find_au_mentions, validate_caption
+from mf2.dataset_tools.captions.rules import MAX_TOKENS, CaptionKind, TokenCounter
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
+from mf2.training.metrics import mean_of_known
+from mf2.training.predictions import Predictions
+
+NUM_EXAMPLES = 3
+
+
+def caption_kinds(config: MF2Config) -> tuple[CaptionKind, ...]:
+    """The kinds of caption that a checkpoint has learned to write."""
+    kinds: tuple[CaptionKind, ...] = ()
+    if config.use_emo_vl:
+        kinds += ("emotion", "key_au") if config.emo_text == "random" else (config.emo_text,)
+    return (*kinds, "au") if config.use_au_vl else kinds
+
+
+# -------------------------------------------------------------------------------------------------------------- faces
+@dataclass(frozen=True)
+class FaceState:
+    """What is said of a face: AU number -> active or not, of the known AUs, and the emotion's name or None."""
+
+    aus: dict[int, bool]
+    emotion: str | None
+
+    def allows(self, kind: CaptionKind, named: set[int]) -> bool | None:
+        """Whether the AUs that a caption names agree: of an AU caption all active ones and no other, of a key-AU
+        caption some of them and no other. AUs that are not known do not count; None where none is.
+        """
+        if kind == "emotion" or not self.aus:
+            return None
+        active, named = {au_id for au_id, is_active in self.aus.items() if is_active}, named & self.aus.keys()
+        return named == active if kind == "au" else named <= active and bool(named) == bool(active)
+
+    def violations(self, kind: CaptionKind, caption: str, named: set[int], count_tokens: TokenCounter) -> list[str]:
+        """What the caption validator says, an AU that is not known being right either way."""
+        active = {au_id for au_id, is_active in self.aus.items() if is_active} | (named - self.aus.keys())
+        emotion = self.emotion if self.emotion in EMOTIONS else None
+        return validate_caption(kind, caption, active, emotion, count_tokens=count_tokens)
+
+
+def labelled_states(predictions: Predictions, label_space: LabelSpace) -> list[FaceState]:
+    """What the labels say of each face."""
+    emotions = [
+        None if label == EMOTION_UNLABELLED else label_space.emotions[label] for label in predictions.emotion_labels
+    ]
+    aus = [
+        {au_id: label == 1 for au_id, label in zip(label_space.au_ids, row, strict=True) if label != AU_UNLABELLED}
+        for row in predictions.au_labels.tolist()
+    ]
+    return [FaceState(*state) for state in zip(aus, emotions, strict=True)]
+
+
+def recognised_states(predictions: Predictions, label_space: LabelSpace) -> list[FaceState]:
+    """What the recognisers say of each face, AUs at the label space's thresholds."""
+    active = predictions.au_probs >= np.asarray(label_space.thresholds)
+    aus = [dict(zip(label_space.au_ids, row, strict=True)) for row in active.tolist()]
+    emotions: list[str | None] = [None] * len(predictions)
+    if label_space.emotions:
+        emotions = [label_space.emotions[index] for index in predictions.emotion_probs.argmax(1)]
+    return [FaceState(*state) for state in zip(aus, emotions, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+def named_aus(kind: CaptionKind, caption: str) -> set[int]:
+    """Numbers of the AUs that a caption is about: those with a line of their own, or (`key_au`) those it names."""
+    if kind == "au":
+        return {entry.au_id for entry in find_au_entries(caption)}
+    return {au_id for au_id, _ in find_au_mentions(caption)}
+
+
+def score_captions(
+    captions: dict[CaptionKind, list[str]],
+    predictions: Predictions,
+    label_space: LabelSpace,
+    count_tokens: TokenCounter,
+) -> dict[str, dict[str, Any]]:
+    """Scores of written captions, by kind.
+
+    Args:
+        captions: kind -> N captions, of the rows of the predictions.
+        predictions: labels, and what the same checkpoint recognises.
+        count_tokens: text -> number of tokens with the special ones.
+    Returns:
+        Kind -> shares `valid_by_labels`, `valid_by_output` (the caption validator, told what is labelled or what is
+        recognised), `aus_agree_with_labels`, `aus_agree_with_output` (None of emotion captions, which name none), and
+        `too_long`; `mean_tokens`, `num_captions`, and `examples` of captions with what is wrong by the labels.
+    """
+    states = labelled_states(predictions, label_space), recognised_states(predictions, label_space)
+    return {
+        kind: _score_kind(kind, texts, *states, predictions.file_names, count_tokens)
+        for kind, texts in captions.items()
+    }
+
+
+def _score_kind(
+    kind: CaptionKind,
+    captions: Sequence[str],
+    labelled: Sequence[FaceState],
+    recognised: Sequence[FaceState],
+    file_names: Sequence[str],
+    count_tokens: TokenCounter,
+) -> dict[str, Any]:
+    named = [named_aus(kind, caption) for caption in captions]
+    lengths = [count_tokens(caption) for caption in captions]
+    scores: dict[str, Any] = {
+        "num_captions": len(captions),
+        "mean_tokens": float(np.mean(lengths)),
+        "too_long": float(np.mean(np.array(lengths) > MAX_TOKENS[kind])),
+    }
+    for name, states in (("labels", labelled), ("output", recognised)):
+        rows = list(zip(captions, named, states, strict=True))
+        violations = [state.violations(kind, caption, aus, count_tokens) for caption, aus, state in rows]
+        scores[f"valid_by_{name}"] = float(np.mean([not found for found in violations]))
+        scores[f"aus_agree_with_{name}"] = mean_of_known(state.allows(kind, aus) for _, aus, state in rows)
+        if name == "labels":
+            scores["examples"] = [
+                {"file_name": str(file_name), "caption": caption, "violations": found}
+                for file_name, caption, found in zip(file_names, captions, violations, strict=True)
+                if found
+            ][:NUM_EXAMPLES]
+    return scores

@@ -1,0 +1,280 @@
+"""Measures a checkpoint, its adapters, or the predictions of another system, from images alone.
+
+    python training/evaluation.py --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
+    python training/evaluation.py --predictions other.csv --data data/faces --output_dir outputs/other
+
+OUTPUT_DIR gets `metrics.json`, `metrics.md` (the tables that are printed), `predictions.parquet`, `confusion.png`,
+`aus.png` and `reliability.png`; of several adapters, a folder each. Every score stands beside what a trivial predictor
+reaches and has an interval over videos. Videos that the model was trained or tuned on are refused.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
+
+from mf2.auto_mf2 import register_auto_classes
+from mf2.dataset_tools.report import write_text
+from mf2.labels_mf2 import LabelSpace
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
+from mf2.processing_mf2 import MF2Processor
+from mf2.training.arguments import run_script
+from mf2.training.caption_scores import caption_kinds, score_captions
+from mf2.training.checkpoint import METRICS_NAME, describe_environment, write_json
+from mf2.training.data import Split
+from mf2.training.evaluation_plots import draw_all
+from mf2.training.evaluation_table import format_report
+from mf2.training.predictions import (
+    LANDMARK_CHOICES,
+    Predictions,
+    collect_logits,
+    from_logits,
+    image_batches,
+    predict,
+)
+from mf2.training.protocols import PROTOCOLS, load_protocol, take_rows
+from mf2.training.provenance import Overlap, find_overlap, refuse_seen
+from mf2.training.retrieval import retrieval_scores
+from mf2.training.scores import evaluate_by_group, evaluate_predictions
+from mf2.training.system_table import SystemTable
+
+__all__ = ["Predictions", "evaluate_predictions", "main", "predict"]
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_NAME = "predictions.parquet"
+REPORT_NAME = "metrics.md"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is to be scored, and the rows that it was measured on."""
+
+    name: str
+    label_space: LabelSpace
+    predictions: Predictions
+    split: Split
+    overlap: Overlap
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedModel, MF2Processor, dict[str, str]]:
+    """A checkpoint (or an adapter folder, which brings its base) with adapters loaded beside it, and its processor.
+
+    Returns:
+        The model, the processor, and the adapters' folders by the name under which each is loaded.
+    Raises:
+        OSError, ValueError: it cannot be loaded, or two adapters have one name.
+    """
+    register_auto_classes()
+    model = AutoModel.from_pretrained(name_or_path)
+    folders: dict[str, str] = {}
+    for folder in adapters:
+        name = Path(folder).resolve().name.replace(".", "_")  # a module's name has no dots
+        if name in folders:
+            raise ValueError(f"Two adapters are called {name}: {folders[name]} and {folder}; rename one.")
+        model.load_adapter(folder, adapter_name=name)
+        folders[name] = folder
+    return model, AutoProcessor.from_pretrained(name_or_path), folders
+
+
+def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
+    """The predictions of the checkpoint, or of each of its adapters."""
+    model, processor, adapters = load_model(arguments.model, arguments.adapter)
+    for adapter in adapters or (None,):
+        sources = [arguments.model]
+        if adapter is not None:
+            model.set_adapter(adapter)
+            sources.append(adapters[adapter])
+        label_space = model.label_space
+        split = load_rows(arguments, label_space)
+        overlap = check_overlap(split, sources, arguments.allow_seen)
+        predictions = predict(
+            model,
+            processor.for_label_spaces(label_space).image_processor,
+            split,
+            arguments.batch_size,
+            arguments.device,
+            LANDMARK_CHOICES[arguments.landmarks],
+        )
+        name = adapter or Path(arguments.model).resolve().name
+        yield Measured(name, label_space, predictions, split, overlap)
+
+
+def measure_system(arguments: argparse.Namespace) -> Iterator[Measured]:
+    """The predictions of another system, from its CSV; what it was trained on is not known."""
+    table = SystemTable.read(arguments.predictions)
+    split = load_rows(arguments, table.label_space)
+    yield Measured(table.name, table.label_space, table.match(split), split, find_overlap(split.rows, []))
+
+
+def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> Split:
+    """The rows that the protocol scores."""
+    return load_protocol(arguments.data, arguments.split, arguments.protocol, label_space.au_ids, arguments.max_rows)
+
+
+def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Overlap:
+    """Refuse videos that the model has seen, unless they are allowed; say where it is not known."""
+    overlap = find_overlap(split.rows, sources)
+    if not allow_seen:
+        refuse_seen(overlap, sources)
+    if overlap.seen is None:
+        logger.warning(f"{' and '.join(sources)} do not record their training videos; overlap cannot be checked.")
+    elif overlap.seen:
+        logger.warning(f"{len(overlap.seen)} of {overlap.num_videos} videos were seen in training; marked in metrics.")
+    return overlap
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    predictions, label_space, rows = measured.predictions, measured.label_space, measured.split.rows
+    resampling = {"num_bootstrap": arguments.num_bootstrap, "seed": arguments.seed}
+    evaluation = {
+        "data": measured.split.description,
+        "protocol": arguments.protocol,
+        "landmarks": "its own" if arguments.predictions else arguments.landmarks,
+        "overlap": measured.overlap.to_dict(),
+        **evaluate_predictions(predictions, label_space, **resampling),
+    }
+    if arguments.group_by:
+        groups = evaluate_by_group(predictions, label_space, column_values(rows, arguments.group_by), **resampling)
+        evaluation["by_group"] = {"column": arguments.group_by, **groups}
+    if arguments.captions:
+        evaluation |= score_texts(measured, arguments)
+    return {
+        "model": {"name": measured.name, "label_space": label_space.to_dict()},
+        "evaluation": evaluation,
+        "environment": describe_environment(1) | {"device": arguments.device},
+    }
+
+
+def column_values(rows: Any, column: str) -> list[Any]:
+    """The values of a column by which rows are grouped; labels of classes by their names.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if column not in rows.features:
+        raise ValueError(f"The data set has no column {column!r} to group by; it has {', '.join(rows.features)}.")
+    feature, values = rows.features[column], rows[column]
+    names = getattr(feature, "names", None)
+    return [names[value] if names and value is not None else value for value in values]
+
+
+@torch.no_grad()
+def score_texts(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`retrieval` and `captions`: how faces and captions find each other, and what the checkpoint writes."""
+    model = MF2ForConditionalGeneration.from_pretrained(arguments.model).eval().to(arguments.device)
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    split = take_rows(measured.split, arguments.caption_rows)
+    outputs, captions = [], {kind: [] for kind in caption_kinds(model.config)}
+    batches = image_batches(
+        split, processor.image_processor, arguments.batch_size, arguments.device, LANDMARK_CHOICES[arguments.landmarks]
+    )
+    for batch in batches:
+        outputs.append(keep_scored(MF2Model.forward(model, **batch)))
+        for kind, written in captions.items():
+            written += processor.batch_decode(model.generate(**batch, caption_kind=kind, num_beams=1))
+    predictions = from_logits(split, measured.label_space, *collect_logits(outputs))
+
+    def count_tokens(text: str) -> int:
+        return len(processor.tokenizer(text)["input_ids"])
+
+    return {
+        "retrieval": retrieval_scores(model, processor.tokenizer, split, outputs),
+        "captions": score_captions(captions, predictions, measured.label_space, count_tokens),
+    }
+
+
+def keep_scored(output: MF2Output) -> MF2Output:
+    """Logits and embeddings on the CPU; the states, which are larger, are let go."""
+    names = ("au_logits", "emotion_logits", "au_embeds", "emotion_embeds")
+    kept = {name: getattr(output, name) for name in names}
+    return MF2Output(**{name: tensor.float().cpu() for name, tensor in kept.items() if tensor is not None})
+
+
+def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
+    """Write everything into the folder, `metrics.json` last, and print the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    measured.predictions.save(folder / PREDICTIONS_NAME, measured.label_space)
+    draw_all(metrics["evaluation"], measured.label_space.emotions, folder)
+    text = format_report(metrics)
+    write_text(folder / REPORT_NAME, text)
+    write_json(metrics, folder / METRICS_NAME)
+    print(text)
+
+
+# ------------------------------------------------------------------------------------------------------- command line
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        ValueError: a value out of range, or arguments that exclude each other.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
+    add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters of --model to measure instead of it")
+    add("--predictions", metavar="FILE.csv", help="another system: video, frame, AU… (probability or 0/1), emotion")
+    add("--data", metavar="FOLDER", required=True, help="MFA data set: a folder or a Hub id")
+    add("--split", default="validation", help="[%(default)s]")
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="mfa",
+        help="abaw: ABAW's validation videos of each task [%(default)s]",
+    )
+    add("--output_dir", metavar="FOLDER", required=True, help="where everything goes")
+    add("--group_by", metavar="COLUMN", help="also scores by the values of this column, and their gaps")
+    add("--captions", action="store_true", help="also retrieval and written captions")
+    add("--caption_rows", type=int, default=1000, help="rows for --captions, evenly spaced [%(default)s]")
+    add(
+        "--landmarks",
+        choices=tuple(LANDMARK_CHOICES),
+        default="dataset",
+        help="what faces are aligned by [%(default)s]",
+    )
+    add("--max_rows", type=int, help="score this many rows, evenly spaced [all]")
+    add("--num_bootstrap", type=int, default=1000, help="resamples of videos for the intervals [%(default)s]")
+    add("--seed", type=int, default=0, help="of the resamples [%(default)s]")
+    add("--allow_seen", action="store_true", help="look at videos of the training, too; marked in the metrics")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
+    add("--batch_size", type=int, default=64, help="[%(default)s]")
+    arguments = parser.parse_args(argv)
+    check_arguments(arguments)
+    return arguments
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise one `ValueError` for values that cannot be."""
+    if bool(arguments.model) == bool(arguments.predictions):
+        raise ValueError("Give either --model or --predictions.")
+    if arguments.predictions and (arguments.adapter or arguments.captions):
+        raise ValueError("--predictions are scored as they are; --adapter and --captions need a --model.")
+    if arguments.captions and arguments.adapter:
+        raise ValueError("--captions reads what the checkpoint itself learned; leave out --adapter.")
+    for name, low in {"caption_rows": 1, "max_rows": 1, "num_bootstrap": 0, "seed": 0, "batch_size": 1}.items():
+        value = getattr(arguments, name)
+        if value is not None and value < low:
+            raise ValueError(f"--{name} is {value}; it must be >= {low}.")
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {arguments.device}, but torch finds no GPU; use --device cpu.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_arguments(argv)
+    measure = measure_system if arguments.predictions else measure_model
+    for measured in measure(arguments):
+        folder = Path(arguments.output_dir, measured.name if len(arguments.adapter) > 1 else "")
+        report(measured, score(measured, arguments), folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,167 @@
+"""An evaluation as Markdown that also reads well in a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mf2.dataset_tools.report import markdown_table
+
+CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
+
+
+def format_report(metrics: dict[str, Any]) -> str:
+    """The tables of a `metrics.json` of the evaluator, with what they were measured on."""
+    evaluation = metrics["evaluation"]
+    parts = [_heading(metrics), _headline_table(evaluation)]
+    if evaluation["aus"]["per_au"]:
+        parts += ["## Action units", _au_table(evaluation)]
+    if evaluation["emotion"]["num_labelled"]:
+        parts += ["## Emotions", _emotion_table(evaluation["emotion"])]
+    if "by_group" in evaluation:
+        parts += [f"## By {evaluation['by_group']['column']}", *_group_tables(evaluation["by_group"])]
+    if "retrieval" in evaluation:
+        parts += ["## Retrieval", _retrieval_table(evaluation["retrieval"])]
+    if "captions" in evaluation:
+        parts += ["## Written captions", _caption_table(evaluation["captions"])]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _heading(metrics: dict[str, Any]) -> str:
+    evaluation, data = metrics["evaluation"], metrics["evaluation"]["data"]
+    bootstrap, seen = evaluation["bootstrap"], evaluation["overlap"]["seen_videos"]
+    lines = [
+        f"# {metrics['model']['name']} on {data['name']} ({data['split']})",
+        f"{data['rows']:,} images of {bootstrap['num_videos']:,} videos; landmarks: {evaluation['landmarks']}; "
+        f"protocol: {evaluation['protocol']}. In brackets, the {bootstrap['level']:.0%} interval over "
+        f"{bootstrap['num_resamples']:,} resamples of videos (seed {bootstrap['seed']}).",
+    ]
+    if seen:
+        lines.append(f"**{seen:,} of these videos were seen in training or tuning: this is no evaluation.**")
+    elif seen is None:
+        lines.append("Whether any of these videos was seen in training is not recorded.")
+    if unlabelled := evaluation["aus"]["unlabelled"]:
+        lines.append(f"Not labelled here, so not scored: {', '.join(unlabelled)}.")
+    return "\n\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def _headline_table(evaluation: dict[str, Any]) -> str:
+    rows = [*_au_headlines(evaluation), *_emotion_headlines(evaluation)]
+    return markdown_table(("score", "value", "trivial"), rows)
+
+
+def _au_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    aus, tuned, calibration = evaluation["aus"], evaluation["aus_tuned"], evaluation["calibration"]["aus"]
+    if not aus["per_au"]:
+        return
+    always = f"{show(aus['f1_all_positive'])} (always active)"
+    yield "mean AU F1 at 0.5", with_interval(aus, "f1"), always
+    yield "mean AU F1 at own thresholds", with_interval(tuned, "f1"), always
+    yield "mean AU average precision", with_interval(aus, "average_precision"), f"{show(aus['prevalence'])} (chance)"
+    if calibration:
+        yield "AU calibration error (ECE)", show(calibration["ece"]), "-"
+        yield "AU Brier score", show(calibration["brier"]), f"{show(calibration['brier_prevalence'])} (prevalence)"
+
+
+def _emotion_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    emotion, calibration = evaluation["emotion"], evaluation["calibration"]["emotion"]
+    if not emotion["num_labelled"]:
+        return
+    for name, title in (("top1", "top-1"), ("macro_f1", "macro-F1"), ("uar", "UAR")):
+        yield f"emotion {title}", with_interval(emotion, name), f"{show(emotion[f'majority_{name}'])} (majority)"
+    trivial = (
+        f"{show(emotion['paper_compatible_accuracy_never'])} (never), "
+        f"{show(emotion['paper_compatible_accuracy_constant'])} (majority)"
+    )
+    yield "paper-compatible accuracy (one-vs-rest)", show(emotion["paper_compatible_accuracy"]), trivial
+    if calibration:
+        yield "emotion calibration error (ECE)", show(calibration["ece"]), "-"
+        yield "emotion Brier score", show(calibration["brier"]), f"{show(calibration['brier_prevalence'])} (frequency)"
+
+
+def _au_table(evaluation: dict[str, Any]) -> str:
+    calibration = (evaluation["calibration"]["aus"] or {}).get("per_au", {})
+    rows = []
+    for code, au in evaluation["aus"]["per_au"].items():
+        tuned = evaluation["aus_tuned"]["per_au"][code]
+        rows.append(
+            (
+                code,
+                with_interval(au, "f1"),
+                with_interval(tuned, "f1"),
+                show(tuned["threshold"]),
+                show(au["average_precision"]),
+                show(au["prevalence"]),
+                show(au["f1_all_positive"]),
+                show(calibration.get(code, {}).get("ece")),
+                f"{au['num_labelled']:,}",
+            )
+        )
+    rows += [(code, *["-"] * 7, "0") for code in evaluation["aus"]["unlabelled"]]
+    header = ("AU", "F1 at 0.5", "F1, own", "threshold", "AP", "prevalence", "always active", "ECE", "labels")
+    return markdown_table(header, rows)
+
+
+def _emotion_table(emotion: dict[str, Any]) -> str:
+    rows = [
+        (name, show(one["precision"]), show(one["recall"]), with_interval(one, "f1"), f"{one['support']:,}")
+        for name, one in emotion["per_class"].items()
+    ]
+    return markdown_table(("emotion", "precision", "recall", "F1", "labels"), rows)
+
+
+def _group_tables(by_group: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        (
+            name,
+            f"{group['rows']:,}",
+            f"{group['videos']:,}",
+            with_interval(group["aus_tuned"], "f1"),
+            with_interval(group["emotion"], "macro_f1"),
+            with_interval(group["emotion"], "uar"),
+        )
+        for name, group in by_group["groups"].items()
+    ]
+    header = (by_group["column"], "images", "videos", "mean AU F1, own thresholds", "emotion macro-F1", "emotion UAR")
+    yield markdown_table(header, rows)
+    gaps = [
+        (score, gap["best"], gap["worst"], with_interval(gap, "gap"))
+        for score, gap in by_group["gaps"].items()
+        if gap is not None
+    ]
+    if gaps:
+        yield markdown_table(("gap of", "best", "worst", "difference"), gaps)
+
+
+def _retrieval_table(retrieval: dict[str, Any]) -> str:
+    rows = []
+    for kind, scores in retrieval.items():
+        for direction in ("text_to_face", "face_to_text"):
+            found = scores[direction]
+            cells = [f"{show(recall)} ({show(found['chance'][k])})" for k, recall in found["recall"].items()]
+            sizes = f"{scores['num_faces']:,} faces, {scores['num_texts']:,} texts"
+            rows.append((CAPTION_NAMES[kind], direction.replace("_to_", " → "), *cells, sizes))
+    ks = next(iter(retrieval.values()))["text_to_face"]["recall"]
+    return markdown_table(("captions", "direction", *(f"recall@{k} (chance)" for k in ks), "among"), rows)
+
+
+def _caption_table(captions: dict[str, Any]) -> str:
+    header = ("captions", "written", "valid by labels", "valid by own output", "AUs as labelled", "AUs as recognised")
+    rows = []
+    for kind, scores in captions.items():
+        names = ("valid_by_labels", "valid_by_output", "aus_agree_with_labels", "aus_agree_with_output")
+        cells = [show(scores[name]) for name in names]
+        rows.append((CAPTION_NAMES[kind], f"{scores['num_captions']:,}", *cells, f"{scores['mean_tokens']:.1f}"))
+    return markdown_table((*header, "tokens"), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+def show(value: float | None) -> str:
+    """Three digits, or - for what there is none of."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def with_interval(scores: dict[str, Any], name: str) -> str:
+    """`0.812 [0.790, 0.834]`."""
+    bounds = scores.get(f"{name}_interval")
+    text = show(scores.get(name))
+    return f"{text} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else text

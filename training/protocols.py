@@ -1,0 +1,108 @@
+"""Which rows of a data set an evaluation scores, and which of their labels count.
+
+- `mfa`: a split of the data set with all its labels, such as MFA's pooled re-split by video.
+- `abaw`: the official validation videos of the ABAW competitions, which differ between the tasks: AU labels count in
+  the AU task's videos, emotions in the expression task's. They are taken from every split of the data set.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from mf2.dataset_tools.schema import au_columns, load_mfa, read_manifest
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+from mf2.training.data import Labels, Split, describe_rows
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("mfa", "abaw")
+ABAW_IMPORT = "mf2 data import affwild2 ROOT OUT --unlabelled mask"
+
+
+def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], max_rows: int | None = None) -> Split:
+    """The rows that a protocol scores, labels that do not count being unlabelled.
+
+    Args:
+        path: a data set folder or, with `mfa`, the id of one on the Hub.
+        split: of `mfa`; `abaw` knows its videos.
+        protocol: one of `PROTOCOLS`.
+        au_ids: the AUs to score; one that the data set does not code is unlabelled.
+        max_rows: keep that many, evenly spaced.
+    Raises:
+        FileNotFoundError, ValueError: of `load_mfa`; the data set does not keep ABAW's split.
+    """
+    if protocol == "mfa":
+        loaded = load_labelled_split(path, split, au_ids)
+    else:
+        loaded = load_abaw_validation(path, au_ids)
+    return take_rows(loaded, max_rows)
+
+
+def load_labelled_split(path: str, split: str, au_ids: Sequence[int]) -> Split:
+    """A split with its own emotions, and unlabelled columns for the AUs that it does not code."""
+    rows = load_mfa(path, split, au_ids=None).cast_column("image", datasets.Image(decode=False))
+    unlabelled = np.full(len(rows), AU_UNLABELLED, np.int8)
+    for name in au_columns(au_ids):
+        if name not in rows.features:
+            rows = rows.add_column(name, unlabelled, feature=datasets.Value("int8"))
+    return Split(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
+
+
+def take_rows(split: Split, max_rows: int | None) -> Split:
+    """The split, or `max_rows` rows of it, evenly spaced."""
+    if max_rows is None or max_rows >= len(split.rows):
+        return split
+    return select_rows(split, np.linspace(0, len(split.rows) - 1, max_rows).round().astype(int))
+
+
+def select_rows(split: Split, index: np.ndarray) -> Split:
+    """Those rows of a split, their description counted anew."""
+    rows = split.rows.select(index)
+    labels = Labels(split.labels.aus[index], split.labels.emotion[index])
+    counted = {"rows": len(rows), "videos": len(set(rows["video_id"]))}
+    return Split(rows, labels, split.description | counted)
+
+
+# --------------------------------------------------------------------------------------------------------------- abaw
+def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
+    """The official validation videos of both ABAW tasks, from all splits of an imported Aff-Wild2.
+
+    Raises:
+        ValueError: the data set does not keep them, or lacks all of their videos.
+    """
+    official = read_official_splits(path)
+    parts = [load_labelled_split(path, name, au_ids) for name in read_manifest(path)["splits"]]
+    rows = datasets.concatenate_datasets([part.rows for part in parts])
+    aus, emotion = (np.concatenate([getattr(part.labels, name) for part in parts]) for name in ("aus", "emotion"))
+    videos = np.asarray(rows["video_id"])
+    counts_for = {task: np.isin(videos, official[task]) for task in ("au", "expr")}
+    if not any(counts.any() for counts in counts_for.values()):
+        raise ValueError(f"{path} holds none of ABAW's validation videos; import all of Aff-Wild2: {ABAW_IMPORT}.")
+    labels = Labels(
+        np.where(counts_for["au"][:, None], aus, AU_UNLABELLED),
+        np.where(counts_for["expr"], emotion, EMOTION_UNLABELLED),
+    )
+    for task, counts in counts_for.items():
+        absent = sorted(set(official[task]) - set(videos[counts].tolist()))
+        if absent:
+            logger.warning(f"{len(absent)} of {len(official[task])} {task} validation videos are not in {path}.")
+    whole = Split(rows, labels, parts[0].description | {"split": "abaw validation", "emotion_ceiling": None})
+    return select_rows(whole, np.flatnonzero(counts_for["au"] | counts_for["expr"]))
+
+
+def read_official_splits(path: str) -> dict[str, list[str]]:
+    """Task (`au`, `expr`) -> its official validation videos, as the import of Aff-Wild2 recorded them.
+
+    Raises:
+        ValueError: the data set is no such import, or one that dropped what a single task labels.
+    """
+    report: dict[str, Any] = read_manifest(path).get("report", {}) if Path(path).is_dir() else {}
+    if "official_splits" not in report:
+        raise ValueError(f"{path} does not keep ABAW's official splits; make the data set by `{ABAW_IMPORT}`.")
+    if report.get("unlabelled") != "mask":
+        raise ValueError(f"{path} has only frames that both tasks label; make the data set by `{ABAW_IMPORT}`.")
+    return {task: report["official_splits"].get(task, {}).get("validation", []) for task in ("au", "expr")}

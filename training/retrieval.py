@@ -1,0 +1,170 @@
+"""Retrieval between faces and captions: recall@k in both directions, for each kind of caption.
+
+Faces that show the same caption are all right answers to it, and a caption that several faces share is one text: what
+is counted as wrong is never the same words. Ties count against the model, so that one which maps everything to the
+same point scores nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import hypergeom
+from transformers import PreTrainedTokenizerBase
+
+from mf2.alignment_mf2 import image_text_similarity
+from mf2.configuration_mf2 import MF2Config
+from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
+from mf2.modeling_mf2 import CAPTION_BRANCH, MF2Model, MF2Output
+from mf2.training.data import CAPTION_PROMPTS, Split, TokenTable
+
+RECALLS_AT = (1, 5, 10)
+TEXTS_AT_ONCE = 256
+MAX_SIMILARITIES = 1 << 24
+"""Similarities of queries with texts that are held at once: 64 MiB."""
+
+
+def retrieval_scores(
+    model: MF2Model, tokenizer: PreTrainedTokenizerBase, split: Split, outputs: Sequence[MF2Output]
+) -> dict[str, dict[str, Any]]:
+    """Recall of every kind of caption that the split has and a branch of the model can read.
+
+    Args:
+        model: with its branches; texts are embedded by it.
+        split: faces and captions; a face without a caption of a kind is left out of that kind.
+        outputs: the model's for the faces of the split, batch by batch, on the CPU.
+    Returns:
+        Kind -> `{"num_faces", "num_texts", "text_to_face", "face_to_text"}`, a direction being `{"recall": {"1": …},
+        "chance": {"1": …}}`: the share of queries with a right answer among the first k, and what a random order
+        reaches.
+    """
+    scores = {}
+    for kind, branch in CAPTION_BRANCH.items():
+        captions = np.array(split.rows[f"caption_{kind}"], dtype=object)
+        faces = np.flatnonzero(captions.astype(bool))
+        if branch in model.branches and len(faces):
+            texts, text_of_face = np.unique(captions[faces].astype(str), return_inverse=True)
+            embeds = TextReader(model, tokenizer).embed(kind, texts.tolist())
+            scores[kind] = recall_both_ways(face_embeds(outputs, branch, embeds)[faces], embeds, text_of_face)
+    return scores
+
+
+def face_embeds(outputs: Sequence[MF2Output], branch: str, text_embeds: torch.Tensor) -> torch.Tensor:
+    """`(N, G, Q, P)` queries of all faces: of the face (G = 1), or of its AU regions apart where the texts are."""
+    if branch == "emo":
+        return torch.cat([output.emotion_embeds for output in outputs])[:, None]
+    regions = torch.cat([output.au_embeds for output in outputs])  # (N, A, Q, P)
+    return regions if text_embeds.shape[1] == regions.shape[1] else regions.flatten(1, 2)[:, None]
+
+
+# -------------------------------------------------------------------------------------------------------------- texts
+@dataclass(frozen=True)
+class TextReader:
+    """Embeds captions as the model learned to read them."""
+
+    model: MF2Model
+    tokenizer: PreTrainedTokenizerBase
+
+    def embed(self, kind: str, captions: Sequence[str]) -> torch.Tensor:
+        """`(M, G, P)` on the CPU: G is 1, or A for AU captions that were learned as a sentence an AU."""
+        config = self.model.config
+        if kind == "au" and config.au_text_mode == "per_au":
+            sentences = [sentence for caption in captions for sentence in au_sentences(caption, config)]
+            return self._embed_texts(kind, sentences, config.au_sentence_length).unflatten(0, (len(captions), -1))
+        prompt = f"{CAPTION_PROMPTS[kind]} " if kind in CAPTION_PROMPTS and config.emo_text == "random" else ""
+        length = getattr(config, f"{kind}_text_length")
+        return self._embed_texts(kind, [prompt + caption for caption in captions], length)[:, None]
+
+    @torch.no_grad()
+    def _embed_texts(self, kind: str, texts: Sequence[str], max_length: int) -> torch.Tensor:
+        """`(len(texts), P)`; each distinct text is read once."""
+        branch = CAPTION_BRANCH[kind]
+        positions = self.model.get_branch(branch).embeddings.position_embeddings.num_embeddings
+        table = TokenTable(self.tokenizer)
+        indexes = table.add(texts, min(max_length, positions))
+        table.freeze()
+        distinct, index_of_text = np.unique(indexes, return_inverse=True)
+        parts = []
+        for start in range(0, len(distinct), TEXTS_AT_ONCE):
+            ids, mask, _ = table.pad(distinct[start : start + TEXTS_AT_ONCE])
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            parts.append(self.model.get_text_features(ids, mask, branch=branch).pooler_output.float().cpu())
+        return torch.cat(parts)[index_of_text]
+
+
+def au_sentences(caption: str, config: MF2Config) -> list[str]:
+    """What an AU caption says of each AU of the model: its sentence, or the fixed one of an AU that is not active."""
+    written = parse_au_caption(caption)
+    return [written.get(au_id) or inactive_au_sentence(au_id) for au_id in config.au_ids]
+
+
+# ------------------------------------------------------------------------------------------------------------- recall
+def recall_both_ways(faces: torch.Tensor, texts: torch.Tensor, text_of_face: np.ndarray) -> dict[str, Any]:
+    """Recall of faces by texts and of texts by faces; see `retrieval_scores`.
+
+    Args:
+        faces: `(N, G, Q, P)`.
+        texts: `(M, G, P)`, all different.
+        text_of_face: `(N,)` the text that each face shows.
+    """
+    own, columns = torch.from_numpy(text_of_face), torch.arange(len(texts))
+    num_queries = faces.shape[1] * faces.shape[2]
+    by_text = search(
+        compare=lambda rows: similarity(faces, texts[rows]).T,
+        is_right=lambda rows: rows[:, None] == own,
+        blocks=columns.split(max(1, MAX_SIMILARITIES // (len(faces) * num_queries))),
+    )
+    by_face = search(
+        compare=lambda rows: similarity(faces[rows], texts),
+        is_right=lambda rows: own[rows, None] == columns,
+        blocks=torch.arange(len(faces)).split(max(1, MAX_SIMILARITIES // (len(texts) * num_queries))),
+    )
+    return {
+        "num_faces": len(faces),
+        "num_texts": len(texts),
+        "text_to_face": recall_of_ranks(*by_text, num_candidates=len(faces)),
+        "face_to_text": recall_of_ranks(*by_face, num_candidates=len(texts)),
+    }
+
+
+def similarity(faces: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """`(N, M)`: the best of a face's queries for each text, averaged over AUs where each has its own text."""
+    return image_text_similarity(faces, texts).mean(0)
+
+
+def search(
+    compare: Callable[[torch.Tensor], torch.Tensor],
+    is_right: Callable[[torch.Tensor], torch.Tensor],
+    blocks: Iterable[torch.Tensor],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of the first right answer and number of right answers of every row of the blocks.
+
+    Args:
+        compare: row numbers `(R,)` -> their similarities `(R, C)` with all candidates.
+        is_right: row numbers -> `(R, C)` bool.
+        blocks: the row numbers, as many at once as memory is meant for.
+    """
+    ranks, num_right = [], []
+    for rows in blocks:
+        right = is_right(rows)
+        ranks.append(rank_of_first(compare(rows), right))
+        num_right.append(right.sum(1))
+    return torch.cat(ranks).numpy(), torch.cat(num_right).numpy()
+
+
+def rank_of_first(similarities: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`(R,)`: how many wrong candidates are at least as similar as the best right one; `(R, C)` both arguments."""
+    best = similarities.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+    return ((similarities >= best) & ~right).sum(1)
+
+
+def recall_of_ranks(ranks: np.ndarray, num_right: np.ndarray, num_candidates: int) -> dict[str, dict[str, float]]:
+    """Recall@k of `(R,)` ranks, and its expectation when the order is random."""
+    recall = {str(k): float(np.mean(ranks < k)) for k in RECALLS_AT}
+    chance = {
+        str(k): float(np.mean(1 - hypergeom.pmf(0, num_candidates, num_right, min(k, num_candidates))))
+        for k in RECALLS_AT
+    }
+    return {"recall": recall, "chance": chance}

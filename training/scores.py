@@ -1,0 +1,189 @@
+"""All scores of predictions, with their intervals and baselines: the one place that says how well something does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
+from mf2.training.bootstrap import (
+    LEVEL,
+    Resampler,
+    au_average_precision_samples,
+    au_f1_samples,
+    emotion_samples,
+    interval,
+    mean_of_known,
+)
+from mf2.training.calibration import au_calibration, emotion_calibration
+from mf2.training.metrics import au_metrics, emotion_metrics
+from mf2.training.predictions import Predictions
+
+MAX_GROUPS = 50
+"""A column with more values than this divides the rows into groups that no score can be read from."""
+GAP_SCORES = {"au_f1": "aus_tuned", "emotion_macro_f1": "emotion", "emotion_uar": "emotion"}
+
+
+# --------------------------------------------------------------------------------------------------------- everything
+def evaluate_predictions(
+    predictions: Predictions,
+    label_space: LabelSpace,
+    *,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+    groups: Sequence[Any] | np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Every score of the predictions.
+
+    Args:
+        label_space: names of their columns and the system's own AU thresholds.
+        num_bootstrap: resamples of the intervals; 0 leaves the intervals out.
+        seed: of the resamples.
+        groups: `(N,)` what is resampled as a whole, instead of `predictions.group_ids`, the videos.
+    Returns:
+        `aus` (at 0.5) and `aus_tuned` (at the system's own thresholds): see `au_metrics`; `emotion`: see
+        `emotion_metrics`; `calibration`: `{"aus", "emotion"}`, None for a system that gives decisions only;
+        `bootstrap`: how the intervals were made. Beside a score `f1` stands its interval, `f1_interval`: `[low, high]`
+        or None where it is undefined.
+    """
+    groups = predictions.group_ids if groups is None else np.asarray(groups)
+    resampler = _make_resampler(groups, num_bootstrap, seed)
+    return {
+        **score_tasks(predictions, label_space, resampler),
+        "calibration": score_calibration(predictions, label_space),
+        "bootstrap": {
+            "num_resamples": resampler.num_resamples if resampler else 0,
+            "num_videos": len(np.unique(groups)),
+            "level": LEVEL,
+            "seed": seed,
+        },
+    }
+
+
+def _make_resampler(groups: np.ndarray, num_bootstrap: int, seed: int) -> Resampler | None:
+    """None where there is nothing to resample: a single video says nothing about others."""
+    return Resampler(groups, num_bootstrap, seed) if num_bootstrap and len(np.unique(groups)) > 1 else None
+
+
+def score_tasks(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
+    """`aus`, `aus_tuned` and `emotion`, with intervals where there is a resampler."""
+    thresholds = np.asarray(label_space.thresholds)
+    return {
+        "aus": score_aus(predictions, label_space, 0.5, resampler),
+        "aus_tuned": score_aus(predictions, label_space, thresholds, resampler),
+        "emotion": score_emotion(predictions, label_space, resampler),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- the tasks
+def score_aus(
+    predictions: Predictions, label_space: LabelSpace, thresholds: np.ndarray | float, resampler: Resampler | None
+) -> dict[str, Any]:
+    """`au_metrics` with intervals of F1 and average precision, per AU and of their means."""
+    probs, labels, codes = predictions.au_probs, predictions.au_labels, label_space.au_codes
+    scores = au_metrics(probs, labels, codes, thresholds)
+    if resampler is None or not scores["per_au"]:
+        return scores
+    samples = {
+        "f1": au_f1_samples(resampler, probs, labels, thresholds),
+        "average_precision": au_average_precision_samples(resampler, probs, labels),
+    }
+    for name, of_aus in samples.items():
+        scores[f"{name}_interval"] = interval(mean_of_known(of_aus))
+        for index, code in enumerate(codes):
+            if code in scores["per_au"]:
+                scores["per_au"][code][f"{name}_interval"] = interval(of_aus[:, index])
+    return scores
+
+
+def score_emotion(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
+    """`emotion_metrics` with intervals of top-1, macro-F1, UAR and each class's F1."""
+    probs, labels, emotions = predictions.emotion_probs, predictions.emotion_labels, label_space.emotions
+    scores = emotion_metrics(probs, labels, emotions)
+    if resampler is None or not scores["num_labelled"]:
+        return scores
+    samples = emotion_samples(resampler, probs, labels)
+    for name in ("top1", "macro_f1", "uar"):
+        scores[f"{name}_interval"] = interval(samples[name])
+    for index, name in enumerate(emotions):
+        scores["per_class"][name]["f1_interval"] = interval(samples["f1"][:, index])
+    return scores
+
+
+def score_calibration(predictions: Predictions, label_space: LabelSpace) -> dict[str, Any]:
+    """Calibration of both tasks; None for a task that has no labels, or decisions instead of probabilities."""
+    aus = emotion = None
+    if not is_decision(predictions.au_probs):
+        aus = au_calibration(predictions.au_probs, predictions.au_labels, label_space.au_codes)
+    if not is_decision(predictions.emotion_probs):
+        emotion = emotion_calibration(predictions.emotion_probs, predictions.emotion_labels)
+    return {"aus": aus, "emotion": emotion}
+
+
+def is_decision(probs: np.ndarray) -> bool:
+    """Whether every value is 0 or 1."""
+    return bool(np.isin(probs, (0, 1)).all())
+
+
+# ----------------------------------------------------------------------------------------------------------- by group
+def evaluate_by_group(
+    predictions: Predictions,
+    label_space: LabelSpace,
+    values: Sequence[Any],
+    *,
+    num_bootstrap: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The scores of each group of rows, and the gap between the best and the worst group.
+
+    Args:
+        values: `(N,)` the group of each row; None is a group of its own.
+        num_bootstrap, seed: as for `evaluate_predictions`; all groups share the resamples, so that a video with rows
+            in two of them moves both.
+    Returns:
+        `{"groups": {value: {"rows", "videos", "aus", "aus_tuned", "emotion"}}, "gaps": {score: {"best", "worst",
+        "gap", "gap_interval"}}}`. A gap is of the mean AU F1 at the system's thresholds, emotion macro-F1 or UAR.
+    Raises:
+        ValueError: more than `MAX_GROUPS` values.
+    """
+    names = np.array(["unknown" if value is None else str(value) for value in values])
+    distinct = np.unique(names)
+    if len(distinct) > MAX_GROUPS:
+        raise ValueError(f"The grouping column has {len(distinct)} values; at most {MAX_GROUPS} can be compared.")
+    resampler = _make_resampler(predictions.group_ids, num_bootstrap, seed)
+    groups, samples = {}, {}
+    for name in distinct.tolist():
+        rows = names == name
+        part = predictions.masked(rows, rows)
+        videos = len(np.unique(predictions.group_ids[rows]))
+        scores = score_tasks(part, label_space, resampler)
+        groups[name] = {"rows": int(rows.sum()), "videos": videos, **scores}
+        samples[name] = _gap_samples(part, label_space, resampler)
+    return {"groups": groups, "gaps": {score: _gap(score, groups, samples) for score in GAP_SCORES}}
+
+
+def _gap_samples(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
+    if resampler is None:
+        return {}
+    samples = {}
+    if (predictions.au_labels != AU_UNLABELLED).any():
+        f1 = au_f1_samples(resampler, predictions.au_probs, predictions.au_labels, label_space.thresholds)
+        samples["au_f1"] = mean_of_known(f1)
+    if (predictions.emotion_labels != EMOTION_UNLABELLED).any():
+        found = emotion_samples(resampler, predictions.emotion_probs, predictions.emotion_labels)
+        samples |= {f"emotion_{name}": found[name] for name in ("macro_f1", "uar")}
+    return samples
+
+
+def _gap(score: str, groups: dict[str, Any], samples: dict[str, dict[str, np.ndarray]]) -> dict[str, Any] | None:
+    """The gap of a score between the best and the worst group; None where fewer than two groups have it."""
+    task = GAP_SCORES[score]
+    values = {name: scores[task].get(score.partition("_")[2]) for name, scores in groups.items()}
+    values = {name: value for name, value in values.items() if value is not None}
+    if len(values) < 2:
+        return None
+    best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    gap = {"best": best, "worst": worst, "gap": values[best] - values[worst], "gap_interval": None}
+    if score in samples[best]:
+        gap["gap_interval"] = interval(samples[best][score] - samples[worst][score])
+    return gap
