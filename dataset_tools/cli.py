@@ -1,6 +1,7 @@
 """`mf2 data …`: finds the module of a data stage, and nothing else.
 
 A module's `add_arguments(parser)` and `run(args)` are its command; it is imported only when the command is used.
+Options are spelt with underscores, as the keys of a YAML file are; hyphens do as well.
 """
 
 import argparse
@@ -14,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("importer", "read an annotated data set from disk into the MFA schema"),
     "index": ("index", "bring annotations and images of a data set together and report every oddity"),
     "select": ("select", "choose a balanced sample of an index, split by video"),
+    "landmarks": ("landmarks", "find the 68 landmarks of every image, or take given ones"),
     "caption": ("captions.command", "write the three captions of every image"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
     "export": ("export", "make a Hub repository of a data set: card, annotations, and the images on request"),
@@ -21,8 +23,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Command -> (module of this package, what it does)."""
 
-USER_ERRORS = (ValueError, OSError)
-"""What a wrong argument, file or folder raises; anything else is a defect and keeps its traceback."""
+USER_ERRORS = (ValueError, OSError, ImportError)
+"""What a wrong argument, file, folder or a missing extra raises; anything else is a defect and keeps its traceback."""
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Takes `--max-usd` for `--max_usd`, as its subparsers do."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """See `argparse`."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+
+
+def _with_underscores(word: str) -> str:
+    """`--max-usd=1-2` -> `--max_usd=1-2`; other words stay as they are."""
+    name, equals, value = word.partition("=")
+    if not name.startswith("--"):
+        return word
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +59,7 @@ def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """The module of a command and the parser of its arguments."""
     module_name, text = COMMANDS[command]
     module = importlib.import_module(f".{module_name}", __package__)
-    parser = argparse.ArgumentParser(f"mf2 data {command}", description=text[0].upper() + text[1:] + ".")
+    parser = OptionParser(f"mf2 data {command}", description=text[0].upper() + text[1:] + ".")
     module.add_arguments(parser)
     return module, parser
 

@@ -7,22 +7,28 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from ..labels_mf2 import ACTION_UNITS, EMOTIONS
 
 _TEXT_HEIGHT, _MARGIN = 40, 6
 _PAPER, _INK, _FAINT, _DOT = (250, 250, 248), (30, 30, 34), (110, 110, 118), (64, 255, 140)
 
 
 def draw_contact_sheet(
-    rows: Sequence[Mapping[str, Any]], columns: int = 8, face_size: int = 160, with_landmarks: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    columns: int = 8,
+    face_size: int = 160,
+    with_landmarks: bool = False,
+    emotions: Sequence[str] = EMOTIONS,
 ) -> Image.Image:
     """Draw rows of the MFA schema, the first one at the top left.
 
     Args:
-        rows: need `image` (encoded bytes), `emotion`, the AU columns and, with landmarks, `landmarks` in pixels.
+        rows: need `image` (encoded bytes; one that cannot be read stays empty), `emotion`, any AU columns and, with
+            landmarks, `landmarks` in pixels or None.
         columns: faces side by side.
         face_size: width and height of each face on the sheet.
         with_landmarks: whether to mark the 68 points.
+        emotions: what the emotion's index means.
     """
     cell = face_size + _MARGIN
     lines = -(-len(rows) // columns)
@@ -33,25 +39,28 @@ def draw_contact_sheet(
         x = _MARGIN + place % columns * cell
         y = _MARGIN + place // columns * (cell + _TEXT_HEIGHT)
         sheet.paste(_face(row, face_size, with_landmarks), (x, y))
-        draw.text((x, y + face_size + 2), _emotion_name(row), _INK, bold)
+        draw.text((x, y + face_size + 2), _emotion_name(row, emotions), _INK, bold)
         draw.text((x, y + face_size + 20), _active_aus(row), _FAINT, small)
     return sheet
 
 
 def _face(row: Mapping[str, Any], size: int, with_landmarks: bool) -> Image.Image:
-    image = Image.open(io.BytesIO(row["image"])).convert("RGB")
+    try:
+        image = Image.open(io.BytesIO(row["image"])).convert("RGB")
+    except OSError:
+        return Image.new("RGB", (size, size), _FAINT)
     scale = size / np.array(image.size)
     face = image.resize((size, size), Image.Resampling.LANCZOS)
-    if with_landmarks:
+    if with_landmarks and row["landmarks"] is not None:
         draw = ImageDraw.Draw(face)
         for x, y in (np.asarray(row["landmarks"]) + 0.5) * scale - 0.5:
             draw.circle((x, y), 1, _DOT)
     return face
 
 
-def _emotion_name(row: Mapping[str, Any]) -> str:
-    return "unlabelled" if row["emotion"] is None else EMOTIONS[row["emotion"]]
+def _emotion_name(row: Mapping[str, Any], emotions: Sequence[str]) -> str:
+    return "unlabelled" if row["emotion"] is None else emotions[row["emotion"]]
 
 
 def _active_aus(row: Mapping[str, Any]) -> str:
-    return " + ".join(str(au_id) for au_id in AU_IDS if row[ACTION_UNITS[au_id].code] == 1) or "no AU"
+    return " + ".join(str(unit.id) for unit in ACTION_UNITS.values() if row.get(unit.code) == 1) or "no AU"

@@ -205,8 +205,8 @@ class BatchRunner:
             return 0
         if not self._budget.reserve(shard.usd):
             raise _StoppedError(
-                f"{shard.id}.jsonl may cost up to ${shard.usd:.2f}, which would pass --max-usd "
-                f"{self._budget.max_usd}; raise it, or use smaller files with --batch-requests"
+                f"{shard.id}.jsonl may cost up to ${shard.usd:.2f}, which would pass --max_usd "
+                f"{self._budget.max_usd}; raise it, or use smaller files with --batch_requests"
             )
         if shard.state == "written":
             file_id = self._call(partial(self._upload, shard))

@@ -38,7 +38,7 @@ def check_permission(profile: EndpointProfile, permission: UploadPermission | No
     if permission is None and not profile.is_loopback:
         raise PermissionError(
             f"Profile {profile.name!r} would upload face images to {profile.base_url}. Data set agreements rarely "
-            "allow it. If yours does, pass --i-may-upload AGREEMENT --signatory NAME; both are recorded. "
+            "allow it. If yours does, pass --i_may_upload AGREEMENT --signatory NAME; both are recorded. "
             "--backend template uploads nothing."
         )
 

@@ -110,7 +110,7 @@ class Budget:
 
     def __init__(self, max_usd: float | None = None, spent_usd: float = 0.0) -> None:
         if max_usd is not None and max_usd < 0:
-            raise ValueError(f"--max-usd is {max_usd}; it must not be negative.")
+            raise ValueError(f"--max_usd is {max_usd}; it must not be negative.")
         self.max_usd = max_usd
         self.spent_usd = spent_usd
         self._reserved_usd = 0.0

@@ -149,7 +149,7 @@ class OnlineRunner:
             if not await self._wait(self._pacer.wait_turn(tokens)):
                 return unfinished
             if not self._budget.reserve(worst_usd):
-                self.stop(f"the next request might pass --max-usd {self._budget.max_usd}; raise it and run again")
+                self.stop(f"the next request might pass --max_usd {self._budget.max_usd}; raise it and run again")
                 return unfinished
             await _on_disk(self._store.mark_sent(request, self._prompt_sha256[request.kind], self._parameters))
             tally.asked += 1

@@ -66,7 +66,7 @@ def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
     profile = resolve_model(profile)
     price = load_price(profile, args.prices)
     if price is None and args.max_usd is not None:
-        raise ValueError(f"--max-usd needs the price of {profile.model}; add it to a file and pass it with --prices.")
+        raise ValueError(f"--max_usd needs the price of {profile.model}; add it to a file and pass it with --prices.")
     return Endpoint(profile, price, permission if uploads else None, RequestBuilder(profile, args.prompts))
 
 
@@ -154,7 +154,7 @@ class Session:
             return None
         costs_money = self._endpoint.price != FREE and estimate.num_requests > 0
         if costs_money and not self._may_spend and not sys.stdin.isatty():
-            raise ValueError(f"This costs money ({estimate.to_text()}); pass --max-usd USD or --yes.")
+            raise ValueError(f"This costs money ({estimate.to_text()}); pass --max_usd USD or --yes.")
         self._store.record_run(self._description()).result()
         if costs_money and estimate.num_requests > self._args.pilot > 0:
             estimate = self._run_pilot(estimate)

@@ -145,7 +145,7 @@ def test_submit_now_and_collect_later(server, tmp_path):
 def test_the_budget_bounds_what_is_submitted(server, tmp_path):
     options = {"kinds": ("emotion",), "price": PRICE, "batch": {"max_requests": 5}}
     tally, _ = run_batch(server, tmp_path, make_jobs(20), **options, max_usd=0.02)
-    assert "--max-usd" in tally.stopped_because
+    assert "--max_usd" in tally.stopped_because
     assert 0 < sum(server.billed.values()) * ANSWER_USD / 2 <= 0.02
     assert tally.outcomes["valid"] == sum(server.billed.values()), "what was submitted is collected"
     tally, _ = run_batch(server, tmp_path, make_jobs(20), **options)

@@ -203,7 +203,7 @@ def test_a_paid_answer_is_on_the_disk_before_it_is_read(server, tmp_path, monkey
 def test_the_budget_holds_to_the_last_request(server, tmp_path):
     jobs = make_jobs(60)
     tally = run_online(server, tmp_path, jobs, kinds=("emotion",), price=PRICE, max_usd=20 * ANSWER_USD, concurrency=4)
-    assert "--max-usd" in tally.stopped_because
+    assert "--max_usd" in tally.stopped_because
     billed_usd = sum(server.billed.values()) * ANSWER_USD
     assert 10 * ANSWER_USD <= billed_usd <= 20 * ANSWER_USD
     assert tally.usd == pytest.approx(billed_usd)

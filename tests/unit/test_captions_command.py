@@ -117,7 +117,7 @@ def test_the_pilot_gives_the_estimate_and_its_answers_stay(folder, server, optio
 
 def test_money_is_not_spent_without_a_yes_or_a_bound(folder, server, options, capsys):
     assert caption(folder, "--profile", "left", *options) == 1
-    assert "--max-usd USD or --yes" in capsys.readouterr().err and not server.billed
+    assert "--max_usd USD or --yes" in capsys.readouterr().err and not server.billed
 
 
 def test_a_dry_run_asks_nothing_and_writes_nothing(folder, server, options, capsys):
@@ -131,7 +131,7 @@ def test_a_dry_run_asks_nothing_and_writes_nothing(folder, server, options, caps
 
 def test_no_image_is_uploaded_without_a_permission_which_is_recorded(folder, options, capsys, monkeypatch):
     assert caption(folder, "--profile", "hosted", *options) == 1
-    assert "--i-may-upload AGREEMENT --signatory NAME" in capsys.readouterr().err
+    assert "--i_may_upload AGREEMENT --signatory NAME" in capsys.readouterr().err
     assert caption(folder, "--profile", "hosted", "--i-may-upload", "EULA 3.2", *options) == 1
     assert "signatory" in capsys.readouterr().err
     granted = ["--i-may-upload", "EULA 3.2", "--signatory", "Prof. N. N."]
@@ -227,7 +227,7 @@ def test_a_profile_about_to_be_shut_down_is_refused(folder, options, tmp_path, c
                 "--signatory",
                 "B",
             ],
-            "--max-usd needs the price of unpriced",
+            "--max_usd needs the price of unpriced",
         ),
         (["-n", "0"], "at least 1"),
         (["--profile", "left", "--prompts", "/nowhere"], "prompt files"),

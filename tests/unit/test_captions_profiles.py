@@ -100,7 +100,7 @@ def test_only_a_server_on_this_machine_needs_no_permission(url, is_loopback):
     else:
         for open_any in (lambda: open_client(profile, None, timeout_s=1.0),
                          lambda: open_async_client(profile, None, concurrency=1, timeout_s=1.0)):  # fmt: skip
-            with pytest.raises(PermissionError, match="--i-may-upload AGREEMENT --signatory NAME"):
+            with pytest.raises(PermissionError, match="--i_may_upload AGREEMENT --signatory NAME"):
                 open_any()
 
 
