@@ -3,9 +3,9 @@
 import json
 import re
 
-import numpy as np
 import pytest
 import yaml
+from finished_runs import FREE, RESTRICTED, measured_metrics
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
 from mf2.dataset_tools.card_template import render_card
@@ -13,51 +13,18 @@ from mf2.dataset_tools.dataset_card import card as dataset_text
 from mf2.dataset_tools.privacy import restricted_sources
 from mf2.labels_mf2 import EMOTIONS
 from mf2.training.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
-from mf2.training.metrics import au_metrics, emotion_metrics
 
 SHA, BASE_SHA = "a" * 40, "b" * 40
 THRESHOLDS = [0.41, 0.62]
-DATA = {
-    "name": "Faces",
-    "license": "apache-2.0",
-    "synthetic": True,
-    "fingerprint": "f" * 64,
-    "rows": 4096,
-    "videos": 9,
-}
-RESTRICTED = DATA | {"name": "Aff-Wild2", "license": "other", "synthetic": False}
 
 
 def measured():
-    """`metrics.json` of two AUs and the emotions, scored on random predictions."""
-    rng = np.random.default_rng(0)
-    probs, labels = rng.random((50, 2)), rng.integers(0, 2, (50, 2))
-    description = DATA | {"split": "validation", "rows": 50, "emotion_ceiling": None}
-    return {
-        "model": {"name": "run", "license": "apache-2.0", "parameters": 20, "trainable_parameters": 10},
-        "evaluation": {
-            "data": description,
-            "aus": au_metrics(probs, labels, ["AU1", "AU12"]),
-            "aus_tuned": au_metrics(probs, labels, ["AU1", "AU12"], THRESHOLDS),
-            "emotion": emotion_metrics(rng.random((50, 8)), rng.integers(0, 8, 50), EMOTIONS),
-        },
-        "training": {
-            "data": description | {"split": "train"},
-            "unlabelled_aus": [],
-            "tuning_rows": 40,
-            "seed": 7,
-            "steps": 30,
-            "epochs": 2.0,
-            "seconds": 61.5,
-            "batch_size": 4,
-        },
-        "environment": {"torch": "2.15.0"},
-    }
+    return measured_metrics(["AU1", "AU12"], THRESHOLDS)
 
 
 def folder_of(tmp_path, config, metrics=None, name="config.json"):
     (tmp_path / "metrics.json").write_text(json.dumps(metrics or measured()))
-    labels = {"au_ids": [1, 12], "emotions": list(EMOTIONS), "au_thresholds": THRESHOLDS, "training_data": [DATA]}
+    labels = {"au_ids": [1, 12], "emotions": list(EMOTIONS), "au_thresholds": THRESHOLDS, "training_data": [FREE]}
     (tmp_path / name).write_text(json.dumps(labels | config))
     return tmp_path
 
@@ -67,7 +34,7 @@ def adapter_of(tmp_path, **config):
     return folder_of(tmp_path, config, name="adapter_config.json")
 
 
-# --------------------------------------------------------------------------------------------------------- the Hub's side
+# ------------------------------------------------------------------------------------------------------ the Hub's side
 def test_the_hub_reads_a_checkpoints_card(tmp_path):
     metrics = measured()
     write_card(folder_of(tmp_path, {}, metrics), Placement("org/mf2-small"))
@@ -117,7 +84,7 @@ def test_results_files_are_read_back_as_entries():
 def test_a_data_sets_text_and_its_terms():
     counts = {
         "train": {
-            **{name: 3 for name in ("images", "videos", "groups", "landmarks", "unlabelled emotion")},
+            **dict.fromkeys(("images", "videos", "groups", "landmarks", "unlabelled emotion"), 3),
             "emotions": {"Calm": 2},
             "aus": {"AU1": {"active": 1, "not active": 2, "unlabelled": 0}},
             "captions": dict.fromkeys(("caption_emotion", "caption_au", "caption_key_au"), 3),
@@ -133,11 +100,11 @@ def test_a_data_sets_text_and_its_terms():
 
 
 def test_restriction_is_told_by_licence():
-    sources = [DATA, RESTRICTED, RESTRICTED, {"name": "org/unknown", "license": None}]
+    sources = [FREE, RESTRICTED, RESTRICTED, {"name": "org/unknown", "license": None}]
     assert restricted_sources(sources) == ["Aff-Wild2", "org/unknown"]
 
 
-# ---------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------------------- figures
 def test_every_decimal_on_the_card_was_measured(tmp_path):
     """Figures of the text are those of the metrics and the thresholds, rounded as the card rounds them."""
     metrics = measured()
@@ -157,7 +124,7 @@ def _numbers(value):
 @pytest.mark.parametrize("planted", ["mean F1 0.93", "31,320 images", "97 % right", "{{ 0.93 | score }}"])
 def test_a_figure_of_the_template_is_refused(tmp_path, planted):
     (tmp_path / "card.md").write_text(f"# {{{{ name }}}}\n\nArt. 50(3), `x`, {planted}.\n")
-    with pytest.raises(ValueError, match="states .*has to be measured"):
+    with pytest.raises(ValueError, match=r"states .*has to be measured"):
         render_card("card.md", templates=tmp_path, name="mine")
 
 
@@ -171,7 +138,7 @@ def test_a_figure_of_an_included_template_is_refused(tmp_path):
 def test_a_figure_that_was_not_measured_is_refused(tmp_path):
     metrics = measured()
     del metrics["evaluation"]["aus"]["average_precision"]
-    with pytest.raises(ValueError, match="not measured.*average_precision"):
+    with pytest.raises(ValueError, match=r"not measured.*average_precision"):
         make_card(folder_of(tmp_path, {}, metrics))
     metrics = measured()
     metrics["evaluation"]["emotion"]["uar"] = float("nan")
@@ -187,7 +154,7 @@ def test_a_task_without_labels_has_no_scores(tmp_path):
     assert "majority class" not in card.text and "Emotions:" not in card.text
 
 
-# ------------------------------------------------------------------------------------------------------------------ lines
+# --------------------------------------------------------------------------------------------------------------- lines
 def test_pinned_lines_are_python_and_pin_both_commits():
     plain, pinned = loading_lines("org/m"), loading_lines("org/m", SHA)
     adapter = loading_lines("org/a", SHA, PinnedRepo("org/base", BASE_SHA))
