@@ -77,7 +77,7 @@ def _draw_bars(axes: Axes, places: np.ndarray, scores: list[dict[str, Any]], col
     known = [index for index, score in enumerate(scores) if score.get("f1_interval")]
     if known:
         low, high = np.array([scores[index]["f1_interval"] for index in known]).T
-        axes.vlines(places[known], low, high, color=GREY, linewidth=1.6)
+        axes.vlines(places[known], low, high, color="0.25", linewidth=1.6)
 
 
 def draw_reliability(calibration: dict[str, Any]) -> Figure:

@@ -28,7 +28,8 @@ from mf2.training.checkpoint import (
     write_json,
 )
 from mf2.training.data import CaptionTable, FaceCollator, Split
-from mf2.training.metrics import au_metrics, emotion_metrics, tune_thresholds
+from mf2.training.metrics import tune_thresholds
+from mf2.training.predictions import from_logits
 from mf2.training.pretraining_trainer import (
     LOSS_NAMES,
     PretrainingTrainer,
@@ -38,6 +39,7 @@ from mf2.training.pretraining_trainer import (
 )
 from mf2.training.provenance import record_training_videos
 from mf2.training.report import draw_overlay
+from mf2.training.scores import evaluate_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -216,15 +218,9 @@ def evaluate(
 
 
 def score(prediction: PredictionOutput, split: Split, config: MF2Config) -> dict[str, Any]:
-    """AU metrics at 0.5 and at the tuned thresholds, emotion metrics, and what they were measured on."""
-    (au_logits, emotion_logits), (au_labels, emotion_labels) = prediction.predictions, prediction.label_ids
-    probs, codes = sigmoid(au_logits), config.label_space.au_codes
-    return {
-        "data": split.description,
-        "aus": au_metrics(probs, au_labels, codes),
-        "aus_tuned": au_metrics(probs, au_labels, codes, config.au_thresholds),
-        "emotion": emotion_metrics(emotion_logits, emotion_labels, config.emotions),
-    }
+    """All scores of the evaluation split (see `evaluate_predictions`), and what they were measured on."""
+    predictions = from_logits(split, config.label_space, *prediction.predictions)
+    return {"data": split.description, **evaluate_predictions(predictions, config.label_space)}
 
 
 def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:
