@@ -13,7 +13,7 @@ import argparse
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,15 +23,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 from tqdm import tqdm
 
 from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
-from .readers import License
+from .reader_tools import parse_ints, safe_entries
+from .readers import About, License
 from .report import Tally, markdown_table
 
-PRETTY_NAME = "Aff-Wild2"
-LICENSE = License("other", "aff-wild2-agreement", "https://ibug.doc.ic.ac.uk/resources/aff-wild2/")
+ABOUT = About(
+    name="Aff-Wild2",
+    license=License("other", "aff-wild2-agreement", "https://ibug.doc.ic.ac.uk/resources/aff-wild2/"),
+    citation="Kollias and Zafeiriou, Expression, Affect, Action Unit Recognition: Aff-Wild2, Multi-Task Learning and "
+    "ArcFace, BMVC 2019",
+    au_ids=AU_IDS,
+    active="as coded",
+    emotions=EMOTIONS,
+    splits="official train and validation, by base video",
+)
 UNLABELLED_MODES = ("drop", "mask")
 LAYOUTS = ("auto", "unitask", "mtl")
 
@@ -46,9 +54,7 @@ _CROP_FOLDERS = "cropped_aligned*"
 _CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)  # what %05d.jpg writes
 _MTL_IMAGE = re.compile(r"([^/\\.][^/\\]*)/(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)
 _PERSON_SUFFIX = re.compile(r"_(left|right)$")
-_SMALL_INT = re.compile(rb"\s*(-?\d{1,2})\s*")
 _UNLABELLED = AU_UNLABELLED  # both tasks code it so on disk
-_MALFORMED = -128
 
 COUNTED = {
     "expr_files": "expression files (MTL: videos)",
@@ -94,6 +100,7 @@ class IndexReport:
     `length_differences[task][d]` is the number of videos that have d more rows than their last crop's number.
     """
 
+    settings: dict[str, Any] = field(default_factory=dict)
     tally: Tally = field(default_factory=lambda: Tally(COUNTED))
     length_differences: dict[str, Counter[int]] = field(default_factory=lambda: {"expr": Counter(), "au": Counter()})
 
@@ -182,46 +189,7 @@ def _match_task(task: str, candidates: Sequence[Path]) -> Path | None:
     return matches[0] if matches else None
 
 
-def _entries(folder: str | Path, root: Path, tally: Tally) -> Iterator["os.DirEntry[str]"]:
-    """The entries of a folder without the links that lead out of `root` (resolved), which are counted."""
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-                tally.add("unsafe_paths", example=f"{Path(folder).name}/{entry.name}")
-            else:
-                yield entry
-
-
 # -------------------------------------------------------------------------------------------------- the label files
-def parse_labels(body: bytes, width: int) -> npt.NDArray[np.int8]:
-    """Comma-separated small integers, a row a line -> (rows, width); a line that is anything else is all -128.
-
-    Lines keep their place, empty ones too, because the number of a row is the number of its frame.
-    """
-    body = body.rstrip()
-    names = [str(i) for i in range(width)]
-    try:
-        table = pacsv.read_csv(
-            pa.BufferReader(body),
-            read_options=pacsv.ReadOptions(column_names=names, use_threads=False),
-            parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
-            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.int8()), null_values=[]),
-        )
-    except pa.ArrowInvalid:
-        return _parse_labels_by_line(body, width)
-    return np.column_stack([column.to_numpy() for column in table.columns])
-
-
-def _parse_labels_by_line(body: bytes, width: int) -> npt.NDArray[np.int8]:
-    lines = body.splitlines()
-    labels = np.full((len(lines), width), _MALFORMED, np.int8)
-    for row, line in zip(labels, lines, strict=True):
-        fields = [_SMALL_INT.fullmatch(text) for text in line.split(b",")]
-        if len(fields) == width and all(fields):
-            row[:] = [int(text[1]) for text in fields if text]
-    return labels
-
-
 def _refuse_out_of_range(labels: npt.NDArray[np.int8], highest: int) -> int:
     """Make rows with a label outside -1..highest unlabelled, in place; returns how many there were."""
     malformed = ((labels < _UNLABELLED) | (labels > highest)).any(axis=1)
@@ -241,7 +209,7 @@ def _read_expressions(names: list[str], body: bytes, tally: Tally) -> npt.NDArra
     known = {name.lower(): index for index, name in enumerate(EMOTIONS)}
     if not names or any(name.lower() not in known for name in names):
         return None
-    labels = parse_labels(body, 1)
+    labels = parse_ints(body, 1)
     tally.add("expr_malformed", _refuse_out_of_range(labels, len(names) - 1))
     to_emotion = np.array([*(known[name.lower()] for name in names), _UNLABELLED], np.int8)  # [-1] is unlabelled
     return to_emotion[labels]
@@ -251,7 +219,7 @@ def _read_aus(names: list[str], body: bytes, tally: Tally) -> npt.NDArray[np.int
     """(rows, 12) labels in the order of `AU_IDS`, -1 for an AU without a column. None: the header is not of AUs."""
     if not names or not all(re.fullmatch(r"AU\d{1,2}", name) for name in names) or len(set(names)) != len(names):
         return None
-    labels = parse_labels(body, len(names))
+    labels = parse_ints(body, len(names))
     tally.add("au_malformed", _refuse_out_of_range(labels, 1))
     ours = np.full((len(labels), len(AU_IDS)), _UNLABELLED, np.int8)
     columns = {f"AU{au_id}": column for column, au_id in enumerate(AU_IDS)}
@@ -269,7 +237,7 @@ def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotatio
     root = folder.resolve()
     annotations: dict[str, _Annotation] = {}
     for split, path in _split_entries(folder, root, tally):
-        for entry in sorted(_entries(path, root, tally), key=lambda entry: entry.name):
+        for entry in sorted(safe_entries(path, root, tally), key=lambda entry: entry.name):
             video, extension = os.path.splitext(entry.name)
             example = f"{folder.name}/{path.name}/{entry.name}"
             if extension != ".txt" or video.startswith(".") or not entry.is_file():
@@ -290,7 +258,7 @@ def _split_entries(folder: Path, root: Path, tally: Tally, suffix: str = "") -> 
     `train` comes first; whatever else is there is counted as stray.
     """
     found = []
-    for entry in _entries(folder, root, tally):
+    for entry in safe_entries(folder, root, tally):
         name = entry.name.lower()
         splits = [split for split, pattern in _SPLIT_NAMES.items() if fnmatch(name, pattern + suffix)]
         if splits and (entry.is_file() if suffix else entry.is_dir()):
@@ -335,7 +303,7 @@ def _read_mtl_lines(body: bytes, tally: Tally) -> tuple[list[tuple[str, int]], n
         elif line.strip():
             leads_out = image.startswith("/") or "\\" in image or ".." in image.split("/")
             tally.add("unsafe_paths" if leads_out else "rejected_lines", example=image)
-    return images, parse_labels("\n".join(labels).encode(), 1 + len(AU_IDS))
+    return images, parse_ints("\n".join(labels).encode(), 1 + len(AU_IDS))
 
 
 def _by_video(images: Sequence[tuple[str, int]]) -> dict[str, npt.NDArray[np.int32]]:
@@ -361,7 +329,7 @@ def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally) 
     found: dict[str, _Crops] = {}
     for index, crop_dir in enumerate(crop_dirs):
         root = crop_dir.resolve()
-        for entry in tqdm(_entries(crop_dir, root, tally), desc=f"crops in {crop_dir.name}", unit="video"):
+        for entry in tqdm(safe_entries(crop_dir, root, tally), desc=f"crops in {crop_dir.name}", unit="video"):
             if not entry.is_dir():
                 tally.add("stray_files", example=f"{crop_dir.name}/{entry.name}")
             elif entry.name not in annotated:
@@ -375,7 +343,7 @@ def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally) 
 
 def _crop_frames(folder: str, root: Path, tally: Tally) -> npt.NDArray[np.int32]:
     frames = []
-    for entry in _entries(folder, root, tally):
+    for entry in safe_entries(folder, root, tally):
         if (match := _CROP_NAME.fullmatch(entry.name)) and entry.is_file():
             frames.append(int(match[1]))
         else:
@@ -420,7 +388,7 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
     if unlabelled not in UNLABELLED_MODES:
         raise ValueError(f"unlabelled is {unlabelled!r}; it must be one of {', '.join(UNLABELLED_MODES)}.")
     place = find_layout(root, layout)
-    report = IndexReport()
+    report = IndexReport({"unlabelled": unlabelled, "layout": layout})
     if "mtl" in place.tasks:
         annotations = _read_mtl(place.tasks["mtl"], report.tally)
     else:

@@ -5,8 +5,7 @@ The images are copied as they are, byte by byte; landmarks come from a file, cap
 
 import argparse
 import io
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,19 @@ import pyarrow.compute as pc
 from PIL import Image
 from tqdm import tqdm
 
-from ..labels_mf2 import AU_UNLABELLED, EMOTIONS
+from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_landmarks
-from .readers import add_reader_parsers, load_reader
+from .readers import About, Report, add_reader_parsers, emotions_of, load_reader
 from .report import Tally
-from .schema import write_mfa
+from .schema import au_ids_of, write_mfa
 
 LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000
+SPLIT_RULES = ("official", "random")
+RECORDED = ("threshold", "fold", "crop")
+"""Settings of a reader that stand in the manifest under their own names, null where the data set has no such thing."""
 
 COUNTED = {
     "images": "images written",
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add = reader_parser.add_argument
         add("--landmarks", type=Path, metavar="CSV", help=f"given landmarks (default: ROOT/{LANDMARKS_NAME} if there)")
         add("--captions", choices=("template", "none"), default="template", help="default: %(default)s")
-        add("--split", choices=("official", "random"), default="official", help="default: %(default)s")
+        add("--split", choices=SPLIT_RULES, help="default: official where the data set has a split, else random")
         add("--eval_fraction", type=float, default=0.1, help="share of the groups, with --split random")
         add("--selection", type=Path, metavar="FRAMES", help="keep these frames and their split (`mf2 data select`)")
         add("--dataset_name", help="name in the card and in the column `dataset` (default: NAME)")
@@ -52,20 +54,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--overwrite", action="store_true", help="replace the data set OUT")
 
 
+def import_dataset(name: str, root: str | Path, out: str | Path, **options: Any) -> Path:
+    """`mf2 data import NAME ROOT OUT` from code; `options` are its options by name (`fold=2`, `overwrite=True`).
+
+    Raises:
+        FileNotFoundError, ValueError: as the command's messages say.
+    """
+    parser = argparse.ArgumentParser(name)
+    add_arguments(parser)
+    args = parser.parse_args([name, str(root), str(out)])
+    if unknown := options.keys() - vars(args).keys():
+        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(vars(args))}.")
+    run(argparse.Namespace(**vars(args) | options))
+    return Path(out)
+
+
 def run(args: argparse.Namespace) -> None:
     """Read, choose, write, and print what was counted."""
     reader = load_reader(args.reader)
     frames, report = reader.read(args.root, args)
     print(report.to_markdown())
-    frames = _choose(frames, args)
+    rule = args.split or ("random" if frames["split"].null_count == len(frames) else "official")
+    frames = _choose(frames, args, rule)
     landmarks = read_given_landmarks(args.landmarks, args.root, frames)
     counts = Tally(COUNTED)
+    split_rule = _describe_split(frames, rule, args)
+    print(f"Split: {split_rule}.")
     manifest = {
-        "pretty_name": args.dataset_name or reader.PRETTY_NAME,
-        **asdict(reader.LICENSE),
-        "made_by": f"mf2 data import {args.reader}",
-        "arguments": {name: getattr(args, name) for name in ("captions", "split", "eval_fraction", "seed")},
-        "report": report.to_dict(),
+        **_describe(reader.ABOUT, report, args),
+        "split_rule": split_rule,
         "counts": counts.counts,
     }
     with tqdm(total=len(frames), desc="images", unit="image") as bar:
@@ -73,16 +90,44 @@ def run(args: argparse.Namespace) -> None:
             split: _rows(frames.filter(pc.equal(frames["split"], split)), landmarks, counts, bar, args)
             for split in frames["split"].unique().to_pylist()
         }
-        write_mfa(args.out, splits, manifest=manifest, au_ids=_au_ids(frames), overwrite=args.overwrite)
+        write_mfa(
+            args.out,
+            splits,
+            manifest=manifest,
+            au_ids=au_ids_of(frames.column_names),
+            emotions=emotions_of(frames),
+            overwrite=args.overwrite,
+        )
     print(counts.to_markdown())
 
 
+def _describe(about: About, report: Report, args: argparse.Namespace) -> dict[str, Any]:
+    """What the data set says about its source and its making."""
+    return {
+        "pretty_name": args.dataset_name or about.name,
+        **asdict(about.license),
+        "citation": about.citation,
+        "made_by": f"mf2 data import {args.reader}",
+        "arguments": {name: getattr(args, name) for name in ("captions", "split", "eval_fraction", "seed")},
+        **{name: report.settings.get(name) for name in RECORDED},
+        "report": report.to_dict(),
+    }
+
+
+def _describe_split(frames: pa.Table, rule: str, args: argparse.Namespace) -> str:
+    if args.selection is not None:
+        return "that of the selection"
+    if rule == "official":
+        return "official"
+    return f"{args.eval_fraction:g} of {len(frames['group_id'].unique())} groups at random, seed {args.seed}"
+
+
 # ------------------------------------------------------------------------------------------------------- the frames
-def _choose(frames: pa.Table, args: argparse.Namespace) -> pa.Table:
+def _choose(frames: pa.Table, args: argparse.Namespace, rule: str) -> pa.Table:
     """The frames to write, each with its split."""
     if args.selection is not None:
         frames = apply_selection(frames, read_frames(args.selection))
-    elif args.split == "random":
+    elif rule == "random":
         frames = split_at_random(frames, args.eval_fraction, args.seed)
     if not len(frames):
         raise ValueError(f"No frame of {args.root} is left; the table above says why.")
@@ -123,10 +168,6 @@ def split_at_random(frames: pa.Table, eval_fraction: float, seed: int) -> pa.Tab
     return frames.set_column(frames.schema.get_field_index("split"), "split", split)
 
 
-def _au_ids(frames: pa.Table) -> list[int]:
-    return [int(name[2:]) for name in frames.column_names if re.fullmatch(r"AU\d+", name)]
-
-
 # --------------------------------------------------------------------------------------------------------- the rows
 def read_given_landmarks(given: Path | None, root: Path, frames: pa.Table) -> dict[Frame, npt.NDArray[np.float32]]:
     """The landmarks of the frames from the given file, or from `ROOT/landmarks.csv`, or none."""
@@ -144,6 +185,7 @@ def _rows(
     args: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one split, made one at a time."""
+    emotions = emotions_of(frames)
     for batch in frames.drop_columns(["split"]).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
             bar.update()
@@ -155,11 +197,17 @@ def _rows(
             row["image"] = image
             row["file_name"] = f"{row['video_id']}/{Path(path).name}"
             row["dataset"] = args.dataset_name or args.reader
-            row["landmarks"] = landmarks.get((row["video_id"], row["frame"]))
+            row["landmarks"] = _landmarks_of(row, landmarks)
             if args.captions == "template":
-                row |= _template_columns(row, args.seed)
+                row |= _template_columns(row, emotions, args.seed)
             _count_row(row, counts)
             yield row
+
+
+def _landmarks_of(row: Mapping[str, Any], given: Mapping[Frame, npt.NDArray[np.float32]]) -> Any:
+    """(68, 2) of the landmark file, or of the data set, or None."""
+    own = row.get("landmarks")
+    return given.get((row["video_id"], row["frame"]), None if own is None else np.reshape(own, (NUM_LANDMARKS, 2)))
 
 
 def read_image(path: Path) -> bytes | None:
@@ -178,10 +226,11 @@ def _labelled_aus(row: Mapping[str, Any]) -> dict[int, int]:
     return {int(name[2:]): row[name] for name in row if name.startswith("AU") and row[name] != AU_UNLABELLED}
 
 
-def _template_columns(row: Mapping[str, Any], seed: int) -> dict[str, str | None]:
-    """The caption columns; what an image's labels cannot say (no AU labelled, no emotion) stays null."""
+def _template_columns(row: Mapping[str, Any], emotions: Sequence[str], seed: int) -> dict[str, str | None]:
+    """The caption columns; what labels cannot say (no AU labelled, no emotion, or none of the eight) stays null."""
     aus = _labelled_aus(row)
-    emotion = None if row["emotion"] is None else EMOTIONS[row["emotion"]]
+    name = None if row["emotion"] is None else emotions[row["emotion"]]
+    emotion = name if name in EMOTIONS else None
     active = [au_id for au_id, label in aus.items() if label]
     captions = template_captions(f"{row['dataset']}/{row['file_name']}", active, emotion, seed)
     return {

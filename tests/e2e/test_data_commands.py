@@ -4,11 +4,13 @@ import io
 import json
 from pathlib import Path
 
+import data_set_trees
 import numpy as np
 import pytest
 from PIL import Image
 
 from mf2.dataset_tools.cli import main
+from mf2.dataset_tools.importer import import_dataset
 from mf2.dataset_tools.index import read_frames
 from mf2.dataset_tools.schema import load_mfa, read_manifest
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
@@ -220,3 +222,40 @@ def test_real_faces_go_through(tmp_path):
     assert not set(train["group_id"]) & set(validation["group_id"])
     assert train.with_format("numpy")["landmarks"][:].shape == (len(train), 68, 2)
     assert read_manifest(out)["counts"]["no_landmarks"] == 0
+
+
+# ------------------------------------------------------------------------------------------------- other data sets
+def test_import_records_what_the_labels_are(tmp_path, capsys):
+    """A result can only be compared with another when threshold, fold and crop of its labels are known."""
+    root = data_set_trees.disfa(tmp_path / "root")
+    out = import_dataset("disfa", root, tmp_path / "mfa", fold=3, threshold=1)
+    manifest = read_manifest(out)
+    assert (manifest["threshold"], manifest["fold"], manifest["crop"]) == (1, 3, "frames")
+    assert manifest["au_ids"] == [1, 4, 9, 12] and manifest["emotions"] == list(EMOTIONS)
+    assert manifest["citation"].startswith("Mavadati") and manifest["license_name"] == "disfa-agreement"
+    assert manifest["split_rule"] == "official" and manifest["report"]["counts"]["missing_image"] == 1
+    train, validation = (load_mfa(out, split, au_ids=None) for split in ("train", "validation"))
+    assert set(validation["group_id"]) == {"SN001"} and set(train["group_id"]) == {"SN003", "SN013"}
+    assert validation["AU1"] == [0, 1, 1, 1] and validation["AU9"] == [-1] * 4
+    assert validation[0]["file_name"] == "SN001/0.png" and validation[0]["emotion"] is None
+    assert "| frames/SN001/0.png" in capsys.readouterr().out
+
+
+def test_import_of_an_own_csv(tmp_path):
+    root = tmp_path / "root"
+    data_set_trees.write_images(root, [f"{person}/{k}.jpg" for person in "abcd" for k in range(3)])
+    points = ";".join(["1.5"] * 136)
+    lines = [
+        f"{person}/{k}.jpg,{k % 2},{'pain' if k else 'ease'},{person},{points}" for person in "abcd" for k in range(3)
+    ]
+    (root / "labels.csv").write_text("\n".join(["path,AU4,emotion,group_id,landmarks", *lines]))
+    assert run("import", "csv", root, tmp_path / "mfa", "--eval_fraction", 0.25) == 0
+    train, validation = (load_mfa(tmp_path / "mfa", split, au_ids=None) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (9, 3) and len(set(validation["group_id"])) == 1
+    assert read_manifest(tmp_path / "mfa")["split_rule"] == "0.25 of 4 groups at random, seed 0"
+    row = train[1]
+    assert train.features["emotion"].names == ["Ease", "Pain"] and row["emotion"] == 1 and row["AU4"] == 1
+    assert np.asarray(row["landmarks"]).tolist() == [[1.5, 1.5]] * 68
+    assert row["caption_au"] and row["caption_emotion"] is None  # no template knows pain
+    with pytest.raises(ValueError, match="no option thresold"):
+        import_dataset("csv", root, tmp_path / "again", thresold=1)

@@ -1,0 +1,90 @@
+"""Reads BP4D.
+
+    .../AU_OCC/F001_T1.csv       one row a frame: column 0 the frame, column N AU N: 0, 1, or 9 = unknown
+    .../F001/T1/0012.jpg         the frames, numbered with 3 or 4 digits
+
+Columns count by their position: a header may name one twice.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from .folds import BP4D_PARTS, add_fold_argument, split_of_fold
+from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
+from .readers import About, License
+
+ABOUT = About(
+    name="BP4D",
+    license=License(
+        "other", "bp4d-agreement", "https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html"
+    ),
+    citation="Zhang, Yin, Cohn, Canavan, Reale, Horowitz, Liu and Girard, BP4D-Spontaneous: a high-resolution "
+    "spontaneous 3D dynamic facial expression database, Image and Vision Computing 32(10), 2014",
+    au_ids=(1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 24, 25, 26),
+    active="occurrence",
+    splits="three subject-exclusive folds (--fold)",
+)
+UNKNOWN = 9
+COUNTED = {
+    "videos": "videos (a person in a task)",
+    "headers_not_counting": "files whose header is not 0, 1, 2, ... (read by position all the same)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    add_fold_argument(parser)
+    add_crop_argument(parser)
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
+    """The frames of `root` that have labels and an image."""
+    report = ReadReport(COUNTED, fold=args.fold)
+    folder = Folder(root, report)
+    labels = _read_labels(folder, report)
+    images = folder.images(
+        r"(?P<subject>[FM]\d{3})[/_](?P<task>T\d)[/_][^/]*?(?P<frame>\d{1,7})", "such as F001/T1/0012.jpg", args.crop
+    )
+    images = images.assign(
+        frame=images["frame"].astype(int), video_id=(images["subject"] + "_" + images["task"]).str.upper()
+    )
+    labels["split"] = split_of_fold(labels["group_id"], BP4D_PARTS, args.fold)
+    labels = report.drop(labels, labels["split"].isna(), "no_part", ["video_id", "frame"])
+    images = images[["path", "video_id", "frame"]]
+    return frame_table(labels, report, images, on=["video_id", "frame"]), report
+
+
+def _read_labels(folder: Folder, report: ReadReport) -> pd.DataFrame:
+    """A row for each line of all files."""
+    files = folder.find(r"AU_OCC/(?P<subject>[FM]\d{3})_(?P<task>T\d)\.csv", "AU_OCC/F001_T1.csv")
+    tables = []
+    for subject, task, path in files.itertuples(index=False):
+        table = _read_file(folder.read(path), path, report)
+        if table is not None:
+            table = table.assign(video_id=f"{subject}_{task}".upper(), group_id=subject.upper())
+            tables.append(table)
+    if not tables:
+        raise ValueError(f"{folder.root} has no AU_OCC file that can be read, see {files['path'].iloc[0]}.")
+    report.tally.add("videos", len(tables))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_file(data: bytes, path: str, report: ReadReport) -> pd.DataFrame | None:
+    """`frame` and the AU columns of one file; None: it has too few columns."""
+    header, _, body = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n")
+    names = [name.strip() for name in header.decode("utf-8-sig", "replace").split(",")]
+    if len(names) <= max(ABOUT.au_ids):
+        report.count("rejected_files", [path])
+        return None
+    if names != [str(number) for number in range(len(names))]:
+        report.count("headers_not_counting", [path])
+    table = parse_ints(body, len(names), np.int32)
+    report.tally.add("rows", len(table))
+    lines = pd.DataFrame({"line": np.arange(2, len(table) + 2), "path": path})
+    kept = report.drop(lines, pd.Series(table[:, 0] < 0), "malformed", ["path", "line"]).index
+    columns = {f"AU{au_id}": occurrence(pd.Series(table[kept, au_id]), report, (UNKNOWN,)) for au_id in ABOUT.au_ids}
+    return pd.DataFrame({"frame": table[kept, 0], **columns})

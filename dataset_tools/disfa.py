@@ -1,0 +1,114 @@
+"""Reads DISFA.
+
+    ActionUnit_Labels/SN001/SN001_au1.txt   lines `frame,intensity`: frames from 1, intensities 0..5
+    ActionUnit_Labels/SN001/au1.txt         (another spelling of the same)
+    .../*SN001*/*12.jpg                     frames taken from the videos: a folder a person, a number at the end
+
+Extracted frames may count from 0 while the labels count from 1: where a person's folder has an image 0, image k - 1
+belongs to label k.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ..labels_mf2 import AU_UNLABELLED
+from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
+from .reader_tools import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
+from .readers import About, License
+
+HIGHEST = 5
+ABOUT = About(
+    name="DISFA",
+    license=License("other", "disfa-agreement", "http://mohammadmahoor.com/disfa/"),
+    citation="Mavadati, Mahoor, Bartlett, Trinh and Cohn, DISFA: A Spontaneous Facial Action Intensity Database, IEEE "
+    "Transactions on Affective Computing 4(2), 2013",
+    au_ids=(1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26),
+    active="intensity 2 or more (--threshold)",
+    splits="three subject-exclusive folds (--fold)",
+)
+COUNTED = {
+    "people": "people",
+    "counted_from_0": "people whose images count from 0",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    parser.add_argument(
+        "--threshold",
+        type=int,
+        choices=range(1, HIGHEST + 1),
+        default=2,
+        help="an AU of this intensity is active (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--first_image",
+        choices=("auto", "0", "1"),
+        default="auto",
+        help="the number of the image of label 1; auto: 0 where there is an image 0, else 1",
+    )
+    add_fold_argument(parser)
+    add_crop_argument(parser)
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
+    """The frames of `root` that have labels and an image."""
+    report = ReadReport(COUNTED, threshold=args.threshold, fold=args.fold, first_image=args.first_image)
+    folder = Folder(root, report)
+    labels = _read_labels(folder, report, args.threshold)
+    images = _find_images(folder, report, args)
+    labels["split"] = split_of_fold(labels["subject"], DISFA_PARTS, args.fold)
+    labels = report.drop(labels, labels["split"].isna(), "no_part", ["subject", "frame"])
+    labels["video_id"] = labels["group_id"] = labels["subject"]
+    return frame_table(labels, report, images, on=["subject", "frame"]), report
+
+
+def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataFrame:
+    """A row for each person and frame; an AU without a value there is unlabelled."""
+    numbers = "|".join(map(str, ABOUT.au_ids))
+    files = folder.find(
+        rf"ActionUnit_Labels/(?P<subject>SN\d{{3}})/(?:SN\d{{3}}_)?au0?(?P<au>{numbers})\.txt",
+        "ActionUnit_Labels/SN001/SN001_au1.txt (or SN001/au1.txt)",
+    )
+    files = files.assign(au=files["au"].astype(int), subject=files["subject"].str.upper())
+    files = report.drop(files, files.duplicated(["subject", "au"]), "rejected_files", "path")
+    columns = []
+    for subject, au_id, path in files[["subject", "au", "path"]].itertuples(index=False):
+        frames, intensities = _read_intensities(folder.read(path), path, report)
+        index = pd.MultiIndex.from_product([[subject], frames], names=["subject", "frame"])
+        columns.append(pd.Series(active(intensities, threshold, HIGHEST), index, name=f"AU{au_id}"))
+    by_au = {name: pd.concat([c for c in columns if c.name == name]) for name in {c.name for c in columns}}
+    labels = pd.DataFrame(by_au).fillna(AU_UNLABELLED).astype(np.int8).reset_index()
+    report.tally.add("rows", len(labels))
+    report.tally.add("people", labels["subject"].nunique())
+    return labels
+
+
+def _read_intensities(data: bytes, path: str, report: ReadReport) -> tuple[np.ndarray, np.ndarray]:
+    """Lines `frame,intensity` -> both (n,); lines and values that are not understood are counted and unlabelled."""
+    table = parse_ints(data, 2, np.int32)
+    odd = (table[:, 0] < 1) | (table[:, 1] < 0) | (table[:, 1] > HIGHEST)
+    report.count("values_unknown", [f"{path}:{line}" for line in np.flatnonzero(odd) + 1])
+    table = table[~odd]
+    frames, first = np.unique(table[:, 0], return_index=True)
+    report.count("values_unknown", [f"{path}: frame {frame} again" for frame in np.delete(table[:, 0], first)])
+    return frames, table[first, 1]
+
+
+def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -> pd.DataFrame:
+    """`subject`, `frame` (that of the label) and `path` of the images."""
+    images = folder.images(
+        r"[^/]*(?P<subject>SN\d{3})(?:[^/]*/)?[^/]*?(?P<frame>\d{1,7})",
+        "of a person, such as SN001/00001.jpg",
+        args.crop,
+    )
+    images = images.assign(frame=images["frame"].astype(int), subject=images["subject"].str.upper())
+    from_0 = pd.Series(args.first_image == "0", images.index)
+    if args.first_image == "auto":
+        from_0 = images.groupby("subject")["frame"].transform("min") == 0
+    report.count("counted_from_0", images.loc[from_0, "subject"].unique())
+    return images.assign(frame=images["frame"] + from_0)
