@@ -13,8 +13,7 @@ It prints a Markdown table; `--output` also writes every AU's and emotion's scor
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import set_seed
 from transformers.utils import CONFIG_NAME
@@ -35,9 +33,9 @@ from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
 from mf2.training.arguments import run_script
 from mf2.training.checkpoint import describe_environment, read_json, write_json
-from mf2.training.data import FaceCollator, FaceExample, Labels, Split, row_seed
+from mf2.training.data import FaceExample, Labels, Split, row_seed
 from mf2.training.metrics import au_metrics, emotion_metrics
-from mf2.training.pretraining_trainer import IMAGE_NAMES, sigmoid
+from mf2.training.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
 
 JITTER = 0.03
 """Standard deviation of the noise on landmarks, as a fraction of the distance between the eye centres."""
@@ -48,24 +46,11 @@ MAX_ITERATIONS = 1000
 ALIGNED_SIZE = (100, 100)
 """Height and width to which landmarks are aligned; features are standardised, so any square does."""
 
-Predictions = tuple[np.ndarray, np.ndarray]
+ReferencePredictions = tuple[np.ndarray, np.ndarray]
 """AU probabilities `(N, A)` and emotion scores `(N, E)`."""
 
 
 # ---------------------------------------------------------------------------------------------------------- landmarks
-LandmarkChoice = Callable[[FaceExample], np.ndarray | None]
-"""What the image processor is given for a face."""
-
-
-def exact_landmarks(example: FaceExample) -> np.ndarray | None:
-    """The data set's own points."""
-    return example.landmarks_px
-
-
-def no_landmarks(example: FaceExample) -> None:
-    """None: the picture is taken as a face crop, with the regions of the mean face."""
-
-
 def jittered_landmarks(example: FaceExample, seed: int, jitter: float = JITTER) -> np.ndarray | None:
     """The points with independent Gaussian noise on x and y, a function of (seed, row) alone."""
     if example.landmarks_px is None:
@@ -111,42 +96,24 @@ def untrained_tower(config: MF2Config, seed: int) -> MF2Model:
     return MF2Model(MF2Config.from_dict(config.to_dict() | {"local_feature_levels": [-1]})).eval()
 
 
-def image_batches(
-    split: Split, image_processor: MF2ImageProcessor, landmarks_of: LandmarkChoice, device: torch.device
-) -> Iterator[dict[str, torch.Tensor]]:
-    """`pixel_values` and `au_boxes` of a split, in order of its rows."""
-    collate = FaceCollator(image_processor)
-    loader = DataLoader(
-        split.faces,
-        batch_size=BATCH_SIZE,
-        collate_fn=lambda examples: collate([replace(face, landmarks_px=landmarks_of(face)) for face in examples]),
-    )
-    for batch in tqdm(loader, desc=f"reading {split.description['split']} images", leave=False):
-        yield {name: batch[name].to(device) for name in IMAGE_NAMES}
-
-
-@torch.no_grad()
 def model_predictions(
     model: MF2Model, image_processor: MF2ImageProcessor, split: Split, landmarks_of: LandmarkChoice
-) -> Predictions:
+) -> ReferencePredictions:
     """What the checkpoint says of a split, given these landmarks."""
-    outputs = [model(**batch) for batch in image_batches(split, image_processor, landmarks_of, model.device)]
-    au_logits, emotion_logits = (
-        torch.cat([output[name] for output in outputs]).cpu().numpy() for name in ("au_logits", "emotion_logits")
-    )
-    return sigmoid(au_logits), emotion_logits
+    found = predict(model, image_processor, split, BATCH_SIZE, model.device, landmarks_of)
+    return found.au_probs, found.emotion_probs
 
 
 @torch.no_grad()
 def tower_features(model: MF2Model, image_processor: MF2ImageProcessor, split: Split) -> np.ndarray:
     """`(N, width · PROBE_GRID²)`: the tower's last map, pooled and flattened."""
-    batches = image_batches(split, image_processor, exact_landmarks, model.device)
+    batches = image_batches(split, image_processor, BATCH_SIZE, model.device)
     maps = (model.encode_vision(batch["pixel_values"]).maps[-1] for batch in batches)
     return torch.cat([F.adaptive_avg_pool2d(last, PROBE_GRID).flatten(1).cpu() for last in maps]).numpy()
 
 
 # ------------------------------------------------------------------------------------------------ logistic regression
-def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndarray) -> Predictions:
+def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndarray) -> ReferencePredictions:
     """A logistic regression for each AU (classes balanced) and one for the emotion, on `(N, F)` features."""
     fit = partial(class_probabilities, train_x, eval_x=eval_x)
     au_columns = tqdm(train_labels.aus.T, desc="fitting AUs", leave=False)
@@ -182,7 +149,7 @@ def class_probabilities(
 # ------------------------------------------------------------------------------------------------------------- report
 def predict_references(
     model: MF2Model, image_processor: MF2ImageProcessor, train: Split, evaluation: Split, seed: int
-) -> Iterator[tuple[str, Predictions]]:
+) -> Iterator[tuple[str, ReferencePredictions]]:
     """The predictions of each reference for the evaluation split, the checkpoint's last."""
     landmarks = [aligned_landmarks(split) for split in (train, evaluation)]
     yield "logistic regression on landmarks", probe_predictions(landmarks[0], train.labels, landmarks[1])
@@ -198,7 +165,9 @@ def predict_references(
         yield f"checkpoint, {name}", model_predictions(model, image_processor, evaluation, choice)
 
 
-def score_references(predictions: Iterator[tuple[str, Predictions]], split: Split, config: MF2Config) -> list[dict]:
+def score_references(
+    predictions: Iterator[tuple[str, ReferencePredictions]], split: Split, config: MF2Config
+) -> list[dict]:
     """A row for each reference, the trivial ones first: `reference`, `au_f1`, `emotion_top1` and all scores."""
     rows = []
     for name, (au_probs, emotion_scores) in predictions:

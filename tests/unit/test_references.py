@@ -16,15 +16,13 @@ from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments, run_script
 from mf2.training.build import build_model, build_processor, build_tokenizer
 from mf2.training.data import Labels, Split
+from mf2.training.predictions import exact_landmarks, image_batches, no_landmarks
 from mf2.training.references import (
     aligned_landmarks,
-    exact_landmarks,
-    image_batches,
     jittered_landmarks,
     load_checkpoint,
     main,
     model_predictions,
-    no_landmarks,
     probe_predictions,
     untrained_tower,
 )
@@ -85,7 +83,7 @@ def test_the_mean_face_is_used_whatever_the_landmarks_are(loaded, evaluation):
     np.testing.assert_array_equal(*ignored)
     assert np.abs(given[0] - given[1]).max() > 1e-6
 
-    batch = next(image_batches(moved, image_processor, no_landmarks, CPU))
+    batch = next(image_batches(moved, image_processor, 64, CPU, no_landmarks))
     alone = image_processor(moved.faces[5].image, input_data_format="channels_last")
     torch.testing.assert_close(batch["au_boxes"][5], alone["au_boxes"][0])
     torch.testing.assert_close(batch["pixel_values"][5], alone["pixel_values"][0])
