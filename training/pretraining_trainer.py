@@ -19,6 +19,7 @@ from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments, reject_unknown
 from mf2.training.data import EpochSampler
 from mf2.training.metrics import au_metrics, emotion_metrics, scalars
+from mf2.training.predictions import IMAGE_NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ ITM_PRIOR_ENTROPY = 0.6365
 COLLAPSE_MARGIN = 0.003
 COLLAPSE_WINDOWS = 5
 LABEL_NAMES = ("au_labels", "emotion_labels")
-IMAGE_NAMES = ("pixel_values", "au_boxes")
 SHOWN_SCORES = ("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1")
 SHARED_FIELDS = (
     "output_dir",
