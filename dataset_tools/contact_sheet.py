@@ -30,17 +30,27 @@ def draw_contact_sheet(
         with_landmarks: whether to mark the 68 points.
         emotions: what the emotion's index means.
     """
+    cells = [(_face(row, face_size, with_landmarks), _emotion_name(row, emotions), _active_aus(row)) for row in rows]
+    return draw_grid(cells, columns, face_size)
+
+
+def draw_grid(cells: Sequence[tuple[Image.Image, str, str]], columns: int, face_size: int) -> Image.Image:
+    """Draw faces in lines, the first one at the top left, each over a title and a fainter line.
+
+    Args:
+        cells: a picture of `face_size` by `face_size` pixels, its title and its second line.
+    """
     cell = face_size + _MARGIN
-    lines = -(-len(rows) // columns)
+    lines = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * cell + _MARGIN, lines * (cell + _TEXT_HEIGHT) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
     bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    for place, row in enumerate(rows):
+    for place, (face, title, text) in enumerate(cells):
         x = _MARGIN + place % columns * cell
         y = _MARGIN + place // columns * (cell + _TEXT_HEIGHT)
-        sheet.paste(_face(row, face_size, with_landmarks), (x, y))
-        draw.text((x, y + face_size + 2), _emotion_name(row, emotions), _INK, bold)
-        draw.text((x, y + face_size + 20), _active_aus(row), _FAINT, small)
+        sheet.paste(face, (x, y))
+        draw.text((x, y + face_size + 2), title, _INK, bold)
+        draw.text((x, y + face_size + 20), text, _FAINT, small)
     return sheet
 
 
