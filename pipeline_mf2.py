@@ -45,12 +45,7 @@ def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
 
 def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     """The faces by the area of their boxes, the largest first."""
-
-    def area(face: DetectedFace) -> float:
-        x0, y0, x1, y1 = face.box_xyxy_px
-        return (x1 - x0) * (y1 - y0)
-
-    return sorted(faces, key=area, reverse=True)
+    return sorted(faces, key=lambda face: face.area_px, reverse=True)
 
 
 def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
@@ -147,9 +142,8 @@ class FacialStatePipeline(ChunkPipeline):
         faces = [] if is_mean_face else self._locate(picture, landmarks)
         points = np.stack([face.landmarks_px for face in faces]) if faces else None
         # The label space is the active adapter's; the model takes boxes for just its AUs.
-        batch = self.processor.image_processor(
-            [picture], landmarks=[points], face="all", au_ids=list(self.model.label_space.au_ids)
-        )
+        image_processor = self.processor.for_label_spaces(self.model.label_space).image_processor
+        batch = image_processor([picture], landmarks=[points], face="all")
         num_rows = len(batch["pixel_values"])
         for idx in range(num_rows):
             face = self._describe_face(batch, idx, picture, faces)

@@ -1,0 +1,116 @@
+"""`mf2 analyze`: pictures, folders and videos to a table of faces with action units and emotions."""
+
+import argparse
+import sys
+from pathlib import Path
+
+DEFAULT_MODEL = "outputs/demo"
+FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
+CAPTION_KINDS = ("emotion", "au", "key_au")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `mf2 analyze`."""
+    parser.epilog = (
+        "Every frame has a row for each face, or one with face -1. A run that was stopped goes on with the same "
+        "command. The exit status is 1 if something could not be read."
+    )
+    add = parser.add_argument
+    add("paths", nargs="+", type=Path, metavar="PATH", help="pictures, videos, and folders to be searched for them")
+    add("--model", default=DEFAULT_MODEL, help=f"folder or Hub repository of a checkpoint [{DEFAULT_MODEL}]")
+    add("--adapter", action="append", default=[], help="also ask this DFN adapter; any number of times, in one pass")
+    add("--output", type=Path, default=Path("outputs/analysis"), metavar="DIR", help="[outputs/analysis]")
+    add("--format", type=_listed(FORMATS), default=("parquet",), metavar="F,…", help=f"{', '.join(FORMATS)} [parquet]")
+    add("--overlay", action="store_true", help="also write annotated pictures and videos")
+    add("--report", action="store_true", help="also write report.html")
+    seeing = parser.add_argument_group("what is looked for")
+    seeing.add_argument(
+        "--captions", type=_listed(CAPTION_KINDS), default=(), metavar="K,…", help="emotion, au, key_au"
+    )
+    seeing.add_argument(
+        "--landmarks",
+        default="detect",
+        metavar="detect|mean_face|FILE",
+        help="find faces; take every picture as a face crop; or read points from a CSV or npz of video and frame "
+        "[detect]",
+    )
+    seeing.add_argument("--backend", help="detector: its name, or module:factory of your own [the checkpoint's]")
+    seeing.add_argument("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
+    work = parser.add_argument_group("how the work is done")
+    work.add_argument("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
+    work.add_argument("--batch_size", type=_positive(int), default=16, metavar="N", help="faces in a pass [16]")
+    work.add_argument("--fps", type=_positive(float), metavar="F", help="frames a second to take of videos [all]")
+    work.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th source, from the I-th"
+    )
+    work.add_argument("--num_threads", type=_positive(int), default=4, metavar="N", help="pictures read at once [4]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Analyse, write what was asked for, and say what was seen."""
+    if args.model == DEFAULT_MODEL and not Path(DEFAULT_MODEL).is_dir():
+        raise FileNotFoundError(f"There is no checkpoint at {DEFAULT_MODEL}; name one with --model.")
+    from .engine import AnalyzeOptions, analyze, shard_folder
+
+    options = AnalyzeOptions(
+        model=args.model,
+        adapters=tuple(args.adapter),
+        device=args.device,
+        batch_size=args.batch_size,
+        landmarks=args.landmarks,
+        backend=args.backend,
+        model_file=args.model_file,
+        captions=args.captions,
+        fps=args.fps,
+        shard=args.shard,
+        formats=args.format,
+        num_threads=args.num_threads,
+    )
+    summary = analyze(args.paths, args.output, options)
+    folder = shard_folder(args.output, args.shard)
+    if args.overlay:
+        from .overlay import write_overlays
+
+        write_overlays(folder)
+    if args.report:
+        from .report import write_report
+
+        print(write_report(folder))
+    for name in summary.failed:
+        print(f"mf2 analyze: failed: {name}", file=sys.stderr)
+    print(f"{summary.to_line()}; see {folder}")
+    return 1 if summary.errors else 0
+
+
+def _listed(choices: tuple[str, ...]):
+    """A parser of comma-separated choices."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        values = tuple(dict.fromkeys(text.split(",")))
+        if unknown := [value for value in values if value not in choices]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(choices)}")
+        return values
+
+    return parse
+
+
+def _positive(kind: type):
+    """A parser of numbers above 0."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        return value
+
+    return parse
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no I/N with I from 1 to N")
+    return int(number), int(count)

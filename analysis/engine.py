@@ -1,0 +1,297 @@
+"""The way of `mf2 analyze`: sources → frames → faces → model → rows, each stage beside the others.
+
+Decoding and looking for faces run in threads of their own with bounded queues between, so that the model does not wait
+for them and memory does not grow with the length of a video.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from .. import __version__
+from ..landmarks_mf2 import head_pose
+from ..pipeline_mf2 import seen_box
+from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
+from .media import Source, find_sources, import_av, read_frames
+from .peer_formats import PEER_WRITERS
+from .recognizer import INPUT_NAMES, Recognizer
+from .run_folder import MANIFEST_NAME, RunFolder
+from .streaming import run_ahead
+from .tables import (
+    BOX,
+    LANDMARKS,
+    NO_FACE,
+    POSE,
+    STATUS_ERROR,
+    STATUS_NO_FACE,
+    STATUS_OK,
+    WRITERS,
+    row_schema,
+    threshold_columns,
+)
+
+FRAMES_WITHOUT_FACE = 4
+"""A chunk is closed after so many batches of frames, whether or not they have faces."""
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """How to analyse; see `mf2 analyze --help`."""
+
+    model: str
+    adapters: tuple[str, ...] = ()
+    device: str | None = None
+    batch_size: int = 16
+    landmarks: str = DETECT
+    backend: str | None = None
+    model_file: str | None = None
+    captions: tuple[str, ...] = ()
+    fps: float | None = None
+    shard: tuple[int, int] = (1, 1)
+    formats: tuple[str, ...] = ("parquet",)
+    num_threads: int = 4
+
+    def row_settings(self) -> dict[str, Any]:
+        """The options that rows depend on, as JSON has them."""
+        free = ("device", "num_threads")
+        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
+
+
+@dataclass
+class Summary:
+    """What a run saw; `failed` are the sources with an error."""
+
+    sources: int = 0
+    frames: int = 0
+    faces: int = 0
+    frames_without_face: int = 0
+    errors: int = 0
+    other_files: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def add(self, table: pa.Table) -> None:
+        """Count the rows of a table; tables come in order and do not cut frames."""
+        columns = table.select(["source", "frame", "status"]).to_pydict()
+        failed = set(self.failed)
+        last = None
+        for source, frame, status in zip(*columns.values(), strict=True):
+            self.frames += (source, frame) != last
+            last = (source, frame)
+            self.faces += status == STATUS_OK
+            self.frames_without_face += status == STATUS_NO_FACE
+            if status == STATUS_ERROR:
+                self.errors += 1
+                if source not in failed:
+                    failed.add(source)
+                    self.failed.append(source)
+
+    def to_line(self) -> str:
+        """The counts in a line."""
+        parts = [counted(self.sources, "source"), counted(self.frames, "frame"), counted(self.faces, "face")]
+        if self.frames_without_face:
+            parts.append(f"{counted(self.frames_without_face, 'frame')} without a face")
+        if self.errors:
+            parts.append(f"{counted(self.errors, 'error')} in {counted(len(self.failed), 'source')}")
+        if self.other_files:
+            parts.append(f"{counted(self.other_files, 'file')} of other types left out")
+        return ", ".join(parts)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 face`, `2 faces`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+# --------------------------------------------------------------------------------------------------------- running
+def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOptions) -> Summary:
+    """Analyse pictures, folders and videos.
+
+    Args:
+        paths: what to analyse.
+        output: the run's folder: the table `faces.…`, further formats, and `manifest.json`. A shard has a folder of
+            its own in it. A run that was stopped goes on, a finished one is only read.
+        options: how.
+    Raises:
+        FileNotFoundError: a path does not exist, or there is nothing to analyse.
+        ImportError: a package that videos or the detector need is missing.
+        ValueError: an option cannot be used, or the folder holds another run.
+    """
+    sources, num_other = find_sources(paths, Path(output).absolute())
+    sources = take_shard(sources, options.shard)
+    folder = shard_folder(Path(output), options.shard)
+    if any(source.is_video for source in sources):
+        import_av()
+    started = time.perf_counter()
+    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device)
+    settings = options.row_settings() | {"sources": [source.name for source in sources]}
+    run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
+    if run.is_finished:
+        counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
+        return Summary(**counts)
+    _collect_rows(run, sources, recognizer, options)
+    summary = _write_tables(run, options.formats, recognizer, Summary(len(sources), other_files=num_other))
+    run.finish(_describe(recognizer, options, summary, time.perf_counter() - started))
+    return summary
+
+
+def take_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Source]:
+    """Every n-th source, from the i-th of (i, n); i counts from 1."""
+    number, count = shard
+    if not 1 <= number <= count:
+        raise ValueError(f"--shard is {number}/{count}; the first number lies between 1 and the second.")
+    return list(sources[number - 1 :: count])
+
+
+def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
+    """Where a shard is written; the output itself where there is one only."""
+    number, count = shard
+    return output if count == 1 else output / f"shard-{number:05d}-of-{count:05d}"
+
+
+def _collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recognizer, options: AnalyzeOptions) -> None:
+    """Add the rows of everything that comes after what the run's parts hold."""
+    position = run.position
+    tracker = run.resume_tracker() if position[0] >= 0 else None
+    names = [source.name for source in sources]
+    backend = options.backend or recognizer.image_processor.landmark_detector
+    find = make_finder(options.landmarks, backend, str(recognizer.device), options.model_file, names)
+    remaining = list(enumerate(sources))[max(position[0], 0) :]
+    size = options.batch_size
+    frames = run_ahead(read_frames(remaining, options.fps, position, options.num_threads), size)
+    located = run_ahead(locate_faces(frames, find, size, tracker), size)
+    chunks = run_ahead(make_chunks(located, recognizer, size), 2)
+    with tqdm(desc="analyze", unit="frame") as bar:
+        for chunk in chunks:
+            run.add(list(make_rows(chunk, recognizer, size, options.captions)), position := chunk.position)
+            bar.update(len(chunk.frames))
+            bar.set_postfix_str(f"source {position[0] + 1}/{len(sources)}", refresh=False)
+    run.close_part(position)
+
+
+def _write_tables(run: RunFolder, formats: Sequence[str], recognizer: Recognizer, summary: Summary) -> Summary:
+    for name in formats:
+        if name in WRITERS:
+            WRITERS[name](run.tables(), run.schema, run.folder)
+        else:
+            PEER_WRITERS[name](run.tables(), recognizer.label_spaces[""], run.folder)
+    for table in run.tables():
+        summary.add(table)
+    return summary
+
+
+def _describe(recognizer: Recognizer, options: AnalyzeOptions, summary: Summary, seconds: float) -> dict[str, Any]:
+    return {
+        "model": options.model,
+        "thresholds": threshold_columns(recognizer.label_spaces),
+        "label_space": recognizer.label_spaces[""].to_dict(),
+        "adapters": {prefix[:-1]: space.to_dict() for prefix, space in recognizer.label_spaces.items() if prefix},
+        "versions": {"mf2": __version__, "torch": torch.__version__},
+        "device": str(recognizer.device),
+        "seconds": round(seconds, 1),
+        "summary": asdict(summary),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- chunks
+@dataclass(frozen=True)
+class Chunk:
+    """Whole frames, what the model reads of their faces, `(N, …)` in order, and the boxes of the faces in pixels."""
+
+    frames: list[LocatedFrame]
+    inputs: dict[str, torch.Tensor]
+    boxes: list[Sequence[float]]
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Its last frame."""
+        last = self.frames[-1].frame
+        return last.source_idx, last.index
+
+
+def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, batch_size: int) -> Iterator[Chunk]:
+    """Frames until there are `batch_size` faces, and the model's inputs for them."""
+    frames: list[LocatedFrame] = []
+    num_faces = 0
+    for frame in located:
+        frames.append(frame)
+        num_faces += len(frame.faces)
+        if num_faces >= batch_size or len(frames) >= FRAMES_WITHOUT_FACE * batch_size:
+            yield _make_chunk(frames, recognizer)
+            frames, num_faces = [], 0
+    if frames:
+        yield _make_chunk(frames, recognizer)
+
+
+def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
+    seen = [located for located in frames if located.faces]
+    if not seen:
+        return Chunk(frames, {}, [])
+    batch = recognizer.image_processor(
+        [located.frame.image for located in seen],
+        landmarks=[_points(located.faces) for located in seen],
+        face="all",
+        device=recognizer.device,
+    )
+    size = tuple(batch["pixel_values"].shape[-2:])
+    matrices = batch["align_matrix"].cpu().numpy()
+    faces = [(located, face) for located in seen for face in located.faces]
+    boxes = [
+        seen_box(matrix, size, located.frame.image.shape[:2]) if face.detected is None else face.detected.box_xyxy_px
+        for (located, face), matrix in zip(faces, matrices, strict=True)
+    ]
+    return Chunk(frames, {name: batch[name] for name in INPUT_NAMES}, boxes)
+
+
+def _points(faces: Sequence[Face]) -> np.ndarray | None:
+    """`(faces, 68, 2)`, or None for a face crop."""
+    return None if faces[0].landmarks_px is None else np.stack([face.landmarks_px for face in faces])
+
+
+# ------------------------------------------------------------------------------------------------------------ rows
+def make_rows(
+    chunk: Chunk, recognizer: Recognizer, batch_size: int, captions: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows of a chunk; see `tables`."""
+    states = iter(_recognize(chunk, recognizer, batch_size, captions))
+    boxes = iter(chunk.boxes)
+    for located in chunk.frames:
+        frame = located.frame
+        row = {"source": frame.source.name, "frame": frame.index, "time_s": frame.time_s, "face": NO_FACE}
+        if located.error:
+            yield row | {"status": STATUS_ERROR, "error": located.error}
+        elif not located.faces:
+            yield row | {"status": STATUS_NO_FACE}
+        for face in located.faces:
+            yield row | _place(face, next(boxes), frame.image.shape[:2]) | next(states)
+
+
+def _recognize(
+    chunk: Chunk, recognizer: Recognizer, batch_size: int, captions: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    num_faces = len(chunk.boxes)
+    for start in range(0, num_faces, batch_size):
+        inputs = {name: values[start : start + batch_size] for name, values in chunk.inputs.items()}
+        rows = recognizer.recognize(inputs)
+        if captions:
+            written = recognizer.write_captions(inputs, captions)
+            rows = [row | texts for row, texts in zip(rows, written, strict=True)]
+        yield from rows
+
+
+def _place(face: Face, box: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
+    """Where a face is and where it is turned to."""
+    row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
+    row |= dict(zip(BOX, map(float, box), strict=True))
+    if face.detected is not None:
+        points = np.asarray(face.detected.landmarks_px, dtype=np.float32)
+        pose = head_pose(points, size)
+        row |= dict(zip(POSE, pose, strict=True)) | {LANDMARKS: points.ravel(), "face_score": face.detected.score}
+    return row

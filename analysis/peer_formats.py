@@ -1,0 +1,164 @@
+"""The rows as files of other tools, for scripts that read those. What the other tool has and MF² does not is empty."""
+
+import csv
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..dataset_tools.report import replacing
+from ..labels_mf2 import EMOTIONS, LabelSpace
+from .media import VIDEO_SUFFIXES
+from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK
+
+POINT_COLUMNS = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
+PYFEAT_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
+PYFEAT_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+PYFEAT_BOX = ("FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "FaceScore")
+
+Row = dict[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------------- OpenFace
+def write_openface(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+    """Write `openface/<source>.csv`, as OpenFace 2 does with `-2Dfp -aus`.
+
+    Of each AU there is `AU01_c`, 1 where its probability reaches the threshold. There is no `AU01_r`: a probability is
+    no intensity. Videos count frames from 1; a frame without a face has `success` 0 and zeros.
+    """
+    aus = {f"AU{au_id:02d}_c": (f"AU{au_id}", limit) for au_id, limit in _sorted_thresholds(label_space)}
+    target = folder / "openface"
+    taken: set[str] = set()
+    for source, rows in groupby(_rows(tables), key=itemgetter("source")):
+        stem = _free_name(Path(source).stem, taken)
+        is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
+        first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
+        lines = (_openface_line(row, aus, is_video) for row in rows)
+        _write_lines(target / f"{stem}.csv", [*first, *POINT_COLUMNS, *aus], lines)
+    return target
+
+
+def _openface_line(row: Row, aus: dict[str, tuple[str, float]], is_video: bool) -> Row:
+    is_found = row["status"] == STATUS_OK
+    confidence = (1.0 if row["face_score"] is None else row["face_score"]) if is_found else 0.0
+    line = {"face": max(row["face"], 0), "confidence": round(confidence, 3)}
+    if is_video:
+        line = {
+            "frame": row["frame"] + 1,
+            "face_id": max(row["face"], 0),
+            "timestamp": round(row["time_s"], 3),
+            "confidence": round(confidence, 2),
+            "success": int(is_found),
+        }
+    line |= dict.fromkeys(POINT_COLUMNS, 0.0) | {name: round(value, 1) for name, value in _points(row).items()}
+    return line | {name: int(is_found and row[code] >= limit) for name, (code, limit) in aus.items()}
+
+
+# --------------------------------------------------------------------------------------------------------- py-feat
+def write_pyfeat(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+    """Write `pyfeat.csv` with the columns of a py-feat `Fex`, which `feat.utils.io.read_feat` reads.
+
+    AUs and emotions are probabilities. Pose is empty, because its axes differ, and so are AUs that MF² does not know.
+    """
+    pose, time_columns = ("Pitch", "Roll", "Yaw"), ("input", "frame", "approx_time", "Identity")
+    aus = [f"AU{au_id:02d}" for au_id in PYFEAT_AUS]
+    columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *time_columns]
+    file = folder / "pyfeat.csv"
+    _write_lines(file, columns, map(_pyfeat_line, _rows(tables)))
+    return file
+
+
+def _pyfeat_line(row: Row) -> Row:
+    line: Row = {"input": row["source"], "frame": row["frame"]}
+    line["approx_time"] = time.strftime("%H:%M:%S", time.gmtime(row["time_s"]))
+    if row["status"] != STATUS_OK:
+        return line
+    x0, y0, x1, y1 = (row[name] for name in BOX)
+    line |= dict(zip(PYFEAT_BOX, (x0, y0, x1 - x0, y1 - y0, row["face_score"]), strict=True)) | _points(row)
+    line |= {f"AU{au_id:02d}": row.get(f"AU{au_id}") for au_id in PYFEAT_AUS}
+    line |= {name: row.get(f"emotion_{name.capitalize()}") for name in PYFEAT_EMOTIONS}
+    return line | {"Identity": f"Person_{row['face']}"}
+
+
+# ------------------------------------------------------------------------------------------------------------ ABAW
+def write_abaw(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+    """Write `abaw/au.txt` and `abaw/expr.txt` as the ABAW competitions take them.
+
+    AUs are 0 or 1 by the thresholds, in the order of the label space, which of MFA is the competitions'; the
+    expression is its number. A frame has the line of its first face, none without a face. The frames of a video are
+    `<video>/00001.jpg`, counted from 1.
+
+    Raises:
+        ValueError: the label space has other emotions than the competitions.
+    """
+    if tuple(label_space.emotions) != EMOTIONS:
+        raise ValueError(f"ABAW's expressions are {', '.join(EMOTIONS)}; this model's are not. Choose another format.")
+    target = folder / "abaw"
+    limits = dict(zip(label_space.au_codes, label_space.thresholds, strict=True))
+    au_file, expression_file = target / "au.txt", target / "expr.txt"
+    with ExitStack() as stack:
+        partials = [stack.enter_context(replacing(file)) for file in (au_file, expression_file)]
+        aus, expressions = (stack.enter_context(file.open("w", encoding="utf-8")) for file in partials)
+        aus.write(",".join(["image_location", *limits]) + "\n")
+        expressions.write(",".join(["image_location", *EMOTIONS]) + "\n")
+        for place, row in _first_faces(tables):
+            active = [str(int(row[code] >= limit)) for code, limit in limits.items()]
+            aus.write(",".join([place, *active]) + "\n")
+            expressions.write(f"{place},{EMOTIONS.index(row['emotion'])}\n")
+    return target
+
+
+def _first_faces(tables: Iterable[pa.Table]) -> Iterator[tuple[str, Row]]:
+    """What ABAW calls a frame, and its row with the lowest id."""
+    for (source, frame), rows in groupby(_rows(tables), key=itemgetter("source", "frame")):
+        row, path = next(rows), Path(source)
+        if row["status"] == STATUS_OK:
+            is_video = path.suffix.lower() in VIDEO_SUFFIXES
+            yield f"{path.stem}/{frame + 1:05d}.jpg" if is_video else f"{path.parent.name}/{path.name}", row
+
+
+# ----------------------------------------------------------------------------------------------------------- parts
+def _rows(tables: Iterable[pa.Table]) -> Iterator[Row]:
+    """All rows of frames that could be read."""
+    for table in tables:
+        yield from (row for row in table.to_pylist() if row["status"] != STATUS_ERROR)
+
+
+def _points(row: Row) -> dict[str, float]:
+    if row[LANDMARKS] is None:
+        return {}
+    return dict(zip(POINT_COLUMNS, [*row[LANDMARKS][0::2], *row[LANDMARKS][1::2]], strict=True))
+
+
+def _sorted_thresholds(label_space: LabelSpace) -> list[tuple[int, float]]:
+    return sorted(zip(label_space.au_ids, label_space.thresholds, strict=True))
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """The stem, numbered where another source has it already."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
+def _write_lines(file: Path, columns: Sequence[str], lines: Iterable[Row]) -> None:
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, columns, restval="")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+PEER_WRITERS: dict[str, Callable[[Iterable[pa.Table], LabelSpace, Path], Path]] = {
+    "openface": write_openface,
+    "pyfeat": write_pyfeat,
+    "abaw": write_abaw,
+}
+"""Format -> function that writes it from tables of rows in order."""

@@ -1,0 +1,117 @@
+"""A checkpoint with any number of adapters, ready to see faces: what it is given, and what it says of them by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from ..auto_mf2 import register_auto_classes
+from ..labels_mf2 import LabelSpace
+from ..processing_mf2 import MF2Processor
+from ..recognition_mf2 import BASE
+
+INPUT_NAMES = ("pixel_values", "au_boxes")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, tried; without a name the accelerator that there is, else the CPU.
+
+    Raises:
+        ValueError: there is no such device, or it does not work.
+    """
+    if name is None:
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used ({reason}); leave it out or name another.") from error
+    return device
+
+
+class Recognizer:
+    """Sees batches of faces once, for the checkpoint and all adapters.
+
+    Args:
+        model: in evaluation mode, on its device, the adapters loaded.
+        processor: the checkpoint's.
+        adapters: which of the model's adapters to ask besides what answers of itself.
+    Attributes:
+        label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
+        image_processor: makes the boxes of the AUs of all label spaces.
+    """
+
+    def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = ()):
+        self.model, self.processor = model, processor
+        first = [name for name in model.label_spaces if name not in adapters][-1]
+        self._prefixes = {first: "", **{name: f"{name}." for name in adapters}}
+        spaces = [model.label_spaces[name] for name in self._prefixes]
+        self.label_spaces: dict[str, LabelSpace] = dict(zip(self._prefixes.values(), spaces, strict=True))
+        self.image_processor = processor.for_label_spaces(*spaces).image_processor
+
+    @classmethod
+    def from_pretrained(cls, model: str, adapters: Sequence[str] = (), device: str | None = None) -> "Recognizer":
+        """Load a checkpoint, or an adapter with its base, and further adapters, each called as its folder is.
+
+        Raises:
+            ValueError: two adapters have one name, or one is of another kind than DFN; or the device does not work.
+        """
+        register_auto_classes()
+        names = [_adapter_name(adapter) for adapter in adapters]
+        if len({BASE, *names}) <= len(names):
+            raise ValueError(f"Adapters are called {', '.join(names)}; the names must differ, and none is {BASE!r}.")
+        where = choose_device(device)
+        loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
+        processor = AutoProcessor.from_pretrained(model)
+        for name, adapter in zip(names, adapters, strict=True):
+            loaded.load_adapter(adapter, adapter_name=name)
+            if name not in loaded.label_spaces:
+                raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
+        return cls(loaded.eval().to(where), processor, names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @torch.inference_mode()
+    def recognize(self, inputs: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """What is seen in each face, as columns of a row: `AU1`, …, `emotion`, `emotion_Neutral`, …, by prefix.
+
+        Args:
+            inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)` of the image processor.
+        """
+        inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
+        outputs = self.model.forward_adapters(list(self._prefixes), **inputs)
+        rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
+        for name, prefix in self._prefixes.items():
+            states = self.processor.post_process_facial_states(outputs[name], self.label_spaces[prefix])
+            for row, state in zip(rows, states, strict=True):
+                row.update(_columns_of(state, prefix))
+        return rows
+
+    def write_captions(self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> list[dict[str, str]]:
+        """Sentences of each face as columns of a row: `caption_emotion`, …."""
+        inputs = {name: inputs[name].to(self.device) for name in INPUT_NAMES}
+        au_ids = self.model.label_space.au_ids
+        written = {}
+        for kind in kinds:
+            ids = self.model.generate(**inputs, caption_kind=kind, num_beams=1)
+            written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
+        return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
+
+
+def _adapter_name(path: str) -> str:
+    """The last part of a folder or repository, fit for a column's name."""
+    return Path(path).name.replace(".", "_")
+
+
+def _columns_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    columns = {prefix + code: prob for code, prob in state.get("aus", {}).items()}
+    if "emotion" in state:
+        columns[f"{prefix}emotion"] = state["emotion"]
+        columns |= {f"{prefix}emotion_{name}": prob for name, prob in state["emotions"].items()}
+    return columns

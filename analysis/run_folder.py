@@ -1,0 +1,118 @@
+"""The folder of an analysis: rows are kept in parts as they come, so that a killed run goes on, then in one table."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset_tools.report import replacing, write_json
+from .tables import BOX, NO_FACE
+from .tracking import FaceTracker, Track
+
+MANIFEST_NAME = "manifest.json"
+PARTS_NAME = ".parts"
+SETTINGS_NAME = "settings.json"
+PART_ROWS = 2000
+PART_SECONDS = 20.0
+"""A part is closed when it has so many rows or is so old."""
+
+_POSITION = b"position"
+
+Position = tuple[int, int]
+"""Place of a source, and the number of one of its frames."""
+
+
+class RunFolder:
+    """The rows of a run, found again after a kill.
+
+    Args:
+        folder: of this run alone.
+        settings: what the rows depend on, as JSON has it; a run goes on with the same only.
+        schema: the columns.
+    Raises:
+        ValueError: the folder holds a run with other settings; they are named.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], schema: pa.Schema):
+        self.folder, self.schema, self.settings = folder, schema, dict(settings)
+        self._parts_folder = folder / PARTS_NAME
+        self._rows: list[dict[str, Any]] = []
+        self._since = time.monotonic()
+        self._claim()
+
+    def _claim(self) -> None:
+        for file in (self.folder / MANIFEST_NAME, self._parts_folder / SETTINGS_NAME):
+            if not file.is_file():
+                continue
+            found = json.loads(file.read_text("utf-8"))
+            others = found.get("settings", found)
+            if differ := sorted(name for name in self.settings if others.get(name) != self.settings[name]):
+                raise ValueError(
+                    f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "
+                    "remove it."
+                )
+        if not self.is_finished:
+            write_json(self._parts_folder / SETTINGS_NAME, self.settings)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything was written: the manifest comes last."""
+        return (self.folder / MANIFEST_NAME).is_file()
+
+    # -------------------------------------------------------------------------------------------------------- parts
+    @property
+    def parts(self) -> list[Path]:
+        """The closed parts, in order."""
+        return sorted(self._parts_folder.glob("part-*.parquet"))
+
+    @property
+    def position(self) -> Position:
+        """The last frame in the parts; (-1, -1) without any."""
+        if not (parts := self.parts):
+            return (-1, -1)
+        source_idx, frame = json.loads(pq.read_schema(parts[-1]).metadata[_POSITION])
+        return source_idx, frame
+
+    def resume_tracker(self) -> FaceTracker:
+        """A tracker that knows the faces of the last source in the parts, as the run that wrote them did."""
+        source_idx, _ = self.position
+        tracks: dict[int, Track] = {}
+        for part in self.parts:
+            if json.loads(pq.read_schema(part).metadata[_POSITION])[0] < source_idx:
+                continue
+            table = pq.read_table(part, columns=["source", "face", "time_s", *BOX])
+            for row in table.to_pylist():
+                if row["source"] == self.settings["sources"][source_idx] and row["face"] != NO_FACE:
+                    box = tuple(row[name] for name in BOX)
+                    tracks[row["face"]] = Track(row["face"], box, row["time_s"])
+        return FaceTracker(list(tracks.values()))
+
+    def add(self, rows: Sequence[dict[str, Any]], position: Position) -> None:
+        """Keep rows of whole frames; `position` is the last of them."""
+        self._rows += rows
+        if len(self._rows) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
+            self.close_part(position)
+
+    def close_part(self, position: Position) -> None:
+        """Write what was added since the last part."""
+        if self._rows:
+            schema = self.schema.with_metadata({_POSITION: json.dumps(position).encode()})
+            with replacing(self._parts_folder / f"part-{len(self.parts):06d}.parquet") as partial:
+                pq.write_table(pa.Table.from_pylist(self._rows, schema=schema), partial)
+        self._rows, self._since = [], time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------------- ending
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows, a table for each part."""
+        for part in self.parts:
+            yield pq.read_table(part).replace_schema_metadata(None)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest and drop the parts."""
+        write_json(self.folder / MANIFEST_NAME, {"settings": self.settings, **manifest})
+        shutil.rmtree(self._parts_folder)

@@ -1,0 +1,111 @@
+"""The rows of an analysis: their columns, and their files as parquet, CSV and JSON lines.
+
+A row is a face of a frame, or a frame without one.
+
+| column | is |
+|---|---|
+| `source` | the picture's or video's path as it was given |
+| `frame`, `time_s` | number of the frame as it is decoded, from 0, and seconds since the beginning |
+| `face` | id of the face, the same through a video; -1 where there is none |
+| `status`, `error` | `ok`, `no_face`, or `error` and why |
+| `x0`, `y0`, `x1`, `y1` | box of the face in pixels, upright |
+| `face_score` | the detector's confidence in [0, 1]; empty without a detector |
+| `landmarks_found` | false where the whole picture was taken as a face, with regions of the mean face |
+| `AU1`, … | probability that the action unit is active, in [0, 1]; not an intensity |
+| `emotion`, `emotion_Neutral`, … | the likeliest emotion; probabilities that sum to 1 |
+| `caption_emotion`, … | sentences, where asked for |
+| `pose_pitch`, `pose_yaw`, `pose_roll` | degrees: down, to the right of the picture, clockwise |
+| `landmarks` | x0, y0, … x67, y67 in pixels; not in CSV |
+
+An adapter's columns are `<adapter>.AU1` and so on.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..dataset_tools.report import replacing
+from ..labels_mf2 import LabelSpace
+
+STATUS_OK, STATUS_NO_FACE, STATUS_ERROR = "ok", "no_face", "error"
+NO_FACE = -1
+BOX = ("x0", "y0", "x1", "y1")
+POSE = ("pose_pitch", "pose_yaw", "pose_roll")
+LANDMARKS = "landmarks"
+TABLE_NAME = "faces"
+
+
+def row_schema(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] = ()) -> pa.Schema:
+    """The columns of an analysis.
+
+    Args:
+        label_spaces: by column prefix: `""`, `"<adapter>."`, ….
+        captions: kinds of captions.
+    """
+    text, real, prob = pa.string(), pa.float64(), pa.float32()
+    fields = [("source", text), ("frame", pa.int64()), ("time_s", real), ("face", pa.int64())]
+    fields += [("status", text), ("error", text), *((name, real) for name in BOX), ("face_score", real)]
+    fields += [("landmarks_found", pa.bool_())]
+    for prefix, space in label_spaces.items():
+        fields += [(prefix + code, prob) for code in space.au_codes]
+        if space.emotions:
+            fields += [(f"{prefix}emotion", text)]
+            fields += [(f"{prefix}emotion_{name}", prob) for name in space.emotions]
+    fields += [(f"caption_{kind}", text) for kind in captions]
+    fields += [(name, real) for name in POSE]
+    return pa.schema([*fields, (LANDMARKS, pa.list_(pa.float32()))])
+
+
+def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float]:
+    """From which probability an AU is active, by column."""
+    return {
+        prefix + code: threshold
+        for prefix, space in label_spaces.items()
+        for code, threshold in zip(space.au_codes, space.thresholds, strict=True)
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
+    """Write `faces.parquet`, a row group for each table."""
+    file = folder / f"{TABLE_NAME}.parquet"
+    with replacing(file) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+    return file
+
+
+def write_csv(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
+    """Write `faces.csv`; an empty cell is no value."""
+    names = [name for name in schema.names if name != LANDMARKS]
+    file = folder / f"{TABLE_NAME}.csv"
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.DictWriter(lines, names, extrasaction="ignore")
+        writer.writeheader()
+        for table in tables:
+            writer.writerows(map(_shorten, table.to_pylist()))
+    return file
+
+
+def write_jsonl(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
+    """Write `faces.jsonl`, an object a line; null is no value."""
+    file = folder / f"{TABLE_NAME}.jsonl"
+    with replacing(file) as partial, partial.open("w", encoding="utf-8") as lines:
+        for table in tables:
+            for row in table.to_pylist():
+                lines.write(json.dumps(_shorten(row), ensure_ascii=False) + "\n")
+    return file
+
+
+def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers with the digits that a 32-bit value has."""
+    return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in row.items()}
+
+
+WRITERS = {"parquet": write_parquet, "csv": write_csv, "jsonl": write_jsonl}
+"""Format -> function that writes it from tables of rows in order."""
