@@ -97,17 +97,24 @@ COUNTED = {
 class IndexReport:
     """What was found, read and dropped.
 
-    `length_differences[task][d]` is the number of videos that have d more rows than their last crop's number.
+    `length_differences[task][d]` is the number of videos that have d more rows than their last crop's number;
+    `official_splits[task][split]` are the videos of ABAW's split of a task, which differs between the tasks.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     tally: Tally = field(default_factory=lambda: Tally(COUNTED))
     length_differences: dict[str, Counter[int]] = field(default_factory=lambda: {"expr": Counter(), "au": Counter()})
+    official_splits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         differences = {task: {str(d): n for d, n in sorted(c.items())} for task, c in self.length_differences.items()}
-        return {**self.tally.to_dict(), "length_differences": differences}
+        return {
+            **self.tally.to_dict(),
+            "length_differences": differences,
+            "settings": self.settings,
+            "official_splits": self.official_splits,
+        }
 
     def to_markdown(self) -> str:
         """The tables that the command prints."""
@@ -401,6 +408,7 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
             f"ignored: {examples['stray_files']}, leading out of their folder: {examples['unsafe_paths']}."
         )
     crops = _list_crops(place.crop_dirs, videos, report.tally)
+    report.official_splits = {task: _videos_by_split(of_task) for task, of_task in annotations.items()}
     split_of_group = _official_splits(annotations, report.tally)
     kept = [_index_video(video, annotations, crops.get(video), unlabelled, report) for video in videos]
     return _to_table(kept, place.crop_dirs, split_of_group), report
@@ -409,6 +417,14 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
 def base_video(video: str) -> str:
     """The video that a person's track belongs to: `video2_left` -> `video2`."""
     return _PERSON_SUFFIX.sub("", video)
+
+
+def _videos_by_split(annotations: dict[str, _Annotation]) -> dict[str, list[str]]:
+    """Official split -> the videos of one task that it holds."""
+    videos: defaultdict[str, list[str]] = defaultdict(list)
+    for video in sorted(annotations):
+        videos[annotations[video].split].append(video)
+    return dict(videos)
 
 
 def _official_splits(annotations: _Annotations, tally: Tally) -> dict[str, str]:

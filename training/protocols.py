@@ -103,6 +103,6 @@ def read_official_splits(path: str) -> dict[str, list[str]]:
     report: dict[str, Any] = read_manifest(path).get("report", {}) if Path(path).is_dir() else {}
     if "official_splits" not in report:
         raise ValueError(f"{path} does not keep ABAW's official splits; make the data set by `{ABAW_IMPORT}`.")
-    if report.get("unlabelled") != "mask":
+    if report.get("settings", {}).get("unlabelled") != "mask":
         raise ValueError(f"{path} has only frames that both tasks label; make the data set by `{ABAW_IMPORT}`.")
     return {task: report["official_splits"].get(task, {}).get("validation", []) for task in ("au", "expr")}

@@ -1,0 +1,306 @@
+"""`mf2 calibrate --model M --data D`: AU thresholds and temperatures from labelled faces, kept if they help others.
+
+They are fitted on some of the videos and judged on the rest, which the fit never sees. What did not gain there is not
+saved. Temperatures need no field of their own: logits are linear in a head's weights, so dividing those divides the
+logits. The videos count as seen from then on, and an evaluation on them is refused (see `provenance`).
+
+Leaves `calibration.json` beside the weights: what was measured before and after, and what was saved.
+"""
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from scipy.special import expit, logit, softmax
+from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from mf2.auto_mf2 import register_auto_classes
+from mf2.dataset_tools.report import markdown_table
+from mf2.labels_mf2 import LabelSpace
+from mf2.training.calibration import (
+    au_calibration,
+    au_nll,
+    emotion_calibration,
+    emotion_nll,
+    fit_au_temperatures,
+    fit_emotion_temperature,
+)
+from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file, write_json
+from mf2.training.data import Split
+from mf2.training.metrics import au_metrics, tune_thresholds
+from mf2.training.predictions import collect_logits, from_logits, image_batches
+from mf2.training.protocols import load_protocol
+from mf2.training.provenance import find_overlap, record_training_videos
+
+CALIBRATION_NAME = "calibration.json"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+SMALLEST_THRESHOLD = 1e-6
+LOWER_IS_BETTER = {"au_f1": False, "au_nll": True, "au_ece": True, "emotion_nll": True, "emotion_ece": True}
+
+
+# ------------------------------------------------------------------------------------------------------- calibrations
+@dataclass(frozen=True)
+class Calibration:
+    """What turns logits into decisions: each AU's threshold and temperature, and the emotions' temperature."""
+
+    thresholds: tuple[float, ...]
+    au_temperatures: tuple[float, ...]
+    emotion_temperature: float = 1.0
+
+    @classmethod
+    def of(cls, label_space: LabelSpace) -> "Calibration":
+        """The one that a checkpoint has."""
+        return cls(label_space.thresholds, (1.0,) * len(label_space.au_ids))
+
+    def with_au_temperatures(self, temperatures: list[float]) -> "Calibration":
+        """The same decisions at other temperatures: each threshold moves with its probabilities."""
+        moved = expit(logit(np.array(self.thresholds)) * self.au_temperatures / np.array(temperatures))
+        bounded = np.clip(moved, SMALLEST_THRESHOLD, 1 - SMALLEST_THRESHOLD)
+        return replace(self, thresholds=tuple(bounded.tolist()), au_temperatures=tuple(temperatures))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Logits `(N, A)` and `(N, E)` of faces, with their labels; a head that is not there has no column."""
+
+    au_logits: np.ndarray
+    emotion_logits: np.ndarray
+    au_labels: np.ndarray
+    emotion_labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Sample":
+        """Some of the rows."""
+        return Sample(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def au_probs(self, calibration: Calibration) -> np.ndarray:
+        """`(N, A)` probabilities."""
+        return expit(self.au_logits / np.array(calibration.au_temperatures))
+
+    def emotion_probs(self, calibration: Calibration) -> np.ndarray:
+        """`(N, E)` probabilities."""
+        has_emotions = self.emotion_logits.shape[1]
+        return (
+            softmax(self.emotion_logits / calibration.emotion_temperature, axis=1)
+            if has_emotions
+            else self.emotion_logits
+        )
+
+    def measure(self, calibration: Calibration, label_space: LabelSpace) -> dict[str, float | None]:
+        """`au_f1`, `au_nll`, `au_ece`, `emotion_nll` and `emotion_ece`; None where nothing is labelled."""
+        probs, codes = self.au_probs(calibration), label_space.au_codes
+        scores: dict[str, float | None] = dict.fromkeys(LOWER_IS_BETTER)
+        scores["au_f1"] = au_metrics(probs, self.au_labels, codes, calibration.thresholds)["f1"]
+        if aus := au_calibration(probs, self.au_labels, codes):
+            columns = zip(self.au_logits.T, self.au_labels.T, calibration.au_temperatures, strict=True)
+            scores["au_nll"], scores["au_ece"] = float(np.nanmean([au_nll(*column) for column in columns])), aus["ece"]
+        if emotion := emotion_calibration(self.emotion_probs(calibration), self.emotion_labels):
+            temperature = calibration.emotion_temperature
+            scores["emotion_nll"] = emotion_nll(self.emotion_logits, self.emotion_labels, temperature)
+            scores["emotion_ece"] = emotion["ece"]
+        return scores
+
+
+def fit_thresholds(sample: Sample, calibration: Calibration) -> Calibration:
+    """The best thresholds at the calibration's temperatures; an AU that is not labelled both ways keeps its own."""
+    tuned = tune_thresholds(sample.au_probs(calibration), sample.au_labels)
+    is_known = [(labels == 1).any() and (labels == 0).any() for labels in sample.au_labels.T]
+    chosen = [new if known else old for new, old, known in zip(tuned, calibration.thresholds, is_known, strict=True)]
+    return replace(calibration, thresholds=tuple(chosen))
+
+
+def fit_au_part(sample: Sample, calibration: Calibration) -> Calibration:
+    """The AU temperatures of the largest likelihood, with the same decisions."""
+    return calibration.with_au_temperatures(fit_au_temperatures(sample.au_logits, sample.au_labels))
+
+
+def fit_emotion_part(sample: Sample, calibration: Calibration) -> Calibration:
+    """The emotions' temperature of the largest likelihood."""
+    temperature = fit_emotion_temperature(sample.emotion_logits, sample.emotion_labels)
+    return replace(calibration, emotion_temperature=temperature)
+
+
+PARTS = {
+    "au_temperatures": (fit_au_part, "au_nll"),
+    "thresholds": (fit_thresholds, "au_f1"),
+    "emotion_temperature": (fit_emotion_part, "emotion_nll"),
+}
+"""Part of a calibration -> how it is fitted, and the score that decides whether it is kept; in this order."""
+
+
+def choose(fit: Sample, held_out: Sample, label_space: LabelSpace, force: bool) -> tuple[Calibration, list[str]]:
+    """Fit each part on one sample, and keep it if its score gains on the other, or by force.
+
+    Returns:
+        The calibration, and the names of the parts it took.
+    """
+    chosen, kept = Calibration.of(label_space), []
+    for part, (fit_part, score) in PARTS.items():
+        candidate = fit_part(fit, chosen)
+        before, after = (held_out.measure(one, label_space)[score] for one in (chosen, candidate))
+        if candidate != chosen and (force or (before is not None and gain_of(score, before, after) > 0)):
+            chosen = candidate
+            kept.append(part)
+    return chosen, kept
+
+
+def gain_of(score: str, before: float, after: float) -> float:
+    """The difference, positive where it is better."""
+    return before - after if LOWER_IS_BETTER[score] else after - before
+
+
+def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """`(N,)` bool: the rows of a share of the videos, drawn by the seed.
+
+    Raises:
+        ValueError: fewer than two videos, so that none can be held out.
+    """
+    videos = np.unique(groups)
+    if len(videos) < 2:
+        raise ValueError(f"There is only {len(videos)} video to calibrate on; at least 2 are needed to hold one out.")
+    count = min(max(1, round(share * len(videos))), len(videos) - 1)
+    return np.isin(groups, np.random.default_rng(seed).permutation(videos)[:count])
+
+
+# ------------------------------------------------------------------------------------------------------------- saving
+def config_file_of(folder: Path) -> Path:
+    """The configuration that holds the thresholds: of a checkpoint, or of an adapter that has some.
+
+    Raises:
+        FileNotFoundError: the folder holds neither.
+        ValueError: it is an adapter of a method without thresholds.
+    """
+    adapter = folder / ADAPTER_CONFIG_NAME
+    if adapter.is_file():
+        if "au_thresholds" not in read_json(adapter):
+            raise ValueError(
+                f"{adapter} has no au_thresholds: this kind of adapter answers in its base's label space."
+            )
+        return adapter
+    if not (folder / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint or adapter folder: it has no {CONFIG_NAME}.")
+    return folder / CONFIG_NAME
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write thresholds into the configuration and temperatures into the heads; both files change together."""
+    config_file = config_file_of(folder)
+    config = read_json(config_file) | {"au_thresholds": list(calibration.thresholds)}
+    with ExitStack() as stack:
+        for file in head_files(folder):
+            scale_heads(file, stack.enter_context(replacing_file(file)), calibration)
+        write_json(config, stack.enter_context(replacing_file(config_file)))
+
+
+def head_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder that hold a head of the recognisers."""
+    found = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            if any(temperature_of(name, Calibration((), ())) is not None for name in tensors.keys()):  # noqa: SIM118
+                found.append(file)
+    return found
+
+
+def temperature_of(name: str, calibration: Calibration) -> torch.Tensor | None:
+    """What a parameter of that name is to be divided by, `(A,)` or `()`; None where it belongs to no head."""
+    module = name.split(".")[-2:-1]
+    if module == ["au_head"]:
+        return torch.tensor(calibration.au_temperatures, dtype=torch.float64)
+    return torch.tensor(calibration.emotion_temperature, dtype=torch.float64) if module == ["emotion_head"] else None
+
+
+def scale_heads(source: Path, target: Path, calibration: Calibration) -> None:
+    """Copy a safetensors file with the weights and biases of the heads divided by their temperatures."""
+    with safe_open(source, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(source)
+    for name, tensor in tensors.items():
+        temperature = temperature_of(name, calibration)
+        if temperature is not None:
+            divisor = temperature[:, None] if temperature.ndim < tensor.ndim and temperature.ndim else temperature
+            tensors[name] = (tensor.double() / divisor).to(tensor.dtype).contiguous()
+    save_file(tensors, target, metadata=metadata)
+
+
+# ------------------------------------------------------------------------------------------------------------ command
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 calibrate`."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="FOLDER", help="checkpoint or adapter; it is changed in place")
+    add("--data", required=True, metavar="FOLDER", help="MFA data set with labels: a folder or a Hub id")
+    add("--split", default="train", help="never one that is evaluated on [%(default)s]")
+    add("--holdout", type=float, default=0.3, help="share of the videos on which the gain is measured [%(default)s]")
+    add("--max_rows", type=int, default=4000, help="faces to use, evenly spaced [%(default)s]")
+    add("--force", action="store_true", help="save what gained nothing, too")
+    add("--seed", type=int, default=0, help="of the draw of held-out videos [%(default)s]")
+    add("--batch_size", type=int, default=64, help="[%(default)s]")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fit, judge on the held-out videos, save what gained, and print the table.
+
+    Raises:
+        ValueError, OSError: a value out of range, no such folder, no labels.
+    """
+    if not 0 < args.holdout < 1:
+        raise ValueError(f"--holdout is {args.holdout}; it must lie between 0 and 1.")
+    for name in ("max_rows", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be >= 1.")
+    config_file_of(args.model)
+    register_auto_classes()
+    model = AutoModel.from_pretrained(args.model).eval().to(args.device)
+    label_space = model.label_space
+    split = load_protocol(args.data, args.split, "mfa", label_space.au_ids, args.max_rows)
+    sample, groups = read_sample(model, split, args)
+    held = hold_out(groups, args.holdout, args.seed)
+    chosen, kept = choose(sample.take(~held), sample.take(held), label_space, args.force)
+    before, after = (sample.take(held).measure(one, label_space) for one in (Calibration.of(label_space), chosen))
+    overlap = find_overlap(split.rows, [args.model])
+    print(format_gains(before, after))
+    num_held = len(np.unique(groups[held]))
+    print(f"Measured on {held.sum():,} faces of {num_held:,} held-out videos; fitted on {(~held).sum():,} others.")
+    if overlap.seen:
+        print(
+            f"The model has seen {len(overlap.seen):,} of the {overlap.num_videos:,} videos, which flatters all of it."
+        )
+    if not kept:
+        print(f"Nothing gained on the held-out videos, so {args.model} is as it was; --force saves it all the same.")
+        return
+    record = {"data": split.description, "seed": args.seed, "held_out_videos": num_held, **overlap.to_dict()}
+    record |= {"saved": kept, "before": before, "after": after, "calibration": asdict(chosen)}
+    record_training_videos(args.model, split.rows)
+    save_calibration(args.model, chosen)
+    write_json(record, args.model / CALIBRATION_NAME)
+    print(f"Saved into {args.model}: {', '.join(kept)}.")
+    if (args.model / METRICS_NAME).is_file():
+        print(f"Its {METRICS_NAME} was measured before; `python training/evaluation.py` measures it anew.")
+
+
+@torch.no_grad()
+def read_sample(model: PreTrainedModel, split: Split, args: argparse.Namespace) -> tuple[Sample, np.ndarray]:
+    """The logits of a split beside its labels, and the `(N,)` group of each row."""
+    processor = AutoProcessor.from_pretrained(args.model).for_label_spaces(model.label_space)
+    batches = image_batches(split, processor.image_processor, args.batch_size, args.device)
+    au_logits, emotion_logits = collect_logits(model(**batch) for batch in batches)
+    found = from_logits(split, model.label_space, au_logits, emotion_logits)
+    nothing = np.zeros((len(found), 0))
+    logits = (nothing if given is None else given for given in (au_logits, emotion_logits))
+    return Sample(*logits, found.au_labels, found.emotion_labels), found.group_ids
+
+
+def format_gains(before: dict[str, float | None], after: dict[str, float | None]) -> str:
+    """A row a score: before, after, and the difference, positive where it is better."""
+    rows = []
+    for score in LOWER_IS_BETTER:
+        if before[score] is not None:
+            gain = round(gain_of(score, before[score], after[score]), 4) + 0.0  # no -0.0000
+            rows.append((score.replace("_", " "), f"{before[score]:.4f}", f"{after[score]:.4f}", f"{gain:+.4f}"))
+    return markdown_table(("held-out", "before", "after", "gain"), rows)
