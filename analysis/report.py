@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from .. import __version__
 from ..dataset_tools.report import write_text
 from .report_views import MAX_PICTURES, Findings, Reading, Signal, Summary, View, find_views, read_run
-from .thumbnails import face_key, make_thumbnails
+from .thumbnails import Thumbnails, face_key, make_thumbnails
 
 SHOWN_ELSEWHERE = ("label_space", "summary", "thresholds")
 """Parts of the manifest that are not listed under the settings."""
@@ -32,6 +32,9 @@ CAPTION_COLUMNS = ("caption_emotion", "caption_key_au", "caption_au")
 THUMBNAIL_PX, SMALL_THUMBNAIL_PX = 128, 64
 EMOTION_COLORS = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
 """Names of the style sheet's colours; emotions of other names take them in turn."""
+
+Peak = tuple[dict[str, Any], list[Summary]]
+"""A row of the table, and what is strongest there."""
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
@@ -89,7 +92,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
         likeliest=[
             {"name": name, "share": share, "color": emotion_color(name)} for name, share in findings.likeliest.items()
         ],
-        views=[_show_view(view) for view in findings.views],
+        views=_show_views(findings.views),
         timelines=[_show_timeline(view) for view in findings.views],
         num_hidden_faces=findings.num_hidden_faces,
         sources=findings.sources[:MAX_LISTED],
@@ -123,28 +126,32 @@ def _tiles(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     ]
 
 
-def _show_view(view: View) -> dict[str, Any]:
-    """What the template reads of a view, its thumbnails made."""
-    peaks = find_peaks(view)
-    listed = view.rows.head(MAX_PICTURES) if view.timeline is None else view.rows.head(0)
-    thumbnails = make_thumbnails((row for row, _ in peaks), THUMBNAIL_PX)
-    small = make_thumbnails(listed.to_dict("records"), SMALL_THUMBNAIL_PX)
-    pictures = [thumbnails.get(face_key(row)) for row, _ in peaks]
+def _show_views(views: Sequence[View]) -> list[dict[str, Any]]:
+    """What the template reads of the views; the thumbnails of all are made together."""
+    peaks = [find_peaks(view) for view in views]
+    listed = [view.rows.head(MAX_PICTURES).to_dict("records") if view.timeline is None else [] for view in views]
+    large = make_thumbnails((row for of_view in peaks for row, _ in of_view), THUMBNAIL_PX)
+    small = make_thumbnails((row for of_view in listed for row in of_view), SMALL_THUMBNAIL_PX)
+    return [
+        _show_view(view, of_view, large) | {"pictures": [_show_picture(row, view, small) for row in rows]}
+        for view, of_view, rows in zip(views, peaks, listed, strict=True)
+    ]
+
+
+def _show_view(view: View, peaks: Sequence[Peak], thumbnails: Thumbnails) -> dict[str, Any]:
+    cards = [_show_peak(row, items, view, thumbnails) for row, items in peaks]
     return {
         "title": view.title,
         "timeline": view.timeline,
-        "portrait": next(filter(None, pictures), None),
-        "aus": [_show_summary(item, "var(--accent)") for item in view.aus],
-        "emotions": [
-            _show_summary(item, emotion_color(item.signal.name, place)) for place, item in enumerate(view.emotions)
-        ],
-        "peaks": [_show_peak(*peak, view, image) for peak, image in zip(peaks, pictures, strict=True)],
-        "pictures": [_show_picture(row, view, small.get(face_key(row))) for row in listed.to_dict("records")],
+        "portrait": next((card["image"] for card in cards if card["image"]), None),
+        "aus": [_show_summary(item, view.reading) for item in view.aus],
+        "emotions": [_show_summary(item, view.reading) for item in view.emotions],
+        "peaks": cards,
         "num_unlisted": max(len(view.rows) - MAX_PICTURES, 0),
     }
 
 
-def find_peaks(view: View) -> list[tuple[dict[str, Any], list[Summary]]]:
+def find_peaks(view: View) -> list[Peak]:
     """The rows at which an AU that is ever active, or an emotion that is ever the likeliest, is strongest.
 
     Returns:
@@ -160,14 +167,15 @@ def find_peaks(view: View) -> list[tuple[dict[str, Any], list[Summary]]]:
     return [(view.rows.loc[row].to_dict(), by_row[row]) for row in order]
 
 
-def _show_summary(item: Summary, color: str) -> dict[str, Any]:
-    return {"signal": item.signal, "mean": item.mean, "share": item.share, "peak": item.peak, "color": color}
+def _show_summary(item: Summary, reading: Reading) -> dict[str, Any]:
+    numbers = {"mean": item.mean, "share": item.share, "peak": item.peak}
+    return numbers | {"signal": item.signal, "color": _signal_color(item.signal, reading)}
 
 
-def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, image: str | None) -> dict[str, Any]:
+def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
     is_video = view.timeline is not None
     return {
-        "image": image,
+        "image": thumbnails.get(face_key(row)),
         "place": _clock(row["time_s"]) if is_video else Path(row["source"]).name,
         "time_s": row["time_s"] if is_video else None,
         "caption": next((row[name] for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None),
@@ -178,13 +186,13 @@ def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, ima
     }
 
 
-def _show_picture(row: Mapping[str, Any], view: View, image: str | None) -> dict[str, Any]:
+def _show_picture(row: Mapping[str, Any], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
     """A line of the table of pictures."""
     emotion = max(view.reading.emotions, key=lambda signal: row[signal.column], default=None)
     return {
         "name": Path(row["source"]).name,
         "path": row["source"],
-        "image": image,
+        "image": thumbnails.get(face_key(row)),
         "emotion": emotion
         and {
             "name": emotion.name,

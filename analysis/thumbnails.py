@@ -2,27 +2,32 @@
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ..images_mf2 import read_image
+from . import media
+from .media import VIDEO_SUFFIXES, Source
 
 MARGIN = 0.35
 """What is kept around a face's box, as a fraction of its longer side."""
 JPEG_QUALITY = 82
 
+Thumbnails = dict[tuple[str, int, int], str]
+"""(source, frame, face) -> data URI."""
 
-def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> dict[tuple[str, int, int], str]:
+
+def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> Thumbnails:
     """Thumbnails of analysed faces; every source is opened once.
 
     Args:
         rows: with `source`, `frame`, `face` and the box `x0` … `y1` in pixels, NaN where there is none.
         size: width and height in pixels.
     Returns:
-        (source, frame, face) -> data URI; what can no longer be read is left out.
+        The pictures; what can no longer be read is left out.
     """
     by_source: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -42,34 +47,26 @@ def face_key(row: Mapping[str, Any]) -> tuple[str, int, int]:
     return str(row["source"]), int(row["frame"]), int(row["face"])
 
 
-def read_frames(source: str, frames: set[int]) -> dict[int, np.ndarray]:
-    """Frames of a video by number, or `{0: picture}`, as `(height, width, 3)` uint8; empty if it is gone."""
-    try:
-        return {0: read_image(source)}
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        return dict(_read_video_frames(source, frames))
+def read_frames(source: str, numbers: set[int]) -> dict[int, np.ndarray]:
+    """Frames of a picture or a video by number, as `(height, width, 3)` uint8; those that are gone are left out."""
+    path = Path(source)
+    opened = [(0, Source(path, source, path.suffix.lower() in VIDEO_SUFFIXES))]
+    frames = {}
+    for frame in media.read_frames(opened, skip=(0, min(numbers) - 1)):
+        if frame.index in numbers and frame.image is not None:
+            frames[frame.index] = frame.image
+        if frame.index >= max(numbers):
+            break
+    return frames
 
 
-def _read_video_frames(source: str, frames: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-    import av
-
-    with av.open(source) as video:
-        for number, frame in enumerate(video.decode(video=0)):
-            if number in frames:
-                yield number, frame.to_ndarray(format="rgb24")
-            if number == max(frames):
-                return
-
-
-def crop_face(image: np.ndarray, box_xyxy_px: list[float], size: int) -> Image.Image:
-    """A square around a face, its longer side and a margin wide; the middle of the picture without a box."""
+def crop_face(image: np.ndarray, box_xyxy_px: Sequence[float] | None, size: int) -> Image.Image:
+    """A square around a face, its longer side and a margin wide; the middle of the picture without one (None, NaN)."""
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = box_xyxy_px
-    if np.isnan(box_xyxy_px).any():
+    if box_xyxy_px is None or np.isnan(box_xyxy_px).any():
         x0, y0, x1, y1, side = 0, 0, width, height, min(width, height)
     else:
+        x0, y0, x1, y1 = box_xyxy_px
         side = min(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), width, height)
     left = np.clip((x0 + x1 - side) / 2, 0, width - side)
     top = np.clip((y0 + y1 - side) / 2, 0, height - side)

@@ -1,0 +1,243 @@
+"""Faces of pictures and videos as embeddings on disk, encoded once for a model.
+
+    index.json                   what encoded them, and for each file its stamp and where its faces are
+    faces-<number>.safetensors   the faces of some files: `embeds` (F, Q, P) float16, `boxes` (F, 4) pixels,
+                                 `frames` (F), `times` (F) seconds, `ids` (F)
+
+A file counts as unchanged while its size and its time of change are the same; other files are encoded again, and an
+index of another model, branch or way of finding faces is started anew. The JSON file is replaced after every shard, so
+that a run that was stopped goes on where it was.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from ..dataset_tools.report import replacing, write_json
+from ..modeling_mf2 import MF2Model
+from ..processing_mf2 import MF2Processor
+from .checkpoints import fingerprint
+from .faces import Face, FindFaces, LocatedFrame, locate_faces
+from .media import Frame, Source, read_frames
+from .recognizer import INPUT_NAMES
+from .streaming import run_ahead
+
+INDEX_NAME = "index.json"
+FORMAT = 1
+FILES_PER_SHARD = 256
+
+
+class EncodedFace(NamedTuple):
+    """A face of a frame and its `(Q, P)` embeddings."""
+
+    frame: Frame
+    face: Face
+    embeds: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Frames to faces in a branch's space.
+
+    Args:
+        model: in evaluation mode, on its device.
+        processor: the model's.
+        find: where the faces of a frame are.
+        branch: `emo` or `au`.
+        batch_size: faces in a pass.
+        fps: frames a second to take of a video.
+    """
+
+    model: MF2Model
+    processor: MF2Processor
+    find: FindFaces
+    branch: str = "emo"
+    batch_size: int = 16
+    fps: float = 1.0
+
+    def encode(self, located: Iterable[LocatedFrame]) -> Iterator[EncodedFace]:
+        """The faces of frames, in order."""
+        waiting: list[tuple[Frame, Face]] = []
+        for each in located:
+            waiting += [(each.frame, face) for face in each.faces]
+            while len(waiting) >= self.batch_size:
+                yield from self._encode_batch(waiting[: self.batch_size])
+                del waiting[: self.batch_size]
+        if waiting:
+            yield from self._encode_batch(waiting)
+
+    def _encode_batch(self, faces: Sequence[tuple[Frame, Face]]) -> Iterator[EncodedFace]:
+        batch = self.processor.image_processor(
+            [frame.image for frame, _ in faces], landmarks=[face.landmarks_px for _, face in faces]
+        )
+        inputs = {name: batch[name].to(self.model.device) for name in INPUT_NAMES}
+        with torch.inference_mode():
+            embeds = self.model.get_image_features(**inputs, branch=self.branch).pooler_output.cpu()
+        return (EncodedFace(*face, values) for face, values in zip(faces, embeds, strict=True))
+
+    def locate(self, sources: Iterable[tuple[int, Source]]) -> Iterator[LocatedFrame]:
+        """The frames of numbered sources with their faces, read ahead of the model."""
+        return run_ahead(locate_faces(read_frames(sources, self.fps), self.find, self.batch_size), self.batch_size)
+
+    def key(self, faces: str) -> dict[str, Any]:
+        """What an index must share to be of use; `faces` names the way in which they are found."""
+        model = fingerprint(self.model, self.processor)
+        return {"format": FORMAT, "model": model, "branch": self.branch, "faces": faces, "fps": self.fps}
+
+
+# -------------------------------------------------------------------------------------------------------------- index
+@dataclass(frozen=True)
+class IndexedFile:
+    """A file as it was when it was encoded; its faces are the rows from `first` to `first + count` of a shard."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    shard: int = -1
+    first: int = 0
+    count: int = 0
+    error: str = ""
+
+    def is_unchanged(self) -> bool:
+        """Whether the file still is what was encoded."""
+        return _stamp(Path(self.path)) == (self.size, self.mtime_ns)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; (-1, -1) for a file that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+class Shard(NamedTuple):
+    """Faces in memory: the file of each, and tensors with a row for each."""
+
+    paths: list[str]
+    tensors: dict[str, torch.Tensor]
+
+
+class FaceIndex:
+    """The faces of a set of files, for one encoder.
+
+    Args:
+        folder: where it is kept; made if needed.
+        encoder: what makes its embeddings.
+        faces: names the way in which faces are found.
+    """
+
+    def __init__(self, folder: str | Path, encoder: Encoder, faces: str):
+        self.folder = Path(folder)
+        self.encoder = encoder
+        self.key = encoder.key(faces)
+        self.files = self._load()
+
+    def _load(self) -> dict[str, IndexedFile]:
+        """What was kept, by path, if the same encoder made it; files whose shard is gone are left out."""
+        try:
+            content = json.loads((self.folder / INDEX_NAME).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if content.get("key") != self.key:
+            return {}
+        files = [IndexedFile(**entry) for entry in content["files"]]
+        return {file.path: file for file in files if not file.count or self._shard_path(file.shard).is_file()}
+
+    def update(self, sources: Sequence[Source]) -> int:
+        """Make it the index of these files: encode what is new or changed, forget what is not among them.
+
+        Returns:
+            How many files were encoded.
+        """
+        wanted = {str(source.path.absolute()): source for source in sources}
+        self.files = {path: file for path, file in self.files.items() if path in wanted and file.is_unchanged()}
+        missing = [path for path in wanted if path not in self.files]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(missing), desc="encoding faces", unit="file", disable=not missing) as bar:
+            for start in range(0, len(missing), FILES_PER_SHARD):
+                paths = missing[start : start + FILES_PER_SHARD]
+                self._add_shard({path: wanted[path] for path in paths}, bar)
+                self._save()
+        self._save()
+        self._remove_unused()
+        return len(missing)
+
+    def _add_shard(self, sources: dict[str, Source], bar: tqdm) -> None:
+        """Encode files into a new shard and take them up."""
+        stamps = {path: _stamp(source.path) for path, source in sources.items()}  # before they are read
+        errors: dict[int, str] = {}
+        located = _watch(self.encoder.locate(enumerate(sources.values())), errors, bar)
+        encoded = [face._replace(embeds=face.embeds.half()) for face in self.encoder.encode(located)]
+        shard = 1 + max((file.shard for file in self.files.values()), default=-1)
+        if encoded:
+            with replacing(self._shard_path(shard)) as part:
+                save_file(_to_tensors(encoded), part)
+        owners = [face.frame.source_idx for face in encoded]
+        for idx, path in enumerate(sources):
+            count = owners.count(idx)
+            first = owners.index(idx) if count else 0
+            self.files[path] = IndexedFile(path, *stamps[path], shard, first, count, errors.get(idx, ""))
+
+    def _save(self) -> None:
+        write_json(
+            self.folder / INDEX_NAME, {"key": self.key, "files": [asdict(file) for file in self.files.values()]}
+        )
+
+    def _remove_unused(self) -> None:
+        """Delete the shards that hold no file's faces."""
+        used = {self._shard_path(file.shard) for file in self.files.values() if file.count}
+        for path in self.folder.glob("faces-*.safetensors"):
+            if path not in used:
+                path.unlink()
+
+    def _shard_path(self, number: int) -> Path:
+        return self.folder / f"faces-{number:05d}.safetensors"
+
+    def shards(self) -> Iterator[Shard]:
+        """The faces, a shard at a time, so that memory does not grow with their number."""
+        by_shard: dict[int, list[IndexedFile]] = {}
+        for file in self.files.values():
+            if file.count:
+                by_shard.setdefault(file.shard, []).append(file)
+        for number, files in sorted(by_shard.items()):
+            rows = torch.cat([torch.arange(file.first, file.first + file.count) for file in files])
+            tensors = {name: values[rows] for name, values in load_file(self._shard_path(number)).items()}
+            yield Shard([file.path for file in files for _ in range(file.count)], tensors)
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Files that could not be read to their end, with the reason."""
+        return {file.path: file.error for file in self.files.values() if file.error}
+
+    def __len__(self) -> int:
+        return sum(file.count for file in self.files.values())
+
+
+def _watch(located: Iterable[LocatedFrame], errors: dict[int, str], bar: tqdm) -> Iterator[LocatedFrame]:
+    """Pass frames on, note the errors of their sources, and count the sources that are done."""
+    done = bar.n
+    for each in located:
+        if each.error:
+            errors[each.frame.source_idx] = each.error
+        bar.update(done + each.frame.source_idx + 1 - bar.n)
+        yield each
+
+
+def _to_tensors(encoded: Sequence[EncodedFace]) -> dict[str, torch.Tensor]:
+    nowhere = (float("nan"),) * 4
+    boxes = [face.detected.box_xyxy_px if face.detected else nowhere for _, face, _ in encoded]
+    return {
+        "embeds": torch.stack([embeds for _, _, embeds in encoded]),
+        "boxes": torch.tensor(boxes, dtype=torch.float32),
+        "frames": torch.tensor([frame.index for frame, _, _ in encoded]),
+        "times": torch.tensor([frame.time_s for frame, _, _ in encoded], dtype=torch.float64),
+        "ids": torch.tensor([face.id for _, face, _ in encoded]),
+    }
