@@ -2,12 +2,15 @@
 
     reader: affwild2            # see `mf2 data import --help`
     root: /data/Aff-Wild2
-    output_dir: runs/mfa        # index/, selection/, dataset/, captioned/, export/ and build.json
-    stages:                     # the options of each `mf2 data` command; select, caption and export may be left out
+    output_dir: runs/mfa        # index/, selection/, dataset/, landmarked/, captioned/, export/ and build.json
+    stages:                     # the options of each `mf2 data` command; all but index and import may be left out
       index: {unlabelled: drop}
       select: {paper: true, seed: 0}
       import: {}
-      caption: {backend: template}
+      landmarks: {backend: face-alignment, num_workers: 4}
+      caption: {profile: local, max_usd: 20}
+      top_up: {}                # replaces frames whose captions failed, then imports and captions the new ones
+      validate: {}
       export: {full: true}
 
 A stage is known by a fingerprint over its options, the version of this package and the *content* of what it reads.
@@ -21,13 +24,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .. import __version__
-from .cli import make_parser
+from .captions.results import DEAD_LETTERS_NAME
+from .cli import USER_ERRORS, make_parser
 from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
 from .readers import load_reader
@@ -35,8 +40,13 @@ from .report import markdown_table, write_json
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
 
 STATE_NAME = "build.json"
-STAGES = ("index", "select", "import", "caption", "export")
+STAGES = ("index", "select", "import", "landmarks", "caption", "top_up", "validate", "export")
 REQUIRED_STAGES = ("index", "import")
+TOP_UP_NEEDS = ("select", "caption")
+ESTIMATES = ("caption",)
+"""Stages whose own dry run says what would be uploaded and spent."""
+_AGAIN = -1  # a status: the stages have to be gone through again
+_UNKNOWN = ""  # the fingerprint of a stage whose inputs are not made yet
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _CONFIG_KEYS = ("reader", "root", "output_dir", "stages")
 
@@ -47,12 +57,14 @@ class Stage:
 
     product: the file that exists when the stage is done.
     read_inputs: yields what identifies the content that the stage reads.
+    edits_inputs: whether it may change what it and earlier stages read.
     """
 
     name: str
     argv: list[str]
     product: Path
     read_inputs: Callable[[], Iterator[str]]
+    edits_inputs: bool = False
 
     def fingerprint(self) -> str:
         """A sha256 over version, arguments and inputs."""
@@ -60,7 +72,7 @@ class Stage:
         for text in self.read_inputs():
             digest.update(f"{text}\n".encode())
         for path in map(Path, self.argv):
-            if path.is_file():
+            if path.is_file() and path != self.product:
                 digest.update(sha256_of_file(path).encode())
         return digest.hexdigest()
 
@@ -74,36 +86,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what has changed and print what was done; the status of a stage that did not finish."""
-    config = read_config(args.config)
-    state_path = Path(config["output_dir"]) / STATE_NAME
-    state = json.loads(state_path.read_text("utf-8")) if state_path.is_file() else {}
-    done, stale = [], False
-    for stage in plan(config):
-        start = time.perf_counter()
-        # The inputs of what follows a stage that would run are not known yet.
-        fingerprint = None if stale and args.dry_run else stage.fingerprint()
-        if fingerprint and state.get(stage.name) == fingerprint and stage.product.exists():
-            done.append((stage.name, "unchanged", "-", stage.product.parent))
-            continue
-        stale = True
-        if args.dry_run:
-            done.append((stage.name, "would run", "-", stage.product.parent))
-            continue
-        if status := _run_stage(stage):
-            return status
-        state[stage.name] = fingerprint
-        write_json(state_path, state)
-        done.append((stage.name, "made", f"{time.perf_counter() - start:.1f}", stage.product.parent))
-    print(markdown_table(("stage", "what", "seconds", "folder"), done))
-    return 0
+    return Build(read_config(args.config), args.dry_run).run()
 
 
-def _run_stage(stage: Stage) -> int:
-    print(f"== {stage.name}: mf2 data {' '.join([stage.name, *stage.argv])}")
+class Build:
+    """Makes the stages of a configuration.
+
+    Args:
+        config: from `read_config`.
+        is_dry: only say what would run.
+    """
+
+    def __init__(self, config: Mapping[str, Any], is_dry: bool) -> None:
+        self._config, self._is_dry = config, is_dry
+        self._state_path = Path(config["output_dir"]) / STATE_NAME
+        self._state: dict[str, str] = {}
+        if self._state_path.is_file():
+            self._state = json.loads(self._state_path.read_text("utf-8"))
+        self._done: list[tuple[object, ...]] = []
+        self._is_stale = False  # a stage would run, so that the inputs of what follows are not known yet
+
+    def run(self) -> int:
+        """Make the stages in order; 0, or the status of the one that did not finish."""
+        while status := self._make_stages():
+            if status != _AGAIN:
+                return status
+        print(markdown_table(("stage", "what", "seconds", "folder"), self._done))
+        return 0
+
+    def _make_stages(self) -> int:
+        """Make what has changed; `_AGAIN` after a stage that changed what earlier ones read."""
+        for stage in plan(self._config):
+            start = time.perf_counter()
+            fingerprint = _UNKNOWN if self._is_stale else stage.fingerprint()
+            if self._state.get(stage.name) == fingerprint and stage.product.exists():
+                self._note(stage, "unchanged")
+            elif self._is_dry:
+                if stage.name in ESTIMATES and not self._is_stale:
+                    _run_stage(stage, "--dry_run")
+                self._is_stale = True
+                self._note(stage, "would run")
+            elif status := _run_stage(stage):
+                return status
+            else:
+                self._note(stage, "made", f"{time.perf_counter() - start:.1f}")
+                if stage.edits_inputs and stage.fingerprint() != fingerprint:
+                    return _AGAIN
+                self._state[stage.name] = fingerprint
+                write_json(self._state_path, self._state)
+        return 0
+
+    def _note(self, stage: Stage, what: str, seconds: str = "-") -> None:
+        self._done.append((stage.name, what, seconds, stage.product.parent))
+
+
+def _run_stage(stage: Stage, *more: str) -> int:
+    argv = [*stage.argv, *more]
+    print(f"== {stage.name}: mf2 data {' '.join([stage.name, *argv])}")
     module, parser = make_parser(stage.name)
     try:
-        return module.run(parser.parse_args(stage.argv)) or 0
-    except (ValueError, OSError) as error:
+        return module.run(parser.parse_args(argv)) or 0
+    except USER_ERRORS as error:
         raise ValueError(f"stage {stage.name}: {error}") from error
 
 
@@ -128,6 +171,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: stages must be some of {', '.join(STAGES)}, {' and '.join(REQUIRED_STAGES)} among them."
         )
+    if "top_up" in stages and not set(TOP_UP_NEEDS) <= set(stages):
+        raise ValueError(f"{path}: top_up needs the stages {' and '.join(TOP_UP_NEEDS)}.")
     if not Path(config["root"]).is_dir():
         raise FileNotFoundError(f"The root {config['root']} is not a folder.")
     config["stages"] = {name: stages[name] or {} for name in STAGES if name in stages}
@@ -137,10 +182,13 @@ def read_config(path: Path) -> dict[str, Any]:
 def plan(config: Mapping[str, Any]) -> Iterator[Stage]:
     """The stages in order, each reading what the one before it makes."""
     load_reader(config["reader"])
-    source, out = [config["reader"], config["root"]], Path(config["output_dir"])
-    options = {name: to_argv(given) for name, given in config["stages"].items()}
-    root, frames, dataset = Path(config["root"]), out / "index", out / "dataset"
+    return chain(_plan_frames(config), _plan_data_set(config))
 
+
+def _plan_frames(config: Mapping[str, Any]) -> Iterator[Stage]:
+    """The stages that end in a data set."""
+    options, out, root = _options(config), Path(config["output_dir"]), Path(config["root"])
+    source, frames, dataset = [config["reader"], config["root"]], out / "index", out / "dataset"
     argv = [*source, str(frames), *options["index"]]
     yield Stage("index", argv, frames / FRAMES_NAME, partial(_tree_contents, root))
     selected: list[str] = []
@@ -151,14 +199,35 @@ def plan(config: Mapping[str, Any]) -> Iterator[Stage]:
         selected = ["--selection", str(frames)]
     argv = [*source, str(dataset), *options["index"], *options["import"], *selected, "--overwrite"]
     yield Stage("import", argv, dataset / MANIFEST_NAME, partial(_image_contents, root, frames))
-    if "caption" in options:
-        uncaptioned, dataset = dataset, out / "captioned"
-        argv = [str(uncaptioned), "--out", str(dataset), *options["caption"]]
-        yield Stage("caption", argv, dataset / MANIFEST_NAME, partial(_dataset_contents, uncaptioned))
+
+
+def _plan_data_set(config: Mapping[str, Any]) -> Iterator[Stage]:
+    """The stages that go from data set to data set."""
+    options, out = _options(config), Path(config["output_dir"])
+    dataset = out / "dataset"
+    for name, folder in (("landmarks", out / "landmarked"), ("caption", out / "captioned")):
+        if name in options:
+            argv = [str(dataset), "--out", str(folder), *options[name]]
+            yield Stage(name, argv, folder / MANIFEST_NAME, partial(_dataset_contents, dataset))
+            dataset = folder
+    if "top_up" in options:
+        selection, index = out / "selection" / FRAMES_NAME, out / "index" / FRAMES_NAME
+        store = config["stages"]["caption"].get("store", out / "captioned.captions")
+        letters = Path(store) / DEAD_LETTERS_NAME
+        argv = [str(selection.parent), str(index.parent), str(letters), *options["top_up"]]
+        yield Stage("top_up", argv, selection, lambda: chain(*map(_file_contents, (selection, index, letters))), True)
+    if "validate" in options:
+        report = out / "validation" / "report.json"
+        argv = [str(dataset), "--report", str(report), *options["validate"]]
+        yield Stage("validate", argv, report, partial(_dataset_contents, dataset))
     if "export" in options:
         exported = out / "export"
         argv = [str(dataset), str(exported), *options["export"], "--overwrite"]
         yield Stage("export", argv, exported / MANIFEST_NAME, partial(_dataset_contents, dataset))
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: to_argv(given) for name, given in config["stages"].items()}
 
 
 def to_argv(options: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "select": ("select", "choose a balanced sample of an index, split by video"),
     "landmarks": ("landmarks", "find the 68 landmarks of every image, or take given ones"),
     "caption": ("captions.command", "write the three captions of every image"),
+    "top_up": ("top_up", "replace the selected frames whose captions failed by unused ones"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
     "export": ("export", "make a Hub repository of a data set: card, annotations, and the images on request"),
     "build": ("build", "run the stages of a configuration file, each skipped while its inputs are unchanged"),

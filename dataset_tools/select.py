@@ -62,21 +62,30 @@ def run(args: argparse.Namespace) -> None:
     frames = usable_frames(read_frames(args.index))
     selector = Selector(frames, args.seed)
     amounts, request = _solve(selector.pool, args)
-    selection = selector.take(amounts)
-    summary = {
+    made_by = {
         "seed": args.seed,
         "balance": args.balance,
         "request": None if request is None else asdict(request),
         "optimum_proven": amounts.proven,
-        **summarise(frames, selection),
     }
+    print(write_selection(args.out, frames, selector.take(amounts), made_by))
+
+
+def write_selection(folder: Path, pool: pa.Table, selection: pa.Table, made_by: dict[str, Any]) -> str:
+    """Write a selection and its reports, the frames last; returns the report in markdown.
+
+    Args:
+        pool: the frames that it was taken from.
+        made_by: how, for `report.json`; what the report counts is added.
+    """
+    summary = {**made_by, **summarise(pool, selection)}
     text = to_markdown(summary)
-    with replacing(args.out / "report.png") as part:
+    with replacing(folder / "report.png") as part:
         plot(summary, part)
-    write_json(args.out / "report.json", summary)
-    write_text(args.out / "report.md", text)
-    write_frames(args.out, selection)
-    print(text)
+    write_json(folder / "report.json", summary)
+    write_text(folder / "report.md", text)
+    write_frames(folder, selection)
+    return text
 
 
 def _solve(pool: Pool, args: argparse.Namespace) -> tuple[Amounts, Request | None]:

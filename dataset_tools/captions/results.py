@@ -16,6 +16,7 @@ from .template import template_captions
 from .text import NO_ACTIVE_AU_CAPTION, no_key_au_caption
 
 TEMPLATE_SOURCE = "template"
+DEAD_LETTERS_NAME = "dead_letters.jsonl"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from .mfa_io import MfaImages
 from .online import OnlineRunner
 from .profiles import FREE, EndpointProfile, Price, get_profile, load_price, load_profiles
 from .prompting import CaptionJob, CaptionRequest, RequestBuilder
-from .results import ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
+from .results import DEAD_LETTERS_NAME, ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
 from .rules import CAPTION_KINDS, load_token_counter
 from .settings import RunSettings
 from .shards import MAX_SHARD_REQUESTS, AnswerCollector, ShardWriter, shard_path
@@ -135,11 +135,12 @@ class Session:
             return 0
         else:
             tally = asked
-        num_letters = write_dead_letters(self._store, self._store.folder / "dead_letters.jsonl")
+        letters = self._store.folder / DEAD_LETTERS_NAME
+        num_letters = write_dead_letters(self._store, letters)
         write_json(self._store.folder / "report.json", tally.to_dict())
         print(tally.to_text())
         if num_letters:
-            print(f"{num_letters:,} dead letters: {self._store.folder / 'dead_letters.jsonl'}")
+            print(f"{num_letters:,} dead letters: {letters}")
         if not tally.is_complete:
             print("No data set is written yet; run the same command again to go on.")
             return EXIT_UNFINISHED
@@ -296,7 +297,7 @@ class Session:
         stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"
         print(f"{count:,} images captioned: {out_dir}" + (f" ({lost:,} captions missing: {stand_in})" if lost else ""))
         if tally.outcomes[DEAD]:
-            print("Dead letters shift the class balance: top up or select again without these images.")
+            print("Dead letters shift the class balance: `mf2 data top_up` replaces these frames in the selection.")
 
     def _description(self) -> dict[str, Any]:
         """What the store and the manifest remember about the run."""

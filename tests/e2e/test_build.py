@@ -1,24 +1,20 @@
 """`mf2 data build`: a stage runs again exactly when something that it reads has changed."""
 
-import io
+import json
+from collections import Counter
 
 import pytest
 import yaml
-from PIL import Image
+from openai_server import OpenAIServer
+from samples import write_affwild2_labels, write_picture
 
 from mf2.dataset_tools.cli import main
 from mf2.dataset_tools.index import read_frames
-from mf2.dataset_tools.schema import load_mfa
-from mf2.labels_mf2 import AU_IDS, EMOTIONS
+from mf2.dataset_tools.schema import CAPTION_COLUMNS, load_mfa, read_manifest
 
-AU_HEADER, EXPR_HEADER = ",".join(f"AU{au_id}" for au_id in AU_IDS), ",".join(EMOTIONS)
-AU_ROW = ",".join(["1", "0"] * 6)
-STAGES = ["index", "select", "import", "caption", "export"]
+STAGES = ["index", "select", "import", "landmarks", "caption", "validate", "export"]
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture
@@ -26,25 +22,14 @@ def root(tmp_path):
     """Four videos of sixteen frames, two of each emotion."""
     root = tmp_path / "root"
     for v in range(4):
-        labels = {"AU": [AU_HEADER, *[AU_ROW] * 16], "EXPR": [EXPR_HEADER, *(str(k % 8) for k in range(16))]}
-        for task, lines in labels.items():
-            path = root / "annotations" / f"{task}_Set" / "Training_Set" / f"v{v}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("\n".join(lines) + "\n")
+        write_affwild2_labels(root, f"v{v}", [[1, 0] * 6] * 16, [k % 8 for k in range(16)])
         for k in range(1, 17):
-            write_image(root / "cropped_aligned" / f"v{v}" / f"{k:05d}.jpg", v * 16 + k)
+            write_picture(root / "cropped_aligned" / f"v{v}" / f"{k:05d}.jpg", v * 16 + k)
     return root
 
 
-def write_image(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (value, 0, 0)).save(file, "JPEG")
-    path.write_bytes(file.getvalue())
-
-
 class Build:
-    """Runs the command on a configuration that the test may change, and tells which stages were made."""
+    """Runs the command on a configuration that the test may change, and tells what was done last with each stage."""
 
     def __init__(self, root, folder, capsys):
         self.file, self.capsys = folder / "mfa.yaml", capsys
@@ -56,7 +41,9 @@ class Build:
                 "index": {"unlabelled": "drop"},
                 "select": {"train_per_class": 4, "eval_per_class": 2, "min_frames": 1, "seed": 1},
                 "import": {"captions": "none"},
+                "landmarks": {"backend": "stub_detectors:RedFaces"},
                 "caption": {"backend": "template"},
+                "validate": {},
                 "export": {"full": True},
             },
         }
@@ -87,6 +74,7 @@ def test_stages_run_once_and_again_when_their_inputs_change(build, root, tmp_pat
     assert build()[:2] == (0, dict.fromkeys(STAGES, "made"))
     rows = load_mfa(export, "train")
     assert len(rows) == 32 and rows[0]["caption_source"] == "template"
+    assert rows["landmarks"][0][0] == [float(rows[0]["image"].getpixel((0, 0))[0])] * 2
     assert len(load_mfa(export, "validation")) == 16
     assert build()[1] == build("--dry_run")[1] == dict.fromkeys(STAGES, "unchanged")
 
@@ -98,14 +86,56 @@ def test_stages_run_once_and_again_when_their_inputs_change(build, root, tmp_pat
 
     chosen = read_frames(tmp_path / "out" / "selection")["path"].to_pylist()
     spare = next(path for path in read_frames(tmp_path / "out" / "index")["path"].to_pylist() if path not in chosen)
-    write_image(root / spare, 200)  # a new picture under an old name matters where it is used
+    write_picture(root / spare, 200)  # a new picture under an old name matters where it is used
     assert build()[1] == dict.fromkeys(STAGES, "unchanged")
-    write_image(root / chosen[0], 200)
+    write_picture(root / chosen[0], 200)
     assert build()[1] == changed_from("import")
 
-    labels = root / "annotations" / "EXPR_Set" / "Training_Set" / "v0.txt"
+    labels = root / "annotations" / "EXPR_Some_Challenge" / "Train_Set" / "v0.txt"
     labels.write_text(labels.read_text() + "3\n")  # a row without a crop: the index is the same in the end
     assert build()[1] == {name: "made" if name == "index" else "unchanged" for name in STAGES}
+
+
+def test_frames_whose_captions_failed_are_replaced(build, tmp_path):
+    """Two of the first answers are refusals: other frames of the same class take their place, and are asked for."""
+    with OpenAIServer() as server:
+        profile = {
+            "model": "m",
+            "base_url": server.base_url,
+            "token_limit_name": "max_tokens",
+            "max_output_tokens": 90,
+        }
+        (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"loopback": profile}))
+        (tmp_path / "prices.yaml").write_text("m: {input: 1, output: 10}")
+        files = {name: str(tmp_path / f"{name}.yaml") for name in ("profiles", "prices")}
+        build.config["stages"]["caption"] = {"profile": "loopback", "pilot": 0, "concurrency": 1, "yes": True, **files}
+        build.config["stages"]["top_up"] = {}
+        build.config["stages"]["select"] |= {"train_per_class": 3, "eval_per_class": 1}
+        server.faults = ["refusal", "ok", "refusal"]
+        assert build()[0] == 0
+        num_asked = sum(server.hits.values())
+        assert server.paid_twice() == 0
+        assert set(build()[1].values()) == {"unchanged"} and sum(server.hits.values()) == num_asked
+
+    letters = [json.loads(line) for line in (tmp_path / "out" / "captioned.captions" / "dead_letters.jsonl").open()]
+    failed = {letter["image_id"].partition("/")[2] for letter in letters}
+    rows = {split: load_mfa(tmp_path / "out" / "export", split) for split in ("train", "validation")}
+    assert failed and not failed & {*rows["train"]["file_name"], *rows["validation"]["file_name"]}
+    for split, per_class in (("train", 3), ("validation", 1)):
+        assert set(Counter(rows[split]["emotion"]).values()) == {per_class}
+        assert all(None not in rows[split][column] for column in CAPTION_COLUMNS)
+    (only,) = json.loads((tmp_path / "out" / "selection" / "top_up.json").read_text())["rounds"]
+    assert only["counts"]["failed"] == len(failed) == only["counts"]["same_video"] + only["counts"]["other_video"]
+    assert read_manifest(tmp_path / "out" / "captioned")["captions"]["tally"]["outcomes"].keys() == {"valid"}
+
+
+def test_a_dry_run_estimates_what_captions_would_cost(build, tmp_path, capsys):
+    build.config["stages"]["caption"] = {"backend": "template"}
+    build()
+    build.config["stages"]["caption"] = {"backend": "template", "seed": 5}
+    build.file.write_text(yaml.safe_dump(build.config))
+    assert main(["build", "--config", str(build.file), "--dry-run"]) == 0
+    assert "48 images would get template captions" in capsys.readouterr().out
 
 
 def test_a_missing_product_is_made_again(build, tmp_path):
@@ -126,10 +156,11 @@ def test_optional_stages_may_be_left_out(build, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reader": "affwild3"}, "No reader is called 'affwild3'; there are affwild2."),
+        ({"reader": "affwild3"}, "No reader is called 'affwild3'; there are affwild2"),
         ({"out": "x"}, "must have exactly the keys reader, root, output_dir, stages."),
         ({"stages": {"index": {}}}, "index and import among them."),
         ({"stages": {"index": {}, "import": {}, "dance": {}}}, "stages must be some of index, select"),
+        ({"stages": {"index": {}, "import": {}, "top_up": {}}}, "top_up needs the stages select and caption."),
         ({"root": "/nowhere"}, "/nowhere is not a folder."),
         ({"stages": {"index": {}, "select": {"paper": True}, "import": {}}}, "stage select: A class needs 3,915"),
     ],
