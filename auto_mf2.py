@@ -45,6 +45,7 @@ def register_auto_classes() -> None:
     MF2Processor.register_for_auto_class()
 
     (task,) = CUSTOM_PIPELINES
-    PIPELINE_REGISTRY.register_pipeline(
-        task, pipeline_class=FacialStatePipeline, pt_model=AutoModelForImageTextToText, type="image"
-    )
+    if task not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            task, pipeline_class=FacialStatePipeline, pt_model=AutoModelForImageTextToText, type="image"
+        )

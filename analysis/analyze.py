@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         captions=args.captions,
         fps=args.fps,
         shard=args.shard,
-        formats=args.format,
+        formats=_with_table(args.format, args.overlay),
         num_threads=args.num_threads,
     )
     summary = analyze(args.paths, args.output, options)
@@ -80,6 +80,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"mf2 analyze: failed: {name}", file=sys.stderr)
     print(f"{summary.to_line()}; see {folder}")
     return 1 if summary.errors else 0
+
+
+def _with_table(formats: tuple[str, ...], needs_parquet: bool) -> tuple[str, ...]:
+    """The formats, and parquet where none is a table of all columns or the overlay is drawn from it."""
+    has_table = any(name in ("parquet", "csv", "jsonl") for name in formats)
+    is_whole = "parquet" in formats if needs_parquet else has_table
+    return formats if is_whole else (*formats, "parquet")
 
 
 def _listed(choices: tuple[str, ...]):

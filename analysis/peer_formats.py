@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..dataset_tools.report import replacing
 from ..labels_mf2 import EMOTIONS, LabelSpace
 from .media import VIDEO_SUFFIXES
-from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK
+from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK, free_name
 
 POINT_COLUMNS = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
 PYFEAT_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
@@ -35,7 +35,7 @@ def write_openface(tables: Iterable[pa.Table], label_space: LabelSpace, folder: 
     target = folder / "openface"
     taken: set[str] = set()
     for source, rows in groupby(_rows(tables), key=itemgetter("source")):
-        stem = _free_name(Path(source).stem, taken)
+        stem = free_name(Path(source).stem, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
         lines = (_openface_line(row, aus, is_video) for row in rows)
@@ -137,16 +137,6 @@ def _points(row: Row) -> dict[str, float]:
 
 def _sorted_thresholds(label_space: LabelSpace) -> list[tuple[int, float]]:
     return sorted(zip(label_space.au_ids, label_space.thresholds, strict=True))
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """The stem, numbered where another source has it already."""
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
 
 
 def _write_lines(file: Path, columns: Sequence[str], lines: Iterable[Row]) -> None:

@@ -70,6 +70,16 @@ def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float
     }
 
 
+def free_name(stem: str, taken: set[str]) -> str:
+    """The stem, numbered where another source has it already."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
 # ----------------------------------------------------------------------------------------------------------- files
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
     """Write `faces.parquet`, a row group for each table."""

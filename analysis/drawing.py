@@ -1,0 +1,176 @@
+"""Faces with what is seen in them: AU regions on the picture, and a panel with probabilities, emotion and sentences.
+
+Pillow alone, so that a video's frames are drawn in milliseconds.
+"""
+
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..labels_mf2 import ACTION_UNITS
+
+AU_NAMES = {unit.code: unit.name for unit in ACTION_UNITS.values()}
+COLORS = matplotlib.colormaps["viridis"]
+PAPER, INK, FAINT, TRACK = (250, 250, 248), (30, 30, 34), (120, 120, 128), (228, 228, 224)
+PANEL_WIDTH = 440
+LINE, TITLE = 17, 26
+"""Heights of a line and of a panel's title, in pixels at scale 1, like all lengths here."""
+MARGIN, NAME_WIDTH, BAR_WIDTH = 12, 186, 190
+MAX_SCALE = 1.8
+TEXT_COLUMNS = 72
+CAPTION_TITLES = {"emotion": "Emotion", "key_au": "Key AUs", "au": "AUs"}
+
+
+@dataclass(frozen=True)
+class FaceState:
+    """A face and what a model says of it, to be drawn.
+
+    Args:
+        title: what the face is called.
+        regions_px: `(A, 2, 4, 2)`, the corners of the two regions of each AU, in pixels of the picture.
+        aus: code to probability, A of them.
+        thresholds: code to the probability from which the AU is active.
+        emotion: the likeliest.
+        emotion_prob: its probability.
+        captions: kind to sentence.
+        box_px: x0 y0 x1 y1 of the face, to be tagged with its title.
+        active_labels: codes of the AUs that are active by the labels.
+        emotion_label: the labelled emotion.
+    """
+
+    title: str
+    regions_px: np.ndarray
+    aus: Mapping[str, float]
+    thresholds: Mapping[str, float]
+    emotion: str = ""
+    emotion_prob: float = 0.0
+    captions: Mapping[str, str] = field(default_factory=dict)
+    box_px: Sequence[float] | None = None
+    active_labels: Collection[str] = ()
+    emotion_label: str = ""
+
+    def text_lines(self) -> list[str]:
+        """The sentences, wrapped."""
+        lines = []
+        for kind, caption in self.captions.items():
+            first, *others = caption.splitlines() or [""]
+            for line in (f"{CAPTION_TITLES[kind]}: {first}", *others):
+                lines += textwrap.wrap(line, TEXT_COLUMNS, subsequent_indent="   ")
+        return lines
+
+
+def color_of(prob: float) -> tuple[int, int, int]:
+    """The colour of a probability."""
+    return tuple(round(255 * part) for part in COLORS(float(prob))[:3])
+
+
+@lru_cache(maxsize=32)
+def font_of(size: float) -> ImageFont.FreeTypeFont:
+    """Pillow's own font in that size."""
+    return ImageFont.load_default(size)
+
+
+def boxes_to_corners(boxes: np.ndarray) -> np.ndarray:
+    """`(…, 4)` boxes x1 y1 x2 y2 to their corners `(…, 4, 2)`, in the order in which a frame is drawn."""
+    return boxes[..., [[0, 1], [2, 1], [2, 3], [0, 3]]]
+
+
+def panel_height(num_aus: int, num_lines: int) -> int:
+    """How high a panel is, at scale 1."""
+    return TITLE + (num_aus + num_lines) * LINE + 2 * MARGIN
+
+
+# --------------------------------------------------------------------------------------------------------- picture
+def draw_picture(picture: Image.Image, faces: Sequence[FaceState], height: int) -> Image.Image:
+    """The picture with the regions and tags of the faces, enlarged to at least `height`."""
+    zoom = max(1.0, height / picture.height)
+    size = (round(picture.width * zoom), round(picture.height * zoom))
+    drawn = picture.resize(size, Image.Resampling.BICUBIC) if zoom > 1 else picture.copy()
+    draw = ImageDraw.Draw(drawn)
+    thickness = max(1.0, drawn.height / 360)
+    for face in faces:
+        draw_regions(draw, face.regions_px * zoom, list(face.aus.values()), thickness)
+        if face.box_px is not None:
+            draw_tag(draw, [value * zoom for value in face.box_px], face, thickness)
+    return drawn
+
+
+def draw_regions(draw: ImageDraw.ImageDraw, regions_px: np.ndarray, probs: Sequence[float], thickness: float) -> None:
+    """A frame for each region, the likelier AU of a shared one on top and thicker."""
+    for index in np.argsort(probs):
+        width = max(1, round(thickness * (1 + 2 * probs[index])))
+        for corners in regions_px[index]:
+            points = [tuple(corner) for corner in corners]
+            draw.line([*points, points[0]], fill=color_of(probs[index]), width=width, joint="curve")
+
+
+def draw_tag(draw: ImageDraw.ImageDraw, box_px: Sequence[float], face: FaceState, scale: float) -> None:
+    """The face's box with its title and active AUs."""
+    active = [code for code, prob in face.aus.items() if prob >= face.thresholds[code]]
+    text = " ".join([face.title, *active])
+    draw.rectangle(tuple(box_px), outline=PAPER, width=max(1, round(scale)))
+    font, corner = font_of(12 * scale), (box_px[0], max(0.0, box_px[1] - 15 * scale))
+    draw.rectangle(draw.textbbox(corner, text, font=font), fill=INK)
+    draw.text(corner, text, font=font, fill=PAPER)
+
+
+# ----------------------------------------------------------------------------------------------------------- panel
+def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
+    """Emotion, AUs as bars with their names and thresholds, and sentences, cut where the panel ends."""
+    panel = Image.new("RGB", (round(PANEL_WIDTH * scale), height), PAPER)
+    draw = ImageDraw.Draw(panel)
+    x, y = MARGIN * scale, MARGIN * scale
+    label = f"   (label: {face.emotion_label})" if face.emotion_label else ""
+    emotion = f"{face.emotion} {face.emotion_prob:.0%}" if face.emotion else ""
+    title = "  ".join(filter(None, [face.title, emotion]))
+    draw.text((x, y), title + label, font=font_of(16 * scale), fill=INK)
+    y += TITLE * scale
+    for code, prob in face.aus.items():
+        _draw_bar(draw, (x, y), code, prob, face, scale)
+        y += LINE * scale
+    lines, num_lines = face.text_lines(), int((height - y) / (LINE * scale))
+    for line in lines if len(lines) <= num_lines else [*lines[: num_lines - 1], "…"]:
+        draw.text((x, y), line, font=font_of(12 * scale), fill=INK)
+        y += LINE * scale
+    return panel
+
+
+def _draw_bar(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], code: str, prob: float, face: FaceState, scale: float
+) -> None:
+    """Name, probability as a bar, threshold as a tick, and a dot where the label says active."""
+    x, y = corner
+    ink = INK if prob >= face.thresholds[code] else FAINT
+    draw.text((x, y), f"{code} {AU_NAMES[code]}", font=font_of(12 * scale), fill=ink)
+    start, width, bottom = x + NAME_WIDTH * scale, BAR_WIDTH * scale, y + (LINE - 5) * scale
+    draw.rectangle((start, y + 2 * scale, start + width, bottom), fill=TRACK)
+    draw.rectangle((start, y + 2 * scale, start + width * prob, bottom), fill=color_of(prob))
+    tick = start + width * face.thresholds[code]
+    draw.line((tick, y, tick, bottom + 2 * scale), fill=INK, width=max(1, round(scale)))
+    draw.text((start + width + 6 * scale, y), f"{prob:.2f}", font=font_of(12 * scale), fill=ink)
+    if code in face.active_labels:
+        draw.circle((x - 7 * scale, y + LINE / 2 * scale), 3 * scale, fill=INK)
+
+
+def compose(picture: Image.Image, faces: Sequence[FaceState], num_panels: int, panel_px: int) -> Image.Image:
+    """The annotated picture with panels of its first faces at its side.
+
+    Args:
+        num_panels: panels that there is room for, whether or not there are faces.
+        panel_px: see `panel_height`; the picture is enlarged to hold all panels.
+    """
+    drawn = draw_picture(picture, faces, panel_px * num_panels)
+    if not num_panels:
+        return drawn
+    scale = min(MAX_SCALE, drawn.height / (panel_px * num_panels))
+    sheet = Image.new("RGB", (drawn.width + round(PANEL_WIDTH * scale), drawn.height), PAPER)
+    sheet.paste(drawn, (0, 0))
+    height = drawn.height // num_panels
+    for place, face in enumerate(faces[:num_panels]):
+        sheet.paste(draw_panel(face, height, scale), (drawn.width, place * height))
+    return sheet
