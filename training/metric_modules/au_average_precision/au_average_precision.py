@@ -1,0 +1,44 @@
+"""Average precision of facial action units as an `evaluate` metric; unlabelled entries never count."""
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from mf2.training.metrics import au_metrics
+
+DESCRIPTION = """Average precision of each action unit and their unweighted mean, beside the prevalence, which a random
+order reaches. A label of -1 is unlabelled and never counts; an action unit without a positive label is in no mean."""
+
+INPUTS = """
+Args:
+    predictions: rows of A probabilities of "active".
+    references: rows of A labels 1, 0 or -1.
+    au_codes: A names [`AU0`, `AU1`, … by column].
+Returns:
+    average_precision, prevalence: unweighted means.
+    per_au: name -> average precision, None without a positive label.
+    unlabelled: names of the action units without a label.
+"""
+
+
+class AuAveragePrecision(evaluate.Metric):
+    """Mean average precision of action units."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {
+            "predictions": datasets.Sequence(datasets.Value("float64")),
+            "references": datasets.Sequence(datasets.Value("int64")),
+        }
+        return evaluate.MetricInfo(
+            description=DESCRIPTION, citation="", inputs_description=INPUTS, features=datasets.Features(features)
+        )
+
+    def _compute(self, predictions: Any, references: Any, au_codes: list[str] | None = None) -> dict[str, Any]:
+        probs, labels = np.asarray(predictions), np.asarray(references)
+        codes = au_codes or [f"AU{index}" for index in range(labels.shape[1])]
+        scores = au_metrics(probs, labels, codes)
+        per_au = {code: au["average_precision"] for code, au in scores["per_au"].items()}
+        kept = ("average_precision", "prevalence")
+        return {name: scores[name] for name in kept} | {"per_au": per_au, "unlabelled": scores["unlabelled"]}
