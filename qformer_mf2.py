@@ -68,7 +68,7 @@ class MF2QFormerMultiHeadAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, key_value: KeyValue, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        if not len(hidden_states):
+        if not hidden_states.shape[0]:  # `len` would fix the batch size of an export
             # Attention implementations cannot shape an empty batch; the sums keep every weight in the graph.
             return self.query(hidden_states) + key_value[0].sum() + key_value[1].sum()
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
