@@ -12,7 +12,7 @@ import numpy as np
 
 from ..labels_mf2 import AU_IDS
 from .face_model import AVERAGE_FACE, Array, Expression, Identity, Shape
-from .faces import Scene
+from .faces import Background, Scene
 
 T = TypeVar("T")
 Range = tuple[float, float]
@@ -194,9 +194,11 @@ def sample_setting(rng: np.random.Generator, identity: Identity, domain: Domain)
         ambient_color=(1 + cool, 1.0, 1 - cool),
         rim_strength=rng.uniform(0, 0.4),
         exposure=(1 + 0.9 * identity.melanin**2) * rng.uniform(0.85, 1.1),
-        background_seed=int(rng.integers(2**31)),
-        background_color=tuple((rng.uniform(0.15, 0.75) + 0.05 * rng.standard_normal(3)).clip(0.05, 0.9).tolist()),
-        background_contrast=rng.uniform(0.1, 0.6),
+        background=Background(
+            seed=int(rng.integers(2**31)),
+            color=tuple((rng.uniform(0.15, 0.75) + 0.05 * rng.standard_normal(3)).clip(0.05, 0.9).tolist()),
+            contrast=rng.uniform(0.1, 0.6),
+        ),
         blur=rng.uniform(*domain.blur),
         noise=rng.uniform(*domain.noise),
     )

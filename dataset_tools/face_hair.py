@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .face_canvas import Surface, smoothstep, srgb_to_linear
+from .face_canvas import ANGLES, Surface, as_color, length, read_periodic, smoothstep, srgb_to_linear
 from .face_model import Array
 from .face_parts import Face
 
@@ -64,25 +64,24 @@ class Hair:
         canvas, curl, rng = self.face.canvas, self.style.curl, self.face.noise(11)
         wave = 2 * curl * np.sin(9 * canvas.y + 4 * canvas.x + rng.uniform(0, 6))
         across = np.arctan2(canvas.x - self.face.identity.hair_part, canvas.y + 1.75) * _STRAND_DENSITY + wave
-        ticks = np.arange(_NOISE_LENGTH)
-        strands = np.zeros(canvas.shape)
+        strands = np.zeros(canvas.shape, np.float32)
         for weight, pace in ((1.0, 1.0), (0.7, 2.3)):
-            strands += weight * np.interp(across * pace % (_NOISE_LENGTH - 1), ticks, rng.standard_normal(ticks.size))
+            strands += weight * read_periodic(rng.standard_normal(_NOISE_LENGTH, np.float32), pace * across)
         if curl >= 0.9:
             phase = rng.uniform(0, 6, 4)
             bent_x = 17 * canvas.x + phase[0] + 2 * np.sin(8 * canvas.y + phase[1])
             bent_y = 17 * canvas.y + phase[2] + 2 * np.sin(9 * canvas.x + phase[3])
             strands = 1.3 * np.cos(bent_x) * np.cos(bent_y) + 0.4 * strands
-        return strands.astype(np.float32)
+        return strands
 
     def paint_front(self, surface: Surface) -> None:
         """From the hairline over the skull and down the sides."""
         style, canvas = self.style, self.face.canvas
         if style.density == 0:
             return
-        angle, radius = self.face.outline_table
-        outer = canvas.rho - canvas.around(angle, radius + self._volume(angle))
-        inner = canvas.around(angle, radius - self._depth(angle)) - canvas.rho + 0.022 * self.strands
+        radius = self.face.outline_radius
+        outer = canvas.rho - canvas.around(radius + self._volume(ANGLES))
+        inner = canvas.around(radius - self._depth(ANGLES)) - canvas.rho + 0.022 * self.strands
         ends = np.abs(canvas.theta) / (np.pi / 2) - style.ends + 0.02 * self.strands
         mask = smoothstep(0.035, -0.035, inner) * smoothstep(0.03, -0.03, ends)
         self._lay(surface, mask * canvas.coverage(outer - _OVERLAP))
@@ -114,7 +113,7 @@ class Hair:
             return
         width = float(points[16, 0] - points[0, 0]) / 2 + 0.75 * style.volume[1]
         half = width + 0.05 * style.curl * np.sin(5 * canvas.y) - 0.12 * smoothstep(0.6, 1.6, canvas.y)
-        outer = np.hypot(canvas.x / half, np.clip(-canvas.y, 0, None) / 1.1) - 1
+        outer = length(canvas.x / half, np.clip(-canvas.y, 0, None) / 1.1) - 1
         ends = canvas.y - style.back + 0.25 * (canvas.x / half) ** 2 + 0.03 * self.strands
         beside_neck = smoothstep(0.75 * neck, neck, np.abs(canvas.x))
         above_chin = smoothstep(-0.2, -0.4, canvas.y - points[8, 1])
@@ -125,9 +124,9 @@ class Hair:
     def _lay(self, surface: Surface, mask: Array) -> None:
         """Colour and relief of the strands where `mask` is 1."""
         density, curl = self.style.density, self.style.curl
-        shade = np.clip(1 + 0.22 * self.strands, 0.3, 1.9)[..., None]
+        shade = np.clip(1 + 0.22 * self.strands, 0.3, 1.9)
         covered = mask * density * np.clip(1 + 0.5 * (1 - density) * self.strands, 0, 1)
-        surface.paint(covered, srgb_to_linear(self.face.identity.hair_color) * shade)
+        surface.paint(covered, as_color(srgb_to_linear(self.face.identity.hair_color)) * shade)
         surface.clear(mask)
         surface.detail += mask * (0.006 + 0.022 * curl) * self.strands
         surface.gloss += mask * density * (0.55 - 0.35 * curl)
@@ -141,7 +140,7 @@ def paint_back(surface: Surface, face: Face, hair: Hair) -> None:
     surface.alpha = canvas.coverage(np.abs(canvas.x) - half) * smoothstep(0.5, 0.6, canvas.y)
     surface.form += 0.5 * np.sqrt(np.clip(1 - (canvas.x / (1.15 * half)) ** 2, 0.02, 1))
     shadow = smoothstep(0.75, -0.15, canvas.y - face.points[8, 1] + 0.25 * canvas.x**2)
-    surface.albedo *= 1 - 0.58 * shadow[..., None]
+    surface.albedo *= 1 - 0.58 * shadow
     collar = 2.28 - 0.35 * np.clip(np.abs(canvas.x) - 0.25, 0, 1) - canvas.y
     surface.paint(canvas.coverage(collar), srgb_to_linear(identity.cloth_color))
     hair.paint_back(surface, neck)

@@ -14,14 +14,18 @@ from scipy.ndimage import gaussian_filter
 
 from ..labels_mf2 import FLIP_68
 from .face_canvas import (
+    ANGLES,
     POLAR_CENTER_Y,
     Canvas,
     Surface,
     Window,
+    as_color,
     bell,
     bezier,
     curve_through,
     enlarge,
+    length,
+    read_periodic,
     smoothstep,
     srgb_to_linear,
 )
@@ -44,6 +48,10 @@ _SKIN_TONES = np.array(
 )
 _WHITE_OF_EYE, _TEETH = np.array((0.60, 0.57, 0.55), np.float32), np.array((0.62, 0.58, 0.51), np.float32)
 _MOUTH_DARK, _TONGUE = (0.035, 0.012, 0.012), (0.36, 0.10, 0.10)
+_NOSE_PROFILE = PchipInterpolator(  # height along the nose, from 0 at its root to 1 at its base
+    [-0.40, -0.12, 0.0, 0.30, 0.60, 0.80, 0.92, 1.02, 1.12, 1.25],
+    [0.0, 0.05, 0.08, 0.16, 0.27, 0.36, 0.35, 0.17, 0.03, 0.0],
+)
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.098, 0.041
 _EYES = ((LEFT_EYE, -1), (RIGHT_EYE, 1))
 _BROWS = ((slice(17, 22), -1), (slice(22, 27), 1))
@@ -76,14 +84,14 @@ class Face:
         return srgb_to_linear(tone) * np.array([1.0, 1.0 - 0.12 * rosy, 1.0 - 0.10 * rosy], np.float32)
 
     @cached_property
-    def outline_table(self) -> tuple[Array, Array]:
-        """Angle -> radius of the head without hair: through the 17 points of the jaw and over the skull."""
+    def outline_radius(self) -> Array:
+        """(361,) radius of the head without hair at `ANGLES`: through the 17 points of the jaw and over the skull."""
         return _head_outline(self.points)
 
     @cached_property
     def outline(self) -> Array:
         """(H, W) distance to the outline of the head, negative inside."""
-        return self.canvas.rho - self.canvas.around(*self.outline_table)
+        return self.canvas.rho - self.canvas.around(self.outline_radius)
 
     def au(self, au_id: int, side: int = 0) -> float:
         """The intensity of an AU on one half of the face, or on the whole."""
@@ -94,7 +102,7 @@ class Face:
         return np.random.default_rng((self.identity.texture_seed, purpose))
 
 
-def _head_outline(points: Array) -> tuple[Array, Array]:
+def _head_outline(points: Array) -> Array:
     width = float(points[16, 0] - points[0, 0]) / 2
     half_skull = np.array([(1.0, -0.42), (0.85, -0.92), (0.47, -1.28)])
     skull = np.concatenate([half_skull, [(0.0, -1.40)], (half_skull * [-1, 1])[::-1]]) * [width, 1.0]
@@ -104,15 +112,14 @@ def _head_outline(points: Array) -> tuple[Array, Array]:
     order = np.argsort(angle)
     angle, radius = angle[order], radius[order]
     spline = CubicSpline(np.append(angle, angle[0] + 2 * np.pi), np.append(radius, radius[0]), bc_type="periodic")
-    table = np.linspace(-np.pi, np.pi, 361)
-    return table, spline(table)
+    return spline(ANGLES)
 
 
 # ----------------------------------------------------------------------------------------------------------- relief
 def shape_relief(surface: Surface, face: Face) -> None:
     """The head's form: a dome that falls off at its outline, nose, eye sockets, cheeks, mouth, chin."""
     canvas, points, identity = face.canvas, face.points, face.identity
-    dome = np.hypot(canvas.x / 1.34, (canvas.y - 0.2) / 1.95).clip(0, 1.15)
+    dome = length(canvas.x / 1.34, (canvas.y - 0.2) / 1.95).clip(0, 1.15)
     surface.form += 1.05 * (1 - dome**2.6) - 0.16 * smoothstep(-0.38, 0.04, face.outline) ** 1.5
     surface.form += _nose_relief(canvas, points, identity)
     mouth_y, chin_y = float(points[[48, 54, 62], 1].mean()), float(points[8, 1])
@@ -124,8 +131,7 @@ def shape_relief(surface: Surface, face: Face) -> None:
         *_side_bumps(face, -1),
         *_side_bumps(face, 1),
     ]
-    for x, y, radius_x, radius_y, height in bumps:
-        surface.form += height * canvas.bump(x, y, radius_x, radius_y)
+    surface.form += canvas.bumps(bumps)
 
 
 def _side_bumps(face: Face, side: int) -> list[tuple[float, float, float, float, float]]:
@@ -153,12 +159,10 @@ def _side_bumps(face: Face, side: int) -> list[tuple[float, float, float, float,
 def _nose_relief(canvas: Canvas, points: Array, identity: Identity) -> Array:
     """Bridge, tip and wings of the nose."""
     root, base = float(points[27, 1]), float(points[33, 1])
-    knots = [-0.40, -0.12, 0.0, 0.30, 0.60, 0.80, 0.92, 1.02, 1.12, 1.25]
-    heights = PchipInterpolator(knots, [0.0, 0.05, 0.08, 0.16, 0.27, 0.36, 0.35, 0.17, 0.03, 0.0])
-    along = ((canvas.y - root) / (base - root)).clip(knots[0], knots[-1])
+    along = ((canvas.y - root) / (base - root)).clip(_NOSE_PROFILE.x[0], _NOSE_PROFILE.x[-1])
     half_width = float(points[35, 0] - points[31, 0]) / 2
     width = half_width * np.interp(along, [-0.3, 0.2, 0.7, 1.0], [0.80, 0.58, 0.66, 0.75])
-    nose = (1 + 0.13 * identity.shape.nose_depth) * heights(along).astype(np.float32) * bell(canvas.x, width)
+    nose = (1 + 0.13 * identity.shape.nose_depth) * _NOSE_PROFILE(along).astype(np.float32) * bell(canvas.x, width)
     for x, y in points[[31, 35]]:
         nose += 0.13 * canvas.bump(0.93 * x, y - 0.045, 0.095, 0.085)
     return nose
@@ -179,7 +183,7 @@ def paint_skin(surface: Surface, face: Face) -> None:
     rng = face.noise(1)
     blotches = enlarge(rng.standard_normal((14, 12), np.float32), canvas.shape)
     pores = gaussian_filter(rng.standard_normal(canvas.shape, np.float32), 0.7)
-    surface.albedo *= (1 + 0.035 * blotches + 0.030 * pores)[..., None]
+    surface.albedo *= 1 + 0.035 * blotches + 0.030 * pores
     surface.detail += (0.0012 + 0.0012 * identity.age) * pores
     oily = 0.35 + 0.8 * canvas.bump(0, 0.35, 0.22, 0.4) + 0.4 * canvas.bump(0, -0.6, 0.5, 0.25)
     surface.gloss += identity.gloss * oily
@@ -196,7 +200,7 @@ def _shape_ears(surface: Surface, face: Face) -> Array:
     for jaw, side in ((0, -1), (16, 1)):
         x, y = face.points[jaw] + np.array([side * 0.055, 0.18], np.float32)
         leaning = canvas.x - x + side * 0.10 * (canvas.y - y)
-        radius = np.hypot(leaning / 0.125, (canvas.y - y) / 0.33)
+        radius = length(leaning / 0.125, (canvas.y - y) / 0.33)
         covered = np.maximum(covered, canvas.coverage((radius - 1) * 0.13))
         surface.detail += beyond_face * (0.05 * bell(radius - 0.85, 0.16) - 0.04 * bell(radius, 0.55))
         surface.form -= 0.10 * beyond_face * bell(radius, 1.0)
@@ -233,9 +237,8 @@ def paint_wrinkles(surface: Surface, face: Face) -> None:
         for side in (-1, 1) if wrinkle.mirrored else (0,):
             depth = wrinkle.depth(face.expression, face.identity, side)
             if depth > 0.03:
-                start, control, end = (_place(anchor, face.points, side) for anchor in wrinkle.path)
-                path = bezier(start, control, end, step=0.7 / face.canvas.pixels_per_unit)
-                surface.crease(path, wrinkle.width, depth)
+                anchors = [_place(anchor, face.points, side) for anchor in wrinkle.path]
+                surface.crease(bezier(anchors, 0.7 / face.canvas.pixels_per_unit), wrinkle.width, depth)
 
 
 def _place(anchor: Anchor, points: Array, side: int) -> tuple[float, float]:
@@ -353,7 +356,7 @@ def _paint_cavity(surface: Surface, face: Face, window: Window, lips: _Lips) -> 
     teeth = np.clip(coverage(window.y - upper_edge) + coverage(lower_edge - window.y), 0, 1) * bell(window.x**2, 0.16)
     lit = (0.35 + 0.65 * smoothstep(-0.01, 0.07, window.y - lips.upper_in)) * (0.35 + 0.65 * bell(window.x, 0.30))
     gaps = 1 - 0.22 * np.clip(-3 * np.cos(2 * np.pi * window.x / 0.105) - 2, 0, 1)
-    surface.paint(opening * teeth, _TEETH * (lit * gaps)[..., None], window)
+    surface.paint(opening * teeth, as_color(_TEETH) * lit * gaps, window)
     surface.clear(opening, window)
 
 
@@ -407,11 +410,11 @@ def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> N
     opening = coverage(eye.upper - window.y) * coverage(window.y - eye.lower) * corners
     middle_x, middle_y = (points[0] + points[3]) / 2
     x, y = window.x - middle_x - face.expression.gaze[0], window.y - middle_y + 0.012 - face.expression.gaze[1]
-    reddened = bell(eye.outward + 0.93, 0.16)[..., None] * np.array([0.25, 0.55, 0.55], np.float32)
-    rounded = 1 - 0.35 * (eye.across**2)[..., None] * np.array([0.6, 1.0, 1.0], np.float32)
-    color = np.broadcast_to(_WHITE_OF_EYE * rounded * (1 - reddened), (*opening.shape, 3)).copy()
+    reddened = bell(eye.outward + 0.93, 0.16) * as_color((0.25, 0.55, 0.55))
+    rounded = 1 - 0.35 * eye.across**2 * as_color((0.6, 1.0, 1.0))
+    color = np.broadcast_to(as_color(_WHITE_OF_EYE) * rounded * (1 - reddened), (3, *opening.shape)).copy()
     _paint_iris(color, face, x, y)
-    color *= 0.40 + 0.60 * smoothstep(-0.01, 0.075, window.y - eye.upper)[..., None]
+    color *= 0.40 + 0.60 * smoothstep(-0.01, 0.075, window.y - eye.upper)
     surface.paint(opening, color, window)
     surface.clear(opening, window)
     shine = bell(x - 0.032, 0.020) * bell(y + 0.036, 0.022) + 0.18 * bell(x + 0.035, 0.030) * bell(y - 0.040, 0.025)
@@ -419,13 +422,13 @@ def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> N
 
 
 def _paint_iris(color: Array, face: Face, x: Array, y: Array) -> None:
-    """Rays, a dark rim and the pupil over (h, w, 3), around the middle of the iris at x = y = 0."""
-    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    """Rays, a dark rim and the pupil over (3, h, w), around the middle of the iris at x = y = 0."""
+    radius, angle = length(x, y), np.arctan2(y, x)
     rays = 0.8 + 0.25 * np.cos(9 * angle + 1.0) * np.cos(5 * angle) + 0.5 * smoothstep(0.2, 0.9, y / _IRIS_RADIUS)
     rim = 1 - 0.72 * smoothstep(0.72, 1.0, radius / _IRIS_RADIUS)
-    iris = 1.25 * srgb_to_linear(face.identity.iris_color) * (rays * rim)[..., None]
-    color += face.canvas.coverage(radius - _IRIS_RADIUS)[..., None] * (iris - color)
-    color *= 1 - 0.97 * face.canvas.coverage(radius - _PUPIL_RADIUS)[..., None]
+    iris = 1.25 * as_color(srgb_to_linear(face.identity.iris_color)) * rays * rim
+    color += face.canvas.coverage(radius - _IRIS_RADIUS) * (iris - color)
+    color *= 1 - 0.97 * face.canvas.coverage(radius - _PUPIL_RADIUS)
 
 
 def _paint_lashes(surface: Surface, face: Face, window: Window, eye: _Eye) -> None:
@@ -449,8 +452,7 @@ def paint_brows(surface: Surface, face: Face) -> None:
         taper = np.interp(along, [-0.10, 0.0, 0.12, 0.55, 1.0, 1.06], [0.3, 0.75, 1.0, 0.9, 0.30, 0.05])
         half = 0.052 * (1 + 0.22 * identity.shape.brow_thickness) * taper
         away = np.abs(window.y - curve_through(points)(window.x) - 0.01) / half
-        combed = (38 * side * window.x + 30 * window.y + 100) % 511
-        hairs = np.interp(combed, np.arange(512), face.noise(3 + side).standard_normal(512))
+        hairs = read_periodic(face.noise(3 + side).standard_normal(512), 38 * side * window.x + 30 * window.y + 100)
         ends = smoothstep(-0.12, 0.04, along) * smoothstep(1.10, 0.98, along)
         body = (np.clip(1.25 - away, 0, 1) ** 0.8 * ends).astype(np.float32)
         surface.paint(np.clip(body * (0.85 + 0.16 * hairs), 0, 0.95), srgb_to_linear(identity.brow_color), window)

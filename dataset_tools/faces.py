@@ -7,6 +7,7 @@ mapping, so they are exact in the picture that is drawn.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,15 @@ _BACKGROUND_SIZE = 28
 
 
 @dataclass(frozen=True)
+class Background:
+    """What is behind a face: a colour (sRGB in [0, 1]), and how far shapes and lights, drawn by `seed`, leave it."""
+
+    seed: int = 0
+    color: tuple[float, float, float] = (0.45, 0.50, 0.55)
+    contrast: float = 0.25
+
+
+@dataclass(frozen=True)
 class Scene:
     """How one picture is taken: pose, light, background and camera.
 
@@ -55,9 +65,7 @@ class Scene:
     ambient_color: tuple[float, float, float] = (0.94, 0.97, 1.0)
     rim_strength: float = 0.15
     exposure: float = 1.0
-    background_seed: int = 0
-    background_color: tuple[float, float, float] = (0.45, 0.50, 0.55)
-    background_contrast: float = 0.25
+    background: Background = Background()
     blur: float = 0.3
     noise: float = 0.008
     noise_seed: int = 0
@@ -97,7 +105,7 @@ def render_face(
     hair = Hair(face)
     head, back = paint_head(face, hair), Surface(canvas, face.skin)
     paint_back(back, face, hair)
-    picture = draw_background(scene, size)
+    picture = draw_background(scene.background, size)
     picture = camera.lay(shade(back, scene, camera), None, canvas, picture)
     picture = camera.lay(shade(head, scene, camera), head.form, canvas, picture)
     return RenderedFace(develop(picture, scene, size), camera.place(face.points, head.form, canvas))
@@ -146,14 +154,14 @@ def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
     key_color = scene.light_strength * np.array(scene.light_color, np.float32)
     ambient_color = scene.ambient_strength * np.array(scene.ambient_color, np.float32)
     lit = cast_shadow(surface.form, light, unit)
-    out = np.empty((*height.shape, 4), np.float32)
+    out = np.empty((4, *height.shape), np.float32)
     for channel, wrap in enumerate(_SCATTER):
         key = np.clip((towards_light + wrap) / (1 + wrap), 0, None) * lit * key_color[channel]
-        out[..., channel] = surface.albedo[..., channel] * (key + around * ambient_color[channel])
-        out[..., channel] += 0.16 * surface.gloss * shine * key_color[channel]
-        out[..., channel] += surface.glint * (key_color[channel] + ambient_color[channel])
-    out[..., 3] = surface.alpha
-    return out
+        out[channel] = surface.albedo[channel] * (key + around * ambient_color[channel])
+        out[channel] += 0.16 * surface.gloss * shine * key_color[channel]
+        out[channel] += surface.glint * (key_color[channel] + ambient_color[channel])
+    out[3] = surface.alpha
+    return np.ascontiguousarray(np.moveaxis(out, 0, -1))
 
 
 def _light_direction(scene: Scene) -> Array:
@@ -195,8 +203,8 @@ class Camera:
 
     def place(self, points: Array, form: Array, canvas: Canvas) -> Array:
         """(N, 2) points of face space, lying on the relief -> pixels of the picture."""
-        depth = _sample(form[..., None], points[:, 0], points[:, 1], canvas)
-        turned = np.hstack([points, depth]) @ self.rotation[:2].T
+        depth = _sample(form, points[:, 0], points[:, 1], canvas)
+        turned = np.column_stack([points, depth]) @ self.rotation[:2].T
         return (self.origin + self.scale * turned).astype(np.float32)
 
     def lay(self, layer: Array, form: Array | None, canvas: Canvas, picture: Array) -> Array:
@@ -219,36 +227,36 @@ class Camera:
             return tuple(flat - tilt * _BACK_DEPTH)
         x, y = flat - tilt * _USUAL_DEPTH
         for _ in range(_PROJECTION_STEPS):
-            x, y = flat - tilt * _sample(form[..., None], x, y, canvas).T
+            x, y = flat - tilt * _sample(form, x, y, canvas)
         return x, y
 
 
 def _sample(layer: Array, x: Array, y: Array, canvas: Canvas) -> Array:
-    """(N, C) bilinear values of a layer (H, W, C) at points of face space; beyond the canvas its edge goes on."""
+    """(N, …) bilinear values of a layer (H, W, …) at N points of face space; beyond the canvas its edge goes on."""
     rows, columns = canvas.shape
     u = np.clip((x - X_RANGE[0]) * canvas.pixels_per_unit, 0, columns - 1.001)
     v = np.clip((y - Y_RANGE[0]) * canvas.pixels_per_unit, 0, rows - 1.001)
-    left, top = u.astype(np.int32), v.astype(np.int32)
-    u, v = (u - left)[:, None], (v - top)[:, None]
-    flat = layer.reshape(-1, layer.shape[-1])
-    corner = top * columns + left
-    upper = flat[corner] * (1 - u) + flat[corner + 1] * u
-    lower = flat[corner + columns] * (1 - u) + flat[corner + columns + 1] * u
-    return upper * (1 - v) + lower * v
+    left, top = u.astype(np.intp), v.astype(np.intp)
+    u, v = u - left.astype(np.float32), v - top.astype(np.float32)
+    flat, corner = layer.reshape(rows * columns, -1), top * columns + left
+    values = [flat.take(corner + step, axis=0) for step in (0, 1, columns, columns + 1)]
+    upper, lower = (left + u[:, None] * (right - left) for left, right in (values[:2], values[2:]))
+    return (upper + v[:, None] * (lower - upper)).reshape(len(x), *layer.shape[2:])
 
 
 # ---------------------------------------------------------------------------------------------------------- picture
-def draw_background(scene: Scene, size: int) -> Array:
-    """(size, size, 3) linear: a gradient with soft shapes and lights far out of focus."""
-    rng = np.random.default_rng(scene.background_seed)
+@lru_cache(maxsize=16)
+def draw_background(background: Background, size: int) -> Array:
+    """(size, size, 3) linear: a gradient with soft shapes and lights far out of focus. It is shared; write nothing."""
+    rng = np.random.default_rng(background.seed)
     y, x = np.mgrid[0 : 1 : _BACKGROUND_SIZE * 1j, 0 : 1 : _BACKGROUND_SIZE * 1j]
     picture = np.empty((*x.shape, 3))
-    picture[:] = srgb_to_linear(scene.background_color)
-    picture *= (1 + scene.background_contrast * rng.normal(0, 1.2) * (y - 0.5))[..., None]
+    picture[:] = srgb_to_linear(background.color)
+    picture *= (1 + background.contrast * rng.normal(0, 1.2) * (y - 0.5))[..., None]
     for _ in range(rng.integers(2, 7)):
         center, half = rng.uniform(-0.1, 1.1, 2), rng.uniform(0.06, 0.45, 2)
         inside = (np.abs(x - center[0]) < half[0]) & (np.abs(y - center[1]) < 2 * half[1])
-        picture[inside] *= np.exp(scene.background_contrast * (1.6 * rng.normal() + 0.25 * rng.standard_normal(3)))
+        picture[inside] *= np.exp(background.contrast * (1.6 * rng.normal() + 0.25 * rng.standard_normal(3)))
     picture = gaussian_filter(picture, rng.uniform(0.5, 2.5), axes=(0, 1))
     coarse = Image.fromarray((np.clip(picture, 0.001, 1) ** (1 / 2.2) * 255).astype(np.uint8))
     smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255

@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from ..memory import keep_freed_memory
 from .au_prior import bayes_emotion, expected_ceiling, sample_aus
 from .captions import template_captions
 from .contact_sheet import draw_contact_sheet
@@ -31,7 +32,7 @@ from .face_domains import DOMAINS, get_domain, sample_expression, sample_frame, 
 from .face_model import Identity
 from .faces import Scene, render_face
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Counts changes that alter the images or labels of a seed."""
 ACTIVE_INTENSITY = 0.2
 """The intensity (FACS A to E on 0 to 1) from which an AU's label is 1."""
@@ -161,7 +162,7 @@ def _row_maker(config: SynthConfig, num_workers: int) -> Iterator[Callable[[str]
     if num_workers <= 1:
         yield lambda split: (make_row(config, split, index) for index in range(config.num_images(split)))
         return
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(num_workers, initializer=keep_freed_memory) as pool:
         yield lambda split: pool.imap(partial(make_row, config, split), range(config.num_images(split)), chunksize=16)
 
 
