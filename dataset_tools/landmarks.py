@@ -7,7 +7,8 @@ OUT.landmarks/contact_sheet.png, OUT.landmarks/report.json
 
 A part is written when it is whole, so that a run that was killed goes on with the missing ones. Several machines share
 the work by `--shard i/n` on a folder that they all see; a last run without it finds nothing left and writes the data
-set. KEY stands for the data, the detector and its model file: other inputs start anew.
+set. KEY stands for the data, the detector and its model file: other inputs start anew, but for images whose landmarks
+the same detector has left in an earlier OUT.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from .contact_sheet import draw_contact_sheet
 from .landmark_files import read_landmarks
 from .report import Tally, replacing, write_json
 from .rewrite import Row, StoredDataset
-from .schema import dataset_fingerprint, sha256_of_file
+from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
 
 DEFAULT_BACKEND = "face-alignment"
 IMAGES_PER_PART = 64
@@ -111,13 +112,15 @@ def run(args: argparse.Namespace) -> int:
         _write(args, stored, _given(stored, pending, args.landmarks), {"file_sha256": sha256_of_file(args.landmarks)})
         return 0
     search = Search(args.data, args.backend or DEFAULT_BACKEND, args.model_file, args.device, args.batch_size)
-    parts = Parts(_work_folder(args) / "parts" / search.key(args.redo), pending)
+    earlier = {} if args.redo else _from_earlier(args, stored, pending, search.describe())
+    pending = [position for position in pending if position not in earlier]
+    parts = Parts(_work_folder(args) / "parts" / search.key(pending), pending)
     _search_parts(search, parts, args)
     if args.shard != (1, 1):
         print(f"Share {args.shard[0]} of {args.shard[1]} is done: {parts.num_done} of {len(parts)} parts are there.")
         print("When all shares are, the same command without --shard writes the data set.")
         return 0
-    _write(args, stored, parts.read(), search.describe())
+    _write(args, stored, earlier | parts.read(), search.describe())
     shutil.rmtree(_work_folder(args) / "parts", ignore_errors=True)
     return 0
 
@@ -146,10 +149,10 @@ class Search:
     device: str | None
     batch_size: int
 
-    def key(self, redo: bool) -> str:
-        """What tells apart parts of different searches."""
+    def key(self, pending: Sequence[int]) -> str:
+        """What tells apart parts of different searches, or of different images."""
         model = self.model_file and self.model_file.is_file() and sha256_of_file(self.model_file)
-        inputs = [__version__, dataset_fingerprint(self.folder), self.backend, model, redo, IMAGES_PER_PART]
+        inputs = [__version__, dataset_fingerprint(self.folder), self.backend, model, list(pending), IMAGES_PER_PART]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
@@ -319,6 +322,25 @@ def _make_part_in_worker(part: int) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------- result
+def _from_earlier(
+    args: argparse.Namespace, stored: StoredDataset, pending: Sequence[int], description: Mapping[str, Any]
+) -> dict[int, Finding]:
+    """What the same search found for the same pictures in the data set that OUT will replace."""
+    if args.out is None or args.out.resolve() == args.data.resolve() or not (args.out / MANIFEST_NAME).is_file():
+        return {}
+    earlier = StoredDataset(args.out)
+    described = earlier.manifest.get("landmarks", {})
+    if any(described.get(name) != value for name, value in description.items()):
+        return {}
+    points = {_sha256_of_image(earlier, p): xy for p, xy in enumerate(earlier.column("landmarks")) if xy is not None}
+    same = {position: points.get(_sha256_of_image(stored, position)) for position in pending}
+    return {p: Finding(np.asarray(xy, np.float32), 1) for p, xy in same.items() if xy is not None}
+
+
+def _sha256_of_image(stored: StoredDataset, position: int) -> str:
+    return hashlib.sha256(stored.row(position)["image"]).hexdigest()
+
+
 def _given(stored: StoredDataset, pending: Iterable[int], path: Path) -> dict[int, Finding]:
     """The findings of a landmark file."""
     frames = dict(enumerate(zip(stored.column("video_id"), stored.column("frame"), strict=True)))

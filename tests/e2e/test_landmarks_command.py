@@ -19,6 +19,7 @@ from mf2.dataset_tools.landmarks import IMAGES_PER_PART
 from mf2.dataset_tools.schema import load_mfa, read_manifest, write_mfa
 
 pytestmark = pytest.mark.usefixtures("private_cache")
+SPLITS = ("train", "validation")
 BACKEND = ("--backend", "stub_detectors:RedFaces")
 
 
@@ -45,9 +46,9 @@ def bare(tmp_path):
     return write_mfa(tmp_path / "bare", splits, manifest={"license": "other"})
 
 
-def points_of(folder):
+def points_of(folder, *splits):
     """First coordinate of the landmarks of every image, None where there are none."""
-    rows = [row for split in ("train", "validation") for row in load_mfa(folder, split).select_columns("landmarks")]
+    rows = [row for split in splits or SPLITS for row in load_mfa(folder, split).select_columns("landmarks")]
     return [row["landmarks"] and row["landmarks"][0][0] for row in rows]
 
 
@@ -81,6 +82,26 @@ def test_other_columns_stay_and_the_input_may_be_replaced(bare):
     assert read_manifest(bare)["license"] == "other"
 
 
+def test_an_earlier_result_serves_for_the_same_pictures(bare, tmp_path, log):
+    """After a top-up of the selection only new pictures are looked at; another detector starts anew."""
+    out = tmp_path / "out"
+    assert landmarks(bare, "--out", out, *BACKEND) == 0
+    more = write_mfa(
+        tmp_path / "more",
+        {
+            "train": (mfa_row(index, landmarks=None) for index in (3, 20, 9)),
+            "validation": [mfa_row(4, landmarks=None)],
+        },
+        manifest={"license": "other"},
+    )
+    log.unlink()
+    assert landmarks(more, "--out", out, *BACKEND) == 0
+    assert points_of(out, "train", "test") == [3, 20, 9, 4] and log.read_text().split() == ["20"]
+    log.unlink()
+    assert landmarks(bare, "--out", out, "--backend", "stub_detectors:OtherRedFaces") == 0
+    assert len(log.read_text().split()) == 10
+
+
 def test_given_landmarks(bare, tmp_path):
     file = tmp_path / "given.npz"
     points = np.stack([np.full((68, 2), value, np.float32) for value in (3, np.nan, 8)])
@@ -98,6 +119,7 @@ def test_shares_are_disjoint_and_a_last_run_writes(tmp_path, log, capsys):
     assert "1 of 4 parts are there" in capsys.readouterr().out and set(points_of(folder)) == {None}
     assert landmarks(folder, *BACKEND, "--shard", "1/3") == landmarks(folder, *BACKEND, "--shard", "3/3") == 0
     assert len(log.read_text().split()) == total
+    (tmp_path / "other.task").touch()
     assert landmarks(folder, *BACKEND, "--model_file", tmp_path / "other.task", "--shard", "1/4") == 0
     assert len(log.read_text().split()) == total + IMAGES_PER_PART  # another search: nothing is taken over
     log.unlink()
