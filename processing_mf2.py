@@ -117,10 +117,10 @@ class MF2Processor(ProcessorMixin):
         self.image_processor.au_ids = [get_action_unit(int(au_id)).id for au_id in au_ids]
 
     def for_label_spaces(self, *label_spaces: Any) -> "MF2Processor":
-        """A copy whose boxes serve all these label spaces: the union of their `au_ids`, in order of appearance."""
+        """A copy whose boxes serve all these label spaces: the union of their AUs, in order of appearance."""
         processor = copy.copy(self)
         processor.image_processor = copy.copy(self.image_processor)
-        processor.au_ids = dict.fromkeys(au_id for space in label_spaces for au_id in space.au_ids)
+        processor.au_ids = dict.fromkeys(au_id for space in label_spaces for au_id in space.region_au_ids)
         return processor
 
     @property

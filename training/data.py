@@ -232,8 +232,11 @@ class TokenTable:
         width = max(int(lengths.max()), 1)
         mask = np.arange(width) < lengths[..., None]
         ids = self._ids[indexes, :width].astype(np.int64)
-        hashes = self._packed_hashes[indexes]
-        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(hashes)
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)), torch.from_numpy(self.hashes(indexes))
+
+    def hashes(self, indexes: np.ndarray) -> np.ndarray:
+        """Caption ids `(…)`, int64: equal where texts are."""
+        return self._packed_hashes[indexes]
 
 
 class CaptionTable:

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.trainer_utils import TrainOutput
 
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import PretrainArguments, reject_unknown
+from mf2.training.arguments import RunArguments, reject_unknown
 from mf2.training.data import EpochSampler
 from mf2.training.metrics import au_metrics, emotion_metrics, scalars
 from mf2.training.predictions import IMAGE_NAMES
@@ -53,7 +54,7 @@ SHARED_FIELDS = (
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
-def make_training_arguments(arguments: PretrainArguments) -> TrainingArguments:
+def make_training_arguments(arguments: RunArguments) -> TrainingArguments:
     """The settings of transformers' Trainer; `arguments.trainer` can add any other.
 
     Raises:
@@ -156,13 +157,14 @@ class PretrainingTrainer(Trainer):
     - Each loss is logged apart, as the mean over the logging window and all processes.
     - A loss that is not finite ends the run with its name.
     - Rows come in an order that (seed, epoch) decide, so that a resumed run sees what an uninterrupted one sees.
-    - Evaluation passes images, never text.
+    - Evaluation passes `image_names` of a batch: images (or states of images), never text.
     - A checkpoint that cannot be written is removed; earlier ones stay.
     """
 
-    def __init__(self, *args: Any, processor: MF2Processor, **kwargs: Any):
+    def __init__(self, *args: Any, processor: MF2Processor, image_names: Sequence[str] = IMAGE_NAMES, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.processor = processor
+        self.image_names = image_names
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
         self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
         self._loss_sums = torch.zeros(len(LOSS_NAMES), 2, device=self.args.device)  # sum, count
@@ -222,9 +224,11 @@ class PretrainingTrainer(Trainer):
         """Logits and labels of a batch; the model sees the images only."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**{name: inputs[name] for name in IMAGE_NAMES})
-        logits = (outputs.au_logits.float(), outputs.emotion_logits.float())
-        return None, logits, tuple(inputs[name] for name in LABEL_NAMES)
+            outputs = model(**{name: inputs[name] for name in self.image_names if name in inputs})
+        labels = tuple(inputs[name] for name in LABEL_NAMES)
+        nothing = torch.zeros(len(labels[0]), 0, device=labels[0].device)
+        logits = (nothing if x is None else x.float() for x in (outputs.au_logits, outputs.emotion_logits))
+        return None, tuple(logits), labels
 
     # ----------------------------------------------------------------------------------------------- checkpoints
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

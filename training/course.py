@@ -1,0 +1,163 @@
+"""What the courses of all training scripts share: how a run starts, is scored, and ends as a folder for the Hub."""
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import PredictionOutput, TrainOutput
+
+from mf2.labels_mf2 import LabelSpace
+from mf2.modeling_mf2 import MF2ForConditionalGeneration
+from mf2.processing_mf2 import Augmentation, MF2Processor
+from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
+from mf2.training.cards import OVERLAY_NAME, write_card
+from mf2.training.checkpoint import METRICS_NAME, describe_environment, find_resume_checkpoint, write_json
+from mf2.training.data import Split
+from mf2.training.metrics import tune_thresholds
+from mf2.training.predictions import from_logits
+from mf2.training.pretraining_trainer import LOSS_NAMES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.training.report import draw_overlay
+from mf2.training.scores import evaluate_predictions
+
+logger = logging.getLogger(__name__)
+
+
+class TaskConfig(Protocol):
+    """A configuration that holds a label space: a model's or an adapter's."""
+
+    au_thresholds: Any
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+
+# -------------------------------------------------------------------------------------------------------------- setup
+def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
+    """Join the processes, check and make the output folder; the Trainer's settings and the checkpoint to continue."""
+    settings = make_training_arguments(arguments)
+    with settings.main_process_first(local=False, desc="output folder"):
+        check_same_run(arguments, arguments.output_dir)
+        checkpoint = find_resume_checkpoint(arguments.resume_from_checkpoint, arguments.output_dir)
+        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+    if arguments.cpu_threads:
+        torch.set_num_threads(arguments.cpu_threads)
+    if checkpoint:
+        logger.info(f"Continuing from {checkpoint}.")
+    set_seed(arguments.seed)
+    return settings, checkpoint
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+def provenance(train: Split) -> list[dict[str, Any]]:
+    """What a configuration records of the data that it was trained on, an entry a data set."""
+    kept = ("name", "license", "synthetic", "fingerprint", "rows", "videos")
+    parts = train.description.get("parts", [train.description])
+    return [{name: part[name] for name in kept} for part in parts]
+
+
+def make_augmentation(arguments: SplitArguments) -> Augmentation | None:
+    """The augmentation that the arguments describe; None where they switch it off."""
+    reject_unknown(list(arguments.augmentation), list(Augmentation.__dataclass_fields__), "augmentation")
+    return Augmentation(**arguments.augmentation) if arguments.augment else None
+
+
+def unlabelled_aus(split: Split, label_space: LabelSpace) -> list[str]:
+    """Codes of the AUs that no row of a split labels."""
+    return [label_space.au_codes[index] for index in split.labels.unlabelled_aus()]
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluate
+def evaluate(
+    arguments: RunArguments,
+    trainer: PretrainingTrainer,
+    model: nn.Module,
+    task: TaskConfig,
+    train: Split,
+    evaluation: Split,
+    result: TrainOutput,
+) -> dict[str, Any]:
+    """Tune the AU thresholds on training images, score the evaluation split, and put the figures together.
+
+    Args:
+        model: whose parameters are counted.
+        task: the configuration that holds the label space, a model's or an adapter's; the thresholds go into it.
+    """
+    num_tuning = min(arguments.tuning_rows, len(train.rows))
+    tuning_rows = np.linspace(0, len(train.rows) - 1, num_tuning).round().astype(int)
+    tuning = trainer.predict(torch.utils.data.Subset(trainer.train_dataset, tuning_rows.tolist()))
+    task.au_thresholds = tune_thresholds(sigmoid(tuning.predictions[0]), tuning.label_ids[0])
+    prediction = trainer.predict(trainer.eval_dataset)
+    parameters = list(model.parameters())
+    return {
+        "model": {
+            "name": Path(arguments.output_dir).resolve().name,
+            "license": arguments.license or ("apache-2.0" if train.description["synthetic"] else "other"),
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        },
+        "evaluation": score(prediction, evaluation, task.label_space),
+        "training": {
+            "data": train.description,
+            "unlabelled_aus": unlabelled_aus(train, task.label_space),
+            "tuning_rows": num_tuning,
+            "seed": arguments.seed,
+            "steps": trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+            "seconds": result.metrics["train_runtime"],
+            "batch_size": trainer.get_total_train_batch_size(trainer.args),
+            "losses": last_losses(trainer),
+        },
+        "environment": describe_environment(trainer.args.world_size),
+    }
+
+
+def score(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -> dict[str, Any]:
+    """All scores of the evaluation split (see `evaluate_predictions`), and what they were measured on."""
+    predictions = from_logits(split, label_space, *prediction.predictions)
+    return {"data": split.description, **evaluate_predictions(predictions, label_space)}
+
+
+def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:
+    """Each loss as it was last logged."""
+    logged: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        logged |= {name: entry[f"loss_{name}"] for name in LOSS_NAMES if f"loss_{name}" in entry}
+    return logged
+
+
+# --------------------------------------------------------------------------------------------------------------- save
+def finish(
+    arguments: RunArguments,
+    metrics: dict[str, Any],
+    processor: MF2Processor,
+    evaluation: Split,
+    device: torch.device,
+) -> None:
+    """Add `metrics.json`, `overlay.png` and the card to the checkpoint or adapter that was saved."""
+    output_dir = Path(arguments.output_dir)
+    write_json(metrics, output_dir / METRICS_NAME)
+    if arguments.overlay_faces:
+        count = min(arguments.overlay_faces, len(evaluation.rows))
+        rows = np.linspace(0, len(evaluation.rows) - 1, count).round().astype(int)
+        writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
+        draw_overlay(writer, processor, [evaluation.faces[int(row)] for row in rows], output_dir / OVERLAY_NAME)
+    write_card(output_dir)
+    logger.info(summary(metrics, output_dir))
+
+
+def summary(metrics: dict[str, Any], output_dir: Path) -> str:
+    """The scores beside their baselines, in a few lines."""
+    aus, emotion = metrics["evaluation"]["aus"], metrics["evaluation"]["emotion"]
+    lines = [f"{output_dir} is ready; overlay.png and README.md show what it does."]
+    if aus["f1"] is not None:
+        tuned = metrics["evaluation"]["aus_tuned"]["f1"]
+        lines.append(f"mean AU F1 {aus['f1']:.3f} (tuned {tuned:.3f}; always active {aus['f1_all_positive']:.3f})")
+    if emotion["num_labelled"]:
+        ceiling = metrics["evaluation"]["data"]["emotion_ceiling"]
+        bound = f"; true AUs allow {ceiling:.3f}" if ceiling else ""
+        lines.append(f"emotion top-1 {emotion['top1']:.3f} (majority {emotion['majority_top1']:.3f}{bound})")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""The course of a fine-tuning run: a task, a method, fit, evaluate, save.
+
+    dfn               states of the frozen model, cached ─▶ side networks ─▶ adapter
+    dfn, no_cache     the frozen model, live ─────────────▶ side networks ─▶ adapter
+    full, lora, head  the model ─▶ what the method trains ─▶ checkpoint with the task's outputs
+
+All methods see the same rows, are scored by the same code and end as a folder for the Hub.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from mf2.auto_mf2 import register_auto_classes
+from mf2.training.arguments import FinetuneArguments, save_resolved
+from mf2.training.checkpoint import move_checkpoint, save_for_hub
+from mf2.training.course import evaluate, finish, start_run
+from mf2.training.methods import METHODS, Method
+from mf2.training.provenance import record_training_videos
+from mf2.training.task import Task, load_task
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
+    """Adapt, evaluate on images alone, and leave `arguments.output_dir` as a folder for the Hub.
+
+    Returns:
+        What `metrics.json` holds.
+    Raises:
+        ValueError, OSError: something the user can put right; the message is one line.
+        FloatingPointError: the loss is not finite.
+    """
+    register_auto_classes()
+    settings, checkpoint = start_run(arguments)
+    task = load_task(arguments, settings)
+    method = METHODS[arguments.method](arguments, settings, task)
+    trainer = method.trainer
+    if trainer.is_world_process_zero():
+        save_resolved(arguments, arguments.output_dir)
+        record_training_videos(arguments.output_dir, task.train.rows, task.base)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result)
+    metrics["model"] |= {"method": arguments.method, "base": Path(arguments.model).name or arguments.model}
+    save(method, task, Path(arguments.output_dir))
+    if trainer.is_world_process_zero():
+        finish(arguments, metrics, task.processor, task.evaluation, settings.device)
+    return metrics
+
+
+def save(method: Method, task: Task, output_dir: Path) -> None:
+    """Write the adapter, or the checkpoint, and its processor; every process must call it."""
+    if not isinstance(method.model, PeftModel):
+        save_for_hub(method.trainer, task.processor, output_dir)
+        return
+    if method.trainer.is_world_process_zero():
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
+            if method.is_adapter:
+                method.model.save_pretrained(folder)
+                Path(folder, "README.md").unlink(missing_ok=True)  # PEFT's; the card is written from the metrics
+            else:
+                merged = method.model.merge_and_unload()
+                merged.save_pretrained(folder)
+                GenerationConfig.from_model_config(merged.config).save_pretrained(folder)
+            task.processor.save_pretrained(folder)
+            move_checkpoint(Path(folder), output_dir)
+    method.trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,217 @@
+"""What each fine-tuning method trains, and the Trainer that does it."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import TrainingArguments
+
+from mf2.configuration_mf2 import CODE_VERSION, MF2Config
+from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
+from mf2.peft_dfn import DFNConfig, DFNSide
+from mf2.training.arguments import FinetuneArguments, reject_unknown
+from mf2.training.course import TaskConfig, make_augmentation, provenance
+from mf2.training.data import CaptionTable, FaceCollator
+from mf2.training.pretraining_trainer import PretrainingTrainer, compute_metrics_for
+from mf2.training.states import (
+    IMAGE_STATE_NAMES,
+    StateRows,
+    States,
+    StatesModel,
+    StatesStore,
+    collate_states,
+    hash_weights,
+)
+from mf2.training.task import Task, captions_of
+
+ADAPTER = "default"
+LORA_TARGETS = r"(emo|au)\.qformer\..*\.(query|value)"
+NOT_OF_STATES = (
+    "au_thresholds",
+    "au_pos_weight",
+    "training_data",
+    "emotions",
+    "id2label",
+    "label2id",
+    "_name_or_path",
+)
+"""Fields of a configuration that the states do not follow from."""
+
+
+@dataclass
+class Method:
+    """A method that is ready to train.
+
+    Args:
+        model: what is saved; its parameters are counted.
+        config: which holds the task's label space.
+        trainer: the Trainer over both splits.
+        is_adapter: the model is saved as an adapter, not as a whole.
+    """
+
+    model: nn.Module
+    config: TaskConfig
+    trainer: PretrainingTrainer
+    is_adapter: bool = False
+
+
+def make_trainer(
+    settings: TrainingArguments, task: Task, model: nn.Module, collator: FaceCollator
+) -> PretrainingTrainer:
+    """The Trainer over the images of both splits."""
+    return PretrainingTrainer(
+        model,
+        settings,
+        data_collator=collator,
+        train_dataset=task.train.faces,
+        eval_dataset=task.evaluation.faces,
+        compute_metrics=compute_metrics_for(task.label_space),
+        processor=task.processor,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- dfn
+def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
+    """Side networks beside the frozen model: from cached states, or live with `no_cache`."""
+    config = make_adapter_config(arguments, task)
+    captions = captions_of(task) if config.alignment_weight else None
+    augmentation = make_augmentation(arguments)
+    collator = FaceCollator(task.processor.image_processor, captions, augmentation, arguments.seed, arguments.views)
+    if arguments.no_cache:
+        model = get_peft_model(MF2Model.from_pretrained(task.base), config)
+        return Method(model, config, make_trainer(settings, task, model, collator), is_adapter=True)
+    train, evaluation = cache_states(arguments, settings, task, config, collator)
+    with torch.device("meta"):  # the base is not needed any more
+        model = get_peft_model(MF2Model(task.config), config)
+    side = DFNSide(config, **side_sizes(task.config))
+    model.get_base_model().recognizers.dfn_sides[ADAPTER] = side
+    trainer = PretrainingTrainer(
+        StatesModel(side, train.spaces(), task.config),
+        settings,
+        data_collator=collate_states,
+        train_dataset=StateRows(train, task.train, captions, arguments.seed),
+        eval_dataset=StateRows(evaluation, task.evaluation, None, arguments.seed),
+        compute_metrics=compute_metrics_for(task.label_space),
+        processor=task.processor,
+        image_names=IMAGE_STATE_NAMES,
+    )
+    return Method(model, config, trainer, is_adapter=True)
+
+
+def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
+    """The side networks that the arguments describe, in the task's label space."""
+    reject_unknown(list(arguments.dfn), [field.name for field in dataclasses.fields(DFNConfig)], "dfn")
+    return DFNConfig(
+        **arguments.dfn,
+        au_ids=list(task.label_space.au_ids),
+        emotions=list(task.label_space.emotions),
+        au_pos_weight=task.train.labels.au_pos_weight() if arguments.weight_aus and task.label_space.au_ids else None,
+        training_data=provenance(task.train),
+        base_model_name_or_path=arguments.model,
+        revision=task.revision,
+    )
+
+
+def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
+    """`widths` and `num_layers` of the branches that are on, as [`DFNSide`] takes them."""
+    switched = {"emo": (config.use_emo_vl, config.emo_config), "au": (config.use_au_vl, config.au_config)}
+    branches = {name: branch for name, (is_on, branch) in switched.items() if is_on}
+    return {
+        "widths": {name: branch.hidden_size for name, branch in branches.items()},
+        "num_layers": {name: branch.num_hidden_layers + 1 for name, branch in branches.items()},
+    }
+
+
+def cache_states(
+    arguments: FinetuneArguments, settings: TrainingArguments, task: Task, config: DFNConfig, collator: FaceCollator
+) -> tuple[States, States]:
+    """The states of the training and the evaluation split, computed now where they are not stored yet."""
+    make_store = partial(
+        StatesStore,
+        root=Path(arguments.cache_dir or Path(arguments.output_dir, "states")),
+        num_kept=config.num_kept_states,
+        dtype=getattr(torch, arguments.cache_dtype),
+    )
+    facts = {
+        "code": CODE_VERSION,
+        "weights": hash_weights(task.base),
+        "model": {name: value for name, value in task.config.to_dict().items() if name not in NOT_OF_STATES},
+        "images": task.processor.image_processor.to_dict(),
+        "au_ids": list(task.label_space.region_au_ids),
+    }
+    images = FaceCollator(collator.image_processor, None, collator.augmentation, collator.seed, collator.views)
+    drawn = {"seed": arguments.seed, "augmentation": vars(collator.augmentation)} if collator.augmentation else {}
+    train = make_store(
+        facts=facts | drawn,
+        split=task.train,
+        images=images,
+        captions=collator.captions,
+        num_views=arguments.views if collator.augmentation else 1,
+    )
+    evaluation = make_store(facts=facts, split=task.evaluation, images=FaceCollator(collator.image_processor))
+    with settings.main_process_first(local=False, desc="states"):
+        if missing := [store for store in (train, evaluation) if not store.is_complete]:
+            model = MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
+        for store in missing:
+            store.fill(model, arguments.per_device_eval_batch_size, arguments.dataloader_num_workers)
+    return train.open(), evaluation.open()
+
+
+# -------------------------------------------------------------------------------------------------------- other methods
+def prepare_full(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
+    """Everything but a frozen tower, under the task's losses or under all."""
+    model_class = MF2ForPreTraining if arguments.losses == "all" else MF2Model
+    model = load_resized(arguments, task, model_class)
+    captions = captions_of(task) if arguments.losses == "all" else None
+    return Method(model, model.config, make_trainer(settings, task, model, live_collator(arguments, task, captions)))
+
+
+def prepare_lora(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
+    """Low-rank changes of the queries and values of both Q-Formers, and the recognisers.
+
+    It ends merged, as a checkpoint: recognisers of another label space than the base's cannot travel in LoRA's file.
+    """
+    base = load_resized(arguments, task, MF2Model)
+    lora = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=2 * arguments.lora_r,
+        target_modules=LORA_TARGETS,
+        modules_to_save=["recognizers"],
+    )
+    model = get_peft_model(base, lora)
+    return Method(model, base.config, make_trainer(settings, task, model, live_collator(arguments, task)))
+
+
+def prepare_head(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
+    """The recognisers alone."""
+    model = load_resized(arguments, task, MF2Model).requires_grad_(False)
+    model.recognizers.requires_grad_(True)
+    return Method(model, model.config, make_trainer(settings, task, model, live_collator(arguments, task)))
+
+
+def load_resized(arguments: FinetuneArguments, task: Task, model_class: type[MF2Model]) -> MF2Model:
+    """The base with the outputs of the task."""
+    model = model_class.from_pretrained(task.base)
+    model.resize_label_space(task.label_space)
+    if arguments.weight_aus:
+        model.config.au_pos_weight = task.train.labels.au_pos_weight()
+    model.config.training_data = [*(model.config.training_data or []), *provenance(task.train)]
+    return model
+
+
+def live_collator(arguments: FinetuneArguments, task: Task, captions: CaptionTable | None = None) -> FaceCollator:
+    """Augmented images anew in every epoch."""
+    return FaceCollator(task.processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
+
+
+METHODS: dict[str, Callable[[FinetuneArguments, TrainingArguments, Task], Method]] = {
+    "dfn": prepare_dfn,
+    "full": prepare_full,
+    "lora": prepare_lora,
+    "head": prepare_head,
+}

@@ -1,0 +1,325 @@
+"""Frozen states, stored once: what DFN reads of a model, so that it trains without the model.
+
+    states/<key>/
+        key.json                           what the states follow from, in clear
+        spaces.safetensors                 each branch's frozen projections and temperature
+        texts.safetensors                  by branch `(texts, J, D)`, each distinct caption once, and its number
+        images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows
+
+The key is a hash of everything that the states follow from (the model's weights and settings, the rows, the views'
+randomness, …), so states of something else are never read. A chunk is written as a whole: a run that was interrupted
+goes on with the chunks that are missing, and more views later cost only themselves. Files are memory-mapped.
+
+Symbols in shapes: B rows of a batch, K views of a branch (1, or one per AU region), J kept states, D width.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from mf2.dataset_tools.schema import sha256_of_file
+from mf2.modeling_mf2 import MF2Model, MF2Output, SharedSpace
+from mf2.peft_dfn import DFNSide, kept_layers
+from mf2.recognition_mf2 import PooledTexts
+from mf2.training.checkpoint import replacing_file, write_json
+from mf2.training.data import CaptionTable, FaceCollator, Split, row_seed
+
+ROWS_PER_CHUNK = 1024
+TEXTS_PER_PASS = 64
+FORMAT_VERSION = 1
+SPACES_NAME, TEXTS_NAME = "spaces.safetensors", "texts.safetensors"
+IMAGE_STATE_NAMES = ("emo_states", "au_states")
+
+
+def hash_weights(folder: Path) -> str:
+    """A sha256 over the names and contents of a checkpoint's safetensors files."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors; it is no MF² checkpoint.")
+    lines = (f"{sha256_of_file(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+@dataclass
+class StatesStore:
+    """Where the states of one split are, and how they come about.
+
+    Args:
+        root: of all caches.
+        facts: JSON values that the states follow from, beside the rows.
+        split: the rows.
+        images: makes a batch of a view of them.
+        captions: what the text towers read; None without them.
+        num_views: views a row.
+        num_kept: states of a branch that are kept.
+        dtype: of the stored states.
+    """
+
+    root: Path
+    facts: Mapping[str, Any]
+    split: Split
+    images: FaceCollator
+    num_kept: int
+    dtype: torch.dtype
+    captions: CaptionTable | None = None
+    num_views: int = 1
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """Everything that the states follow from; of more views, only more of them."""
+        rows = self.split.rows
+        return {
+            "format": FORMAT_VERSION,
+            **self.facts,
+            "num_kept": self.num_kept,
+            "dtype": str(self.dtype),
+            "data": self.split.description["fingerprint"] or rows._fingerprint,
+            "split": self.split.description["split"],
+            "rows": len(rows),
+        }
+
+    @property
+    def folder(self) -> Path:
+        """Named by the start of the key's hash."""
+        text = json.dumps(self.key, sort_keys=True, default=str)
+        return self.root / hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        has_texts = self.captions is None or (self.folder / TEXTS_NAME).is_file()
+        return has_texts and (self.folder / SPACES_NAME).is_file() and not self._missing_chunks()
+
+    def open(self) -> "States":
+        """The states, for reading."""
+        return States(self.folder, len(self.split.rows), self.num_views)
+
+    @torch.no_grad()
+    def fill(self, model: MF2Model, batch_size: int, num_workers: int = 0) -> None:
+        """Compute what is missing.
+
+        Args:
+            model: frozen, in evaluation mode.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
+        _save(_shared_spaces(model), self.folder / SPACES_NAME)
+        if self.captions is not None and not (self.folder / TEXTS_NAME).is_file():
+            _save(self._text_states(model), self.folder / TEXTS_NAME)
+        description = f"states of {self.split.description['split']} rows"
+        for view, chunk in tqdm(self._missing_chunks(), desc=description, unit="chunk"):
+            _save(
+                self._chunk_states(model, view, chunk, batch_size, num_workers), chunk_file(self.folder, view, chunk)
+            )
+
+    def _missing_chunks(self) -> list[tuple[int, int]]:
+        chunks = [(view, c) for view in range(self.num_views) for c in range(count_chunks(len(self.split.rows)))]
+        return [chunk for chunk in chunks if not chunk_file(self.folder, *chunk).is_file()]
+
+    def _text_states(self, model: MF2Model) -> dict[str, torch.Tensor]:
+        """By branch, the states `(texts, J, D)` of each distinct text and its number in the caption table."""
+        tensors = {}
+        for name, indexes in self.captions.used_indexes().items():
+            parts = np.array_split(indexes, max(len(indexes) // TEXTS_PER_PASS, 1))
+            shown = tqdm(parts, desc=f"states of {name} texts", unit="batch")
+            tensors[f"{name}.states"] = torch.cat([self._pass_texts(model, name, part) for part in shown])
+            tensors[f"{name}.indexes"] = torch.from_numpy(indexes)
+        return tensors
+
+    def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
+        ids, mask, hashes = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
+        states = model.pool_texts(branch, ids, mask, hashes).states[:, 0]  # (n, J, D)
+        return states[:, kept_layers(states.shape[1], self.num_kept)].to("cpu", self.dtype)
+
+    def _chunk_states(
+        self, model: MF2Model, view: int, chunk: int, batch_size: int, num_workers: int
+    ) -> dict[str, torch.Tensor]:
+        """By branch, `(rows, K, J, D)` of a view."""
+        rows = range(chunk * ROWS_PER_CHUNK, min((chunk + 1) * ROWS_PER_CHUNK, len(self.split.rows)))
+        keyed = KeyedRows(self.split.faces, [(view, row) for row in rows])
+        parts: dict[str, list[torch.Tensor]] = {}
+        for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
+            inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
+            views = model.encode_branches(
+                **inputs, au_ids=self.images.image_processor.au_ids, output_hidden_states=True
+            )
+            for name, branch_view in views.items():
+                pooled = branch_view.pool()
+                kept = kept_layers(pooled.shape[2], self.num_kept)
+                parts.setdefault(name, []).append(pooled[:, :, kept].to("cpu", self.dtype))
+        return {name: torch.cat(of) for name, of in parts.items()}
+
+
+class KeyedRows(Dataset):
+    """A data set under a list of its keys."""
+
+    def __init__(self, rows: Dataset, keys: Sequence[tuple[int, int]]):
+        self.rows, self.keys = rows, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[self.keys[index]]
+
+
+def _shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value.contiguous()
+        for name, branch in model.branches.items()
+        for key, value in branch.state_dict().items()
+        if key.split(".")[0] in SharedSpace.PARTS
+    }
+
+
+def count_chunks(num_rows: int) -> int:
+    """Chunks of a view."""
+    return -(-num_rows // ROWS_PER_CHUNK)
+
+
+def chunk_file(folder: Path, view: int, chunk: int) -> Path:
+    """Where a chunk of a view is."""
+    return folder / f"images-{view:03d}-{chunk:05d}.safetensors"
+
+
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    with replacing_file(file) as partial:
+        save_file(tensors, partial)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+class FrozenSpace(SharedSpace):
+    """A branch's projections and temperature without the branch."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        super().__init__()
+        for name in ("vision_projection", "text_projection"):
+            weight = tensors[f"{name}.weight"]
+            with torch.device("meta"):
+                linear = nn.Linear(weight.shape[1], weight.shape[0])
+            setattr(self, name, linear)
+        self.temperature = nn.Parameter(tensors["temperature"])
+        self.load_state_dict(dict(tensors), assign=True)
+        self.requires_grad_(False)
+
+
+class States:
+    """The states of a split, mapped from its folder."""
+
+    def __init__(self, folder: Path, num_rows: int, num_views: int):
+        self.num_rows, self.num_views = num_rows, num_views
+        self._chunks = [
+            [load_file(chunk_file(folder, view, chunk)) for chunk in range(count_chunks(num_rows))]
+            for view in range(self.num_views)
+        ]
+        self._texts = load_file(folder / TEXTS_NAME) if (folder / TEXTS_NAME).is_file() else {}
+        self._spaces = load_file(folder / SPACES_NAME)
+
+    def images(self, view: int, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """`emo_states` `(B, 1, J, D)` and `au_states` `(B, A, J, D)` of a view, in fp32."""
+        chunks = self._chunks[view]
+        return {
+            f"{name}_states": torch.stack(
+                [chunks[row // ROWS_PER_CHUNK][name][row % ROWS_PER_CHUNK] for row in rows.tolist()]
+            ).float()
+            for name in chunks[0]
+        }
+
+    def texts(self, branch: str, indexes: np.ndarray) -> torch.Tensor:
+        """`(…)` numbers of texts -> `(…, J, D)` in fp32; zeros for -1."""
+        table, known = self._texts[f"{branch}.states"], self._texts[f"{branch}.indexes"].numpy()
+        found = table[torch.from_numpy(np.searchsorted(known, np.maximum(indexes, known[0])))].float()
+        return found * torch.from_numpy(indexes >= 0)[..., None, None]
+
+    def spaces(self) -> dict[str, FrozenSpace]:
+        """The branches' shared spaces, by name."""
+        names = dict.fromkeys(key.split(".", 1)[0] for key in self._spaces)
+        return {
+            name: FrozenSpace(
+                {key.split(".", 1)[1]: value for key, value in self._spaces.items() if key.split(".", 1)[0] == name}
+            )
+            for name in names
+        }
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+class StateRows(Dataset):
+    """Rows of a split as cached states. Keys are as in `FaceDataset`; an item is where to read, for `collate_states`.
+
+    Args:
+        captions: of the training split.
+        seed: of the run.
+    """
+
+    def __init__(self, states: States, split: Split, captions: CaptionTable | None, seed: int):
+        self.states, self.labels, self.captions, self.seed = states, split.labels, captions, seed
+
+    def __len__(self) -> int:
+        return self.states.num_rows
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple["StateRows", int | None, int]:
+        epoch, row = key if isinstance(key, tuple) else (None, key)
+        return self, epoch, int(row)
+
+    def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """States, labels and, of an epoch, texts, as a live run would see the same views."""
+        batch = self.states.images((epoch or 0) % self.states.num_views, rows)
+        batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
+        batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
+        if epoch is not None and self.captions is not None:
+            seeds = [row_seed(self.seed, epoch, int(row)) for row in rows]
+            for name, indexes in self.captions.indexes(rows, seeds).items():
+                grouped = indexes if indexes.ndim == 2 else indexes[:, None]
+                batch[f"{name}_text_states"] = self.states.texts(name, grouped)
+                batch[f"{name}_caption_ids"] = torch.from_numpy(self.captions.table.hashes(grouped))
+                batch[f"{name}_text_valid"] = torch.from_numpy(grouped >= 0)
+        return batch
+
+
+def collate_states(items: Sequence[tuple[StateRows, int | None, int]]) -> dict[str, torch.Tensor]:
+    """Items of one `StateRows` and one epoch to a batch."""
+    rows, epoch, _ = items[0]
+    return rows.batch(epoch, np.array([row for _, _, row in items]))
+
+
+class StatesModel(nn.Module):
+    """One adapter over cached states, as a model that the Trainer takes: the live model's outputs and losses."""
+
+    def __init__(self, side: DFNSide, spaces: Mapping[str, FrozenSpace], config: Any):
+        super().__init__()
+        self.side = side
+        self.spaces = nn.ModuleDict(spaces)
+        self.config = config
+
+    def forward(
+        self,
+        emotion_labels: torch.Tensor | None = None,
+        au_labels: torch.Tensor | None = None,
+        **states: torch.Tensor,
+    ) -> MF2Output:
+        """`emo_states`, `au_states`, and with texts `…_text_states`, `…_caption_ids`, `…_text_valid`."""
+        seen = self.side({name: states[f"{name}_states"] for name in ("emo", "au") if f"{name}_states" in states})
+        texts = {
+            name: PooledTexts(*(states[f"{name}_{part}"] for part in ("text_states", "caption_ids", "text_valid")))
+            for name in seen.side_states
+            if f"{name}_text_states" in states
+        }
+        losses = self.side.losses(seen, emotion_labels, au_labels, texts, self.spaces)
+        return MF2Output(
+            loss=self.side.weigh(losses),
+            losses=losses,
+            au_logits=seen.au_logits,
+            emotion_logits=seen.emotion_logits,
+        )

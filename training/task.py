@@ -1,0 +1,96 @@
+"""What a fine-tuning run adapts, and to what: the base, and data in the task's label space."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import TrainingArguments
+
+from mf2.configuration_mf2 import MF2Config
+from mf2.dataset_tools.importer import import_dataset
+from mf2.labels_mf2 import LabelSpace
+from mf2.processing_mf2 import MF2Processor
+from mf2.training.arguments import FinetuneArguments
+from mf2.training.data import CaptionTable, Split, find_label_space
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.py")
+
+
+@dataclass
+class Task:
+    """What a run adapts to, and from.
+
+    Args:
+        base: folder of the checkpoint; a repository's files lie there in the local cache.
+        revision: the repository's commit; None for a folder.
+        config: of the checkpoint.
+        processor: with the regions of the task's label space.
+    """
+
+    base: Path
+    revision: str | None
+    config: MF2Config
+    processor: MF2Processor
+    label_space: LabelSpace
+    train: Split
+    evaluation: Split
+
+
+def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task:
+    """The data in the task's label space, and where the base is."""
+    base, revision = locate_base(arguments.model)
+    config = MF2Config.from_pretrained(base)
+    with settings.main_process_first(local=False, desc="data"):
+        train_paths = data_folders(arguments.data, arguments.output_dir)
+        eval_paths = data_folders(arguments.eval_data or arguments.data, arguments.output_dir)
+    found = find_label_space(train_paths, arguments.train_split, arguments.max_train_rows)
+    au_ids = found.au_ids if arguments.au_ids is None else arguments.au_ids
+    emotions = found.emotions if arguments.emotions is None else arguments.emotions
+    label_space = LabelSpace(tuple(au_ids), tuple(emotions))
+    if arguments.method != "dfn":  # such a model keeps its AUs where the task has none
+        label_space = LabelSpace(label_space.au_ids or tuple(config.au_ids), label_space.emotions)
+    train = Split.join(train_paths, arguments.train_split, arguments.max_train_rows, label_space)
+    evaluation = Split.join(eval_paths, arguments.eval_split, arguments.max_eval_rows, label_space)
+    processor = MF2Processor.from_pretrained(base).for_label_spaces(label_space)
+    logger.info(
+        f"The task has {len(label_space.au_ids)} AUs ({', '.join(label_space.au_codes) or 'none'}) and "
+        f"{len(label_space.emotions)} emotions ({', '.join(label_space.emotions) or 'none'}); "
+        f"{len(train.rows)} rows to train on, {len(evaluation.rows)} to evaluate on."
+    )
+    return Task(base, revision, config, processor, label_space, train, evaluation)
+
+
+def locate_base(model: str) -> tuple[Path, str | None]:
+    """The folder of a checkpoint, and its commit where it comes from the Hub."""
+    if Path(model).is_dir():
+        return Path(model), None
+    if model.count("/") != 1 or model.startswith((".", "/")):
+        raise FileNotFoundError(f"{model} is neither a checkpoint folder nor a Hub id such as `org/mf2`.")
+    folder = Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
+    return folder, folder.name
+
+
+def data_folders(paths: str, output_dir: str) -> list[str]:
+    """Data sets, separated by commas, as they can be loaded: a CSV file is imported below the output folder first."""
+    folders = []
+    for path in paths.split(","):
+        folder = path.strip()
+        if folder.endswith(".csv"):
+            folder = str(Path(output_dir, "data", Path(path).stem))
+            if not Path(folder).exists():
+                import_dataset("csv", Path(path).parent, folder, labels=Path(path))
+        folders.append(folder)
+    return folders
+
+
+def captions_of(task: Task) -> CaptionTable:
+    """The texts of the training split, by the base's configuration."""
+    captions = CaptionTable(
+        task.train.rows, task.train.labels, task.config, task.processor.tokenizer, task.label_space.au_ids
+    )
+    if captions.num_cut:
+        logger.warning(f"{captions.num_cut} distinct texts are longer than their limit in the base and are cut.")
+    return captions
