@@ -8,8 +8,8 @@ import numpy as np
 
 from mf2.training.metrics import emotion_metrics
 
-DESCRIPTION = """Top-1 accuracy, and macro-F1 and unweighted average recall over the classes that the labels hold. Beside
-each stands what always saying the most frequent class reaches. A label of -100 is unlabelled and never counts."""
+DESCRIPTION = """Top-1 accuracy, and macro-F1 and unweighted average recall over the classes that the labels hold.
+Beside each stands what the most frequent class reaches. A label of -100 is unlabelled and never counts."""
 
 INPUTS = """
 Args:
