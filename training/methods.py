@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TrainingArguments
 
@@ -83,11 +83,11 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
     augmentation = make_augmentation(arguments)
     collator = FaceCollator(task.processor.image_processor, captions, augmentation, arguments.seed, arguments.views)
     if arguments.no_cache:
-        model = get_peft_model(MF2Model.from_pretrained(task.base), config)
+        model = attach(MF2Model.from_pretrained(task.base), config, arguments.model, task)
         return Method(model, config, make_trainer(settings, task, model, collator), is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
     with torch.device("meta"):  # the base is not needed any more
-        model = get_peft_model(MF2Model(task.config), config)
+        model = attach(MF2Model(task.config), config, arguments.model, task)
     side = DFNSide(config, **side_sizes(task.config))
     model.get_base_model().recognizers.dfn_sides[ADAPTER] = side
     trainer = PretrainingTrainer(
@@ -112,9 +112,14 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
         emotions=list(task.label_space.emotions),
         au_pos_weight=task.train.labels.au_pos_weight() if arguments.weight_aus and task.label_space.au_ids else None,
         training_data=provenance(task.train),
-        base_model_name_or_path=arguments.model,
-        revision=task.revision,
     )
+
+
+def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftModel:
+    """The model with a new adapter, which records what it was made for."""
+    adapted = get_peft_model(model, config)
+    config.base_model_name_or_path, config.revision = base, task.revision  # where PEFT has written a local folder
+    return adapted
 
 
 def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
@@ -162,7 +167,7 @@ def cache_states(
     return train.open(), evaluation.open()
 
 
-# -------------------------------------------------------------------------------------------------------- other methods
+# ------------------------------------------------------------------------------------------------------ other methods
 def prepare_full(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
     """Everything but a frozen tower, under the task's losses or under all."""
     model_class = MF2ForPreTraining if arguments.losses == "all" else MF2Model
