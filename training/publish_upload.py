@@ -47,7 +47,7 @@ class State:
 @contextmanager
 def explaining_hub_errors(repo_id: str) -> Iterator[None]:
     """Turn the client's errors into one line that says what to do; none of them holds a token."""
-    again = "Nothing that was there has changed; run the same command again."
+    again = "Nothing is half published; run the same command again."
     try:
         yield
     except LocalTokenNotFoundError:

@@ -7,7 +7,8 @@ refs, branches, tags, info, resolve with ranges; private and gated repositories;
         subprocess.run(command, env=hub.client_env(home, token="hf_alice"))
         hub.repos["models", "alice/name"].files()
 
-`hub.faults.append(Fault("POST", "/commit/", "lose"))` lets the next such request go wrong.
+`hub.faults.append(Fault("POST", "/commit/", "lose"))` lets the next such request go wrong; a client that is itself the
+test's says the same by `PUT /faults`.
 
 Clients read their environment at import: run them in processes of their own.
 """
@@ -252,6 +253,18 @@ class _Handler(BaseHTTPRequestHandler):
         info |= {"lastModified": DATE, "createdAt": DATE, "tags": card.get("tags", [])}
         info |= {name: card[name] for name in ("pipeline_tag", "library_name") if name in card}
         return info | {"siblings": [{"rfilename": path} for path in sorted(commit.files)]}
+
+    # ------------------------------------------------------------------------------------------------------- faults
+    @route("PUT", "/faults")
+    def set_faults(self) -> dict:
+        """Let these faults, as lists of `Fault`'s arguments, take the place of those before, and forget uploads that
+        no commit holds yet. Answers with what there is: `{repository: {"private", "files", "commits"}}`."""
+        self.server.faults = [Fault(*fields) for fields in json.loads(self.body)]
+        self.server.lfs.clear()
+        return {
+            repo.repo_id: {"private": repo.private, "files": len(repo.files()), "commits": len(repo.commits)}
+            for repo in self.server.repos.values()
+        }
 
     # ---------------------------------------------------------------------------------------------------- revisions
     @route("GET", f"{_REPO}/refs")

@@ -239,13 +239,8 @@ def test_weights_of_an_earlier_save_go(tmp_path):
     source, target = tmp_path / "new", tmp_path / "target"
     source.mkdir(), target.mkdir()
     index = "model.safetensors.index.json"
-    for name in (
-        "model-00001-of-00003.safetensors",
-        "model.safetensors",
-        index,
-        "metrics.json",
-        "adapter.safetensors",
-    ):
+    kept = ("metrics.json", "adapter.safetensors")
+    for name in ("model-00001-of-00003.safetensors", "model.safetensors", index, *kept):
         (target / name).write_text("old")
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", index, "config.json"):
         (source / name).write_text("new")
