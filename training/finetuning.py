@@ -60,7 +60,7 @@ def save(method: Method, task: Task, output_dir: Path) -> None:
     if method.trainer.is_world_process_zero():
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
             if method.is_adapter:
-                method.model.save_pretrained(folder)
+                method.model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the Hub
                 Path(folder, "README.md").unlink(missing_ok=True)  # PEFT's; the card is written from the metrics
             else:
                 merged = method.model.merge_and_unload()
