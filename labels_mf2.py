@@ -1,4 +1,4 @@
-"""The vocabulary of MF²: action units, emotions, label spaces and the 68-point face.
+"""The vocabulary of MF²: action units, emotions, label spaces, the form of an AU caption and the 68-point face.
 
 Standard library only, so that the data tools can read it without loading torch or transformers.
 
@@ -6,6 +6,7 @@ Conventions: AU labels are 1 active, 0 not active, -1 unlabelled. Emotion labels
 -100 unlabelled in a batch and null on disk. Landmarks are the 0-based iBUG-68 points, x to the right and y down.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,11 @@ class ActionUnit:
     def code(self) -> str:
         """`AU12`, the name of its column and of its output."""
         return f"AU{self.id}"
+
+    @property
+    def title(self) -> str:
+        """`AU12 (Lip Corner Puller)`, how captions call it."""
+        return f"{self.code} ({self.name})"
 
 
 # Centre rules: JAA-Net (arXiv 1803.05588) and EAC-Net; AC2D covers the 12 AUs of Aff-Wild2. AU5 and AU20 have no
@@ -79,6 +85,19 @@ def get_action_unit(au_id: int) -> ActionUnit:
     if au_id not in ACTION_UNITS:
         raise ValueError(f"AU {au_id} has no region rule; known AUs are {', '.join(map(str, ACTION_UNITS))}.")
     return ACTION_UNITS[au_id]
+
+
+NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
+"""The AU caption of a face without an active AU."""
+
+
+def render_au_caption(sentences: Mapping[int, str]) -> str:
+    """Numbered lines `1. AU1 (Inner Brow Raiser): …` in the order of the AU numbers; the fixed caption for none."""
+    lines = (
+        f"{number}. {get_action_unit(au_id).title}: {' '.join(sentences[au_id].split())}"
+        for number, au_id in enumerate(sorted(sentences), start=1)
+    )
+    return "\n".join(lines) or NO_ACTIVE_AU_CAPTION
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,11 @@ from .image_processing_mf2 import (
     MF2ImageProcessorPil,
 )
 from .images_mf2 import ImageSource, read_image
-from .labels_mf2 import ACTION_UNITS, LabelSpace, get_action_unit
+from .labels_mf2 import ACTION_UNITS, LabelSpace, get_action_unit, render_au_caption
 from .pipeline_mf2 import FacialStatePipeline
 from .regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks
 
 DECODER_TOKEN = "[DEC]"
-NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
-"""The AU caption of a face without an active AU."""
 
 
 # -------------------------------------------------------------------------------------------------------- tokenizer
@@ -78,15 +76,6 @@ def _spell_au(mention: re.Match[str]) -> str:
     if au_id in ACTION_UNITS and ACTION_UNITS[au_id].name.lower() == name.lower():
         name = ACTION_UNITS[au_id].name
     return f"AU{au_id} ({name})"
-
-
-def render_au_caption(sentences: Mapping[int, str]) -> str:
-    """AU numbers and their sentences as lines `1. AU1 (Inner Brow Raiser): …`; the fixed caption for none."""
-    lines = []
-    for number, (au_id, sentence) in enumerate(sentences.items(), start=1):
-        action_unit = get_action_unit(au_id)
-        lines.append(f"{number}. {action_unit.code} ({action_unit.name}): {sentence}")
-    return "\n".join(lines) or NO_ACTIVE_AU_CAPTION
 
 
 # -------------------------------------------------------------------------------------------------------- processor

@@ -9,12 +9,10 @@ from typing import Any
 _MODULE_OF = {
     "CAPTION_KINDS": "rules",
     "Captions": "template",
-    "NO_ACTIVE_AU_CAPTION": "text",
     "find_au_entries": "text",
     "find_au_mentions": "rules",
     "inactive_au_sentence": "text",
     "parse_au_caption": "text",
-    "render_au_caption": "text",
     "template_captions": "template",
     "validate_caption": "rules",
 }

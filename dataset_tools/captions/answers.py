@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
+from ...labels_mf2 import render_au_caption
 from .profiles import Price
 from .prompting import Feedback
 from .rules import CaptionKind, TokenCounter, validate_caption
-from .text import render_au_caption
 
 NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
 """States of a request."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...labels_mf2 import NO_ACTIVE_AU_CAPTION
 from ..report import replacing
 from .answers import DEAD, IN_DOUBT, VALID
 from .prompting import CaptionJob, RequestBuilder, requested_kinds
 from .rules import CAPTION_KINDS, CaptionKind
 from .store import CaptionStore, StoredRequest
 from .template import template_captions
-from .text import NO_ACTIVE_AU_CAPTION, no_key_au_caption
+from .text import no_key_au_caption
 
 TEMPLATE_SOURCE = "template"
 DEAD_LETTERS_NAME = "dead_letters.jsonl"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
-from ...labels_mf2 import ACTION_UNITS, EMOTIONS
-from .text import NO_ACTIVE_AU_CAPTION, find_au_entries
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS, NO_ACTIVE_AU_CAPTION
+from .text import find_au_entries
 from .wordlists import (
     CLAUSE_ENDS,
     DISCLAIMER,

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...labels_mf2 import PROTOTYPES, get_action_unit
+from ...labels_mf2 import PROTOTYPES, get_action_unit, render_au_caption
 from .phrases import AU_PHRASES, EMOTION_PHRASES
 from .rules import MAX_TOKENS, estimate_tokens
-from .text import au_head, no_key_au_caption, render_au_caption
+from .text import au_head, no_key_au_caption
 
 MAX_EMOTION_CUES = 3
 """How many movements an emotion caption names."""

@@ -1,14 +1,10 @@
-"""The text form of an AU caption: numbered lines, one an action unit, written here and read back from free text."""
+"""The text form of an AU caption, numbered lines for one action unit each, read back from free text."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...labels_mf2 import ACTION_UNITS, get_action_unit
 from .phrases import AU_PHRASES, EMOTION_PHRASES
-
-NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
-"""The AU caption of a face without an active AU."""
 
 # `1. AU1 (Inner Brow Raiser):`, `- **AU 01 - Inner Brow Raiser**:` and the like. A head opens a line or follows the
 # end of a sentence, so that an AU mentioned inside a sentence is none.
@@ -39,8 +35,7 @@ class AuEntry:
 
 def au_head(au_id: int) -> str:
     """`AU1 (Inner Brow Raiser)`; a `ValueError` for an AU that is not known."""
-    action_unit = get_action_unit(au_id)
-    return f"{action_unit.code} ({action_unit.name})"
+    return get_action_unit(au_id).title
 
 
 def find_au_entries(text: str) -> list[AuEntry]:
@@ -68,17 +63,6 @@ def parse_au_caption(text: str) -> dict[int, str]:
         if entry.au_id in ACTION_UNITS:
             sentences.setdefault(entry.au_id, entry.sentence)
     return sentences
-
-
-def render_au_caption(sentences: Mapping[int, str]) -> str:
-    """Numbered lines `1. AU1 (Inner Brow Raiser): …` in the order of the AU numbers; the fixed caption for none."""
-    if not sentences:
-        return NO_ACTIVE_AU_CAPTION
-    lines = (
-        f"{number}. {au_head(au_id)}: {' '.join(sentences[au_id].split())}"
-        for number, au_id in enumerate(sorted(sentences), start=1)
-    )
-    return "\n".join(lines)
 
 
 def inactive_au_sentence(au_id: int) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mf2.dataset_tools.captions import NO_ACTIVE_AU_CAPTION, parse_au_caption, render_au_caption, validate_caption
+from mf2.dataset_tools.captions import parse_au_caption, validate_caption
+from mf2.labels_mf2 import NO_ACTIVE_AU_CAPTION, render_au_caption
 
 # Fig. 7 of the paper, its headings put right, as plain text.
 SURPRISE_AUS = (1, 2, 25, 26)

@@ -5,14 +5,9 @@ import sys
 
 import pytest
 
-from mf2.dataset_tools.captions import (
-    NO_ACTIVE_AU_CAPTION,
-    inactive_au_sentence,
-    parse_au_caption,
-    render_au_caption,
-)
+from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
 from mf2.dataset_tools.captions.text import find_au_entries
-from mf2.labels_mf2 import ACTION_UNITS
+from mf2.labels_mf2 import ACTION_UNITS, NO_ACTIVE_AU_CAPTION, render_au_caption
 
 SENTENCES = {12: "The lip corners are pulled up.", 1: "The inner brows are raised.", 26: "The jaw is dropped."}
 

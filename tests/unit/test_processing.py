@@ -25,7 +25,7 @@ from mf2.image_processing_mf2 import (
     shrink_source,
 )
 from mf2.images_mf2 import read_image
-from mf2.labels_mf2 import AU_IDS, EMOTIONS, FLIP_68, LabelSpace
+from mf2.labels_mf2 import AU_IDS, EMOTIONS, FLIP_68, NO_ACTIVE_AU_CAPTION, LabelSpace, render_au_caption
 from mf2.landmarks_mf2 import DetectedFace
 from mf2.processing_mf2 import load_tokenizer, restore_case
 from mf2.regions_mf2 import affine, apply_matrix, au_boxes_from_landmarks, mean_face
@@ -627,13 +627,12 @@ def test_sentences_for_each_au_become_a_numbered_caption(processor):
     ids[1] = tokenizer.pad_token_id
     ids[1, 0, :2] = torch.tensor([tokenizer.bos_token_id, tokenizer.sep_token_id])
     expected = [
-        captions.render_au_caption({au: text for au, text in zip((25, 26), row, strict=True) if text})
-        for row in sentences
+        render_au_caption({au: text for au, text in zip((25, 26), row, strict=True) if text}) for row in sentences
     ]
     decoded = processor.batch_decode(ids, au_ids=[25, 26])
     dropped = processor.decode(ids[2, 1])
     assert decoded == [text.replace("The jaw is dropped.", dropped) for text in expected]
-    assert decoded[1] == captions.NO_ACTIVE_AU_CAPTION
+    assert decoded[1] == NO_ACTIVE_AU_CAPTION
     with pytest.raises(ValueError, match="ids of 2 AUs, but 12 au_ids"):
         processor.batch_decode(ids)
 
