@@ -12,6 +12,7 @@ from types import ModuleType
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
+    "list": ("listing", "show the data sets that can be read and what each gives"),
     "import": ("importer", "read an annotated data set from disk into the MFA schema"),
     "index": ("index", "bring annotations and images of a data set together and report every oddity"),
     "select": ("select", "choose a balanced sample of an index, split by video"),

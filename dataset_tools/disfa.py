@@ -3,6 +3,7 @@
     ActionUnit_Labels/SN001/SN001_au1.txt   lines `frame,intensity`: frames from 1, intensities 0..5
     ActionUnit_Labels/SN001/au1.txt         (another spelling of the same)
     .../*SN001*/*12.jpg                     frames taken from the videos: a folder a person, a number at the end
+    .../*SN001*.avi                         or else the videos themselves
 
 Extracted frames may count from 0 while the labels count from 1: where a person's folder has an image 0, image k - 1
 belongs to label k.
@@ -15,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import AU_UNLABELLED
 from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
 from .reader_tools import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
 from .readers import About, License
+from .video_frames import frames_of_videos
 
 HIGHEST = 5
 ABOUT = About(
@@ -32,6 +33,7 @@ ABOUT = About(
 )
 COUNTED = {
     "people": "people",
+    "unreadable_videos": "videos that cannot be opened",
     "counted_from_0": "people whose images count from 0",
 }
 
@@ -82,7 +84,7 @@ def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataF
         index = pd.MultiIndex.from_product([[subject], frames], names=["subject", "frame"])
         columns.append(pd.Series(active(intensities, threshold, HIGHEST), index, name=f"AU{au_id}"))
     by_au = {name: pd.concat([c for c in columns if c.name == name]) for name in {c.name for c in columns}}
-    labels = pd.DataFrame(by_au).fillna(AU_UNLABELLED).astype(np.int8).reset_index()
+    labels = pd.DataFrame(by_au).reset_index()
     report.tally.add("rows", len(labels))
     report.tally.add("people", labels["subject"].nunique())
     return labels
@@ -101,11 +103,17 @@ def _read_intensities(data: bytes, path: str, report: ReadReport) -> tuple[np.nd
 
 def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -> pd.DataFrame:
     """`subject`, `frame` (that of the label) and `path` of the images."""
-    images = folder.images(
-        r"[^/]*(?P<subject>SN\d{3})(?:[^/]*/)?[^/]*?(?P<frame>\d{1,7})",
-        "of a person, such as SN001/00001.jpg",
-        args.crop,
-    )
+    try:
+        images = folder.images(
+            r"[^/]*(?P<subject>SN\d{3})(?:[^/]*/)?[^/]*?(?P<frame>\d{1,7})",
+            "of a person, such as SN001/00001.jpg",
+            args.crop,
+        )
+    except FileNotFoundError:
+        videos = folder.match(r"[^/]*(?P<subject>SN\d{3})[^/]*\.(?:avi|mp4)", args.crop)
+        if videos.empty:
+            raise
+        images = frames_of_videos(folder, videos, report)
     images = images.assign(frame=images["frame"].astype(int), subject=images["subject"].str.upper())
     from_0 = pd.Series(args.first_image == "0", images.index)
     if args.first_image == "auto":

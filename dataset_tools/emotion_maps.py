@@ -53,7 +53,7 @@ def map_emotions(
 
     Args:
         names: canonical names; NA where the data set gives no emotion.
-        own: the data set's list, in its order; other names are counted as not understood.
+        own: the data set's list, in its order; other names are not understood.
         convention: what stands for those of `own` that are not among ours; without an entry they are unlabelled.
         args: with `emotion_map` and `own_emotions`; recorded in the report's settings.
     Raises:
@@ -65,8 +65,9 @@ def map_emotions(
     emotions = tuple(own) if args.own_emotions else EMOTIONS
     targets = {name: name for name in own if name in emotions} | ({} if args.own_emotions else {**convention, **given})
     report.settings["emotion_map"] = {name: targets.get(name, UNLABELLED) for name in own}
-    report.count("values_unknown", names[names.notna() & ~names.isin(list(own))])
     index_of = {name: emotions.index(target) for name, target in targets.items() if target != UNLABELLED}
+    report.count("values_unknown", names[names.notna() & ~names.isin(list(own))])
+    report.count("emotions_unmapped", names[names.isin(list(own)) & ~names.isin(list(index_of))])
     return names.map(index_of).astype(float).fillna(EMOTION_MISSING).astype(np.int8), emotions
 
 

@@ -24,6 +24,7 @@ from .landmark_files import Frame, read_landmarks
 from .readers import About, Report, add_reader_parsers, emotions_of, load_reader
 from .report import Tally
 from .schema import au_ids_of, write_mfa
+from .video_frames import VideoReader, split_video_path
 
 LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000
@@ -185,17 +186,17 @@ def _rows(
     args: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one split, made one at a time."""
-    emotions = emotions_of(frames)
+    emotions, videos = emotions_of(frames), VideoReader()
     for batch in frames.drop_columns(["split"]).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
             bar.update()
             path = row.pop("path")
-            image = read_image(args.root / path)
+            image = _read_image_or_frame(args.root, path, videos)
             if image is None:
                 counts.add("unreadable", example=path)
                 continue
             row["image"] = image
-            row["file_name"] = f"{row['video_id']}/{Path(path).name}"
+            row["file_name"] = f"{row['video_id']}/{_image_name(path)}"
             row["dataset"] = args.dataset_name or args.reader
             row["landmarks"] = _landmarks_of(row, landmarks)
             if args.captions == "template":
@@ -208,6 +209,17 @@ def _landmarks_of(row: Mapping[str, Any], given: Mapping[Frame, npt.NDArray[np.f
     """(68, 2) of the landmark file, or of the data set, or None."""
     own = row.get("landmarks")
     return given.get((row["video_id"], row["frame"]), None if own is None else np.reshape(own, (NUM_LANDMARKS, 2)))
+
+
+def _image_name(path: str) -> str:
+    """The name of an image file; that of a frame of a video is its number."""
+    frame = split_video_path(path)
+    return Path(path).name if frame is None else f"{frame[1]:05d}.jpg"
+
+
+def _read_image_or_frame(root: Path, path: str, videos: VideoReader) -> bytes | None:
+    frame = split_video_path(path)
+    return read_image(root / path) if frame is None else videos.read(root / frame[0], frame[1])
 
 
 def read_image(path: Path) -> bytes | None:

@@ -1,7 +1,8 @@
 """What the readers share: listing a folder, reading tables of text, joining labels with images, and the report.
 
-A reader brings its labels into a pandas table, one row an annotated image: `AU1` ... (1, 0, -1), `emotion` (an index,
--1 = unlabelled), `video_id`, `group_id`, `frame`, `split`. `frame_table` finds the images and makes the result.
+A reader brings its labels into a pandas table, one row an annotated image: `AU1` ... (1, 0; -1 or NaN = unlabelled),
+`emotion` (an index, -1 = unlabelled), `video_id`, `group_id`, `frame`, `split`. `frame_table` finds the images and
+makes the result.
 """
 
 import argparse
@@ -23,9 +24,8 @@ from ..labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from .readers import with_emotions
 from .report import NUM_EXAMPLES, Tally, markdown_table
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 EMOTION_MISSING = -1  # in a reader's table; null in the result
-NUM_EXAMPLE_ROWS = 3
 
 COUNTED = {
     "rows": "annotation rows read",
@@ -35,13 +35,14 @@ COUNTED = {
     "missing_image": "dropped: rows whose image is not there",
     "no_part": "dropped: rows of people who are in no part of the folds",
     "kept": "kept rows",
+    "emotions_unmapped": "emotions that no emotion of ours stands for (unlabelled; --emotion_map)",
     "values_unknown": "label values that are not understood (unlabelled)",
     "rejected_files": "files refused: not understood",
     "images_without_row": "images without a row",
     "images_twice": "images with the number of another in their folder (the first is taken)",
     "unsafe_paths": "names and links that lead out of their folder (refused)",
 }
-"""What every report counts. rows = the dropped ones and kept together."""
+"""What every report counts. rows = the dropped ones (those of the reader, `dropped_*`, too) and kept together."""
 
 
 # ------------------------------------------------------------------------------------------------------- the report
@@ -111,20 +112,22 @@ class Folder:
         self.root = root
         self.paths = pa.array(sorted(tqdm(_walk(root, report.tally), desc=f"files in {root.name}", unit="file")))
 
-    def find(self, pattern: str, looked_for: str) -> pd.DataFrame:
+    def find(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
         """The files whose path ends like `pattern`.
 
         Args:
             pattern: RE2 expression with named groups, upper and lower case alike.
             looked_for: the same for a person to read, for the error.
+            crop: only below this folder.
         Returns:
             `path` and a column for each group, in the order of the paths.
         Raises:
             FileNotFoundError: there is none; what was looked for and what is there is shown.
         """
-        found = self.match(pattern)
+        found = self.match(pattern, crop)
         if found.empty:
-            raise FileNotFoundError(f"{self.root} holds no {looked_for}; it holds {self.summary()}.")
+            where = "" if crop is None else f" in {crop}"
+            raise FileNotFoundError(f"{self.root} holds no {looked_for}{where}; it holds {self.summary()}.")
         return found
 
     def find_one(self, pattern: str, looked_for: str) -> str:
@@ -139,9 +142,10 @@ class Folder:
             raise ValueError(f"{self.root} holds {looked_for} more than once: {', '.join(paths[:NUM_EXAMPLES])}.")
         return paths.iloc[0]
 
-    def match(self, pattern: str) -> pd.DataFrame:
-        """`find` that may find nothing."""
-        groups = pc.extract_regex(self.paths, f"(?i)^(?:.*/)?{pattern}$")
+    def match(self, pattern: str, crop: str | None = None) -> pd.DataFrame:
+        """`find` that may find nothing, in the folder `crop` alone if it is given."""
+        inside = "" if crop is None else re.escape(crop.strip("/")) + "/"
+        groups = pc.extract_regex(self.paths, f"(?i)^(?:.*/)?{inside}(?:.*/)?{pattern}$")
         matched = pc.is_valid(groups)
         columns = {field.name: pc.struct_field(groups, field.name).filter(matched) for field in groups.type}
         return pd.DataFrame(
@@ -151,10 +155,8 @@ class Folder:
 
     def images(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
         """`find` among the images, of the folder `crop` alone if it is given; `pattern` leaves the suffix out."""
-        inside = "" if crop is None else re.escape(crop.strip("/")) + "/(?:.*/)?"
-        where = "" if crop is None else f" in {crop}"
         suffixes = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        return self.find(rf"{inside}{pattern}\.(?:{suffixes})", f"image {looked_for}{where}")
+        return self.find(rf"{pattern}\.(?:{suffixes})", f"image {looked_for}", crop)
 
     def read(self, path: str) -> bytes:
         """The bytes of a listed file."""
@@ -368,7 +370,7 @@ def frame_table(
     """
     aus = [au.code for au in ACTION_UNITS.values() if au.code in labels]
     emotion = labels["emotion"] if "emotion" in labels else pd.Series(EMOTION_MISSING, labels.index, np.int8)
-    labels = labels.assign(emotion=emotion)
+    labels = labels.assign(emotion=emotion, **labels[aus].fillna(AU_UNLABELLED).astype(np.int8))
     nothing = (labels["emotion"] == EMOTION_MISSING) & (labels[aus] == AU_UNLABELLED).all(axis=1)
     rows = report.drop(labels, nothing, "unlabelled", "video_id")
     rows = _drop_missing(rows, report) if images is None else _attach_images(rows, images, list(on), report)
@@ -425,8 +427,8 @@ def _to_arrow(rows: pd.DataFrame, aus: Sequence[str]) -> pa.Table:
 
 def _example_rows(table: pa.Table, aus: Sequence[str], emotions: Sequence[str]) -> list[tuple[str, ...]]:
     """A few rows from the beginning, the middle and the end."""
-    positions = sorted({0, len(table) // 2, len(table) - 1})[:NUM_EXAMPLE_ROWS] if len(table) else []
-    rows = table.take(positions).to_pylist()
+    places = sorted({0, len(table) // 2, max(0, len(table) - 1)})
+    rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
     return [
         (
             row["path"],

@@ -29,7 +29,18 @@ READERS: dict[str, tuple[str, str]] = {
     "csv": ("csv_file", "images with a CSV file of labels: path, AU1, ..., emotion, group_id"),
     "disfa": ("disfa", "DISFA: AU intensities of 27 people"),
     "bp4d": ("bp4d", "BP4D: AU occurrence of 41 people in 8 tasks"),
+    "ckplus": ("ckplus", "CK+: AUs and an emotion of the last frame of posed sequences"),
+    "gft": ("gft", "GFT: AU occurrence of people in groups"),
+    "rafau": ("rafau", "RAF-AU: AUs of photographs"),
+    "emotionet": ("emotionet", "EmotioNet: AUs of photographs from the web"),
+    "casme2": ("casme2", "CASME II: AUs and emotions of micro-expressions"),
+    "cas_me2": ("cas_me2", "CAS(ME)2: AUs and emotions of macro- and micro-expressions"),
+    "affectnet": ("affectnet", "AffectNet: emotions of photographs, from its CSV or its npy files"),
     "rafdb": ("rafdb", "RAF-DB: basic emotions of photographs"),
+    "dfew": ("dfew", "DFEW: emotions of film clips"),
+    "ferv39k": ("ferv39k", "FERV39k: emotions of clips from many scenes"),
+    "sfew": ("sfew", "SFEW 2.0: emotions of film frames"),
+    "afew": ("afew", "AFEW: emotions of film clips (videos)"),
 }
 """Name -> (module of this package, what it reads)."""
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import data_set_trees
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from mf2.dataset_tools.cli import main
 from mf2.dataset_tools.importer import import_dataset
 from mf2.dataset_tools.index import read_frames
+from mf2.dataset_tools.readers import READERS
 from mf2.dataset_tools.schema import load_mfa, read_manifest
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
@@ -259,3 +261,45 @@ def test_import_of_an_own_csv(tmp_path):
     assert row["caption_au"] and row["caption_emotion"] is None  # no template knows pain
     with pytest.raises(ValueError, match="no option thresold"):
         import_dataset("csv", root, tmp_path / "again", thresold=1)
+
+
+def test_import_of_videos_decodes_the_sampled_frames(tmp_path):
+    pytest.importorskip("av")
+    out = import_dataset("afew", data_set_trees.afew(tmp_path / "root"), tmp_path / "mfa", frames_per_clip=5)
+    train, validation = (load_mfa(out, split, au_ids=None) for split in ("train", "validation"))
+    assert list(train["file_name"]) == [f"train_000046280/{frame:05d}.jpg" for frame in (1, 3, 5, 7, 9)]
+    brightness = [np.asarray(image).mean() for image in train["image"]]
+    assert np.abs(np.subtract(brightness, [8, 24, 40, 56, 72])).max() < 3  # frame k is 8 k bright
+    assert len(validation) == 2 and read_manifest(out)["counts"]["unreadable"] == 0
+
+
+def test_index_and_selection_of_clips(tmp_path):
+    """Each sampled frame of a video is a row of its own, which a selection can name."""
+    pytest.importorskip("av")
+    root = data_set_trees.afew(tmp_path / "root")
+    assert run("index", "afew", root, tmp_path / "index") == 0
+    frames = read_frames(tmp_path / "index")
+    pq.write_table(frames.take([0, 2, 8]), tmp_path / "some.parquet")
+    assert run("import", "afew", root, tmp_path / "mfa", "--selection", tmp_path / "some.parquet") == 0
+    assert [row["frame"] for row in load_mfa(tmp_path / "mfa", "train", au_ids=None)] == [0, 3]
+
+
+def test_list(capsys):
+    assert run("list") == 0
+    table = capsys.readouterr().out
+    assert all(f"| {name} " in table for name in READERS)
+    assert run("list", "disfa", "bp4d") == 0
+    text = capsys.readouterr().out
+    for said in ("AU1, AU2, AU4, AU5, AU6, AU9", "intensity 2 or more (--threshold)", "disfa-agreement", "Mavadati"):
+        assert said in text
+    assert run("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rafdb"]["license"]["license"] == "other"
+    assert run("list", "nothing") == 1
+    assert "No reader is called 'nothing'; there are affwild2, csv" in capsys.readouterr().err
+
+
+def test_wrong_folder_of_a_data_set_is_one_line(tmp_path, capsys):
+    data_set_trees.write_images(tmp_path / "root", ["holiday/1.jpg"])
+    assert run("import", "bp4d", tmp_path / "root", tmp_path / "out") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "holds no AU_OCC/F001_T1.csv; it holds 1 files in holiday/" in error and not (tmp_path / "out").exists()

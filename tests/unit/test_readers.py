@@ -1,13 +1,21 @@
 """Readers against miniatures of their data sets: counts and labels are exactly those that were planted."""
 
 import argparse
+import io
 
 import data_set_trees as trees
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from mf2.dataset_tools import folds
-from mf2.dataset_tools.readers import emotions_of, load_reader
-from mf2.labels_mf2 import EMOTIONS
+from mf2.dataset_tools.readers import READERS, emotions_of, load_reader
+from mf2.dataset_tools.video_frames import VideoReader, middle_frames, split_video_path
+from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
+
+DROPPED = ("malformed", "labelled_twice", "unlabelled", "missing_image", "no_part")
 
 
 def read(name, root, *words):
@@ -16,9 +24,9 @@ def read(name, root, *words):
     parser = argparse.ArgumentParser()
     reader.add_arguments(parser)
     frames, report = reader.read(root, parser.parse_args(list(words)))
-    assert report.tally["rows"] == report.tally["kept"] + sum(
-        report.tally[dropped] for dropped in ("malformed", "labelled_twice", "unlabelled", "missing_image", "no_part")
-    )
+    counted = report.tally.counts
+    dropped = sum(counted[name] for name in counted if name in DROPPED or name.startswith("dropped_"))
+    assert counted["rows"] == dropped + counted.get("clips", counted["kept"]) and counted["kept"] == len(frames)
     return frames.to_pylist(), report, emotions_of(frames)
 
 
@@ -126,6 +134,222 @@ def test_emotion_options(tmp_path):
         read("rafdb", tmp_path, "--emotion_map", "Fear=Anger", "--own_emotions")
 
 
+# ------------------------------------------------------------------------------------------------------- other AUs
+def aus_of(row):
+    """(active, not active) AU numbers."""
+    return tuple([int(name[2:]) for name in row if name.startswith("AU") and row[name] == label] for label in (1, 0))
+
+
+def test_ckplus(tmp_path):
+    rows, report, emotions = read("ckplus", trees.ckplus(tmp_path))
+    assert counts(report) == {
+        "rows": 4, "kept": 3, "missing_image": 1, "rejected_files": 1, "images_without_row": 4, "facs_files": 3,
+        "emotion_files": 3, "no_emotion_file": 1, "no_facs_file": 2,
+    }  # fmt: skip
+    found = {row["video_id"]: (aus_of(row)[0], row["frame"], row["emotion"], row["group_id"]) for row in rows}
+    assert found == {
+        "S005_001": ([1, 12], 3, emotions.index("Other"), "S005"),  # intensity 0 is present; contempt
+        "S005_002": ([4], 2, None, "S005"),  # no emotion file
+        "S010_001": ([], 2, emotions.index("Anger"), "S010"),
+    }
+    assert aus_of(rows[0])[1] == [au_id for au_id in ACTION_UNITS if au_id not in (1, 12)]
+    assert aus_of(rows[2]) == ([], [])  # a FACS file that is not understood does not make AUs inactive
+    rows, _, emotions = read("ckplus", tmp_path, "--own_emotions")
+    assert emotions[rows[0]["emotion"]] == "Contempt"
+
+
+def test_gft(tmp_path):
+    rows, report, _ = read("gft", trees.gft(tmp_path))
+    assert counts(report) == {
+        "rows": 6, "kept": 3, "malformed": 1, "unlabelled": 1, "missing_image": 1, "values_unknown": 1,
+        "images_without_row": 1,
+    }  # fmt: skip
+    assert [(row["path"], row["group_id"], row["AU1"], row["AU4"], row["AU10"]) for row in rows] == [
+        ("images/001A/1.jpg", "001", 0, -1, 1),
+        ("images/001A/2.jpg", "001", 1, -1, -1),
+        ("images/001B/2.jpg", "001", -1, 1, 0),
+    ]
+
+
+def test_gft_shows_a_header_that_it_does_not_know(tmp_path):
+    trees.write(trees.gft(tmp_path), {"AUs/001C.csv": "time,inner_brow\n1,1\n"})
+    with pytest.raises(ValueError, match=r"AUs/001C.csv must have .* its header is time, inner_brow"):
+        read("gft", tmp_path)
+
+
+def test_rafau(tmp_path):
+    rows, report, _ = read("rafau", trees.rafau(tmp_path))
+    assert counts(report) == {
+        "rows": 6, "kept": 3, "malformed": 1, "missing_image": 1, "dropped_null": 1, "images_without_row": 2,
+    }  # fmt: skip
+    assert {row["video_id"]: aus_of(row)[0] for row in rows} == {"0001": [1, 4, 12], "0003": [12], "0006": [9]}
+    assert all(sum(map(len, aus_of(row))) == len(ACTION_UNITS) for row in rows)
+    rows, _, _ = read("rafau", tmp_path, "--crop", "original")
+    assert column(rows, "path")[0] == "original/0001.jpg"
+
+
+def test_emotionet(tmp_path):
+    rows, report, _ = read("emotionet", trees.emotionet(tmp_path))
+    assert counts(report) == {
+        "rows": 7, "kept": 3, "unlabelled": 1, "missing_image": 1, "values_unknown": 1, "dropped_same_name": 2,
+        "images_without_row": 3,
+    }  # fmt: skip
+    assert {row["video_id"]: (row["AU1"], row["AU12"], row["AU25"]) for row in rows} == {
+        "one": (1, 0, -1), "two": (0, 1, 1), "odd": (1, -1, 0),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"must have columns file and 'AU 1', \.\.\.; its header is URL, 'AU 1'"):
+        read("emotionet", tmp_path, "--file_column", "file")
+
+
+@pytest.mark.parametrize("name", ["casme2", "cas_me2"])
+def test_micro_expressions(tmp_path, name):
+    rows, report, emotions = read(name, trees.micro_expressions(tmp_path))
+    assert counts(report) == {
+        "rows": 6, "kept": 4, "malformed": 1, "missing_image": 1, "values_unknown": 1, "emotions_unmapped": 1,
+        "images_without_row": 1,
+    }  # fmt: skip
+    found = [(row["path"][8:], *aus_of(row), row["emotion"] and emotions[row["emotion"]]) for row in rows]
+    assert found == [
+        ("sub01/EP02_01f/reg_img59.jpg", [4, 14], [1, 2, 12], "Other"),  # 4+L14, repression
+        ("sub01/EP03_02/reg_img15.jpg", [], [], "Happiness"),  # ? is not "none"
+        ("sub17/EP01_02/img5.bmp", [12], [1, 2, 4, 14], "Other"),
+        ("sub17/EP01_03/img005.jpg", [1, 2], [4, 12, 14], None),  # dread is none of ours
+    ]
+    rows, _, emotions = read(name, tmp_path, "--own_emotions")
+    assert [emotions[row["emotion"]] for row in rows] == ["Repression", "Happiness", "Other", "Dread"]
+
+
+def test_spreadsheets_that_are_none(tmp_path):
+    trees.write_images(tmp_path, ["sub01/EP02_01f/img1.jpg"])
+    trees.write(tmp_path, {"coding.xlsx": b"PK no"})
+    with pytest.raises(ValueError, match=r"coding.xlsx cannot be read as a spreadsheet"):
+        read("casme2", tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------- other emotions
+def test_affectnet_csv(tmp_path):
+    rows, report, emotions = read("affectnet", trees.affectnet_csv(tmp_path))
+    assert counts(report) == {
+        "rows": 14, "kept": 9, "dropped_no_emotion": 3, "unlabelled": 1, "missing_image": 1, "values_unknown": 1,
+        "images_without_row": 4,
+    }  # fmt: skip
+    assert [emotions[row["emotion"]] for row in rows] == [
+        "Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Other", "Anger",
+    ]  # fmt: skip
+    assert column(rows, "split") == ["train"] * 8 + ["validation"] and rows[8]["path"] == "images/2/v.JPG"
+    assert rows[0]["landmarks"] is None and rows[1]["landmarks"] == [k / 2 for k in range(136)]
+
+
+def test_affectnet_npy(tmp_path):
+    rows, report, emotions = read("affectnet", trees.affectnet_npy(tmp_path))
+    assert counts(report) == {
+        "rows": 8, "kept": 4, "malformed": 2, "dropped_no_emotion": 1, "unlabelled": 1, "values_unknown": 1,
+        "images_without_row": 2,
+    }  # fmt: skip
+    assert {row["path"]: (emotions[row["emotion"]], row["split"]) for row in rows} == {
+        "train_set/images/0.jpg": ("Happiness", "train"),
+        "train_set/images/3.jpg": ("Other", "train"),
+        "train_set/images/6.jpg": ("Fear", "train"),
+        "val_set/images/0.jpg": ("Anger", "validation"),
+    }
+    with pytest.raises(FileNotFoundError, match=r"no training\.csv or validation\.csv"):
+        read("affectnet", tmp_path, "--layout", "csv")
+
+
+def test_sfew(tmp_path):
+    rows, report, emotions = read("sfew", trees.sfew(tmp_path))
+    assert counts(report) == {"rows": 5, "kept": 4, "unlabelled": 1, "values_unknown": 1}
+    found = [(row["video_id"], row["group_id"], emotions[row["emotion"]], row["split"]) for row in rows]
+    assert found == [
+        ("21_000519240_00000010", "21", "Happiness", "train"),
+        ("Airheads_000519240_00000010", "Airheads", "Anger", "train"),
+        ("Airheads_000519240_00000011", "Airheads", "Anger", "train"),
+        ("Up_1_2", "Up_1_2", "Neutral", "validation"),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ clips
+def test_middle_frames():
+    """The middle of k equal parts; a clip shorter than k is taken whole, and none reaches into the next."""
+    assert middle_frames(np.array([20]), 8).tolist() == [1, 3, 6, 8, 11, 13, 16, 18]
+    assert middle_frames(np.array([3, 1, 4]), 2).tolist() == [0, 2, 3, 5, 7]
+    assert middle_frames(np.array([5, 8]), 8).tolist() == list(range(13))
+
+
+def test_dfew(tmp_path):
+    rows, report, emotions = read("dfew", trees.dfew(tmp_path), "--frames_per_clip", "4")
+    assert counts(report) == {
+        "rows": 6, "kept": 8, "clips": 3, "labelled_twice": 1, "unlabelled": 1, "dropped_no_clip": 1,
+        "values_unknown": 1,
+    }  # fmt: skip
+    assert [(row["video_id"], row["frame"]) for row in rows] == [
+        *(("00001", frame) for frame in (2, 7, 12, 17)),
+        *(("00002", frame) for frame in (0, 1, 2)),
+        ("00003", 0),
+    ]
+    assert {row["video_id"]: (emotions[row["emotion"]], row["split"]) for row in rows} == {
+        "00001": ("Happiness", "train"), "00002": ("Fear", "train"), "00003": ("Neutral", "validation"),
+    }  # fmt: skip
+    rows, report, _ = read("dfew", tmp_path, "--fold", "2")
+    assert {row["video_id"]: row["split"] for row in rows} == {"00001": "validation", "00003": "train"}
+    assert report.settings["frames_per_clip"] == 8 and report.settings["fold"] == 2
+    with pytest.raises(FileNotFoundError, match=r"no EmoLabel_DataSplit/train\(single-labeled\)/set_3.csv"):
+        read("dfew", tmp_path, "--fold", "3")
+    with pytest.raises(ValueError, match="--frames_per_clip is 0"):
+        read("dfew", tmp_path, "--frames_per_clip", "0")
+
+
+def test_ferv39k(tmp_path):
+    rows, report, emotions = read("ferv39k", trees.ferv39k(tmp_path))
+    assert counts(report) == {
+        "rows": 6, "kept": 12, "clips": 3, "malformed": 1, "unlabelled": 1, "dropped_no_clip": 1, "values_unknown": 1,
+    }  # fmt: skip
+    assert {row["video_id"]: (emotions[row["emotion"]], row["split"]) for row in rows} == {
+        "Crime/Angry/0063": ("Anger", "train"),
+        "War/Happy/0063": ("Happiness", "train"),
+        "Crime/Fear/0002": ("Fear", "validation"),
+    }
+
+
+def test_afew(tmp_path):
+    pytest.importorskip("av")
+    rows, report, emotions = read("afew", trees.afew(tmp_path), "--frames_per_clip", "5")
+    assert counts(report) == {"rows": 3, "kept": 7, "clips": 2, "dropped_no_clip": 1, "unreadable_videos": 1}
+    assert column(rows, "path")[:5] == [f"Train_AFEW/Angry/000046280.avi#{frame}" for frame in (1, 3, 5, 7, 9)]
+    assert [(emotions[row["emotion"]], row["split"]) for row in rows][4:6] == [
+        ("Anger", "train"),
+        ("Sadness", "validation"),
+    ]
+
+
+def test_frames_of_videos_are_those_asked_for(tmp_path):
+    """Frame k is 8 k bright: decoding that starts again, skips or runs over its end must not shift by one."""
+    pytest.importorskip("av")
+    trees.write(tmp_path, {"a.avi": trees.video_bytes(6), "b.avi": trees.video_bytes(3, 100), "c.avi": b"none"})
+    videos = VideoReader()
+    for name, index, brightness in (
+        ("a", 0, 0),
+        ("a", 4, 32),
+        ("b", 1, 108),
+        ("a", 2, 16),
+        ("a", 2, 16),
+        ("a", 5, 40),
+    ):
+        frame = Image.open(io.BytesIO(videos.read(tmp_path / f"{name}.avi", index)))
+        assert abs(np.asarray(frame).mean() - brightness) < 3
+    assert videos.read(tmp_path / "b.avi", 3) is None and videos.read(tmp_path / "c.avi", 0) is None
+    assert split_video_path("x/a.avi#12") == ("x/a.avi", 12) and split_video_path("x/a.jpg") is None
+
+
+def test_disfa_from_its_videos(tmp_path):
+    pytest.importorskip("av")
+    labels = {"ActionUnit_Labels/SN001/SN001_au1.txt": "1,0\n2,5\n3,5\n"}
+    video = {"Video_LeftCamera/LeftVideoSN001_comp.avi": trees.video_bytes(2)}
+    rows, report, _ = read("disfa", trees.write(tmp_path, {**labels, **video}))
+    assert [(row["path"][-6:], row["frame"], row["AU1"]) for row in rows] == [(".avi#0", 1, 0), (".avi#1", 2, 1)]
+    assert counts(report)["missing_image"] == 1
+
+
 # --------------------------------------------------------------------------------------------------------- own CSVs
 def test_csv(tmp_path):
     rows, report, emotions = read("csv", trees.own_csv(tmp_path))
@@ -190,6 +414,17 @@ def test_csv_with_a_list_of_its_own(tmp_path):
         ("disfa", r"ActionUnit_Labels/SN001/SN001_au1.txt"),
         ("bp4d", r"AU_OCC/F001_T1.csv"),
         ("rafdb", r"EmoLabel/list_patition_label.txt"),
+        ("ckplus", r"FACS/.../S005_001_00000011_facs.txt"),
+        ("gft", r"label file such as 001A.csv"),
+        ("rafau", r"RAFAU_label.txt"),
+        ("emotionet", r"CSV file of labels"),
+        ("casme2", r"spreadsheet \(\*.xlsx\) of labels"),
+        ("cas_me2", r"spreadsheet \(\*.xlsx\) of labels"),
+        ("affectnet", r"training.csv or validation.csv"),
+        ("dfew", r"EmoLabel_DataSplit/train"),
+        ("ferv39k", r"4_setups/All_scenes/train_All.csv"),
+        ("sfew", r"image such as Train/Train_Aligned_Faces/Angry/name.png"),
+        ("afew", r"train_afew/Angry/012345678.avi"),
         ("csv", r"must hold one CSV file, it holds none"),
     ],
 )
@@ -222,3 +457,80 @@ def test_links_do_not_lead_out(tmp_path):
     rows, report, _ = read("csv", root)
     assert column(rows, "path") == ["here/3.jpg", "linked/a/1.jpg"]
     assert counts(report)["unsafe_paths"] >= 2 and counts(report)["missing_image"] == 2
+
+
+# --------------------------------------------------------------------------------------------------------- in general
+@pytest.mark.parametrize("name", list(READERS))
+def test_every_reader_says_what_its_data_set_is(name):
+    about = load_reader(name).ABOUT
+    assert about.name and about.citation and about.splits and about.license.license_name
+    assert set(about.au_ids) <= set(ACTION_UNITS) and set(about.emotions) <= set(EMOTIONS)
+    assert about.au_ids or about.emotions
+
+
+# --------------------------------------------------------------------------------------------------------------- fuzz
+CELL = st.text(st.sampled_from("0123456789.,;:+-/ \t\"'xLRAUnull?é\x00\r"), max_size=12)
+
+
+def fuzzed(fields, separator=","):
+    """Lines of those fields, now and then one replaced."""
+    odd = CELL | st.sampled_from(["9", "999", "-1", "nan", "1e400", "0x1", "２"])
+    line = st.tuples(*(st.sampled_from(field) | odd for field in fields)).map(separator.join)
+    return st.lists(line | CELL, max_size=8).map("\n".join)
+
+
+FUZZED = {
+    "disfa": ("ActionUnit_Labels/SN001/SN001_au1.txt", "", fuzzed([["1", "2", "3"], ["0", "1", "5"]])),
+    "rafau": ("RAFAU_label.txt", "", fuzzed([["0001.jpg", "0003.jpg"], ["1+4", "L12", "null", "?"]], " ")),
+    "rafdb": ("basic/EmoLabel/list_patition_label.txt", "", fuzzed([["train_00001.jpg"], ["1", "7", "8"]], " ")),
+    "ckplus": ("FACS/S005/001/S005_001_00000003_facs.txt", "", fuzzed([["1.0", "12"], ["0", "3.0e0"]], " ")),
+    "gft": ("AUs/001A.csv", "Frame#,AU1\n", fuzzed([["1", "2"], ["0", "1", "9"]])),
+    "emotionet": ("labels.csv", "URL,'AU 1'\n", fuzzed([["http://x/one.jpg", "two.jpg"], ["0", "1", "999"]])),
+    "affectnet": (
+        "lists/training.csv",
+        "subDirectory_filePath,facial_landmarks,expression\n",
+        fuzzed([["1/p1.jpg", "../1/p1.jpg"], [";".join(["1"] * 136), ""], ["0", "7", "8"]]),
+    ),
+    "dfew": (
+        "EmoLabel_DataSplit/train(single-labeled)/set_1.csv",
+        "video_name,label\n",
+        fuzzed([["1", "2"], ["1", "7"]]),
+    ),
+    "ferv39k": (
+        "4_setups/All_scenes/train_All.csv",
+        "",
+        fuzzed([["Crime/Angry/0063", "War/Odd/0001"], ["Angry"]], " "),
+    ),
+    "csv": (
+        "labels.csv",
+        "path,AU1,emotion\n",
+        fuzzed([["a/1.jpg", "b/1.png"], ["1", "0", ""], ["happy", "", "joy"]]),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def fuzz_roots(tmp_path_factory):
+    makers = {"affectnet": trees.affectnet_csv, "csv": trees.own_csv}
+    return {name: makers.get(name, getattr(trees, name, None))(tmp_path_factory.mktemp(name)) for name in FUZZED}
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_fuzzed_annotations(fuzz_roots, name, data):
+    """Whatever an annotation file holds: one clear error, or rows whose every label stands in a file."""
+    path, header, bodies = FUZZED[name]
+    body = data.draw(bodies)
+    (fuzz_roots[name] / path).write_bytes((header + body).encode())
+    try:
+        rows, report, _ = read(name, fuzz_roots[name])
+    except (ValueError, FileNotFoundError) as error:
+        assert str(error) and "\n" not in str(error)[:1]
+        return
+    labelled = [row for row in rows if any(value in (0, 1) for key, value in row.items() if key[:2] == "AU")]
+    emotional = [row for row in rows if row["emotion"] is not None]
+    for row in rows:
+        assert row in labelled or row in emotional
+        assert (fuzz_roots[name] / row["path"]).resolve().is_relative_to(fuzz_roots[name].resolve())
+    assert report.tally["kept"] == len(rows)

@@ -1,0 +1,36 @@
+"""Reads CASME II, the apex frame of each micro-expression; the layout is that of `micro_expressions`."""
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+
+from ..labels_mf2 import ACTION_UNITS
+from .emotion_maps import add_emotion_arguments
+from .micro_expressions import read_expressions
+from .reader_tools import ReadReport, add_crop_argument
+from .readers import About, License
+
+OWN_EMOTIONS = ("Happiness", "Disgust", "Repression", "Surprise", "Sadness", "Fear", "Other")
+CONVENTION = {"Repression": "Other"}
+ABOUT = About(
+    name="CASME II",
+    license=License("other", "casme2-agreement", "http://casme.psych.ac.cn/casme/e2"),
+    citation="Yan, Li, Wang, Zhao, Liu, Chen and Fu, CASME II: An Improved Spontaneous Micro-Expression Database and "
+    "the Baseline Evaluation, PLoS ONE 9(1), 2014",
+    au_ids=tuple(ACTION_UNITS),
+    active="listed; of the AUs that any row lists",
+    emotions=("Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other"),
+    splits="none: at random by person",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    add_emotion_arguments(parser)
+    add_crop_argument(parser)
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
+    """The apex frames of `root` that have labels and an image."""
+    return read_expressions(root, args, OWN_EMOTIONS, CONVENTION)

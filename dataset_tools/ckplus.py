@@ -1,0 +1,101 @@
+"""Reads CK+, the last (peak) frame of each sequence.
+
+    cohn-kanade-images/S005/001/S005_001_00000011.png
+    FACS/.../S005_001_00000011_facs.txt         a line an active AU: number and intensity; 0 = present, not graded
+    Emotion/.../S005_001_00000011_emotion.txt   one number; many sequences have none
+
+AUs that a FACS file does not list are not active; the earlier frames of a sequence have no label in any file.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from ..labels_mf2 import ACTION_UNITS, EMOTIONS
+from .emotion_maps import add_emotion_arguments, map_emotions
+from .reader_tools import Folder, ReadReport, frame_table
+from .readers import About, License
+
+CODES = ("Neutral", "Anger", "Contempt", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
+CONVENTION = {"Contempt": "Other"}
+ABOUT = About(
+    name="CK+",
+    license=License("other", "ck-plus-agreement", "http://www.jeffcohn.net/Resources/"),
+    citation="Lucey, Cohn, Kanade, Saragih, Ambadar and Matthews, The Extended Cohn-Kanade Dataset (CK+), CVPR "
+    "Workshops 2010",
+    au_ids=tuple(ACTION_UNITS),
+    active="listed, with any intensity",
+    emotions=EMOTIONS,
+)
+COUNTED = {
+    "facs_files": "FACS files",
+    "emotion_files": "emotion files",
+    "no_emotion_file": "sequences without an emotion file that is understood (unlabelled)",
+    "no_facs_file": "sequences without a FACS file that is understood (unlabelled)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    add_emotion_arguments(parser)
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
+    """The labelled frames of `root`."""
+    report = ReadReport(COUNTED)
+    folder = Folder(root, report)
+    aus = _read_facs(folder, report)
+    names = _read_emotions(folder, report)
+    labels = aus.join(names, how="outer")
+    report.tally.add("rows", len(labels))
+    report.tally.add("no_emotion_file", len(labels.index.difference(names.index)))
+    report.tally.add("no_facs_file", len(labels.index.difference(aus.index)))
+    labels["emotion"], emotions = map_emotions(labels["emotion"], CODES, CONVENTION, args, report)
+    labels = labels.reset_index(names="name")
+    parts = labels["name"].str.split("_", expand=True).reindex(columns=range(3))
+    labels = labels.assign(
+        group_id=parts[0], video_id=parts[0] + "_" + parts[1], frame=pd.to_numeric(parts[2]).astype(int)
+    )
+    images = folder.images(r"(?P<name>S\d+_\d+_\d{1,9})", "such as cohn-kanade-images/S005/001/S005_001_00000011.png")
+    return frame_table(labels, report, images, on=["name"], emotions=emotions), report
+
+
+def _read_facs(folder: Folder, report: ReadReport) -> pd.DataFrame:
+    """Frame's name -> 1 or 0 of each AU; a file that is not understood whole labels nothing."""
+    files = folder.find(r"(?P<name>S\d+_\d+_\d{1,9})_facs\.txt", "FACS/.../S005_001_00000011_facs.txt")
+    report.tally.add("facs_files", len(files))
+    rows = {}
+    for name, path in files[["name", "path"]].itertuples(index=False):
+        pairs = _numbers(folder.read(path))
+        if pairs and all(len(pair) == 2 and float(pair[0]).is_integer() for pair in pairs):
+            found = {int(pair[0]) for pair in pairs}
+            rows[name] = {au.code: int(au.id in found) for au in ACTION_UNITS.values()}
+        else:
+            report.count("rejected_files", [path])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[au.code for au in ACTION_UNITS.values()])
+
+
+def _read_emotions(folder: Folder, report: ReadReport) -> pd.DataFrame:
+    """Frame's name -> the name of its emotion."""
+    files = folder.match(r"(?P<name>S\d+_\d+_\d{1,9})_emotion\.txt")
+    report.tally.add("emotion_files", len(files))
+    names = {}
+    for name, path in files[["name", "path"]].itertuples(index=False):
+        match _numbers(folder.read(path)):
+            case [[code]] if code in range(len(CODES)):
+                names[name] = CODES[int(code)]
+            case _:
+                report.count("rejected_files", [path])
+    return pd.DataFrame({"emotion": pd.Series(names, dtype=object)})
+
+
+def _numbers(data: bytes) -> list[list[float]] | None:
+    """The numbers of each line that has any; None where something is not a finite number."""
+    try:
+        lines = [[float(word) for word in line.split()] for line in data.decode("ascii").splitlines()]
+    except ValueError:
+        return None
+    return [line for line in lines if line] if all(math.isfinite(n) for line in lines for n in line) else None

@@ -1,0 +1,62 @@
+"""Reads EmotioNet.
+
+    *.csv        columns `URL` and `'AU 1'` ... `'AU 60'`, the quotes part of the names: 0, 1, 999 = not scored
+    .../name.jpg the images, each under the last part of its URL (or under --file_column of the CSV file)
+
+Two addresses that end alike cannot be told apart by the name of their file: neither is taken.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from ..labels_mf2 import ACTION_UNITS
+from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
+from .readers import About, License
+
+ABOUT = About(
+    name="EmotioNet",
+    license=License("other", "emotionet-agreement", "http://cbcsl.ece.ohio-state.edu/EmotionNetChallenge/"),
+    citation="Benitez-Quiroz, Srinivasan and Martinez, EmotioNet: An Accurate, Real-Time Algorithm for the Automatic "
+    "Annotation of a Million Facial Expressions in the Wild, CVPR 2016",
+    au_ids=(1, 2, 4, 5, 6, 9, 12, 17, 20, 25, 26),
+    active="scored 1",
+    splits="none: photographs at random",
+)
+UNSCORED = 999
+COUNTED = {"dropped_same_name": "dropped: rows whose file name another address has too"}
+_AU_COLUMN = re.compile(r"'?AU ?0*(\d{1,2})'?", re.IGNORECASE)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this data set."""
+    parser.add_argument("--file_column", default="URL", help="its last part names the file (default: URL)")
+    add_crop_argument(parser)
+
+
+def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
+    """The photographs of `root` that have a label."""
+    report = ReadReport(COUNTED, file_column=args.file_column)
+    folder = Folder(root, report)
+    path = folder.find_one(r"[^/]*\.csv", "CSV file of labels")
+    table = read_text_table(folder.root / path, report)
+    columns = {name.strip("' \""): name for name in table}
+    aus = {f"AU{int(match[1])}": name for name in table if (match := _AU_COLUMN.fullmatch(name))}
+    aus = {au.code: aus[au.code] for au in ACTION_UNITS.values() if au.code in aus}
+    if args.file_column not in columns or not aus:
+        shown = ", ".join(list(table)[:8])
+        raise ValueError(f"{path} must have columns {args.file_column} and 'AU 1', ...; its header is {shown}, ...")
+    address = table[columns[args.file_column]].str.strip(" '\"")
+    names = address.str.replace(r"[?#].*$", "", regex=True).str.rsplit("/", n=1).str[-1]
+    labels = pd.DataFrame({au: occurrence(table[name], report, (UNSCORED,)) for au, name in aus.items()})
+    labels = labels.assign(name=names, address=address, video_id=names.str.replace(r"\.\w+$", "", regex=True))
+    labels["group_id"] = labels["video_id"]
+    addresses = labels.drop_duplicates(["name", "address"])["name"]
+    alike = labels["name"].isin(addresses[addresses.duplicated()])
+    labels = report.drop(labels, alike, "dropped_same_name", "address")
+    images = folder.images(r"(?P<stem>[^/]+)", "at all", args.crop)
+    images = pd.DataFrame({"path": images["path"], "name": images["path"].str.rsplit("/", n=1).str[-1]})
+    return frame_table(labels, report, images, on=["name"]), report

@@ -1,0 +1,90 @@
+"""What CASME II and CAS(ME)2 share: a spreadsheet of coded expressions, of which the apex frame is taken.
+
+    *.xlsx    columns Subject, Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units (`4+L14`, `?`),
+              Estimated Emotion
+    .../sub01/EP02_01f/reg_img46.jpg   the frames: a folder a person, a folder an expression, a number at the end
+
+AUs that no row lists are not coded, and have no column.
+"""
+
+import argparse
+import io
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from .emotion_maps import canonical_name, map_emotions
+from .reader_tools import Folder, ReadReport, frame_table, listed_aus
+
+COLUMNS = {
+    "subject": "Subject",
+    "filename": "Filename",
+    "apexframe": "ApexFrame",
+    "actionunit": "Action Units",
+    "estimatedemotion": "Estimated Emotion",
+}
+"""Spelling without case, blanks and plural -> the column's name."""
+
+
+def read_expressions(
+    root: Path, args: argparse.Namespace, emotions: Sequence[str], convention: Mapping[str, str]
+) -> tuple[pa.Table, ReadReport]:
+    """The apex frames of `root` that have labels and an image.
+
+    Args:
+        emotions: the data set's emotions in the order of its own list; others that it names come after them.
+        convention: what stands for those that are not among ours.
+    """
+    report = ReadReport()
+    folder = Folder(root, report)
+    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels")
+    table = _read_sheet(folder.read(path), path)
+    report.tally.add("rows", len(table))
+    person = table["subject"].str.extract(r"(\d{1,4})(?:\.0)?$", expand=False)
+    apex = table["apexframe"].str.extract(r"^(\d{1,7})(?:\.0)?$", expand=False)
+    table = table.assign(person=person, apex=apex, row=table.index + 2)
+    table = report.drop(table, person.isna() | apex.isna(), "malformed", ["filename", "apexframe"])
+    aus, understood = listed_aus(table["actionunit"])
+    report.count("values_unknown", table["actionunit"][~understood])
+    aus = aus.loc[:, (aus == 1).any()]
+    names = table["estimatedemotion"].map(canonical_name).where(table["estimatedemotion"] != "")
+    own = [*emotions, *sorted(set(names.dropna()) - set(emotions))]
+    labels = aus.assign(person=table["person"].astype(int), video=table["filename"], frame=table["apex"].astype(int))
+    labels["emotion"], emotions = map_emotions(names, own, convention, args, report)
+    labels["group_id"] = "sub" + labels["person"].astype(str).str.zfill(2)
+    labels["video_id"] = labels["group_id"] + "_" + labels["video"]
+    images = folder.images(
+        r"(?:sub|s)?0*(?P<person>\d{1,4})/(?P<video>[^/]+)/[^/]*?(?P<frame>\d{1,7})",
+        "such as sub01/EP02_01f/reg_img46.jpg",
+        args.crop,
+    )
+    images = images.assign(person=images["person"].astype(int), frame=images["frame"].astype(int))
+    return frame_table(labels, report, images, on=["person", "video", "frame"], emotions=emotions), report
+
+
+def _read_sheet(data: bytes, path: str) -> pd.DataFrame:
+    """The wanted columns of the first sheet as text, empty cells as nothing.
+
+    Raises:
+        ImportError: openpyxl is not installed.
+        ValueError: no spreadsheet, or a column is missing; its header is shown.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise ImportError("Reading .xlsx files needs openpyxl: pip install 'mf2-face[xlsx]'.") from None
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        rows = [["" if cell is None else str(cell).strip() for cell in row] for row in book.worksheets[0].values]
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a spreadsheet: {error}.") from None
+    header = rows[0] if rows else []
+    spelt = [re.sub(r"[^a-z]", "", name.lower()).removesuffix("s") for name in header]
+    if missing := [name for spelling, name in COLUMNS.items() if spelt.count(spelling) != 1]:
+        raise ValueError(f"{path} must have the columns {', '.join(missing)}; its header is {', '.join(header)}.")
+    table = pd.DataFrame([row for row in rows[1:] if any(row)], columns=spelt, dtype=object)
+    return table[list(COLUMNS)]
