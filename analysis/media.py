@@ -49,6 +49,8 @@ VIDEO_SUFFIXES = {
 ANIMATED_SUFFIXES = {".gif", ".png", ".webp"}
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
+MAX_MISSING_S = 1.0
+"""A video whose last frame comes earlier than this before its stated end is broken."""
 
 
 # --------------------------------------------------------------------------------------------------------- sources
@@ -215,6 +217,7 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
     """Frames as they are decoded; an error ends the video after what could be read of it."""
     av = import_av()
     index = last_slot = -1
+    time_s = 0.0
     try:
         with av.open(os.fspath(source.path)) as container:
             if not container.streams.video:
@@ -228,11 +231,23 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
                 if slot != last_slot and index >= first:
                     yield Frame(source, source_idx, index, time_s, _upright(decoded))
                 last_slot = slot
-            if index < 0:
-                raise ValueError("it holds no frame")
+            _check_end(container, stream, index, time_s)
     except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
         text = f"unreadable as a video after {index + 1} frames: {one_line(error)}"
         yield from _failure(source, source_idx, index + 1, first, text)
+
+
+def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
+    """Raise a `ValueError` where a video ends before it says that it does, which decoders pass over in silence."""
+    if index < 0:
+        raise ValueError("it holds no frame")
+    length_s = None
+    if stream.duration is not None:
+        length_s = float(stream.duration * stream.time_base)
+    elif container.duration is not None and len(container.streams) == 1:
+        length_s = container.duration / 1e6
+    if length_s is not None and time_s < length_s - MAX_MISSING_S:
+        raise ValueError(f"it ends at {time_s:.1f} s of {length_s:.1f} s")
 
 
 def _upright(decoded: Any) -> np.ndarray:
