@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
@@ -54,12 +55,13 @@ REPORT_NAME = "metrics.md"
 
 @dataclass(frozen=True)
 class Measured:
-    """What is to be scored, and the rows that it was measured on."""
+    """What is to be scored, the rows that it was measured on, and the group of each row where groups are asked for."""
 
     name: str
     label_space: LabelSpace
     predictions: Predictions
     split: Split
+    groups: list[Any] | None
     overlap: Overlap
 
 
@@ -93,7 +95,7 @@ def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
             model.set_adapter(adapter)
             sources.append(adapters[adapter])
         label_space = model.label_space
-        split = load_rows(arguments, label_space)
+        split, groups = load_rows(arguments, label_space)
         overlap = check_overlap(split, sources, arguments.allow_seen)
         predictions = predict(
             model,
@@ -104,19 +106,33 @@ def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
             LANDMARK_CHOICES[arguments.landmarks],
         )
         name = adapter or Path(arguments.model).resolve().name
-        yield Measured(name, label_space, predictions, split, overlap)
+        yield Measured(name, label_space, predictions, split, groups, overlap)
 
 
 def measure_system(arguments: argparse.Namespace) -> Iterator[Measured]:
     """The predictions of another system, from its CSV; what it was trained on is not known."""
     table = SystemTable.read(arguments.predictions)
-    split = load_rows(arguments, table.label_space)
-    yield Measured(table.name, table.label_space, table.match(split), split, find_overlap(split.rows, []))
+    split, groups = load_rows(arguments, table.label_space)
+    overlap = find_overlap(split.rows, [])
+    yield Measured(table.name, table.label_space, table.match(split), split, groups, overlap)
 
 
-def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> Split:
-    """The rows that the protocol scores."""
-    return load_protocol(arguments.data, arguments.split, arguments.protocol, label_space.au_ids, arguments.max_rows)
+def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
+    """The rows that the protocol scores, and their groups."""
+    split = load_protocol(arguments.data, arguments.split, arguments.protocol, label_space.au_ids, arguments.max_rows)
+    return split, column_values(split.rows, arguments.group_by) if arguments.group_by else None
+
+
+def column_values(rows: datasets.Dataset, column: str) -> list[Any]:
+    """The values of a column by which rows are grouped; labels of classes by their names.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    if column not in rows.features:
+        raise ValueError(f"The data set has no column {column!r} to group by; it has {', '.join(rows.features)}.")
+    names, values = getattr(rows.features[column], "names", None), rows[column]
+    return [names[value] if names and value is not None else value for value in values]
 
 
 def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Overlap:
@@ -134,7 +150,7 @@ def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Ove
 # ------------------------------------------------------------------------------------------------------------- scores
 def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
     """What `metrics.json` holds."""
-    predictions, label_space, rows = measured.predictions, measured.label_space, measured.split.rows
+    predictions, label_space = measured.predictions, measured.label_space
     resampling = {"num_bootstrap": arguments.num_bootstrap, "seed": arguments.seed}
     evaluation = {
         "data": measured.split.description,
@@ -143,9 +159,9 @@ def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
         "overlap": measured.overlap.to_dict(),
         **evaluate_predictions(predictions, label_space, **resampling),
     }
-    if arguments.group_by:
-        groups = evaluate_by_group(predictions, label_space, column_values(rows, arguments.group_by), **resampling)
-        evaluation["by_group"] = {"column": arguments.group_by, **groups}
+    if measured.groups is not None:
+        by_group = evaluate_by_group(predictions, label_space, measured.groups, **resampling)
+        evaluation["by_group"] = {"column": arguments.group_by, **by_group}
     if arguments.captions:
         evaluation |= score_texts(measured, arguments)
     return {
@@ -153,19 +169,6 @@ def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
         "evaluation": evaluation,
         "environment": describe_environment(1) | {"device": arguments.device},
     }
-
-
-def column_values(rows: Any, column: str) -> list[Any]:
-    """The values of a column by which rows are grouped; labels of classes by their names.
-
-    Raises:
-        ValueError: there is no such column.
-    """
-    if column not in rows.features:
-        raise ValueError(f"The data set has no column {column!r} to group by; it has {', '.join(rows.features)}.")
-    feature, values = rows.features[column], rows[column]
-    names = getattr(feature, "names", None)
-    return [names[value] if names and value is not None else value for value in values]
 
 
 @torch.no_grad()
