@@ -71,11 +71,12 @@ class Section:
     def to_markdown(self) -> str:
         if not self.rows:
             return "\n\n".join([f"## {self.title}", *self.notes]) + "\n"
-        cells = [[_show(value) for value in row.values()] for row in self.rows]
+        cells = [[show_value(value) for value in row.values()] for row in self.rows]
         return "\n".join([f"## {self.title}\n", markdown_table(list(self.rows[0]), cells), *self.notes, ""])
 
 
-def _show(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """A cell of a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -307,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = describe_machine(settings.device)
     print("# Benchmark\n")
     facts = asdict(settings) | machine
-    print(markdown_table(("", "value"), [(name, _show(value)) for name, value in facts.items()]))
+    print(markdown_table(("", "value"), [(name, show_value(value)) for name, value in facts.items()]))
     sections = {}
     for name in arguments.only:
         sections[name] = run_section(name, arguments.sizes, settings)

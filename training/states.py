@@ -115,7 +115,7 @@ class StatesStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
-        _save(_shared_spaces(model), self.folder / SPACES_NAME)
+        _save(shared_spaces(model), self.folder / SPACES_NAME)
         if self.captions is not None and not (self.folder / TEXTS_NAME).is_file():
             _save(self._text_states(model), self.folder / TEXTS_NAME)
         description = f"states of {self.split.description['split']} rows"
@@ -141,7 +141,7 @@ class StatesStore:
     def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
         ids, mask, hashes = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
         states = model.pool_texts(branch, ids, mask, hashes).states[:, 0]  # (n, J, D)
-        return states[:, kept_layers(states.shape[1], self.num_kept)].to("cpu", self.dtype)
+        return keep(states, self.num_kept).to("cpu", self.dtype)
 
     def _chunk_states(
         self, model: MF2Model, view: int, chunk: int, batch_size: int, num_workers: int
@@ -156,9 +156,7 @@ class StatesStore:
                 **inputs, au_ids=self.images.image_processor.au_ids, output_hidden_states=True
             )
             for name, branch_view in views.items():
-                pooled = branch_view.pool()
-                kept = kept_layers(pooled.shape[2], self.num_kept)
-                parts.setdefault(name, []).append(pooled[:, :, kept].to("cpu", self.dtype))
+                parts.setdefault(name, []).append(keep(branch_view.pool(), self.num_kept).to("cpu", self.dtype))
         return {name: torch.cat(of) for name, of in parts.items()}
 
 
@@ -175,7 +173,22 @@ class KeyedRows(Dataset):
         return self.rows[self.keys[index]]
 
 
-def _shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
+def pool_batch(model: MF2Model, batch: Mapping[str, torch.Tensor], num_kept: int) -> dict[str, torch.Tensor]:
+    """Everything that DFN reads of a batch, in one go: `…_states` of the images, `…_text_states` of the texts."""
+    views = model.encode_branches(batch["pixel_values"], batch["au_boxes"], output_hidden_states=True)
+    states = {f"{name}_states": keep(view.pool(), num_kept) for name, view in views.items()}
+    for name, prefix in (("emo", ""), ("au", "au_")):
+        text = (batch[f"{prefix}{part}"] for part in ("input_ids", "attention_mask", "caption_ids"))
+        states[f"{name}_text_states"] = keep(model.pool_texts(name, *text).states, num_kept)
+    return states
+
+
+def keep(states: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """(…, J, D) of all layers -> of those that are kept."""
+    return states[..., kept_layers(states.shape[-2], num_kept), :]
+
+
+def shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value.contiguous()
         for name, branch in model.branches.items()

@@ -1,0 +1,339 @@
+"""Time fine-tuning methods side by side: full, LoRA, head only, DFN live and DFN from cached states.
+
+One run, one batch, the same images for all; weights are random, which no timing depends on. It prints Markdown tables
+and writes them as JSON.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from mf2.dataset_tools.report import markdown_table
+from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
+from mf2.peft_dfn import DFNConfig, DFNSide
+from mf2.training.arguments import run_script
+from mf2.training.benchmark import Section, show_value
+from mf2.training.benchmark_inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
+from mf2.training.benchmark_runs import Settings
+from mf2.training.checkpoint import write_json
+from mf2.training.measure import (
+    Phases,
+    can_measure_memory,
+    describe_machine,
+    in_fresh_process,
+    memory_in_use,
+    peak_memory_during,
+    release_memory,
+    time_side_by_side,
+)
+from mf2.training.methods import LORA_TARGETS, side_sizes
+from mf2.training.states import FrozenSpace, StatesModel, pool_batch, shared_spaces
+
+MFA_IMAGES = 31_320
+"""Images of an epoch of MFA, to which a step is extrapolated."""
+NUM_ADAPTERS = 8
+TARGETS = {
+    "DFN live": "≥ 5 of all losses, ≥ 2 of the task's",
+    "DFN cached": "≥ 100",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+@dataclass
+class Trained:
+    """A method, ready to take steps: its module and the batch that it reads."""
+
+    module: nn.Module
+    batch: Batch
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def phases(self, settings: Settings) -> Phases:
+        """Forward, backward and update; AdamW at a rate of 0 does the full work and leaves the weights."""
+        optimizer = torch.optim.AdamW(self.parameters, lr=0.0)
+        left: dict[str, torch.Tensor] = {}
+        self.module.train()
+
+        def forward() -> None:
+            with settings.autocast():
+                left["loss"] = self.module(**self.batch).loss
+
+        def update() -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return {"forward": forward, "backward": lambda: left.pop("loss").backward(), "AdamW": update}
+
+
+def build_full(size: str, settings: Settings, all_losses: bool) -> Trained:
+    """Everything but a frozen tower."""
+    config = make_config(size, settings.seed)
+    model = make_model(config, settings.seed, settings.device)
+    batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+    if all_losses:
+        return Trained(model, batch)
+    return Trained(as_plain_model(model), without_texts(batch))
+
+
+def as_plain_model(model: MF2ForPreTraining) -> MF2Model:
+    """The same modules under the task's losses alone."""
+    with torch.device("meta"):
+        plain = MF2Model(model.config)
+    for name, module in model.named_children():
+        setattr(plain, name, module)
+    return plain
+
+
+def without_texts(batch: Batch) -> Batch:
+    """Images and labels."""
+    return {name: batch[name] for name in ("pixel_values", "au_boxes", "emotion_labels", "au_labels")}
+
+
+def build_lora(size: str, settings: Settings) -> Trained:
+    """LoRA of rank 8 on the Q-Formers, and the recognisers."""
+    full = build_full(size, settings, all_losses=False)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=LORA_TARGETS, modules_to_save=["recognizers"])
+    return Trained(get_peft_model(full.module, lora), full.batch)
+
+
+def build_head(size: str, settings: Settings) -> Trained:
+    """The recognisers alone."""
+    full = build_full(size, settings, all_losses=False)
+    full.module.requires_grad_(False).recognizers.requires_grad_(True)
+    return full
+
+
+def build_dfn_live(size: str, settings: Settings) -> Trained:
+    """An adapter on the live model, with texts and their alignment."""
+    full = build_full(size, settings, all_losses=True)
+    return Trained(get_peft_model(as_plain_model(full.module), DFNConfig()), full.batch)
+
+
+def build_dfn_cached(size: str, settings: Settings) -> Trained:
+    """The same adapter on states of the right shapes; of the model, only the shapes of its projections are needed."""
+    config = make_config(size, settings.seed)
+    adapter = DFNConfig(au_ids=list(config.au_ids), emotions=list(config.emotions))
+    batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+    states = {}
+    for (branch, width), prefix in zip(side_sizes(config)["widths"].items(), ("", "au_"), strict=True):
+        num_states = min(adapter.num_kept_states, side_sizes(config)["num_layers"][branch])
+        captions = batch[f"{prefix}caption_ids"]
+        captions = captions if captions.ndim == 2 else captions[:, None]
+        num_views = 1 if branch == "emo" else len(config.au_ids)
+        random = partial(torch.randn, device=settings.device)
+        states |= {
+            f"{branch}_states": random(len(captions), num_views, num_states, width),
+            f"{branch}_text_states": random(*captions.shape, num_states, width),
+            f"{branch}_caption_ids": captions,
+            f"{branch}_text_valid": torch.ones_like(captions, dtype=torch.bool),
+        }
+    with torch.device("meta"):
+        meta = MF2Model(config)
+    labels = {name: batch[name] for name in ("emotion_labels", "au_labels")}
+    spaces = {name: {} for name in meta.branches}
+    for key, tensor in shared_spaces(meta).items():
+        branch, name = key.split(".", 1)
+        spaces[branch][name] = torch.full_like(tensor, 0.07, device=settings.device)
+    frozen = {name: FrozenSpace(tensors) for name, tensors in spaces.items()}
+    side = DFNSide(adapter, **side_sizes(config)).to(settings.device)
+    return Trained(StatesModel(side, frozen, config), states | labels)
+
+
+METHODS: dict[str, Callable[[str, Settings], Trained]] = {
+    "full, all losses": lambda size, settings: build_full(size, settings, all_losses=True),
+    "full, task loss": lambda size, settings: build_full(size, settings, all_losses=False),
+    "LoRA, r = 8": build_lora,
+    "head only": build_head,
+    "DFN live": build_dfn_live,
+    "DFN cached": build_dfn_cached,
+}
+
+
+def measure_steps(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Seconds of a step of each method, and of an epoch of MFA at that rate."""
+    built = {name: build(size, settings) for name, build in METHODS.items()}
+    runs = {name: method.phases(settings) for name, method in built.items()}
+    timings = time_side_by_side(runs, settings.step_repeats, 1, settings.device, f"{size}, training step")
+    all_losses, task = timings["full, all losses"].seconds, timings["full, task loss"].seconds
+    rows = []
+    for name, timing in timings.items():
+        batch_size = settings.batch_size_of(size)
+        rows.append(
+            {"size": size, "method": name, "images": batch_size}
+            | {"trained parameters": sum(parameter.numel() for parameter in built[name].parameters)}
+            | {"ms a step": 1e3 * timing.seconds}
+            | {"s an epoch of MFA": timing.seconds * MFA_IMAGES / batch_size}
+            | {"faster than full, all losses": all_losses / timing.seconds}
+            | {"faster than full, task loss": task / timing.seconds, "target": TARGETS.get(name)}
+        )
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+def step_memory(size: str, method: str, settings: Settings) -> int:
+    """Peak bytes of a second training step, above the process before it had a model."""
+    settings.configure_torch()
+    METHODS["DFN cached"]("tiny", settings).phases(settings)["forward"]()  # torch's own buffers are there from here
+    idle = memory_in_use(settings.device)
+    phases = METHODS[method](size, settings).phases(settings)
+
+    def step() -> None:
+        for phase in phases.values():
+            phase()
+
+    step()
+    return peak_memory_during(step, settings.device) - idle
+
+
+def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Peak memory of each method, in a process of its own."""
+    peaks = {name: in_fresh_process(step_memory, size, name, settings) for name in METHODS}
+    task = peaks["full, task loss"]
+    return [
+        {"size": size, "method": name, "images": settings.batch_size_of(size), "peak, MiB": peak / 2**20}
+        | {"share of full, task loss": peak / task, "target": {"DFN live": "≤ 1/5", "DFN cached": "≤ 1/15"}.get(name)}
+        for name, peak in peaks.items()
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------- inference, cache
+def measure_inference(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """Image-only passes: the model alone, with one adapter, and with several from one pass."""
+    full = build_full(size, settings, all_losses=False)
+    model, images = full.module.eval(), {name: full.batch[name] for name in ("pixel_values", "au_boxes")}
+    adapted = get_peft_model(model, DFNConfig(), adapter_name="adapter-0")
+    for index in range(1, NUM_ADAPTERS):
+        adapted.add_adapter(f"adapter-{index}", DFNConfig())
+    names = [f"adapter-{index}" for index in range(NUM_ADAPTERS)]
+    layer = model.recognizers
+
+    def without_adapter() -> None:
+        layer.enable_adapters(False)
+        model(**images)
+        layer.enable_adapters(True)
+
+    runs = {
+        "no adapter": without_adapter,
+        "one adapter": lambda: model(**images),
+        "one adapter of forward_adapters": lambda: model.forward_adapters(names[:1], **images),
+        f"{NUM_ADAPTERS} adapters of forward_adapters": lambda: model.forward_adapters(names, **images),
+    }
+    timings = time_side_by_side(
+        {name: {"all": without_gradient(run, settings)} for name, run in runs.items()},
+        settings.repeats,
+        2,
+        settings.device,
+        f"{size}, inference",
+    )
+    alone, one = timings["no adapter"].seconds, timings["one adapter of forward_adapters"].seconds
+    return [
+        {"size": size, "forward": name, "images": settings.batch_size_of(size), "ms": 1e3 * timing.seconds}
+        | {"/ no adapter": timing.seconds / alone, "/ one of forward_adapters": timing.seconds / one}
+        for name, timing in timings.items()
+    ]
+
+
+def without_gradient(run: Callable[[], object], settings: Settings) -> Callable[[], None]:
+    """The run under `no_grad` and the settings' autocast."""
+
+    def inference() -> None:
+        with torch.no_grad(), settings.autocast():
+            run()
+
+    return inference
+
+
+def measure_cache(size: str, settings: Settings) -> list[dict[str, Any]]:
+    """What storing a view of an image costs against what a step from it saves."""
+    live, cached = build_dfn_live(size, settings), build_dfn_cached(size, settings)
+    full = build_full(size, settings, all_losses=False)
+    base, kept = live.module.get_base_model(), DFNConfig().num_kept_states
+    runs: Mapping[str, Phases] = {
+        "storing": {"all": without_gradient(lambda: pool_batch(base.eval(), live.batch, kept), settings)},
+        "DFN live": live.phases(settings),
+        "DFN cached": cached.phases(settings),
+        "full, task loss": full.phases(settings),
+    }
+    timings = time_side_by_side(runs, settings.step_repeats, 1, settings.device, f"{size}, cache")
+    seconds = {name: timing.seconds for name, timing in timings.items()}
+    values = sum(tensor[0].numel() for name, tensor in cached.batch.items() if name in ("emo_states", "au_states"))
+    row = {"size": size, "KiB a view of an image, fp16": values * 2 / 1024}
+    row |= {f"{name}, ms an image": 1e3 * s / settings.batch_size_of(size) for name, s in seconds.items()}
+    for name in ("DFN live", "full, task loss"):
+        saved = seconds[name] - seconds["DFN cached"]
+        row[f"epochs until a view pays against {name}"] = seconds["storing"] / saved
+    return [row]
+
+
+# ------------------------------------------------------------------------------------------------------------- script
+SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], tuple[str, ...]]] = {
+    "steps": (
+        "Training step by method",
+        measure_steps,
+        (
+            f"An epoch is extrapolated from the median step to MFA's {MFA_IMAGES:,} images; reading images "
+            f"is not part of it. DFN trains with λ = 0.1: live, both branches' texts pass too.",
+        ),
+    ),
+    "memory": (
+        "Peak memory of a training step by method",
+        measure_memory,
+        ("Above the idle process with torch loaded; weights are part of it. Each in a process of its own.",),
+    ),
+    "inference": ("Inference with adapters", measure_inference, ()),
+    "cache": (
+        "Cached states",
+        measure_cache,
+        ("Storing is one pass of the frozen model over image and texts; a distinct text is stored once.",),
+    ),
+}
+"""Name -> title, measurement of one size, notes."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
+    parser.add_argument("--repeats", type=int, default=6, help="timed repeats; a third for whole steps [6]")
+    parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
+    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and captions [0]")
+    arguments = parser.parse_args(argv)
+    names = ("device", "dtype", "repeats", "batch_size", "threads", "seed")
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    settings.configure_torch()
+    machine = describe_machine(settings.device)
+    print("# Fine-tuning benchmark\n")
+    print(
+        markdown_table(
+            ("", "value"), [(name, show_value(value)) for name, value in (asdict(settings) | machine).items()]
+        )
+    )
+    sections = {}
+    for name in arguments.only:
+        title, measure, notes = SECTIONS[name]
+        rows: list[dict[str, Any]] = []
+        for size in arguments.sizes if name != "memory" or can_measure_memory(settings.device) else ():
+            rows += measure(size, settings)
+            release_memory(settings.device)
+        sections[name] = Section(title, rows, list(notes))
+        print(sections[name].to_markdown(), flush=True)
+    if arguments.output:
+        results = {name: asdict(section) for name, section in sections.items()}
+        write_json({"machine": machine, "settings": asdict(settings), "sections": results}, arguments.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
