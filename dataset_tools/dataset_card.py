@@ -114,7 +114,7 @@ def card(
     return render_card(
         "dataset.md",
         name=manifest.get("pretty_name", "MFA data set"),
-        tables=_tables(counts),
+        tables=count_tables(counts),
         num_shared_groups=num_shared_groups,
         writers=sorted({writer for split in counts.values() for writer in split["caption writers"]}),
         example={name: " / ".join(example[name].splitlines()) for name in CAPTION_COLUMNS if example[name]},
@@ -125,7 +125,8 @@ def card(
     )
 
 
-def _tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
+def count_tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The counts of every split as markdown tables: sizes, emotions, AUs."""
     splits = list(counts)
     names = ("images", "videos", "groups", "landmarks")
     whole = [(name, *(f"{counts[split][name]:,}" for split in splits)) for name in names]

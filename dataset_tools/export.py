@@ -1,4 +1,4 @@
-"""`mf2 data export`: a data set as a Hub repository, with a card and two configurations.
+"""`mf2 data export`: a data set as a Hub repository, with a card and two configurations; or only its recipe.
 
 OUT/annotations/<split>-*.parquet    config `annotations`, the default: labels, landmarks, captions; no pixels
 OUT/data/<split>-*.parquet           config `full`, with --full: the same rows with their images
@@ -9,6 +9,8 @@ import argparse
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from datasets import Features
 from tqdm import tqdm
 
 from .dataset_card import Config, card, count, front_matter
+from .privacy import is_restricted
+from .recipe import RECIPE_FORMAT, export_recipe
 from .schema import (
     CAPTION_COLUMNS,
     DATA_FOLDER,
@@ -41,14 +45,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="with the images; for your own disk if they are restricted"
     )
+    parser.add_argument(
+        "--recipe_only", action="store_true", help="no annotations: settings, prompts, models and counts"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration of `mf2 data build`, for the recipe"
+    )
+    parser.add_argument("--prompts", type=Path, metavar="DIR", help="prompts of the captions (default: the shipped)")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set OUT")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export and say where it is."""
-    export(args.source, args.out, full=args.full, overwrite=args.overwrite)
+    """Export and say where it is, and who may see it."""
+    if args.recipe_only:
+        if args.full:
+            raise ValueError("A recipe holds no images: leave out --full or --recipe_only.")
+        manifest, counts = read_manifest(args.source), count_splits(args.source)
+        options = {"config": args.config, "prompts": args.prompts, "overwrite": args.overwrite}
+        export_recipe(manifest, counts, args.out, **options)
+    elif args.config or args.prompts:
+        raise ValueError("--config and --prompts belong to a recipe: add --recipe_only or leave them out.")
+    else:
+        export(args.source, args.out, full=args.full, overwrite=args.overwrite)
     print((args.out / "README.md").read_text("utf-8").split("---\n", 2)[2].strip())
-    print(f"\n{args.out}: `datasets.load_dataset({str(args.out)!r})`")
+    if not args.recipe_only:
+        print(f"\n`datasets.load_dataset({str(args.out)!r})`")
+    rule = required_privacy(json.loads((args.out / MANIFEST_NAME).read_text("utf-8")))
+    print(f"\n{args.out}: on the Hub {'private' if rule.private else 'public if you like'}; {rule.reason}.")
+
+
+@dataclass(frozen=True)
+class PrivacyRule:
+    """Whether a repository has to be private, and why."""
+
+    private: bool
+    reason: str
+
+
+def required_privacy(manifest: Mapping[str, Any]) -> PrivacyRule:
+    """Who may see a data set or a recipe on the Hub, by its manifest, unless somebody allowed more.
+
+    A valid AU caption equals the AU labels, so that captions republish the annotations of their source.
+    """
+    if manifest.get("format") == RECIPE_FORMAT:
+        return PrivacyRule(False, "a recipe holds no annotations")
+    if not is_restricted(manifest.get("license")):
+        return PrivacyRule(False, f"its license is {manifest['license']}")
+    terms = manifest.get("license_name", "terms that nobody stated")
+    return PrivacyRule(True, f"it derives from data under {terms}; public only with a permission that is recorded")
+
+
+def count_splits(source: Path) -> dict[str, dict[str, Any]]:
+    """Split -> what the card counts in it, from the rows without their pixels."""
+    counts = {}
+    for split, info in read_manifest(source)["splits"].items():
+        files = [source / shard["file"] for shard in info["shards"]]
+        columns = [name for name in pq.read_schema(files[0]).names if name != "image"]
+        counts[split] = count(pq.read_table(files, columns=columns))
+    return counts
 
 
 def export(source: Path, out_dir: Path, *, full: bool = False, overwrite: bool = False) -> Path:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -92,7 +92,7 @@ class RequestBuilder:
 
     def prompt_sha256(self, kind: CaptionKind) -> str:
         """Hash of the prompt files that a caption of that kind comes from."""
-        return _sha256_of(self._prompts[name] for name in (*_stage_files(kind), REASK_FILE))
+        return prompt_sha256(self._prompts, kind)
 
     @property
     def all_prompts_sha256(self) -> str:
@@ -179,6 +179,11 @@ def load_prompts(folder: Path = PROMPTS_FOLDER) -> dict[str, str]:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks the prompt files {', '.join(missing)}.")
     return {name: (folder / name).read_text("utf-8").strip() for name in names}
+
+
+def prompt_sha256(prompts: Mapping[str, str], kind: CaptionKind) -> str:
+    """Hash of those of the prompt files that a caption of that kind comes from."""
+    return _sha256_of(prompts[name] for name in (*_stage_files(kind), REASK_FILE))
 
 
 def answer_schema(kind: CaptionKind) -> dict[str, Any]:

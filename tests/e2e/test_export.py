@@ -1,30 +1,25 @@
 """`mf2 data export`: what the Hub will show is what the data hold."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 import yaml
 from datasets import load_dataset
-from PIL import Image
+from openai_server import OpenAIServer
+from samples import picture, write_affwild2_labels, write_picture
 
 from mf2.dataset_tools.cli import main
+from mf2.dataset_tools.export import required_privacy
 from mf2.dataset_tools.schema import dataset_fingerprint, load_mfa, mfa_features, read_manifest, write_mfa
 
 TERMS = {"license": "other", "license_name": "an-agreement", "license_link": "https://example.org/terms"}
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def row(index):
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (index, 0, 0)).save(file, "JPEG")
     return {
-        "image": file.getvalue(),
+        "image": picture(index, 8),
         "file_name": f"v{index % 4}/{index:05d}.jpg",
         "dataset": "made",
         "video_id": f"v{index % 4}",
@@ -54,7 +49,7 @@ def export(*words):
 def test_annotations_are_the_default_and_have_no_pixels(source, tmp_path, capsys):
     out = tmp_path / "out"
     assert export(source, out) == 0
-    assert not any(b"JFIF" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert not any(b"IHDR" in path.read_bytes() for path in out.rglob("*") if path.is_file())
     loaded = load_dataset(str(out))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 8, "validation": 2}
     assert loaded["train"].features == mfa_features(with_images=False)
@@ -120,3 +115,87 @@ def test_wrong_requests(source, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert export(source, tmp_path / "bare", "--full", "--overwrite") == 0
     assert json.loads((tmp_path / "bare" / "manifest.json").read_text())["configs"] == ["annotations", "full"]
+
+
+# ------------------------------------------------------------------------------------------------- who may see what
+@pytest.mark.parametrize(
+    ("manifest", "private", "reason"),
+    [
+        ({"license": "apache-2.0"}, False, "its license is apache-2.0"),
+        ({"license": "other", "license_name": "an-agreement"}, True, "data under an-agreement; public only with"),
+        ({}, True, "terms that nobody stated"),
+        ({"format": "mfa-recipe", "source": {"license": "other"}}, False, "a recipe holds no annotations"),
+    ],
+)
+def test_who_may_see_a_repository(manifest, private, reason):
+    rule = required_privacy(manifest)
+    assert rule.private is private and reason in rule.reason
+
+
+def test_an_export_says_who_may_see_it(source, tmp_path, capsys):
+    assert export(source, tmp_path / "out") == 0
+    assert "on the Hub private; it derives from data under an-agreement" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------- a recipe
+@pytest.fixture
+def built(tmp_path):
+    """A data set made by all stages, captioned by a model, with the configuration that made it."""
+    root, marked = tmp_path / "root", "verysecretvideo"
+    for v in range(2):
+        write_affwild2_labels(root, f"{marked}{v}", [[1, 0] * 6] * 8, range(8))
+        for k in range(1, 9):
+            write_picture(root / "cropped_aligned" / f"{marked}{v}" / f"{k:05d}.jpg", v * 16 + k)
+    with OpenAIServer() as server:
+        limit = {"token_limit_name": "max_tokens", "max_output_tokens": 90}
+        profile = {"model": "caption-model", "base_url": server.base_url, **limit}
+        (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"mine": profile}))
+        stages = {
+            "index": {"unlabelled": "mask"},
+            "import": {"split": "random", "eval_fraction": 0.5, "captions": "none"},
+            "caption": {"profile": "mine", "profiles": str(tmp_path / "profiles.yaml"), "pilot": 0, "yes": True},
+        }
+        config = {"reader": "affwild2", "root": str(root), "output_dir": str(tmp_path / "out"), "stages": stages}
+        (tmp_path / "mfa.yaml").write_text(yaml.safe_dump(config))
+        assert main(["build", "--config", str(tmp_path / "mfa.yaml")]) == 0
+    return tmp_path / "out" / "captioned"
+
+
+def test_a_recipe_tells_how_and_nothing_about_an_image(built, tmp_path):
+    out = tmp_path / "recipe"
+    assert export(built, out, "--recipe-only", "--config", tmp_path / "mfa.yaml") == 0
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    prompts = {name for name in names if name.startswith("prompts/")}
+    assert names - prompts == {"README.md", "manifest.json", "recipe.yaml"} and len(prompts) == 10
+    recipe = json.loads((out / "manifest.json").read_text())
+    assert recipe["captions"]["parameters"]["model"] == "caption-model" and recipe["counts"]["train"]["images"] == 8
+    assert recipe["source"]["license"] == "other" and recipe["making"]["made_by"] == "mf2 data import affwild2"
+    settings = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert (settings["root"], settings["stages"]["caption"]["profiles"]) == ("root", "profiles.yaml")
+    for path in out.rglob("*"):
+        if path.is_file():
+            text = path.read_text()
+            assert "verysecretvideo" not in text and str(tmp_path) not in text and "127.0.0.1" not in text
+    caption = load_mfa(built, "train")[0]["caption_emotion"]
+    card = (out / "README.md").read_text()
+    assert (
+        caption and caption not in card and "caption-model" in card and "mf2 data build --config recipe.yaml" in card
+    )
+
+
+def test_prompts_of_a_recipe_are_those_that_were_used(built, tmp_path, capsys):
+    manifest = json.loads((built / "manifest.json").read_text())
+    manifest["captions"]["prompt_sha256"]["au"] = "0" * 64
+    (built / "manifest.json").write_text(json.dumps(manifest))
+    assert export(built, tmp_path / "recipe", "--recipe_only") == 1
+    assert "The captions au come from other prompts; name their folder with --prompts." in capsys.readouterr().err
+    assert not (tmp_path / "recipe").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--recipe_only", "--full"], "leave out --full or --recipe_only"), (["--config", "x"], "add --recipe_only")],
+)
+def test_options_that_do_not_go_together(source, tmp_path, capsys, words, message):
+    assert export(source, tmp_path / "out", *words) == 1
+    assert message in capsys.readouterr().err

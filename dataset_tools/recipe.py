@@ -1,0 +1,121 @@
+"""`mf2 data export --recipe_only`: how a data set was made, for others who hold its source to make it again.
+
+OUT/manifest.json    source, settings of every stage, models, versions and counts; no row and no file name
+OUT/recipe.yaml      the configuration of `mf2 data build`, with --config
+OUT/prompts/*.txt    what a captioning model was told
+OUT/README.md        the card
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCardData
+
+from .build import read_config
+from .captions.prompting import load_prompts, prompt_sha256
+from .captions.rules import CAPTION_KINDS
+from .card_template import render_card
+from .dataset_card import count_tables
+from .privacy import shorten_paths
+from .schema import MANIFEST_NAME, check_target, replacing_folder
+
+RECIPE_FORMAT = "mfa-recipe"
+RECIPE_VERSION = 1
+CONFIG_NAME = "recipe.yaml"
+RECIPE_LICENSE = "apache-2.0"
+"""Of the configuration and the prompts; the data that they ask for have terms of their own."""
+
+_SOURCE = ("pretty_name", "license", "license_name", "license_link", "citation")
+_READING = ("made_by", "arguments", "threshold", "fold", "crop", "split_rule")
+_GENERATING = ("config", "generator_version")
+_MAKING = (*_READING, *_GENERATING, "versions")
+_CAPTIONS = ("backend", "profile", "mode", "parameters", "detail", "prompt_sha256", "seed", "version")
+
+
+def export_recipe(
+    manifest: Mapping[str, Any],
+    counts: Mapping[str, dict[str, Any]],
+    out_dir: Path,
+    *,
+    config: Path | None = None,
+    prompts: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Make the folder of a recipe.
+
+    Args:
+        manifest: of the data set.
+        counts: split -> `dataset_card.count` of it.
+        out_dir: folder to make.
+        config: configuration of the build; paths in it are cut to their last name.
+        prompts: folder of the prompts; the shipped ones by default.
+        overwrite: replace what `mf2 data` made there before.
+    Raises:
+        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is nothing of ours.
+        ValueError: the captions were written with other prompts.
+    """
+    check_target(out_dir, overwrite)
+    recipe = describe(manifest, counts)
+    texts = _prompts_of(recipe["captions"], prompts)
+    with replacing_folder(out_dir) as folder:
+        if config is not None:
+            settings = shorten_paths(read_config(config))
+            (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
+        for name, text in texts.items():
+            (folder / "prompts").mkdir(exist_ok=True)
+            (folder / "prompts" / name).write_text(text + "\n", "utf-8")
+        (folder / "README.md").write_text(_card(recipe, counts, has_config=config is not None), "utf-8")
+        (folder / MANIFEST_NAME).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return out_dir
+
+
+def describe(manifest: Mapping[str, Any], counts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a manifest says about the making of its data set, without anything that is about one image or person."""
+    captions, landmarks = manifest.get("captions", {}), manifest.get("landmarks")
+    return {
+        "format": RECIPE_FORMAT,
+        "format_version": RECIPE_VERSION,
+        "source": {name: manifest[name] for name in _SOURCE if name in manifest},
+        "making": shorten_paths({name: manifest[name] for name in _MAKING if manifest.get(name) is not None}),
+        "landmarks": shorten_paths(landmarks),
+        "captions": shorten_paths({name: captions[name] for name in _CAPTIONS if captions.get(name) is not None}),
+        "au_ids": manifest["au_ids"],
+        "emotions": manifest["emotions"],
+        "counts": counts,
+    }
+
+
+def _prompts_of(captions: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
+    """File name -> text of the prompts that the captions come from; none where no model wrote them."""
+    hashes = captions.get("prompt_sha256")
+    if not hashes:
+        return {}
+    texts = load_prompts(folder) if folder else load_prompts()
+    if other := [kind for kind in CAPTION_KINDS if hashes.get(kind) not in (None, prompt_sha256(texts, kind))]:
+        raise ValueError(f"The captions {', '.join(other)} come from other prompts; name their folder with --prompts.")
+    return texts
+
+
+def _card(recipe: Mapping[str, Any], counts: Mapping[str, dict[str, Any]], has_config: bool) -> str:
+    source, captions = recipe["source"], recipe["captions"]
+    name = source.get("pretty_name", "MFA data set")
+    data = DatasetCardData(
+        license=RECIPE_LICENSE,
+        pretty_name=f"{name}: recipe",
+        tags=["recipe", "facial-action-units", "facial-expression-recognition"],
+    )
+    text = render_card(
+        "recipe.md",
+        name=name,
+        license_name=source.get("license_name") or source.get("license", "not stated"),
+        license_link=source.get("license_link"),
+        made_by=recipe["making"].get("made_by", "mf2 data"),
+        writer=captions.get("parameters", {}).get("model", captions.get("backend")),
+        landmarks=(recipe["landmarks"] or {}).get("backend"),
+        config=CONFIG_NAME if has_config else None,
+        tables=count_tables(counts),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
