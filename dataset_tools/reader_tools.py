@@ -6,6 +6,7 @@ makes the result.
 """
 
 import argparse
+import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -252,42 +253,44 @@ def read_text_lines(data: bytes, pattern: str, report: ReadReport) -> pd.DataFra
     return fields[matched].reset_index(drop=True)
 
 
-def read_text_table(
-    path: Path, report: ReadReport, columns: Sequence[str] | None = None, names: Sequence[str] | None = None, sep=","
-) -> pd.DataFrame:
-    """A CSV file as text, cell by cell; rows of another width are counted as malformed.
+def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A CSV file as text, cell by cell; rows of another width than the header are counted as malformed.
 
     Args:
-        columns: only these, each of which must be there; None: all.
-        names: of the columns of a file without a header.
+        columns: only these; None: all.
     Raises:
-        ValueError: no such column, one twice, or no text; the file is named.
+        ValueError: a column is not there, or twice, or the file is no text or has no row; the file is named.
     """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            names = [name.strip() for name in next(csv.reader(file), [])]
+        except csv.Error as error:
+            raise ValueError(f"{path} has no header that can be read: {error}.") from None
+    wanted = list(names if columns is None else columns)
+    if not_once := [name for name in wanted if names.count(name) != 1]:
+        raise ValueError(
+            f"{path} must have each column once, not so {', '.join(not_once)}; it has {', '.join(names)}."
+        )
     odd: list[str] = []
-    options = pacsv.ParseOptions(delimiter=sep, invalid_row_handler=lambda row: odd.append(row.text) or "skip")
+
+    def skip(row: pacsv.InvalidRow) -> str:
+        odd.append(row.text)
+        return "skip"
+
     try:
-        if names is None:
-            with pacsv.open_csv(path, parse_options=options) as file:
-                names = [name.strip() for name in file.schema.names]
-            odd.clear()
-            skip = 1
-        else:
-            skip = 0
         table = pacsv.read_csv(
             path,
-            read_options=pacsv.ReadOptions(column_names=list(names), skip_rows=skip),
-            parse_options=options,
-            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[]),
+            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
+            parse_options=pacsv.ParseOptions(invalid_row_handler=skip),
+            convert_options=pacsv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), null_values=[], include_columns=wanted
+            ),
         )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read as a table: {error}.") from None
-    report.tally.add("rows", len(odd))
     report.count("malformed", odd)
-    wanted = list(names if columns is None else columns)
-    if missing := [name for name in wanted if names.count(name) != 1]:
-        raise ValueError(f"{path} must have each column once, not so {', '.join(missing)}; it has {', '.join(names)}.")
-    report.tally.add("rows", len(table))
-    return table.select(wanted).to_pandas()
+    report.tally.add("rows", len(odd) + len(table))
+    return table.to_pandas()
 
 
 # ----------------------------------------------------------------------------------------------------------- labels

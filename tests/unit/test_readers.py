@@ -387,7 +387,7 @@ def test_csv_columns(tmp_path):
         ("path,frame\n1.jpg,-1\n", [], "frame is '-1'; it must be a number"),
         ("path,split\n1.jpg,dev\n", [], "split is 'dev'; it must be train or validation"),
         ("name,AU1\n1.jpg,1\n", [], "lacks the column path; it has name, AU1"),
-        ("path,AU1,AU1\n1.jpg,1,1\n", [], "each column once, not so AU1, AU1"),
+        ("path,AU1,AU1\n1.jpg,1,1\n", [], "must have once AU1, AU1; its header is path, AU1, AU1"),
         ("path,emotion\n1.jpg,happy\n2.jpg,hapy\n", [], "The emotions Hapy are none of"),
         ("path,emotion\n1.jpg,3\n", [], r"The emotions are numbers \(3\)"),
     ],
