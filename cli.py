@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyze": ("analysis.analyze", "name the action units and emotions of pictures, folders and videos"),
     "search": ("analysis.search", "find the faces of a folder that fit a description, or the words that fit a face"),
     "report": ("analysis.report", "make one web page of what `mf2 analyze` found"),
+    "explain": ("analysis.explain", "show where in a face each action unit is seen, and check the sentences"),
     "export": ("analysis.export", "write a checkpoint's image path as ONNX and check it against PyTorch"),
     "demo": ("analysis.demo", "show everything on generated faces: analysis, pictures and a report"),
     "calibrate": ("training.calibrate", "choose the AU thresholds of a checkpoint on labelled faces"),

@@ -1,0 +1,100 @@
+"""Where in a face the probability of an action unit comes from: gradients on the pixels, drawn on the face."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from ..modeling_mf2 import MF2Model
+
+NUM_SAMPLES = 16
+NOISE = 0.1
+"""Standard deviation of the noise that is averaged over, as a fraction of a picture's range of values."""
+BLUR = 0.02
+"""Standard deviation of the blur, as a fraction of the picture's side."""
+COLORS = matplotlib.colormaps["inferno"]
+MAX_OPACITY = 0.75
+
+
+def au_saliency(
+    model: MF2Model,
+    pixel_values: torch.Tensor,
+    au_boxes: torch.Tensor,
+    au_idx: Sequence[int],
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """How much each pixel moves an AU's logit: the size of its gradient, averaged over noisy copies and blurred.
+
+    Works for every tower, also a frozen one: the gradient goes to the pixels, not to a layer. It shows what the model
+    reacts to, which need not be what a person would point at.
+
+    Args:
+        model: in evaluation mode.
+        pixel_values: `(3, H, W)` of one face, as the processor makes it.
+        au_boxes: `(A, 2, 4)`, its regions.
+        au_idx: places of the AUs in the label space.
+        num_samples: noisy copies; more are smoother and slower.
+        seed: of the noise.
+    Returns:
+        `(len(au_idx), H, W)` float32, each at least 0 with a sum of 1.
+    Raises:
+        ValueError: the logits do not depend on the pixels: a DFN adapter is active, which reads detached states.
+    Source: SmoothGrad (Smilkov et al., arXiv 1706.03825) of the absolute gradient, summed over the colours.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = NOISE * float(pixel_values.max() - pixel_values.min())
+    total = torch.zeros(len(au_idx), *pixel_values.shape[1:])
+    with _differentiable_tower(model), torch.enable_grad():
+        for _ in range(num_samples):
+            noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values)
+            noisy = (pixel_values + spread * noise)[None].requires_grad_()
+            logits = model.recognize(model.encode_branches(noisy, au_boxes[None])).au_logits[0]
+            total += torch.stack([_gradient(logits[idx], noisy) for idx in au_idx])
+    sides = (0, BLUR * total.shape[1], BLUR * total.shape[2])
+    maps = gaussian_filter(total.numpy(), sides)
+    return maps / np.maximum(maps.sum(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+
+
+@contextmanager
+def _differentiable_tower(model: MF2Model) -> Iterator[None]:
+    """Let gradients through the tower where it is frozen; its weights get none."""
+    is_frozen = model.config.freeze_vision
+    model.config.freeze_vision = False
+    try:
+        yield
+    finally:
+        model.config.freeze_vision = is_frozen
+
+
+def _gradient(logit: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """`(H, W)` size of the gradient at each pixel of `(1, 3, H, W)`, on the CPU."""
+    if not logit.requires_grad:
+        raise ValueError(
+            "The AU logits cannot be differentiated to the pixels: a DFN adapter reads detached states. Explain the "
+            "checkpoint without the adapter."
+        )
+    (gradient,) = torch.autograd.grad(logit, pixels, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        raise ValueError("The AU logits do not depend on the pixels.")
+    return gradient[0].abs().sum(0).float().cpu()
+
+
+def draw_saliency(pixels: np.ndarray, saliency: np.ndarray, size: int) -> Image.Image:
+    """A face with a map on it, from clear to bright.
+
+    Args:
+        pixels: `(H, W, 3)` uint8.
+        saliency: `(H, W)`, at least 0.
+        size: width and height of the picture in pixels.
+    """
+    strength = saliency / max(float(np.quantile(saliency, 0.995)), np.finfo(np.float32).tiny)
+    strength = np.clip(strength, 0, 1)[..., None]
+    opacity = MAX_OPACITY * np.sqrt(strength)
+    colors = COLORS(strength[..., 0])[..., :3] * 255
+    blended = pixels * (1 - opacity) + colors * opacity
+    return Image.fromarray(blended.round().astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
