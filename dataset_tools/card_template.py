@@ -40,7 +40,7 @@ def render_card(template: str, *, templates: Path = TEMPLATES, **facts: Any) -> 
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"score": _score, "count": _count}
+    environment.filters |= {"score": _score, "count": _count, "percent": lambda share: f"{float(share):.0%}"}
     try:
         text = environment.get_template(template).render(**facts)
     except jinja2.UndefinedError as error:

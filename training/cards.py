@@ -1,5 +1,6 @@
 """Model cards: filled from the `metrics.json` and the configuration that lie in the folder, and from nothing else."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.privacy import RESTRICTED, restricted_sources
 from mf2.labels_mf2 import LabelSpace
 from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
+from mf2.training.evaluation_table import format_scores
 
 CARD_NAME = "README.md"
 CONFIG_NAME = "config.json"
@@ -63,17 +65,24 @@ def write_card(folder: str | Path, placement: Placement | None = None) -> Path:
     return file
 
 
-def make_card(folder: str | Path, placement: Placement | None = None) -> ModelCard:
+def make_card(
+    folder: str | Path, placement: Placement | None = None, metrics: dict[str, Any] | None = None
+) -> ModelCard:
     """The card of a checkpoint or an adapter, as the Hub reads it.
 
     The template is rendered by `render_card` and not by `ModelCard.from_template`, which leaves a blank where a figure
     is missing.
 
+    Args:
+        folder: with the configuration and `metrics.json`.
+        placement: where it will be published.
+        metrics: instead of the folder's.
     Raises:
-        ValueError: a figure that the card shows was not measured.
+        ValueError: a figure that the card shows was not measured, or is not finite.
     """
     folder = Path(folder)
-    metrics = read_json(folder / METRICS_NAME)
+    metrics = metrics or read_json(folder / METRICS_NAME)
+    _refuse_not_finite(metrics)
     placement = placement or Placement(metrics["model"]["name"])
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     config = read_json(folder / (ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME))
@@ -85,7 +94,7 @@ def make_card(folder: str | Path, placement: Placement | None = None) -> ModelCa
         "training_data": training_data,
         "restricted": restricted_sources(training_data),
         "labels": describe_labels(config),
-        "default_threshold": _default_threshold(metrics),
+        "results": _format_results(metrics["evaluation"]),
     }
     facts["overlay"] = (folder / OVERLAY_NAME).is_file() and not facts["restricted"]
     if is_adapter:
@@ -154,10 +163,20 @@ def describe_labels(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"aus": [dict(zip(keys, au, strict=True)) for au in aus], "emotions": list(space.emotions)}
 
 
-def _default_threshold(metrics: Mapping[str, Any]) -> float | None:
-    """The one threshold of the untuned scores."""
-    thresholds = {au["threshold"] for au in metrics["evaluation"]["aus"].get("per_au", {}).values()}
-    return thresholds.pop() if len(thresholds) == 1 else None
+def _format_results(evaluation: Mapping[str, Any]) -> str:
+    try:
+        return format_scores(evaluation, heading="###").strip()
+    except KeyError as error:
+        raise ValueError(f"The card's tables name something that was not measured: {error}.") from None
+
+
+def _refuse_not_finite(value: Any, name: str = METRICS_NAME) -> None:
+    """Raise a `ValueError` for the first figure, at any depth, that is no number."""
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in entries:
+        _refuse_not_finite(each, f"{name}: {key}" if name == METRICS_NAME else f"{name}.{key}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be finite.")
 
 
 # --------------------------------------------------------------------------------------------------------------- lines

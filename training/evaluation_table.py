@@ -10,18 +10,22 @@ CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
 
 def format_report(metrics: dict[str, Any]) -> str:
     """The tables of a `metrics.json` of the evaluator, with what they were measured on."""
-    evaluation = metrics["evaluation"]
-    parts = [_heading(metrics), _headline_table(evaluation)]
+    return f"{_heading(metrics).strip()}\n\n{format_scores(metrics['evaluation'])}"
+
+
+def format_scores(evaluation: dict[str, Any], heading: str = "##") -> str:
+    """The tables alone, each kind under a heading of that level."""
+    parts = [_headline_table(evaluation)]
     if evaluation["aus"]["per_au"]:
-        parts += ["## Action units", _au_table(evaluation)]
+        parts += [f"{heading} Action units", _au_table(evaluation)]
     if evaluation["emotion"]["num_labelled"]:
-        parts += ["## Emotions", _emotion_table(evaluation["emotion"])]
+        parts += [f"{heading} Emotions", _emotion_table(evaluation["emotion"])]
     if "by_group" in evaluation:
-        parts += [f"## By {evaluation['by_group']['column']}", *_group_tables(evaluation["by_group"])]
+        parts += [f"{heading} By {evaluation['by_group']['column']}", *_group_tables(evaluation["by_group"])]
     if "retrieval" in evaluation:
-        parts += ["## Retrieval", _retrieval_table(evaluation["retrieval"])]
+        parts += [f"{heading} Retrieval", _retrieval_table(evaluation["retrieval"])]
     if "captions" in evaluation:
-        parts += ["## Written captions", _caption_table(evaluation["captions"])]
+        parts += [f"{heading} Written captions", _caption_table(evaluation["captions"])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to [main]")
     parser.add_argument("--base_repo", metavar="ORG/NAME", help="repository of the base, if an adapter names a folder")
+    parser.add_argument("--evaluation", metavar="FOLDER", help="of training/evaluation.py: its scores go on the card")
     parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
     parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from huggingface_hub import HfApi
 
     from mf2.training.publish_checks import check
-    from mf2.training.publish_folder import open_folder, prepare
+    from mf2.training.publish_folder import open_folder, prepare, take_evaluation
     from mf2.training.publish_places import find_placement
     from mf2.training.publish_upload import State, Target, explaining_hub_errors, find_state, upload
 
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
         if (value := getattr(args, name)) and not HUB_ID.fullmatch(value):
             raise ValueError(f"--{name} is {value!r}; a repository is called owner/name.")
     contents, api = open_folder(args.path), HfApi()
+    if args.evaluation:
+        contents = take_evaluation(contents, args.evaluation)
     target = Target(args.repo, contents.repo_type, args.revision, _wanted_privacy(args))
     with explaining_hub_errors(args.repo):
         named = {name: getattr(args, name) for name in ("base_repo", "eval_repo", "permission")}

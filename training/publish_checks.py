@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, ModelCard, get_token
 
 from mf2.dataset_tools.schema import MANIFEST_NAME, sha256_of_file
-from mf2.training.cards import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, label_space_of
-from mf2.training.checkpoint import INDEX_NAME
+from mf2.training.cards import CARD_NAME, label_space_of
+from mf2.training.checkpoint import INDEX_NAME, METRICS_NAME
 from mf2.training.publish_folder import (
     ADAPTER,
     BINARY_STARTS,
@@ -30,6 +30,7 @@ from mf2.training.publish_folder import (
 ANNOTATIONS, FULL = "annotations", "full"
 PROBE = Path(__file__).with_name("publish_probe.py")
 PROBE_SECONDS = 600
+THRESHOLD_TOLERANCE = 1e-6
 
 SECRETS = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}"),
@@ -117,7 +118,6 @@ def find_leaks(contents: Contents) -> Iterator[str]:
 # -------------------------------------------------------------------------------------------------------------- models
 def find_model_problems(contents: Contents) -> Iterator[str]:
     """Weights that are missing, thresholds that are, and a base that is only on this machine."""
-    is_adapter = contents.kind == ADAPTER
     weights = {path for path in contents.files if path.endswith(WEIGHTS)}
     if INDEX_NAME in contents.files:
         named = set(contents.read_json(INDEX_NAME)["weight_map"].values())
@@ -127,14 +127,27 @@ def find_model_problems(contents: Contents) -> Iterator[str]:
         yield f"It has {len(weights)} files of weights (*.safetensors) and no index; it needs one."
     if "processor_config.json" not in contents.files:
         yield "It has no processor_config.json; save the processor beside it."
-    config = contents.read_json(ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME)
+    yield from find_threshold_problems(contents)
+
+
+def find_threshold_problems(contents: Contents) -> Iterator[str]:
+    """Thresholds that are missing or impossible, or are not those at which it was measured."""
     try:
-        space = label_space_of(config)
+        space = label_space_of(contents.config)
     except ValueError as error:
         yield str(error)
         return
-    if space and space.au_ids and not config.get("au_thresholds"):
+    if space is None or not space.au_ids:
+        return
+    if not contents.config.get("au_thresholds"):
         yield "It has no thresholds of its action units (au_thresholds); run mf2 calibrate."
+    scored = contents.read_json(METRICS_NAME)["evaluation"]["aus_tuned"]["per_au"]
+    own = dict(zip(space.au_codes, space.thresholds, strict=True))
+    if other := [code for code, au in scored.items() if abs(au["threshold"] - own[code]) > THRESHOLD_TOLERANCE]:
+        yield (
+            f"{', '.join(other)}: measured at other thresholds than it has; run training/evaluation.py and name its "
+            "folder with --evaluation."
+        )
 
 
 def find_card_problems(contents: Contents) -> Iterator[str]:
@@ -165,7 +178,7 @@ def find_loading_problems(contents: Contents) -> Iterator[str]:
 
 def _base_revision(contents: Contents) -> list[str]:
     """Of an adapter: the commit at which its base is loaded."""
-    revision = contents.read_json(ADAPTER_CONFIG_NAME).get("revision") if contents.kind == ADAPTER else None
+    revision = contents.config.get("revision") if contents.kind == ADAPTER else None
     return [revision] if revision else []
 
 
@@ -173,8 +186,7 @@ def _find_mismatches(report: dict[str, Any], contents: Contents) -> Iterator[str
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if found := report["mismatches"].get(kind):
             yield f"Its weights do not fit its code: {kind} {', '.join(found[:3])}."
-    config = contents.read_json(ADAPTER_CONFIG_NAME if contents.kind == ADAPTER else CONFIG_NAME)
-    space = label_space_of(config)
+    space = label_space_of(contents.config)
     if space and report["label_space"] != space.to_dict():
         yield "The loaded model has other labels or thresholds than its configuration."
 

@@ -1,7 +1,6 @@
 """What of a folder goes to the Hub: its kind, the files that belong to it, and their text as it is published."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -11,7 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard
 
-from mf2.dataset_tools.privacy import restricted_sources
+from mf2.dataset_tools.privacy import restricted_sources, shorten_paths
+from mf2.dataset_tools.recipe import RECIPE_FORMAT
 from mf2.dataset_tools.schema import MANIFEST_NAME, read_manifest
 from mf2.training.arguments import RESOLVED_NAME, load_yaml
 from mf2.training.cards import (
@@ -21,6 +21,7 @@ from mf2.training.cards import (
     OVERLAY_NAME,
     Placement,
     eval_results_yaml,
+    label_space_of,
     list_training_data,
     make_card,
     permission_section,
@@ -28,13 +29,13 @@ from mf2.training.cards import (
 from mf2.training.checkpoint import METRICS_NAME, read_json
 
 CHECKPOINT, ADAPTER, DATASET, RECIPE = "checkpoint", "adapter", "dataset", "recipe"
-RECIPE_FORMAT = "mfa-recipe"
 
 _MODEL_FILES = (
     CARD_NAME,
     METRICS_NAME,
     RESOLVED_NAME,
     "training_videos.json",
+    "calibration.json",
     "*.py",
     "*.png",
     "processor_config.json",
@@ -94,6 +95,11 @@ class Contents:
     def restricted(self) -> list[str]:
         """Names of the data sets that forbid passing it on."""
         return restricted_sources(self.sources)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of a checkpoint or an adapter."""
+        return self.read_json(ADAPTER_CONFIG_NAME if self.kind == ADAPTER else CONFIG_NAME)
 
     def read_bytes(self, path: str, limit: int = -1) -> bytes:
         """The content of one file, or its first `limit` bytes."""
@@ -191,6 +197,26 @@ def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(list_training_data(config, read_json(source / METRICS_NAME)))
 
 
+def take_evaluation(contents: Contents, folder: str | Path) -> Contents:
+    """The same with the scores and plots that `training/evaluation.py` left, instead of those of the training.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are of another model or other thresholds, or of videos that it was trained on.
+    """
+    if not Path(folder, METRICS_NAME).is_file():
+        raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; training/evaluation.py leaves one.")
+    found, config = read_json(Path(folder, METRICS_NAME)), contents.config
+    space = label_space_of(config)
+    if space and found["model"]["label_space"] != space.to_dict():
+        raise ValueError(f"{folder} measured other labels or thresholds than those of {contents.source}.")
+    if seen := found["evaluation"]["overlap"]["seen_videos"]:
+        raise ValueError(f"{folder} was measured on {seen} videos of the training; evaluate on others.")
+    metrics = contents.read_json(METRICS_NAME) | {"evaluation": found["evaluation"]}
+    plots = {file.name: file for file in Path(folder).glob("*.png")}
+    return replace(contents, files={**contents.files, **plots, METRICS_NAME: _to_json(metrics)})
+
+
 # -------------------------------------------------------------------------------------------------------- as published
 def prepare(contents: Contents, placement: Placement) -> Contents:
     """The same with the texts of the published copy; the folder itself is not touched.
@@ -203,14 +229,14 @@ def prepare(contents: Contents, placement: Placement) -> Contents:
     if contents.repo_type == "dataset":
         files[CARD_NAME] = _dataset_card(contents, placement)
         return replace(contents, files=files)
-    files[CARD_NAME] = str(make_card(contents.source, placement))
+    files[CARD_NAME] = str(make_card(contents.source, placement, contents.read_json(METRICS_NAME)))
     if RESOLVED_NAME in files:
         settings = shorten_paths(load_yaml(contents.source / RESOLVED_NAME))
         files[RESOLVED_NAME] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     if placement.base:
         files[ADAPTER_CONFIG_NAME] = _adapter_config(contents.source, placement)
     if placement.evaluation:
-        evaluation = read_json(contents.source / METRICS_NAME)["evaluation"]
+        evaluation = contents.read_json(METRICS_NAME)["evaluation"]
         name = placement.evaluation.repo_id.split("/")[-1]
         files[f".eval_results/{name}.yaml"] = eval_results_yaml(evaluation, placement.evaluation)
     left_out = contents.left_out
@@ -222,24 +248,14 @@ def prepare(contents: Contents, placement: Placement) -> Contents:
 def _adapter_config(source: Path, placement: Placement) -> str:
     config = read_json(source / ADAPTER_CONFIG_NAME)
     config |= {"base_model_name_or_path": placement.base.repo_id, "revision": placement.base.sha}
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return _to_json(config)
+
+
+def _to_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def _dataset_card(contents: Contents, placement: Placement) -> str:
     card = DatasetCard((contents.source / CARD_NAME).read_text("utf-8"))
     card.text += permission_section(placement.permission)
     return str(card)
-
-
-_LOCAL_PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]).*", re.S)
-
-
-def shorten_paths(value: Any) -> Any:
-    """Settings whose paths on this machine, at any depth, are cut to their last name."""
-    if isinstance(value, Mapping):
-        return {key: shorten_paths(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [shorten_paths(each) for each in value]
-    if isinstance(value, str) and _LOCAL_PATH.fullmatch(value):
-        return re.split(r"[\\/]", value.rstrip("\\/"))[-1]
-    return value

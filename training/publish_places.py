@@ -81,7 +81,7 @@ def _training_data_of(api: HfApi, base: PinnedRepo) -> tuple[Mapping[str, Any], 
 # ---------------------------------------------------------------------------------------------------------- evaluation
 def find_evaluation(api: HfApi, contents: Contents, eval_repo: str | None) -> PinnedRepo | None:
     """The evaluation data on the Hub: as `eval_repo` says if these are the same data, or as training loaded them."""
-    data = read_json(contents.source / METRICS_NAME)["evaluation"]["data"]
+    data = contents.read_json(METRICS_NAME)["evaluation"]["data"]
     if eval_repo is None:
         return PinnedRepo(data["name"]) if HUB_ID.fullmatch(data["name"]) else None
     sha = api.dataset_info(eval_repo).sha

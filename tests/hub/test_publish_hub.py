@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from finished_runs import exported_faces, finish_adapter, finish_checkpoint
+from finished_runs import exported_faces, finish_adapter, finish_checkpoint, measured_metrics
 from fresh_process import call_fresh
 from hub_server import Account, HubServer
 from huggingface_hub import DatasetCard, ModelCard
@@ -59,9 +59,11 @@ def second_run(run, work) -> Path:
     shutil.copytree(run, folder)
     weights = load_file(folder / "model.safetensors")
     save_file({name: weight * 1.1 for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
+    config, metrics = (json.loads((folder / name).read_text()) for name in ("config.json", "metrics.json"))
     config["au_thresholds"] = [0.7] * 12
-    (folder / "config.json").write_text(json.dumps(config))
+    metrics |= {"evaluation": measured_metrics(config["au_ids"], config["au_thresholds"])["evaluation"]}
+    for name, content in {"config.json": config, "metrics.json": metrics}.items():
+        (folder / name).write_text(json.dumps(content))
     return folder
 
 

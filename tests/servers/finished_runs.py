@@ -12,30 +12,40 @@ from PIL import Image
 
 from mf2.dataset_tools.export import export
 from mf2.dataset_tools.schema import write_mfa
-from mf2.labels_mf2 import EMOTIONS
+from mf2.labels_mf2 import EMOTIONS, LabelSpace
 from mf2.training.cards import write_card
-from mf2.training.metrics import au_metrics, emotion_metrics
+from mf2.training.predictions import Predictions
+from mf2.training.scores import evaluate_predictions
 
 FREE = {"name": "Faces", "license": "apache-2.0", "synthetic": True, "fingerprint": "f" * 64, "rows": 96, "videos": 9}
 RESTRICTED = FREE | {"name": "Aff-Wild2", "license": "other", "synthetic": False}
 
 
-def measured_metrics(au_codes: list[str], thresholds: list[float], **data: Any) -> dict[str, Any]:
+def measured_metrics(au_ids: list[int], thresholds: list[float], **data: Any) -> dict[str, Any]:
     """What `metrics.json` holds, scored on random predictions.
 
     Args:
         data: of the training and the evaluation data, where it differs from `FREE`.
     """
     rng = np.random.default_rng(0)
-    probs, labels = rng.random((50, len(au_codes))), rng.integers(0, 2, (50, len(au_codes)))
+    keys = np.array([str(row // 5) for row in range(50)])
+    predictions = Predictions(
+        au_probs=rng.random((50, len(au_ids))),
+        au_labels=rng.integers(0, 2, (50, len(au_ids))),
+        emotion_probs=rng.dirichlet(np.ones(8), 50),
+        emotion_labels=rng.integers(0, 8, 50),
+        video_ids=keys,
+        group_ids=keys,
+        frames=np.arange(50),
+        file_names=keys,
+    )
+    space = LabelSpace(tuple(au_ids), EMOTIONS, tuple(thresholds))
     description = FREE | {"emotion_ceiling": None} | data
     return {
         "model": {"name": "run", "license": "apache-2.0", "parameters": 20, "trainable_parameters": 10},
         "evaluation": {
             "data": description | {"split": "validation", "rows": 50},
-            "aus": au_metrics(probs, labels, au_codes),
-            "aus_tuned": au_metrics(probs, labels, au_codes, thresholds),
-            "emotion": emotion_metrics(rng.random((50, 8)), rng.integers(0, 8, 50), EMOTIONS),
+            **evaluate_predictions(predictions, space, num_bootstrap=20),
         },
         "training": {
             "data": description | {"split": "train"},
@@ -57,15 +67,13 @@ def finish_checkpoint(checkpoint: Path, folder: Path, data: dict[str, Any] = FRE
     config = json.loads((folder / "config.json").read_text())
     config["training_data"] = [data]
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    codes = [f"AU{au_id}" for au_id in config["au_ids"]]
-    return _finish(folder, measured_metrics(codes, config["au_thresholds"], **data))
+    return _finish(folder, measured_metrics(config["au_ids"], config["au_thresholds"], **data))
 
 
 def finish_adapter(folder: Path) -> Path:
     """Add to a saved adapter what a training leaves beside it."""
     config = json.loads((folder / "adapter_config.json").read_text())
-    codes = [f"AU{au_id}" for au_id in config["au_ids"]]
-    return _finish(folder, measured_metrics(codes, config["au_thresholds"]))
+    return _finish(folder, measured_metrics(config["au_ids"], config["au_thresholds"]))
 
 
 def _finish(folder: Path, metrics: dict[str, Any]) -> Path:

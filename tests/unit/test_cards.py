@@ -19,7 +19,7 @@ THRESHOLDS = [0.41, 0.62]
 
 
 def measured():
-    return measured_metrics(["AU1", "AU12"], THRESHOLDS)
+    return measured_metrics([1, 12], THRESHOLDS)
 
 
 def folder_of(tmp_path, config, metrics=None, name="config.json"):
@@ -116,8 +116,8 @@ def test_every_decimal_on_the_card_was_measured(tmp_path):
 
 
 def _numbers(value):
-    if isinstance(value, dict):
-        return [number for each in value.values() for number in _numbers(each)]
+    if isinstance(value, dict | list):
+        return [number for each in (value.values() if isinstance(value, dict) else value) for number in _numbers(each)]
     return [value] if isinstance(value, float) else []
 
 
@@ -136,22 +136,25 @@ def test_a_figure_of_an_included_template_is_refused(tmp_path):
 
 
 def test_a_figure_that_was_not_measured_is_refused(tmp_path):
-    metrics = measured()
-    del metrics["evaluation"]["aus"]["average_precision"]
-    with pytest.raises(ValueError, match=r"not measured.*average_precision"):
-        make_card(folder_of(tmp_path, {}, metrics))
+    for path in (("evaluation", "aus", "f1_all_positive"), ("training", "steps"), ("evaluation", "data", "rows")):
+        metrics = part = measured()
+        for name in path[:-1]:
+            part = part[name]
+        del part[path[-1]]
+        with pytest.raises(ValueError, match=rf"not measured.*{path[-1]}"):
+            make_card(folder_of(tmp_path, {}, metrics))
     metrics = measured()
     metrics["evaluation"]["emotion"]["uar"] = float("nan")
-    with pytest.raises(ValueError, match="nan; it must be finite"):
+    with pytest.raises(ValueError, match=r"evaluation\.emotion\.uar is nan; it must be finite"):
         make_card(folder_of(tmp_path, {}, metrics))
 
 
 def test_a_task_without_labels_has_no_scores(tmp_path):
     metrics = measured()
-    metrics["evaluation"]["emotion"] = {"num_labelled": 0}
+    metrics["evaluation"] |= {"emotion": {"num_labelled": 0}, "calibration": {"aus": None, "emotion": None}}
     card = make_card(folder_of(tmp_path, {"emotions": []}, metrics))
     assert [result.metric_name for result in card.data.eval_results] == ["mean AU F1"]
-    assert "majority class" not in card.text and "Emotions:" not in card.text
+    assert "majority" not in card.text and "Emotions:" not in card.text
 
 
 # --------------------------------------------------------------------------------------------------------------- lines

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from finished_runs import FREE, RESTRICTED, exported_faces, finish_checkpoint
+from finished_runs import FREE, RESTRICTED, exported_faces, finish_checkpoint, measured_metrics
 from safetensors.torch import save_file
 
 import mf2
 from mf2.cli import main
+from mf2.dataset_tools.privacy import shorten_paths
 from mf2.training import publish_checks
 from mf2.training.checkpoint import move_checkpoint
-from mf2.training.publish_folder import open_folder, prepare, shorten_paths
+from mf2.training.publish_folder import open_folder, prepare, take_evaluation
 from mf2.training.publish_places import find_placement
 
 LOADED = {"au_ids": [1, 12], "emotions": ["Calm"], "au_thresholds": [0.4, 0.6]}
@@ -153,6 +154,37 @@ def test_everything_that_is_wrong_is_told_at_once(run, capsys):
 def test_thresholds_that_cannot_be(run, capsys):
     change(run / "config.json", au_thresholds=[0.4, 1.5])
     assert "The threshold of AU12 is 1.5" in publish(capsys, run)[1]
+
+
+def test_thresholds_at_which_it_was_not_measured(run, capsys):
+    change(run / "config.json", au_thresholds=[0.4, 0.7])
+    _, err = publish(capsys, run)
+    assert "AU12: measured at other thresholds" in err and "AU1:" not in err and "--evaluation" in err
+
+
+def test_a_later_evaluation_takes_the_place_of_the_trainings(run, tmp_path, capsys):
+    """Only if it is of the same thresholds and of videos that were not trained on."""
+    change(run / "config.json", au_thresholds=[0.4, 0.7])
+    metrics = measured_metrics([1, 12], [0.4, 0.7])
+    metrics["evaluation"] |= {"overlap": {"videos": 3, "seen_videos": 0}, "landmarks": "none", "protocol": "mfa"}
+    metrics["model"]["label_space"] = {"au_ids": [1, 12], "emotions": ["Calm"], "thresholds": [0.4, 0.7]}
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "aus.png").write_bytes((run / "overlay.png").read_bytes())
+    file = folder / "metrics.json"
+    file.write_text(json.dumps(metrics))
+    status, out = publish(capsys, run, "--evaluation", str(folder))
+    assert status == 0 and " aus.png" in out
+    contents = take_evaluation(open_folder(run), folder)
+    card = prepare(contents, find_placement(None, contents, "org/name")).read_text("README.md")
+    assert "Landmarks: none; protocol: mfa." in card
+
+    metrics["evaluation"]["overlap"]["seen_videos"] = 2
+    file.write_text(json.dumps(metrics))
+    assert "2 videos of the training" in publish(capsys, run, "--evaluation", str(folder))[1]
+    change(run / "config.json", au_thresholds=[0.4, 0.8])
+    assert "other labels or thresholds" in publish(capsys, run, "--evaluation", str(folder))[1]
+    assert "has no metrics.json" in publish(capsys, run, "--evaluation", str(tmp_path))[1]
 
 
 def test_without_metrics_there_is_no_card(run, capsys):
