@@ -268,9 +268,7 @@ def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | Non
             raise ValueError(f"{path} has no header that can be read: {error}.") from None
     wanted = list(names if columns is None else columns)
     if not_once := [name for name in wanted if names.count(name) != 1]:
-        raise ValueError(
-            f"{path} must have each column once, not so {', '.join(not_once)}; it has {', '.join(names)}."
-        )
+        raise ValueError(f"{path} must have once {', '.join(not_once)}; its header is {', '.join(names)}.")
     odd: list[str] = []
 
     def skip(row: pacsv.InvalidRow) -> str:
