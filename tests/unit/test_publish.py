@@ -230,6 +230,14 @@ def test_restricted_pixels_need_a_permission(tmp_path, capsys):
     assert publish(capsys, folder, "--permission", "Letter of the owners.")[0] == 0
 
 
+def test_a_recipe_of_restricted_data_may_be_public(tmp_path, capsys):
+    exported_faces(tmp_path, license="other", pretty_name="Aff-Wild2")
+    assert main(["data", "export", str(tmp_path / "raw"), str(tmp_path / "recipe"), "--recipe_only"]) == 0
+    capsys.readouterr()
+    status, out = publish(capsys, tmp_path / "recipe", "--public")
+    assert status == 0 and out.startswith("recipe, public") and ".parquet" not in out
+
+
 def test_annotations_with_pixels_and_changed_shards_are_found(tmp_path, capsys):
     folder = exported_faces(tmp_path, license="other", pretty_name="Aff-Wild2")
     shard = next((folder / "annotations").glob("train-*"))
