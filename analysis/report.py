@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from .. import __version__
 from ..dataset_tools.report import write_text
+from .caption_check import unsupported_aus
 from .report_views import MAX_PICTURES, Findings, Reading, Signal, Summary, View, find_views, read_run
 from .thumbnails import Thumbnails, face_key, make_thumbnails
 
@@ -97,6 +98,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
         num_hidden_faces=findings.num_hidden_faces,
         sources=findings.sources[:MAX_LISTED],
         problems=[problem | {"name": Path(problem["source"]).name} for problem in findings.problems[:MAX_LISTED]],
+        captions=findings.captions,
         counts=counts,
         settings=list(flatten({name: value for name, value in manifest.items() if name not in SHOWN_ELSEWHERE})),
         card=render_card(manifest.get("model")),
@@ -174,11 +176,14 @@ def _show_summary(item: Summary, reading: Reading) -> dict[str, Any]:
 
 def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
     is_video = view.timeline is not None
+    caption = next((row[name] for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None)
+    thresholds = {signal.code: signal.threshold for signal in view.reading.aus}
     return {
         "image": thumbnails.get(face_key(row)),
         "place": _clock(row["time_s"]) if is_video else Path(row["source"]).name,
         "time_s": row["time_s"] if is_video else None,
-        "caption": next((row[name] for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None),
+        "caption": caption,
+        "unsupported": unsupported_aus(caption, row, thresholds) if caption and not view.reading.adapter else [],
         "tags": [
             {"code": item.signal.code, "prob": item.peak, "color": _signal_color(item.signal, view.reading)}
             for item in items

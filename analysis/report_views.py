@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..labels_mf2 import ACTION_UNITS
+from .caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
 
 MANIFEST_NAME = "manifest.json"
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
@@ -99,6 +100,7 @@ class Findings:
     counts: dict[str, int]
     num_hidden_faces: int = 0
     likeliest: dict[str, float] = field(default_factory=dict)
+    captions: dict[str, CaptionCheck] = field(default_factory=dict)
 
 
 def read_run(run_folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -142,6 +144,7 @@ def find_views(table: pd.DataFrame, thresholds: Mapping[str, float]) -> Findings
         problems=table.loc[table["status"] == "error", ["source", "frame", "error"]].to_dict("records"),
         counts=_count(table, seen),
         num_hidden_faces=max(len(tracks) - MAX_VIDEO_VIEWS, 0),
+        captions=_check_captions(seen, readings),
         likeliest=seen["emotion"].value_counts(normalize=True).to_dict() if "emotion" in seen else {},
     )
 
@@ -236,6 +239,17 @@ def _describe_sources(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "no_face": int((rows["status"] == "no_face").sum()),
             "errors": int((rows["status"] == "error").sum()),
         }
+
+
+def _check_captions(seen: pd.DataFrame, readings: Sequence[Reading]) -> dict[str, CaptionCheck]:
+    """The captions of all faces against the checkpoint's AUs, by kind."""
+    kinds = [name.removeprefix(CAPTION_PREFIX) for name in seen.columns if name.startswith(CAPTION_PREFIX)]
+    own = next((reading for reading in readings if not reading.adapter), None)
+    if own is None or not kinds:
+        return {}
+    thresholds = {signal.code: signal.threshold for signal in own.aus}
+    columns = [*thresholds, *(CAPTION_PREFIX + kind for kind in kinds)]
+    return check_captions(seen[columns].to_dict("records"), thresholds, kinds)
 
 
 def _count(table: pd.DataFrame, seen: pd.DataFrame) -> dict[str, int]:

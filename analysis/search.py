@@ -182,16 +182,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--like", type=Path, metavar="IMAGE", help="search for faces like that of this picture instead of a text")
     add("--describe", type=Path, metavar="IMAGE", help="choose from --texts what fits the face of this picture")
     add("--texts", type=Path, metavar="FILE", help="one text a line")
-    add("--top_k", type=int, default=12, metavar="N", help="how many (default: %(default)s)")
-    add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions (default: %(default)s)")
-    add("--landmarks", default=DETECT, help="detect, mean_face (pictures are face crops) or a CSV (default: detect)")
-    add("--detector", default="face-alignment", metavar="NAME", help="a registered detector (default: %(default)s)")
-    add("--detector_model", metavar="FILE", help="model file of the detector")
-    add("--fps", type=float, default=1.0, help="frames a second to take of videos (default: %(default)s)")
-    add("--index", type=Path, metavar="DIR", help="where encoded faces are kept (default: a folder in ~/.cache/mf2)")
-    add("--output", type=Path, default=Path("outputs/search"), help="folder of the results (default: %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: the fastest there is)")
-    add("--batch_size", type=int, default=16, metavar="N", help="faces in a pass (default: %(default)s)")
+    add("--top_k", type=int, default=12, metavar="N", help="how many [%(default)s]")
+    add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions [%(default)s]")
+    add("--landmarks", default=DETECT, metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
+    add("--backend", help="detector [the checkpoint's]")
+    add("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
+    add("--fps", type=float, default=1.0, help="frames a second to take of videos [%(default)s]")
+    add("--index", type=Path, metavar="DIR", help="where encoded faces are kept [a folder in ~/.cache/mf2]")
+    add("--output", type=Path, default=Path("outputs/search"), help="folder of the results [%(default)s]")
+    add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
+    add("--batch_size", type=int, default=16, metavar="N", help="faces in a pass [%(default)s]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -204,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
     sources, _ = find_sources([folder])
     encoder = _make_encoder(args, sources)
     like = encode_face(encoder, args.like) if args.like else None
-    index = FaceIndex(args.index or default_index_folder(folder, args.branch), encoder, _faces_key(args))
+    index = FaceIndex(args.index or default_index_folder(folder, args.branch), encoder, _faces_key(args, encoder))
     num_encoded = index.update(sources)
     print(f"{len(index):,} faces of {len(index.files):,} files in {index.folder}, {num_encoded:,} files encoded now")
     scorer = text_scorer(encoder.model, encoder.processor, text, args.branch) if like is None else face_scorer(like)
@@ -250,15 +250,16 @@ def _run_describe(args: argparse.Namespace) -> int:
 def _make_encoder(args: argparse.Namespace, sources: Sequence[Source]) -> Encoder:
     recognizer = Recognizer.from_pretrained(args.model, device=args.device)
     recognizer.model.get_branch(args.branch)
+    backend = args.backend or recognizer.image_processor.landmark_detector
     names = [source.name for source in sources]
-    find = make_finder(args.landmarks, args.detector, args.device, args.detector_model, names)
+    find = make_finder(args.landmarks, backend, str(recognizer.device), args.model_file, names)
     return Encoder(recognizer.model, recognizer.processor, find, args.branch, args.batch_size, args.fps)
 
 
-def _faces_key(args: argparse.Namespace) -> str:
+def _faces_key(args: argparse.Namespace, encoder: Encoder) -> str:
     """Names the way in which faces are found; a changed file of landmarks is another way."""
     if args.landmarks == DETECT:
-        return f"{args.detector} {args.detector_model or ''}".strip()
+        return f"{args.backend or encoder.processor.image_processor.landmark_detector} {args.model_file or ''}".strip()
     file = Path(args.landmarks)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else args.landmarks
 

@@ -103,6 +103,15 @@ def test_peaks_at_one_face_are_one_card():
     assert peaks == [("a.jpg", ["AU12", "Happiness", "AU1"]), ("b.jpg", ["Neutral"])]
 
 
+def test_sentences_are_checked_and_the_flagged_ones_marked(tmp_path):
+    said = {"caption_key_au": "AU1 (Inner Brow Raiser) and AU12 (Lip Corner Puller) are decisive."}
+    rows = [face("a.jpg", 0, 0.9, 0.9, 0.9, **said), face("b.jpg", 0, 0.2, 0.95, 0.2, **said)]
+    (check,) = find_views(pd.DataFrame(rows), THRESHOLDS).captions.values()
+    assert (check.captions, check.flagged, check.by_au) == (2, 1, {"AU1": 1})
+    page = write_report(write_run(tmp_path / "run", rows)).read_text()
+    assert page.count('title="below the threshold">AU1?</b>') == 1
+
+
 # --------------------------------------------------------------------------------------------------------------- page
 def test_what_comes_from_outside_is_escaped(tmp_path):
     bad = '</script><script>alert("1")</script><img src=x onerror=alert(2)>'

@@ -74,8 +74,8 @@ def test_only_a_changed_file_is_encoded_again(tmp_path, encoder, pictures):
     index, num_encoded = make_index(tmp_path, encoder)
     assert num_encoded == 1
     after = all_embeds(index)
-    torch.testing.assert_close(after[str(pictures[2])], before[str(pictures[5])])
-    assert not torch.allclose(after[str(pictures[2])], before[str(pictures[2])])
+    torch.testing.assert_close(after[str(pictures[2])], before[str(pictures[5])], atol=2e-3, rtol=0)
+    assert (after[str(pictures[2])] - before[str(pictures[2])]).abs().max() > 0.02
     assert torch.equal(after[str(pictures[3])], before[str(pictures[3])])
 
 
