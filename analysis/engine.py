@@ -136,7 +136,7 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     if run.is_finished:
         counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
         return Summary(**counts)
-    _collect_rows(run, sources, recognizer, options)
+    collect_rows(run, sources, recognizer, options)
     summary = _write_tables(run, options.formats, recognizer, Summary(len(sources), other_files=num_other))
     run.finish(_describe(recognizer, options, summary, time.perf_counter() - started))
     return summary
@@ -156,7 +156,7 @@ def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
     return output if count == 1 else output / f"shard-{number:05d}-of-{count:05d}"
 
 
-def _collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recognizer, options: AnalyzeOptions) -> None:
+def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recognizer, options: AnalyzeOptions) -> None:
     """Add the rows of everything that comes after what the run's parts hold."""
     position = run.position
     tracker = run.resume_tracker() if position[0] >= 0 else None

@@ -235,7 +235,7 @@ def test_a_finished_run_is_only_read(whole_run, checkpoint, media, tmp_path, mon
     options = ("--model", checkpoint, "--output", tmp_path, "--landmarks", "mean_face")
     assert analyze(media / "below", *options) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(engine, "_collect_rows", lambda *args: pytest.fail("analysed again"))
+    monkeypatch.setattr(engine, "collect_rows", lambda *args: pytest.fail("analysed again"))
     assert analyze(media / "below", *options) == 0
     assert capsys.readouterr().out == first
     assert analyze(media / "below", *options, "--fps", "5") == 1

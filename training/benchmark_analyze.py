@@ -1,0 +1,239 @@
+"""Time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video.
+
+The plain loop runs the model over batches that are ready, which no tool can beat; the difference is what decoding,
+aligning, naming and writing cost where they do not run beside the model.
+"""
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mf2.analysis.engine import AnalyzeOptions, analyze, collect_rows
+from mf2.analysis.faces import DETECT, MEAN_FACE
+from mf2.analysis.media import find_sources, import_av
+from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
+from mf2.analysis.run_folder import RunFolder
+from mf2.analysis.tables import row_schema
+from mf2.dataset_tools.landmark_files import COLUMNS
+from mf2.dataset_tools.report import markdown_table
+from mf2.labels_mf2 import MEAN_FACE_68
+from mf2.modeling_mf2 import MF2ForConditionalGeneration
+from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
+from mf2.training.arguments import run_script
+from mf2.training.benchmark import Section
+from mf2.training.benchmark_inputs import IMAGE_SIZES, caption_tokenizer, make_config
+from mf2.training.checkpoint import write_json
+from mf2.training.measure import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
+
+PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
+"""Width and height of the timed JPEG files; to decode a photograph takes longer than a `tiny` model."""
+VIDEO_SIZE = (320, 240)
+SPEED_TARGET = 0.9
+"""Images a second of `mf2 analyze` over those of the plain loop, at least, in batches of 16."""
+MEMORY_TARGET = 1.05
+"""Peak memory over all frames over that of a quarter of them, at most."""
+BATCH_SIZES = (1, 16)
+
+
+# ---------------------------------------------------------------------------------------------------------- inputs
+def save_model(size: str, folder: Path, seed: int) -> Path:
+    """A checkpoint of that size with random weights, which no timing depends on."""
+    config = make_config(size, seed)
+    torch.manual_seed(seed)
+    MF2ForConditionalGeneration(config).save_pretrained(folder)
+    side = {"height": IMAGE_SIZES[size], "width": IMAGE_SIZES[size]}
+    tokenizer = caption_tokenizer(config.emo_config.vocab_size, seed)
+    MF2Processor(MF2ImageProcessor(size=side), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def draw_frame(number: int, size: tuple[int, int]) -> np.ndarray:
+    """`(height, width, 3)` uint8 that changes with the number and compresses as photographs do."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    waves = [127 + 60 * np.sin((x + 3 * number) / 31 + k) + 60 * np.cos((y - number) / 17 + k) for k in range(3)]
+    noise = np.random.default_rng(number).normal(0, 6, (*size[::-1], 1))
+    return (np.stack(waves, axis=-1) + noise).clip(0, 255).astype(np.uint8)
+
+
+def save_pictures(folder: Path, count: int) -> None:
+    """`<kind>/<number>.jpg`, and `landmarks.csv` with a face in the middle of each."""
+    lines = [",".join(COLUMNS)]
+    for kind, size in PICTURE_SIZES.items():
+        (folder / kind).mkdir()
+        side = 0.8 * min(size)
+        points = np.array(MEAN_FACE_68) * side + (np.array(size) - side) / 2
+        for number in range(count):
+            Image.fromarray(draw_frame(number, size)).save(folder / kind / f"{number:05d}.jpg", quality=90)
+            lines.append(",".join(map(str, [kind, number, *points.ravel().round(2).tolist()])))
+    (folder / "landmarks.csv").write_text("\n".join(lines) + "\n")
+
+
+def save_video(file: Path, count: int) -> Path:
+    """A video of that many frames."""
+    av = import_av()
+    cycle = [av.VideoFrame.from_ndarray(draw_frame(number, VIDEO_SIZE), format="rgb24") for number in range(50)]
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *VIDEO_SIZE, "yuv420p"
+        for number in range(count):
+            frame = cycle[number % len(cycle)].reformat()
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file
+
+
+# ----------------------------------------------------------------------------------------------------------- speed
+def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Images a second of the tool and of the plain loop, in turns, for each source of landmarks and batch size."""
+    recognizer = Recognizer.from_pretrained(str(save_model(size, folder / size, args.seed)), device=args.device)
+    ways = {"mean face": MEAN_FACE, "given": str(folder / "landmarks.csv")} | (
+        {"detect": DETECT} if args.detect else {}
+    )
+    for batch_size in BATCH_SIZES:
+        runs = {("plain", ""): {"run": plain_loop(recognizer, args.pictures, batch_size)}}
+        for kind, (way, landmarks) in itertools.product(PICTURE_SIZES, ways.items()):
+            options = AnalyzeOptions(
+                str(folder / size), device=args.device, batch_size=batch_size, landmarks=landmarks
+            )
+            runs[kind, way] = {"run": analysis_of(folder / kind, recognizer, options)}
+        timings = time_side_by_side(runs, args.repeats, 1, args.device, f"{size}, batch {batch_size}")
+        plain = timings.pop(("plain", ""))
+        for (kind, way), timing in timings.items():
+            share = plain.seconds / timing.seconds
+            yield {
+                "size": size,
+                "batch": batch_size,
+                "pictures": kind,
+                "landmarks": way,
+                "images/s": args.pictures / timing.seconds,
+                "plain loop, images/s": args.pictures / plain.seconds,
+                "of the plain loop": share,
+                f"≥ {SPEED_TARGET}": share >= SPEED_TARGET,
+            }
+
+
+def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Callable[[], None]:
+    """The model on batches that are ready."""
+    picture = draw_frame(0, PICTURE_SIZES["crops"])
+    batch = recognizer.image_processor([picture] * batch_size)
+    inputs = {name: batch[name].to(recognizer.device) for name in INPUT_NAMES}
+    names = list(recognizer.model.label_spaces)[:1]
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(0, num_images, batch_size):
+            outputs = recognizer.model.forward_adapters(names, **inputs)
+            for output in outputs.values():
+                output.au_logits.cpu()
+
+    return run
+
+
+def analysis_of(pictures: Path, recognizer: Recognizer, options: AnalyzeOptions) -> Callable[[], None]:
+    """`mf2 analyze` without loading the model, into a new folder each time."""
+    sources, _ = find_sources([pictures])
+    settings = {"sources": [source.name for source in sources]}
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = RunFolder(Path(folder), settings, row_schema(recognizer.label_spaces))
+            collect_rows(found, sources, recognizer, options)
+
+    return run
+
+
+# -------------------------------------------------------------------------------------------------- start-up, memory
+def measure_start(folder: Path, device: str) -> Iterator[dict[str, Any]]:
+    """Seconds of whole commands, in processes of their own, the best of three."""
+    picture = next((folder / "photographs").iterdir())
+    one = ["analyze", str(picture), "--model", str(folder / "tiny"), "--landmarks", MEAN_FACE, "--device", device]
+    for name, command in {
+        "mf2 --help": ["--help"],
+        "mf2 analyze --help": ["analyze", "--help"],
+        "one picture": one,
+    }.items():
+        seconds = []
+        for repeat in range(3):
+            output = ["--output", str(folder / f"start-{repeat}")] if command is one else []
+            started = perf_counter()
+            subprocess.run([sys.executable, "-m", "mf2.cli", *command, *output], check=True, capture_output=True)
+            seconds.append(perf_counter() - started)
+        yield {"command": name, "seconds": min(seconds)}
+
+
+def measure_memory(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Peak memory of a video and of its first quarter, each in a process of its own."""
+    peaks = {}
+    for count in (args.frames // 4, args.frames):
+        video = save_video(folder / f"{count}.mp4", count)
+        peaks[count] = in_fresh_process(peak_of, str(video), str(folder / "tiny"), args.device)
+    whole = peaks[args.frames]
+    for count, peak in peaks.items():
+        row = {"frames": count, "peak, MB": peak / 1e6, "of the whole video's": peak / whole}
+        yield row | {f"whole ≤ {MEMORY_TARGET} ×": whole <= MEMORY_TARGET * peak}
+
+
+def peak_of(video: str, model: str, device: str) -> int:
+    """The most bytes that the process has while a video is analysed; runs in a fresh process."""
+    options = AnalyzeOptions(model, device=device, landmarks=MEAN_FACE)
+    with tempfile.TemporaryDirectory() as output:
+        return peak_memory_during(lambda: analyze([video], output, options), "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------- main
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
+    parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
+    parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video; 0 leaves it out [10000]")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
+    parser.add_argument(
+        "--detect", action="store_true", help="also with the default detector, whose weights are there"
+    )
+    parser.add_argument("--device", default="cpu", help="[cpu]")
+    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    machine = describe_machine(args.device)
+    print("# Benchmark of mf2 analyze\n")
+    print(markdown_table(("", "value"), [(name, str(value)) for name, value in (vars(args) | machine).items()]))
+    with tempfile.TemporaryDirectory() as name:
+        sections = measure_all(args, Path(name))
+    if args.output:
+        results = {name: asdict(section) for name, section in sections.items()}
+        write_json({"machine": machine, "settings": vars(args), "sections": results}, args.output)
+
+
+def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:
+    """Measure and print one section after the other."""
+    save_pictures(folder, args.pictures)
+    rows = [row for size in args.sizes for row in measure_speed(size, args, folder)]
+    sections = {"speed": Section("JPEG crops of 112 × 112 and photographs of 640 × 480", rows)}
+    print(sections["speed"].to_markdown(), flush=True)
+    if not (folder / "tiny").exists():
+        save_model("tiny", folder / "tiny", args.seed)
+    sections["start"] = Section("Start-up", list(measure_start(folder, args.device)))
+    print(sections["start"].to_markdown(), flush=True)
+    if args.frames:
+        sections["memory"] = Section("Peak memory on a video, tiny", list(measure_memory(folder, args)))
+        print(sections["memory"].to_markdown(), flush=True)
+    return sections
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
