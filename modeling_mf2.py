@@ -279,12 +279,23 @@ class MF2Branch(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------------- tower
+_ATTENTION_SUPPORT = {
+    "sdpa": "_supports_sdpa",
+    "flex_attention": "_supports_flex_attn",
+    "flash_attention_2": "_supports_flash_attn",
+    "flash_attention_3": "_supports_flash_attn",
+}
+"""Where a transformers model says whether it has an attention implementation; convolutional ones have none."""
+
+
 def build_vision_tower(config: MF2Config) -> PreTrainedModel:
     """The tower of `config.vision_config`, without parts that nothing reads (poolers)."""
     is_eva = config.vision_config.model_type == "blip_2_vision_model"  # AutoModel does not list it
     model_class = Blip2VisionModel if is_eva else AutoModel._model_mapping[type(config.vision_config)]
     accepted = inspect.signature(model_class.__init__).parameters
     kwargs = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+    if not getattr(model_class, _ATTENTION_SUPPORT.get(config.vision_config._attn_implementation, ""), True):
+        kwargs["attn_implementation"] = "eager"  # what was asked of the whole model is then for the branches alone
     tower = model_class._from_config(config.vision_config, **kwargs)
     if is_eva:
         # It is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy of it.
@@ -498,9 +509,10 @@ class MF2Model(MF2PreTrainedModel):
         )
 
     def encode_vision(self, pixel_values: torch.Tensor) -> VisionFeatures:
-        """Run the tower once; without autograd when it is frozen."""
+        """Run the tower once; without autograd when it is frozen. Convolutions are fastest with channels last."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
-            return self._read_tower(self.vision_model, pixel_values.to(self.vision_model.dtype))
+            pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
+            return self._read_tower(self.vision_model, pixel_values)
 
     def encode_regions(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
         """Tokens of the AU regions: `(B, A, 2, 4)` boxes -> `(B, A, R, W)`, both centres and all levels side by side.
