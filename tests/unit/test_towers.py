@@ -340,3 +340,16 @@ def test_missing_or_misshapen_boxes_are_named(boxes):
     with pytest.raises(ValueError) as refusal:
         model(faces()[0], boxes)
     assert f"au_boxes has shape {shape}; the local branch needs (2, 2, 2, 4)" in str(refusal.value)
+
+
+# --------------------------------------------------------------------------------------------------------- attention
+@pytest.mark.parametrize(("tower", "of_the_tower"), [({"model_type": "resnet", **RESNET}, "eager"), (None, "sdpa")])
+def test_an_attention_is_asked_of_those_parts_that_have_one(tower, of_the_tower):
+    """A convolutional tower refuses every implementation but the default; asking the whole model must not fail."""
+    tower = tower or {"model_type": "vit", **VIT}
+    config = MF2Config(
+        vision_config=tower, emo_config=BRANCH, au_config=BRANCH, bos_token_id=49, eos_token_id=3, au_ids=[1]
+    )
+    model = MF2Model._from_config(config, attn_implementation="sdpa")
+    assert model.config._attn_implementation == "sdpa"
+    assert model.vision_model.config._attn_implementation == of_the_tower
