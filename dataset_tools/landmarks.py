@@ -53,7 +53,6 @@ COUNTED = {
     "no_face": "without landmarks: no face was found, or none was given",
     "unreadable": "without landmarks: the image cannot be read",
 }
-_PACKAGES = {"face-alignment": "face-alignment", "mediapipe": "mediapipe"}
 _NO_FACE, _UNREADABLE = 0, -1
 
 Landmarks = npt.NDArray[np.float32]
@@ -157,11 +156,10 @@ class Search:
 
     def describe(self) -> dict[str, Any]:
         """Backend, model and versions, for the manifest."""
-        package = _PACKAGES.get(self.backend)
         return {
             "backend": self.backend,
             "model_sha256": sha256_of_file(self.model_file) if self.model_file else None,
-            "versions": {"mf2": __version__, **({package: importlib.metadata.version(package)} if package else {})},
+            "versions": {"mf2": __version__, **_version_of(self.backend)},
         }
 
     @cached_property
@@ -201,6 +199,14 @@ class Search:
             found = next(faces)
             largest = max(found, key=lambda face: face.area_px, default=None)
             yield Finding(None if largest is None else largest.landmarks_px, len(found))
+
+
+def _version_of(backend: str) -> dict[str, str]:
+    """The installed version of a backend that is a package of that name."""
+    try:
+        return {backend: importlib.metadata.version(backend)}
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return {}
 
 
 def _read_picture(row: Row) -> npt.NDArray[np.uint8] | None:

@@ -1,0 +1,34 @@
+"""A data set on the Hub is read by its id as its folder is: whole, without pixels, and in a stream."""
+
+from pathlib import Path
+
+import pytest
+from fresh_process import call_fresh
+from hub_repos import HubFile, Repo
+from hub_server import Account, HubServer
+from samples import write_mfa_folder
+
+from mf2.dataset_tools.export import export
+
+CLIENTS = Path(__file__).with_name("mfa_clients.py")
+
+
+@pytest.mark.usefixtures("private_cache")
+def test_a_data_set_is_read_by_its_id(tmp_path):
+    source = write_mfa_folder(tmp_path / "source", 8, 4, caption_emotion="A calm face.")
+    folder = export(source, tmp_path / "export", full=True)
+    repo = Repo("datasets", "alice/faces")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    content = {path.relative_to(folder).as_posix(): HubFile(path.read_bytes()) for path in files}
+    repo.commit("main", "data", content)
+    with HubServer({"hf_alice": Account("alice")}) as hub:
+        hub.repos["datasets", "alice/faces"] = repo
+        env = hub.client_env(tmp_path / "client", token="hf_alice")
+        found = call_fresh(CLIENTS, "read_data_set", env=env, repo_id="alice/faces")
+    assert found["red"] == list(range(8)) and found["landmarks"] == [[n, n] for n in range(8)]
+    assert found["captions"] == ["A calm face."] * 4 and "image" not in found["columns"]
+    assert found["streamed"] == [[n, [16, 16]] for n in range(3)]
+    refusals = found["refusals"]
+    assert refusals["pixels"].startswith("ValueError: alice/faces (train) lacks the columns image")
+    assert "test" in refusals["split"] and refusals["split"].startswith("ValueError")
+    assert refusals["repository"].startswith("DatasetNotFoundError: ") and "alice/nothing" in refusals["repository"]
