@@ -2,8 +2,8 @@
 
     model = get_peft_model(model, DFNConfig(au_ids=[1, 2, 4, 6, 9, 12, 25, 26], emotions=[]))
 
-A side network runs beside each frozen branch and each modality. It reads the pooled states that the branch leaves after
-some of its layers and ends in a state of its own, which heads of its own read:
+A side network runs beside each frozen branch and each modality. It reads the pooled states that the branch leaves
+after some of its layers and ends in a state of its own, which heads of its own read:
 
     image ─ branch, frozen ─ x₀ … x₆ (mean over the queries) ─ side tower ─ z_image ─ heads ─ AUs, emotion
     text  ─ branch, frozen ─ x₀ … x₆ (position 0) ──────────── side tower ─ z_text ┄┄┄ ITC with z_image, in training
@@ -11,9 +11,9 @@ some of its layers and ends in a state of its own, which heads of its own read:
 Nothing upstream is changed or differentiated. So the states can be stored once (`training/states.py`), any number of
 adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
 
-Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522) for
-the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions, G texts
-an image.
+Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522)
+for the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions,
+G texts an image.
 """
 
 import warnings
@@ -108,6 +108,8 @@ class DFNConfig(PeftConfig):
         for name in ("alignment_weight", "emotion_weight", "au_weight", "label_smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if self.label_smoothing > 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at most 1.")
         if self.gate_temperature <= 0:
             raise ValueError(f"gate_temperature is {self.gate_temperature}; it must be above 0.")
         if self.activation not in ACTIVATIONS:
@@ -117,14 +119,23 @@ class DFNConfig(PeftConfig):
                 f"alignment_weight is {self.alignment_weight} and text_cells is False, so nothing can be aligned; "
                 f"set alignment_weight to 0."
             )
-        if self.au_ids is not None and self.au_pos_weight and len(self.au_pos_weight) != len(self.au_ids):
-            raise ValueError(f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs.")
+        self._check_label_space()
+
+    def _check_label_space(self) -> None:
+        """Hold what is known of the label space against itself."""
         self.label_space  # noqa: B018 - building it checks ids, names and thresholds
+        if self.au_ids is not None and self.au_pos_weight and len(self.au_pos_weight) != len(self.au_ids):
+            raise ValueError(
+                f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs; give one each."
+            )
+        if self.au_ids is not None and self.emotions is not None and not (self.au_ids or self.emotions):
+            raise ValueError("au_ids and emotions are both empty, so nothing is to be learned; give one of them.")
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
-        return LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), tuple(self.au_thresholds or ()))
+        """What the outputs mean; of a field that was left open nothing, until the base is known."""
+        thresholds = () if self.au_ids is None else tuple(self.au_thresholds or ())
+        return LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), thresholds)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -140,6 +151,7 @@ class DFNConfig(PeftConfig):
         if self.au_ids is None:
             self.au_ids = list(base.au_ids)
             self.au_thresholds = self.au_thresholds or list(base.thresholds)
+        self._check_label_space()
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library."""
@@ -192,8 +204,13 @@ class SideTower(nn.Module):
 
 
 def kept_layers(num_layers: int, num_kept: int) -> list[int]:
-    """`num_kept` indexes evenly spaced over `num_layers`, the first and the last among them: 0, 2, … 12 of 13."""
-    return torch.linspace(0, num_layers - 1, num_kept).round().long().tolist()
+    """Indexes evenly spaced over `num_layers`, the last and (of several) the first among them: 0, 2, … 12 for 7 of 13.
+
+    Where there are fewer layers than are to be kept, all.
+    """
+    count = min(num_kept, num_layers)
+    step = (num_layers - 1) / max(count - 1, 1)
+    return [round(num_layers - 1 - step * index) for index in reversed(range(count))]
 
 
 class DFNSide(RecognitionHeads):
@@ -289,7 +306,9 @@ class DFNLayer(nn.Module, BaseTunerLayer):
     ) -> None:
         """Add an adapter."""
         if adapter_name == BASE:
-            raise ValueError(f"An adapter cannot be called {BASE!r}, the name of the checkpoint itself; choose another.")
+            raise ValueError(
+                f"An adapter cannot be called {BASE!r}, the name of the checkpoint itself; choose another."
+            )
         self.dfn_sides[adapter_name] = DFNSide(config, widths, num_layers)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
