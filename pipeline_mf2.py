@@ -93,7 +93,7 @@ class FacialStatePipeline(ChunkPipeline):
             For each picture a list of its faces, the largest first, empty where a detector found none; each has
             - **face** int, its place in the list.
             - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; of a face crop, what was seen.
-            - **score** the detector's, in [0, 1]; None without a detector.
+            - **score** the detector's, in [0, 1]; 1 for given landmarks, None for a face crop.
             - **landmarks_found** bool, False where the mean face stands in.
             - **au_probs** code to probability, independent of each other, in the order of the label space.
             - **active_aus** the codes of the AUs whose probability reaches their threshold, which comes with the

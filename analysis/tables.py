@@ -9,7 +9,7 @@ A row is a face of a frame, or a frame without one.
 | `face` | id of the face, the same through a video; -1 where there is none |
 | `status`, `error` | `ok`, `no_face`, or `error` and why |
 | `x0`, `y0`, `x1`, `y1` | box of the face in pixels, upright |
-| `face_score` | the detector's confidence in [0, 1]; empty without a detector |
+| `face_score` | the detector's confidence in [0, 1]; 1 for given landmarks, empty for a face crop |
 | `landmarks_found` | false where the whole picture was taken as a face, with regions of the mean face |
 | `AU1`, … | probability that the action unit is active, in [0, 1]; not an intensity |
 | `emotion`, `emotion_Neutral`, … | the likeliest emotion; probabilities that sum to 1 |
