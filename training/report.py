@@ -12,6 +12,7 @@ from mf2.analysis.drawing import FaceState, boxes_to_corners, compose, panel_hei
 from mf2.labels_mf2 import EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2Processor
+from mf2.training.caption_scores import caption_kinds
 from mf2.training.checkpoint import replacing_file
 from mf2.training.data import FaceExample
 
@@ -48,13 +49,8 @@ def draw_overlay(
 
 def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
     """What each branch that is on has learned to write, by kind, for every image."""
-    kinds = []
-    if model.config.use_emo_vl:
-        kinds += ["emotion", "key_au"] if model.config.emo_text == "random" else [model.config.emo_text]
-    if model.config.use_au_vl:
-        kinds.append("au")
     written = {}
-    for kind in kinds:
+    for kind in caption_kinds(model.config):
         ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
         written[kind] = processor.batch_decode(ids)
     return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]

@@ -81,6 +81,7 @@ def test_the_folder_holds_what_the_hub_needs(finished):
     names = {path.name for path in output_dir.iterdir() if path.is_file()}
     code = {f"{stem}_mf2.py" for stem in ("configuration", "modeling", "processing", "image_processing", "labels")}
     files = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "metrics.json"}
+    files |= {"training_videos.json"}
     assert code | files | {"README.md", "overlay.png", "training_config.yaml"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".part"))]
     config = json.loads((output_dir / "config.json").read_text())
@@ -113,6 +114,9 @@ def test_metrics_stand_beside_their_baselines(finished):
     assert evaluation["emotion"]["majority_top1"] == 0.125
     assert 0 < evaluation["data"]["emotion_ceiling"] <= 1
     assert evaluation["data"]["rows"] == 16
+    low, high = evaluation["aus"]["f1_interval"]
+    assert low < evaluation["aus"]["f1"] < high and evaluation["bootstrap"]["num_videos"] == 2
+    assert 0 < evaluation["calibration"]["aus"]["brier"] < 1
     assert (metrics["training"]["steps"], metrics["training"]["seed"]) == (4, 42)
     assert set(metrics["training"]["losses"]) == {
         *("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
