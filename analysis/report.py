@@ -26,6 +26,8 @@ REPORT_NAME = "report.html"
 TEMPLATE = "report.html.jinja"
 MAX_LISTED = 500
 """Sources and errors that the page lists."""
+LISTED_VALUES = 12
+"""Values of a long setting that are spelt out."""
 MAX_PEAKS = 24
 """Faces shown of a view."""
 CAPTION_COLUMNS = ("caption_emotion", "caption_key_au", "caption_au")
@@ -252,10 +254,13 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)
+            yield f"{prefix}{name}", _text(value)
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        more = [f"and {len(value) - LISTED_VALUES:,} more"] if len(value) > LISTED_VALUES else []
+        return ", ".join([*map(_text, value[:LISTED_VALUES]), *more])
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

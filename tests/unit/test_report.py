@@ -180,6 +180,8 @@ def test_a_card_of_a_model_that_is_nowhere_is_none(tmp_path):
 
 def test_settings_are_flat_lines():
     assert list(flatten({"a": {"b": [1, 0.123456]}, "c": None})) == [("a.b", "1, 0.1235"), ("c", "None")]
+    ((_, text),) = flatten({"sources": [f"{n}.jpg" for n in range(5000)]})
+    assert text.endswith("11.jpg, and 4,988 more")
 
 
 def test_long_names_keep_their_end():

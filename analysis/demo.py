@@ -1,0 +1,76 @@
+"""`mf2 demo`: everything on generated faces, offline: the small checkpoint, an analysis, and its report.
+
+Uses the checkpoint of the main job; where there is none, the main job is run first, which takes some minutes.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .analyze import DEFAULT_MODEL
+from .run_folder import MANIFEST_NAME
+
+PACKAGE = Path(__file__).resolve().parent.parent
+MAIN_JOB = ("training/pretrain.py", "--config", "training/configs/demo.yaml")
+NUM_PICTURES = 24
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `mf2 demo`."""
+    add = parser.add_argument
+    add("--model", type=Path, default=Path(DEFAULT_MODEL), help="checkpoint; made if it is not there [%(default)s]")
+    add("--output", type=Path, default=Path("outputs/demo_analysis"), metavar="DIR", help="[%(default)s]")
+    add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make sure of the checkpoint, draw faces, analyse them, and print the path of the report."""
+    if not (args.model / "config.json").is_file():
+        train(args.model)
+    print(show(args.model, args.output, args.device))
+    return 0
+
+
+def train(folder: Path) -> None:
+    """Run the main job into a folder, or continue it there.
+
+    Raises:
+        OSError: it failed; its own output says why.
+    """
+    print(f"There is no checkpoint at {folder}: training a small one now, which takes some minutes.", file=sys.stderr)
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *MAIN_JOB]
+    status = subprocess.run([*command, "--output_dir", str(folder.resolve())], cwd=PACKAGE).returncode
+    if status:
+        raise ChildProcessError(f"Training ended with status {status}; see its output above.")
+
+
+def show(model: Path, output: Path, device: str | None = None) -> Path:
+    """Draw faces, analyse them with sentences, and write the report.
+
+    Args:
+        model: a checkpoint folder.
+        output: holds the faces, the table and the report; what an earlier demo left there is replaced.
+        device: where to run.
+    Returns:
+        The report.
+    """
+    from ..configuration_mf2 import MF2Config
+    from ..training.caption_scores import caption_kinds
+    from .demo_sample import LANDMARKS_NAME, write_sample
+    from .engine import AnalyzeOptions, analyze
+    from .report import write_report
+
+    sample, run_folder = output / "sample", output / "run"
+    if (run_folder / MANIFEST_NAME).is_file():
+        shutil.rmtree(run_folder)
+    options = AnalyzeOptions(
+        model=str(model),
+        device=device,
+        landmarks=str(sample / LANDMARKS_NAME),
+        captions=caption_kinds(MF2Config.from_pretrained(model)),
+    )
+    summary = analyze(write_sample(sample, NUM_PICTURES), run_folder, options)
+    print(summary.to_line())
+    return write_report(run_folder, output / "report.html", "Generated faces")
