@@ -38,7 +38,7 @@ class Placement:
 
     Args:
         repo_id: of what the card describes.
-        base: of an adapter's base model; None takes what its configuration records.
+        base: what it was fine-tuned from; None for an adapter takes what its configuration records.
         base_training_data: provenance of the base's training data, as its configuration lists it.
         evaluation: the data set that the scores were measured on, where it is on the Hub.
         permission: what allows restricted data, or what derives from it, to be public.
@@ -100,28 +100,33 @@ def make_card(
     if is_adapter:
         base = placement.base or PinnedRepo(Path(config["base_model_name_or_path"]).name, config.get("revision"))
         facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(placement.repo_id, base=base)}
+        template, relation = "adapter.md", "adapter"
     else:
-        facts["loading"] = loading_lines(placement.repo_id)
-    template = "adapter.md" if is_adapter else "checkpoint.md"
-    card = ModelCard(render_card(template, card_data=_card_data(facts, placement).to_yaml(), **facts))
+        facts |= {"base": placement.base, "loading": loading_lines(placement.repo_id)}
+        template, relation = "checkpoint.md", "finetune"
+    card = ModelCard(render_card(template, card_data=_card_data(facts, placement, relation).to_yaml(), **facts))
     card.text += permission_section(placement.permission)
     return card
 
 
-def _card_data(facts: Mapping[str, Any], placement: Placement) -> ModelCardData:
-    """The front matter. `library_name` is transformers for adapters too: PEFT's own snippet needs a task type."""
-    relation = {"base_model": facts["base"].repo_id, "base_model_relation": "adapter"} if "base" in facts else {}
+def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) -> ModelCardData:
+    """The front matter. `library_name` is transformers for adapters too: PEFT's own snippet needs a task type.
+
+    Args:
+        relation: to the base, in the Hub's words.
+    """
+    base = {"base_model": facts["base"].repo_id, "base_model_relation": relation} if facts["base"] else {}
     terms = {"license_name": "terms-of-the-training-data"} if facts["restricted"] else {}
     datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
     return ModelCardData(
         license=RESTRICTED if facts["restricted"] else facts["model"]["license"],
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=[*TAGS, *(() if "base" in facts else ("image-to-text",))],
+        tags=[*TAGS, *(() if relation == "adapter" else ("image-to-text",))],
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),
-        **relation,
+        **base,
         **terms,
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from mf2.dataset_tools.schema import MANIFEST_NAME, dataset_fingerprint, read_manifest, sha256_of_file
-from mf2.training.cards import ADAPTER_CONFIG_NAME, CONFIG_NAME, HUB_ID, PinnedRepo, Placement
+from mf2.training.arguments import RESOLVED_NAME, load_yaml
+from mf2.training.cards import CONFIG_NAME, HUB_ID, PinnedRepo, Placement
 from mf2.training.checkpoint import METRICS_NAME, read_json
 from mf2.training.publish_folder import ADAPTER, Contents
 
@@ -26,7 +27,7 @@ def find_placement(
     Args:
         contents: of the folder.
         repo_id: where it goes.
-        base_repo: of an adapter's base, where its configuration names a folder.
+        base_repo: of the base, where training named a folder.
         eval_repo: of the data set that the scores were measured on.
         permission: what allows restricted data to be public.
     Raises:
@@ -34,30 +35,40 @@ def find_placement(
     """
     if contents.repo_type == "dataset":
         return Placement(repo_id, permission=permission)
-    evaluation = find_evaluation(api, contents, eval_repo)
-    if contents.kind != ADAPTER:
-        return Placement(repo_id, evaluation=evaluation, permission=permission)
-    base = find_base(api, contents.source, base_repo)
-    return Placement(repo_id, base, _training_data_of(api, base), evaluation, permission)
+    base = find_base(api, contents, base_repo)
+    inherited = _training_data_of(api, base) if contents.kind == ADAPTER else ()  # a checkpoint lists its base's too
+    return Placement(repo_id, base, inherited, find_evaluation(api, contents, eval_repo), permission)
 
 
 # ---------------------------------------------------------------------------------------------------------------- base
-def find_base(api: HfApi, adapter: Path, base_repo: str | None) -> PinnedRepo:
-    """The repository and the commit of an adapter's base."""
-    config = read_json(adapter / ADAPTER_CONFIG_NAME)
-    named = config["base_model_name_or_path"]
+def find_base(api: HfApi, contents: Contents, base_repo: str | None) -> PinnedRepo | None:
+    """The repository and the commit of the base; None for a checkpoint whose base is none or is not on the Hub."""
+    named, revision = _named_base(contents)
+    if named is None:
+        return None
     is_on_hub = bool(HUB_ID.fullmatch(named)) and not Path(named).exists()
     if not (is_on_hub or base_repo):
+        if contents.kind != ADAPTER:
+            return None
         raise ValueError(
-            f"{adapter} was trained on the folder {Path(named).name}, which others do not have; publish that first "
-            "and name its repository with --base_repo org/name."
+            f"{contents.source} was trained on the folder {Path(named).name}, which others do not have; publish that "
+            "first and name its repository with --base_repo org/name."
         )
     repo_id = base_repo or named
-    revision = config.get("revision") if repo_id == named else None
-    base = PinnedRepo(repo_id, api.model_info(repo_id, revision=revision).sha)
+    base = PinnedRepo(repo_id, api.model_info(repo_id, revision=revision if repo_id == named else None).sha)
     if Path(named).is_dir():
         _refuse_other_weights(api, Path(named), base)
     return base
+
+
+def _named_base(contents: Contents) -> tuple[str | None, str | None]:
+    """What the base was called where it was trained on, and its commit; an adapter's configuration tells, and the
+    settings of a checkpoint's run."""
+    if contents.kind == ADAPTER:
+        return contents.config["base_model_name_or_path"], contents.config.get("revision")
+    settings = load_yaml(contents.source / RESOLVED_NAME) if RESOLVED_NAME in contents.files else {}
+    given = [settings.get(name) for name in ("model", "model_name_or_path")]
+    return next((name for name in given if isinstance(name, str)), None), None
 
 
 def _refuse_other_weights(api: HfApi, folder: Path, base: PinnedRepo) -> None:

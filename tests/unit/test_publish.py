@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 import mf2
 from mf2.cli import main
 from mf2.dataset_tools.privacy import shorten_paths
+from mf2.dataset_tools.schema import sha256_of_file
 from mf2.training import publish_checks
+from mf2.training.cards import PinnedRepo
 from mf2.training.checkpoint import move_checkpoint
 from mf2.training.publish_folder import open_folder, prepare, take_evaluation
 from mf2.training.publish_places import find_placement
@@ -272,6 +274,20 @@ def test_a_base_that_is_a_folder_needs_its_repository(saved, tmp_path):
     )
     with pytest.raises(ValueError, match="has other weights than saved"):
         find_placement(other, contents, "org/dfn", base_repo="org/base")
+
+
+def test_a_fine_tuned_checkpoint_may_leave_its_base_unnamed(run, saved):
+    """Its weights are its own; named, the base has to be the one that it started from."""
+    (run / "training_config.yaml").write_text(yaml.safe_dump({"model": str(saved)}))
+    contents = open_folder(run)
+    assert find_placement(None, contents, "org/tuned").base is None
+    weights = SimpleNamespace(sha256=sha256_of_file(saved / "model.safetensors"))
+    hub = SimpleNamespace(
+        model_info=lambda name, revision: SimpleNamespace(sha="b" * 40),
+        get_paths_info=lambda *_, **__: [SimpleNamespace(path="model.safetensors", lfs=weights)],
+    )
+    found = find_placement(hub, contents, "org/tuned", base_repo="org/base")
+    assert found.base == PinnedRepo("org/base", "b" * 40) and found.base_training_data == ()
 
 
 # -------------------------------------------------------------------------------------------------------------- saving
