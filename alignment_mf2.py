@@ -391,8 +391,8 @@ def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float
     return _mean_over_batch(both.sum() / 2, rows.sum())
 
 
-def draw_match_pairs(comparison: Comparison) -> MatchPairs:
-    """A hard negative text and a hard negative image for each item.
+def draw_match_pairs(comparison: Comparison, hardness: float) -> MatchPairs:
+    """A negative text and a negative image for each item, drawn by softmax(hardness · logits).
 
     Items whose comparable texts all equal their own have no negative and are left out.
     """
@@ -401,15 +401,15 @@ def draw_match_pairs(comparison: Comparison) -> MatchPairs:
     uniform = _shared_uniform(num_images * _world_size(), 2, num_groups, device=device)
     uniform = _local_rows(uniform, num_images).permute(1, 2, 0)  # (2, G, I)
     allowed = comparison.candidates & ~comparison.positives
-    negative_text, found = sample_hard_negatives(comparison.image_to_text, allowed, uniform[0])
-    negative_image, _ = sample_hard_negatives(comparison.text_to_image, allowed, uniform[1])
+    negative_text, found = sample_hard_negatives(hardness * comparison.image_to_text, allowed, uniform[0])
+    negative_image, _ = sample_hard_negatives(hardness * comparison.text_to_image, allowed, uniform[1])
     own, group = found.T.nonzero(as_tuple=True)  # of each item that has negatives
     return MatchPairs(own, group, negative_image[group, own], negative_text[group, own])
 
 
 def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
     """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text."""
-    pairs = draw_match_pairs(comparison)
+    pairs = draw_match_pairs(comparison, branch.config.itm_hardness)
     groups = pairs.group.repeat(3)
     ids, masks = (
         torch.cat([x[pairs.own, pairs.group], x[pairs.own, pairs.group], _gather(x)[pairs.other_text, pairs.group]])

@@ -155,6 +155,8 @@ class MF2Config(PreTrainedConfig):
         eye_centers: Where the processor puts the eye centres, as fractions of the image.
         projection_dim: Width of the contrastive space.
         itc_temperature: Start of the learned ITC temperature.
+        itm_hardness: How far ITM's negatives are the similar ones: 1 draws them by the ITC softmax, as BLIP-2 does, 0
+            draws them evenly. Where captions say the same in other words, hard negatives are false and ITM collapses.
         label_smoothing: Of ITC and ITG.
         itc_weight, itm_weight, itg_weight, emotion_weight, au_weight: Factors of the losses; 0 skips one.
         au_pos_weight: Weight of active against not active per AU in the AU loss, from the training split.
@@ -190,6 +192,7 @@ class MF2Config(PreTrainedConfig):
     eye_centers: list | tuple = EYE_CENTERS
     projection_dim: int = 256
     itc_temperature: float | int = 0.07
+    itm_hardness: float | int = 1.0
     label_smoothing: float | int = 0.1
     itc_weight: float | int = 1.0
     itm_weight: float | int = 1.0
@@ -267,6 +270,7 @@ class MF2Config(PreTrainedConfig):
         for name in ("au_region_grid", "projection_dim"):
             _check_range(self, name, 1)
         _check_range(self, "initializer_range", 0)
+        _check_range(self, "itm_hardness", 0)
         _check_range(self, "itc_temperature", 0, open_low=True)
         _check_range(self, "label_smoothing", 0, 1)
         _check_range(self, "au_region_size", 0, 1, open_low=True)
