@@ -230,7 +230,7 @@ def _compare(reference: ReferenceBranch, images: ReferenceItems, texts: TextItem
 def _itm_loss(
     reference: ReferenceBranch, images: ReferenceItems, texts: TextItems, comparison: Comparison
 ) -> torch.Tensor:
-    pairs = draw_match_pairs(comparison)
+    pairs = draw_match_pairs(comparison, reference.branch.config.itm_hardness)
     if not len(pairs.own):
         return images.states.sum() * 0  # `Blip2QFormerModel` takes no empty batch
     image_rows = torch.cat([pairs.own, pairs.other_image, pairs.own])

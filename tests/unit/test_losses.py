@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from scipy.stats import chisquare
 
 from mf2.alignment_mf2 import (
+    Comparison,
     TextItems,
     contrastive_loss,
     draw_groups,
+    draw_match_pairs,
     image_text_similarity,
     recognition_losses,
     sample_hard_negatives,
@@ -94,6 +96,20 @@ def test_negatives_follow_the_softmax_over_what_is_allowed():
         counts = torch.bincount(drawn, minlength=6)
         assert found.all() and counts[~allowed].sum() == 0
         assert chisquare(counts[allowed], expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.5, 1.0])
+def test_hardness_decides_how_far_negatives_follow_similarity(hardness):
+    """At 0 the least similar text is met as often as the most similar one."""
+    size = 2_000
+    logits = torch.zeros(1, size, size)
+    logits[..., : size // 2] = 2.0
+    different = ~torch.eye(size, dtype=torch.bool)[None]
+    torch.manual_seed(0)
+    pairs = draw_match_pairs(Comparison(logits, logits, ~different, different | ~different), hardness)
+    share = torch.sigmoid(torch.tensor(2.0 * hardness)).item()
+    for drawn in (pairs.other_text, pairs.other_image):
+        assert (drawn < size // 2).float().mean().item() == pytest.approx(share, abs=0.04)
 
 
 def test_each_row_has_its_own_mask_and_number():
