@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from small_configs import small_config
 
 from mf2 import alignment_mf2
-from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2Branch, MF2ForPreTraining
 
 BATCH, AUS, TEXT, SMOOTHING = 4, (1, 12, 25), 6, 0.1
@@ -19,31 +19,10 @@ EXACT = {"rtol": 1e-5, "atol": 1e-5}
 def make_model(**fields) -> MF2ForPreTraining:
     """Small, in evaluation mode, with weights large enough for losses to differ."""
     torch.manual_seed(0)
-    branch = {
-        "vocab_size": DEC + 1,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "num_query_tokens": 3,
-    }
-    vision = {
-        "model_type": "vit",
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "image_size": 32,
-        "patch_size": 8,
-    }
-    config = MF2Config(
-        vision_config=vision,
-        emo_config=branch,
-        au_config=branch,
+    config = small_config(
+        DEC,
+        branch={"intermediate_size": 48, "num_query_tokens": 3},
         au_ids=AUS,
-        bos_token_id=DEC,
-        eos_token_id=SEP,
-        projection_dim=8,
         label_smoothing=SMOOTHING,
         initializer_range=0.2,
         au_region_grid=2,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
+SERVERS = Path(__file__).parents[1] / "servers"
 CASES = list(runpy.run_path(str(WORKER))["CASES"])
 
 
@@ -27,7 +28,7 @@ def reports(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two_processes")
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
     address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SERVERS)}
     run = subprocess.run(
         [sys.executable, *launch, *address, str(WORKER), str(folder)],
         env=environment,

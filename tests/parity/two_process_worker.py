@@ -11,32 +11,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from small_configs import small_config
 from torch.nn.parallel import DistributedDataParallel
 
-from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2ForPreTraining
 
 HALF, AUS, DEC = 3, (1, 12, 25, 26), 49
 BATCH = 2 * HALF
-VIT = {
-    "model_type": "vit",
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 32,
-    "patch_size": 8,
-}
-BRANCH = {
-    "vocab_size": DEC + 1,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 32,
-    "num_query_tokens": 2,
-    "hidden_dropout_prob": 0,
-    "attention_probs_dropout_prob": 0,
-}
+BRANCH = {"num_query_tokens": 2, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
 # Per case: fields of the configuration, and what is done to the batch.
 CASES = {
     "a sentence an AU, frozen tower": ({"au_text_mode": "per_au"}, []),
@@ -57,14 +39,11 @@ CASES = {
 
 def make_model(fields: dict, changes: list[str]) -> MF2ForPreTraining:
     torch.manual_seed(0)
-    config = MF2Config(
-        vision_config=VIT,
-        emo_config=BRANCH,
-        au_config=BRANCH,
+    config = small_config(
+        DEC,
+        vision={"num_hidden_layers": 2},
+        branch=BRANCH,
         au_ids=AUS,
-        bos_token_id=DEC,
-        eos_token_id=3,
-        projection_dim=8,
         initializer_range=0.2,
         au_region_grid=2,
         au_pos_weight=[1, 2, 3, 4],

@@ -2,7 +2,6 @@
 
 import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from mf2.regions_mf2 import (
     mean_face,
 )
 
-REAL_FACES = Path(__file__).parents[3] / "shared" / "data" / "real_faces"
 ALL_AUS = tuple(ACTION_UNITS)
 SIZE = (224, 224)
 
@@ -233,9 +231,8 @@ def test_unknown_au_lists_the_known_ones():
 
 
 # ------------------------------------------------------------------------------------------------------ real faces
-@pytest.mark.skipif(not REAL_FACES.is_dir(), reason=f"no photographs at {REAL_FACES}")
-def test_on_real_faces_regions_hold_their_landmarks_and_lie_near_the_mean_face():
-    with (REAL_FACES / "landmarks.csv").open() as file:
+def test_on_real_faces_regions_hold_their_landmarks_and_lie_near_the_mean_face(real_faces):
+    with (real_faces / "landmarks.csv").open() as file:
         rows = [row for index, row in enumerate(csv.reader(file)) if index % 20 == 1]
     landmarks = np.array([row[2:138] for row in rows], dtype=float).reshape(-1, 68, 2)
     landmarks = apply_matrix(landmarks, alignment_matrix(landmarks, SIZE))

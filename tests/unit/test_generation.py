@@ -4,46 +4,19 @@ import itertools
 
 import pytest
 import torch
+from small_configs import small_config
 
-from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
 
 AUS, WORDS, DEC, NO_EOS = (1, 12, 25), 6, 29, -1
-BRANCH = {
-    "vocab_size": DEC + 1,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 32,
-    "num_query_tokens": 3,
-    "max_position_embeddings": 16,
-}
-VIT = {
-    "model_type": "vit",
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "image_size": 32,
-    "patch_size": 8,
-}
+BRANCH = {"num_query_tokens": 3, "max_position_embeddings": 16}
 
 
 def make_model(model_class=MF2ForConditionalGeneration, **fields) -> MF2ForConditionalGeneration:
     """Weights large enough for different images to get different words."""
     torch.manual_seed(0)
     lengths = {"emotion_text_length": 9, "key_au_text_length": 11, "au_text_length": 13, "au_sentence_length": 7}
-    config = MF2Config(
-        vision_config=VIT,
-        emo_config=BRANCH,
-        au_config=BRANCH,
-        au_ids=AUS,
-        bos_token_id=DEC,
-        eos_token_id=3,
-        projection_dim=8,
-        initializer_range=0.3,
-        **lengths | fields,
-    )
+    config = small_config(DEC, branch=BRANCH, au_ids=AUS, initializer_range=0.3, **lengths | fields)
     return model_class(config).eval()
 
 

@@ -19,10 +19,7 @@ from mf2.dataset_tools import schema
 from mf2.dataset_tools.cli import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 def jpeg(value: int) -> bytes:
