@@ -49,6 +49,11 @@ class DataArguments:
         "synth", "MFA data set to train on: a folder, a Hub id, or `synth` to generate one into OUTPUT_DIR/data"
     )
     synth: dict = _arg({}, "options of the generated sample, those of `mf2 data synth`: num_train, num_eval, seed, …")
+    captions: str = _arg(
+        "own",
+        "own: of each image; shuffled: of another, a control that shows what captions add",
+        choices=("own", "shuffled"),
+    )
     image_size: int | None = _arg(
         None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
     )
@@ -241,6 +246,14 @@ def reject_unknown(names: Sequence[str], known: Sequence[str], where: str) -> No
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}."
             raise ValueError(f"{where} knows no {name!r}; {hint}")
+
+
+def check_device(name: str) -> None:
+    """Raise a `ValueError` where `--device` names a GPU and torch finds none."""
+    import torch  # not above: it would slow --help
+
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")
 
 
 # ------------------------------------------------------------------------------------------------------------- parsing

@@ -15,7 +15,7 @@ import torch
 
 from mf2.dataset_tools.report import markdown_table
 from mf2.modeling_mf2 import MF2Model
-from mf2.training.arguments import run_script
+from mf2.training.arguments import check_device, run_script
 from mf2.training.benchmark_inputs import (
     IMAGE_SIZES,
     describe_texts,
@@ -297,8 +297,7 @@ def parse_settings(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Sett
         if value is not None and value < low:
             reason = " (image-text matching needs another image)" if name == "batch_size" else ""
             raise ValueError(f"--{name} is {value}; it must be >= {low}{reason}.")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but torch finds no GPU; use --device cpu.")
+    check_device(arguments.device)
     return arguments, Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
 
 

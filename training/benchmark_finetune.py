@@ -205,7 +205,7 @@ def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-# ----------------------------------------------------------------------------------------------------- inference, cache
+# ---------------------------------------------------------------------------------------------------- inference, cache
 def measure_inference(size: str, settings: Settings) -> list[dict[str, Any]]:
     """Image-only passes: the model alone, with one adapter, and with several from one pass."""
     full = build_full(size, settings, all_losses=False)

@@ -58,13 +58,10 @@ def caption_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerBase:
 
 def make_config(size: str, seed: int, dropout: float | None = None, **fields) -> MF2Config:
     """A configuration of that size, with the captions' special tokens; `dropout` replaces the Q-Formers'."""
-    config = MF2Config.from_size(size)
-    tokenizer = caption_tokenizer(config.emo_config.vocab_size, seed)
+    tokenizer = caption_tokenizer(MF2Config.from_size(size).emo_config.vocab_size, seed)
     for name in ("emo_config", "au_config"):
-        branch = getattr(config, name).to_dict()
-        if dropout is not None:
-            branch |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        fields[name] = branch | fields.get(name, {})
+        rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        fields[name] = rates | fields.get(name, {})
     return MF2Config.from_size(size, **vocabulary_fields(tokenizer), **fields)
 
 

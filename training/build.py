@@ -40,18 +40,14 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
 
 
 def build_config(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2Config:
-    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides.
-
-    `emo_config` and `au_config` are merged field by field; `vision_config` is another tower and replaces the size's.
-    """
-    defaults = MF2Config.from_size(arguments.size)
+    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides."""
     fields = vocabulary_fields(tokenizer) | arguments.model
     for name in ("emo_config", "au_config"):
-        branch = getattr(defaults, name).to_dict() | {"encoder_hidden_size": None, "vocab_size": len(tokenizer)}
-        fields[name] = branch | {"pad_token_id": tokenizer.pad_token_id} | arguments.model.get(name, {})
-    emo_text = fields.get("emo_text", defaults.emo_text)
-    fields["caption_prompt_ids"] = caption_prompt_ids(tokenizer, emo_text)
-    return MF2Config.from_size(arguments.size, **fields)
+        vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        fields[name] = vocabulary | arguments.model.get(name, {})
+    config = MF2Config.from_size(arguments.size, **fields)
+    config.caption_prompt_ids = caption_prompt_ids(tokenizer, config.emo_text)
+    return config
 
 
 def build_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2ForPreTraining:

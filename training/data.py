@@ -6,7 +6,7 @@ Neither the number of workers nor a restart changes it.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,13 @@ class Split:
             wanted = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
             raise ValueError(f"{', '.join(paths)} ({split}): no row labels {wanted}.")
         return cls(rows, labels, described[0] if len(described) == 1 else _describe_together(described))
+
+    def with_shuffled_captions(self, seed: int) -> "Split":
+        """The rows with each other's captions, and the labels that these were written for: nothing to learn from."""
+        order = np.random.default_rng(seed).permutation(len(self.rows))
+        return replace(
+            self, rows=self.rows.select(order), labels=Labels(self.labels.aus[order], self.labels.emotion[order])
+        )
 
     @property
     def faces(self) -> "FaceDataset":

@@ -25,7 +25,7 @@ from mf2.dataset_tools.report import write_text
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import run_script
+from mf2.training.arguments import check_device, run_script
 from mf2.training.caption_scores import caption_kinds, score_captions
 from mf2.training.checkpoint import METRICS_NAME, describe_environment, write_json
 from mf2.training.data import Split
@@ -267,8 +267,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < low:
             raise ValueError(f"--{name} is {value}; it must be >= {low}.")
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {arguments.device}, but torch finds no GPU; use --device cpu.")
+    check_device(arguments.device)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ All methods see the same rows, are scored by the same code and end as a folder f
 import logging
 import tempfile
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from peft import PeftModel
@@ -38,13 +39,16 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     register_auto_classes()
     settings, checkpoint = start_run(arguments)
     task = load_task(arguments, settings)
+    start = perf_counter()
     method = METHODS[arguments.method](arguments, settings, task)
+    preparation_seconds = perf_counter() - start  # of cached states, mostly
     trainer = method.trainer
     if trainer.is_world_process_zero():
         save_resolved(arguments, arguments.output_dir)
         record_training_videos(arguments.output_dir, task.train.rows, task.base)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result)
+    metrics["training"]["preparation_seconds"] = preparation_seconds
     metrics["model"] |= {"method": arguments.method, "base": Path(arguments.model).name or arguments.model}
     save(method, task, Path(arguments.output_dir))
     if trainer.is_world_process_zero():

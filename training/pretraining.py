@@ -128,7 +128,8 @@ def make_trainer(
 ) -> PretrainingTrainer:
     """The Trainer over both splits."""
     config = model.config
-    captions = CaptionTable(train.rows, train.labels, config, processor.tokenizer)
+    told = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
+    captions = CaptionTable(told.rows, told.labels, config, processor.tokenizer)
     if captions.num_cut:
         logger.warning(
             f"{captions.num_cut} distinct texts are longer than their limit in the configuration and are cut."

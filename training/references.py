@@ -31,7 +31,7 @@ from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
-from mf2.training.arguments import run_script
+from mf2.training.arguments import check_device, run_script
 from mf2.training.checkpoint import describe_environment, read_json, write_json
 from mf2.training.data import FaceExample, Labels, Split, row_seed
 from mf2.training.metrics import au_metrics, emotion_metrics
@@ -220,8 +220,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of the untrained tower [0]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
     arguments = parser.parse_args(argv)
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device is cuda, but torch finds no GPU; use --device cpu.")
+    check_device(arguments.device)
     if arguments.seed < 0:
         raise ValueError(f"--seed is {arguments.seed}; it must be >= 0.")
     if arguments.output and not Path(arguments.output).absolute().parent.is_dir():

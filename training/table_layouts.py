@@ -1,0 +1,274 @@
+"""The tables: which runs each needs, and what it shows of their metrics.
+
+A row is a run under a name; a column is a number of its metrics. With several seeds a cell is mean ± standard
+deviation, and a difference stands with its 95 % interval (Student's t over the pairs of equal seeds).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from mf2.training import paper_tables
+from mf2.training.table_runs import Run, RunFolder
+
+Measure = Callable[[dict[str, Any]], float | None]
+"""A number of a run's metrics; None where it has none."""
+LEVEL = 0.95
+
+
+# ------------------------------------------------------------------------------------------------------------ columns
+def au_f1(au_id: int | None = None) -> Measure:
+    """F1 at 0.5 of one AU, or the mean, in per cent."""
+
+    def measure(metrics: dict[str, Any]) -> float | None:
+        aus = metrics["evaluation"]["aus"]
+        entry = aus if au_id is None else aus["per_au"].get(f"AU{au_id}") or {}
+        return per_cent(entry.get("f1"))
+
+    return measure
+
+
+def emotion(score: str) -> Measure:
+    """A score of the emotions, in per cent."""
+    return lambda metrics: per_cent(metrics["evaluation"]["emotion"].get(score))
+
+
+def one_vs_rest(name: str) -> Measure:
+    """The paper's accuracy of one emotion: how often "it is that one" is said rightly, in per cent."""
+
+    def measure(metrics: dict[str, Any]) -> float | None:
+        scores = metrics["evaluation"]["emotion"]
+        if not scores.get("num_labelled") or name not in scores["per_class"]:
+            return None
+        confusion, index = scores["confusion"], list(scores["per_class"]).index(name)
+        wrong = sum(row[index] for row in confusion) + sum(confusion[index]) - 2 * confusion[index][index]
+        return 100 * (1 - wrong / scores["num_labelled"])
+
+    return measure
+
+
+def per_cent(value: float | None) -> float | None:
+    """A fraction in per cent."""
+    return None if value is None else 100 * value
+
+
+def seconds_an_epoch(metrics: dict[str, Any]) -> float | None:
+    """Training time, what was prepared for it included."""
+    training = metrics["training"]
+    return (training["seconds"] + training.get("preparation_seconds", 0.0)) / max(training["epochs"], 1e-9)
+
+
+def millions_trained(metrics: dict[str, Any]) -> float:
+    """Trainable parameters."""
+    return metrics["model"]["trainable_parameters"] / 1e6
+
+
+AU_COLUMNS: dict[str, Measure] = {f"AU{au_id}": au_f1(au_id) for au_id in paper_tables.AU_IDS} | {"mean": au_f1()}
+EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper_tables.EMOTIONS} | {
+    "mean": emotion("paper_compatible_accuracy")
+}
+OWN_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
+SHORT_COLUMNS: dict[str, Measure] = {"AU F1": au_f1()} | OWN_EMOTION_COLUMNS
+COST_COLUMNS: dict[str, Measure] = {"s an epoch": seconds_an_epoch, "trained, M": millions_trained}
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+@dataclass(frozen=True)
+class Table:
+    """A table of runs.
+
+    Args:
+        rows: name -> run.
+        columns: name -> number of a run's metrics.
+        paper: the paper's rows, of the first columns.
+        paper_columns: their names.
+        compare_with: the row that differences are taken from.
+        notes: what a reader must know.
+    """
+
+    title: str
+    rows: Mapping[str, Run]
+    columns: Mapping[str, Measure]
+    paper: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    paper_columns: Sequence[str] = ()
+    compare_with: str | None = None
+    notes: Sequence[str] = ()
+
+
+def make_tables(
+    data: str, llm_data: str | None, task: Mapping[str, str], systems: Mapping[str, str]
+) -> dict[str, Table]:
+    """All tables of one data set.
+
+    Args:
+        data: the MFA data set.
+        llm_data: the same images with a language model's captions, for the caption table.
+        task: flags of the task that methods are compared on (`data`, `au_ids`, `emotions`).
+        systems: name -> predictions of other systems, which stand as rows.
+    """
+    pretrain = Run("pretrain", "pretrain", {"train_data": data})
+    dfn = Run("dfn", "finetune", {"method": "dfn", "data": data}, pretrain)
+    without_emo = Run("without-emo-vl", "pretrain", {"train_data": data, "model.use_emo_vl": "false"})
+    without_au = Run("without-au-vl", "pretrain", {"train_data": data, "model.use_au_vl": "false"})
+    both = {"MF² (pre-train)": pretrain, "MF² (fine-tuning)": dfn} | {
+        name: Run(f"system-{name}", "evaluation", {"predictions": file, "data": data})
+        for name, file in systems.items()
+    }
+    ablations = {"MF² (fine-tuning)": dfn, "w/o DFN": pretrain, "w/o Emo-VL": without_emo, "w/o AU-VL": without_au}
+    return {
+        "II": Table(
+            "AU recognition, F1 at 0.5 (%)",
+            both,
+            AU_COLUMNS,
+            paper_tables.TABLE_II,
+            list(AU_COLUMNS),
+            "MF² (pre-train)",
+            paper_tables.NOTES["II"],
+        ),
+        "III": Table(
+            "Emotion recognition, one-vs-rest accuracy as the paper's (%), and what it stands for",
+            both,
+            EMOTION_COLUMNS | OWN_EMOTION_COLUMNS,
+            paper_tables.TABLE_III,
+            list(EMOTION_COLUMNS),
+            "MF² (pre-train)",
+            paper_tables.NOTES["III"],
+        ),
+        "IV": Table(
+            "Ablation: one-vs-rest accuracy (%), AU F1 (%), cost",
+            ablations,
+            EMOTION_COLUMNS | SHORT_COLUMNS | COST_COLUMNS,
+            {name: row[:9] for name, row in paper_tables.TABLE_IV.items()},
+            list(EMOTION_COLUMNS),
+            "w/o DFN",
+            (*paper_tables.NOTES["IV"], *(describe_paper_cost())),
+        ),
+        "V": transition_table(data),
+        "captions": captions_table(data, llm_data),
+        "methods": methods_table(pretrain, task),
+    }
+
+
+def describe_paper_cost() -> list[str]:
+    """The paper's cost columns in words: their units differ from ours."""
+    rows = (
+        f"{name} {training:g} and {inference:g} min, {parameters:g} M"
+        for name, (*_, training, inference, parameters) in paper_tables.TABLE_IV.items()
+    )
+    return [
+        f"The paper's training and inference time an epoch (RTX A6000) and trainable parameters: {'; '.join(rows)}.",
+        "The row with DFN trains from cached states; its time holds the making of the cache. Inference with and "
+        "without DFN is timed by `training/benchmark_finetune.py`.",
+    ]
+
+
+def transition_table(data: str) -> Table:
+    """Table V, and the other way."""
+    aus_only = Run(
+        "pretrain-on-aus",
+        "pretrain",
+        {"train_data": data, "model.use_emo_vl": "false", "model.emotion_weight": "0"},
+    )
+    emotions_only = Run(
+        "pretrain-on-emotion", "pretrain", {"train_data": data, "model.use_au_vl": "false", "model.au_weight": "0"}
+    )
+    to_emotion = Run("aus-to-emotion", "finetune", {"method": "dfn", "data": data, "au_ids": "[]"}, aus_only)
+    to_aus = Run("emotion-to-aus", "finetune", {"method": "dfn", "data": data, "emotions": "[]"}, emotions_only)
+    return Table(
+        "Transition: pre-trained on one task, DFN on the other",
+        {
+            "pre-trained on AUs": aus_only,
+            "AUs, then emotion by DFN": to_emotion,
+            "pre-trained on emotion": emotions_only,
+            "emotion, then AUs by DFN": to_aus,
+        },
+        {"mean": emotion("paper_compatible_accuracy")} | SHORT_COLUMNS,
+        paper_tables.TABLE_V,
+        ["mean"],
+        None,
+        (
+            *paper_tables.NOTES["V"],
+            "A recogniser that was never trained guesses: the emotion of the first row, the AUs of the third.",
+        ),
+    )
+
+
+def captions_table(data: str, llm_data: str | None) -> Table:
+    """Whether language helps: everything equal but the captions."""
+    silent = {f"model.{name}_weight": "0" for name in ("itc", "itm", "itg")}
+    rows = {
+        "no captions": Run("captions-none", "pretrain", {"train_data": data} | silent),
+        "shuffled captions": Run("captions-shuffled", "pretrain", {"train_data": data, "captions": "shuffled"}),
+        "the data set's captions": Run("pretrain", "pretrain", {"train_data": data}),
+    }
+    if llm_data:
+        rows["a language model's captions"] = Run("captions-llm", "pretrain", {"train_data": llm_data})
+    return Table("Does language help?", rows, SHORT_COLUMNS, compare_with="no captions")
+
+
+def methods_table(base: Run, task: Mapping[str, str]) -> Table:
+    """Methods of adaptation on one task, from one base."""
+    methods = {"DFN": "dfn", "full fine-tuning": "full", "LoRA": "lora", "head only": "head"}
+    rows = {
+        name: Run(f"task-{method}", "finetune", {"method": method} | task, base) for name, method in methods.items()
+    }
+    variants = {
+        "DFN, image cells only": {"dfn.text_cells": "false", "dfn.alignment_weight": "0"},
+        "DFN, three kept states": {"dfn.num_kept_states": "3"},
+        "DFN, gates off": {"dfn.use_gates": "false"},
+        "DFN, shared modality cells": {"dfn.decoupled": "false"},
+    }
+    for name, flags in variants.items():
+        folder = "task-" + name.lower().replace(", ", "-").replace(" ", "-")
+        rows[name] = Run(folder, "finetune", {"method": "dfn"} | task | flags, base)
+    return Table(
+        "Adapting to another task and domain, and DFN's parts",
+        rows,
+        SHORT_COLUMNS | COST_COLUMNS,
+        compare_with="full fine-tuning",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+@dataclass(frozen=True)
+class Filled:
+    """A table's numbers: by row and column those of every seed, in order; None is not measured."""
+
+    table: Table
+    values: Mapping[str, Mapping[str, list[float | None]]]
+
+    @classmethod
+    def read(cls, table: Table, folder: RunFolder, seeds: Sequence[int]) -> "Filled":
+        """From the metrics of the runs that are done."""
+        values = {}
+        for name, run in table.rows.items():
+            metrics = [folder.metrics(run, seed) for seed in seeds]
+            values[name] = {
+                column: [None if one is None else measure(one) for one in metrics]
+                for column, measure in table.columns.items()
+            }
+        return cls(table, values)
+
+    def show(self, row: str, column: str) -> str:
+        """Mean ± standard deviation over the seeds."""
+        known = [value for value in self.values[row][column] if value is not None]
+        if not known:
+            return "–"
+        return f"{mean(known):.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")
+
+    def difference(self, row: str, column: str) -> str:
+        """From the compared row, with its interval over pairs of equal seeds."""
+        pairs = zip(self.values[row][column], self.values[self.table.compare_with][column], strict=True)
+        known = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+        if not known:
+            return "–"
+        return f"{mean(known):+.2f}" + (f" [{format_interval(known)}]" if len(known) > 1 else "")
+
+
+def format_interval(differences: Sequence[float]) -> str:
+    """The 95 % interval of their mean, by Student's t."""
+    half = student_t.ppf(0.5 + LEVEL / 2, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
+    return f"{mean(differences) - half:+.2f}, {mean(differences) + half:+.2f}"

@@ -1,0 +1,121 @@
+"""The paper's tables, and those that it lacks, from trainings that are run as they are needed.
+
+    python training/tables.py --tables II III IV V captions methods --data data/faces --output_dir results \\
+        --seeds 0 1 2 --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml
+
+Stopped, the same command goes on: what is done is kept. OUTPUT_DIR gets `tables.md`, and a CSV file a table with the
+values of every seed.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mf2.dataset_tools.report import markdown_table, write_text
+from mf2.training.arguments import run_script
+from mf2.training.table_layouts import Filled, Table, make_tables
+from mf2.training.table_runs import RunFolder, run_all
+from mf2.training.transfer import TRANSFER, TransferTable
+
+TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    add = parser.add_argument
+    add("--tables", nargs="+", choices=TABLES, default=["II", "III", "IV", "V"], help="which tables")
+    add("--data", required=True, help="MFA data set to pre-train and evaluate on")
+    add("--llm_data", help="the same images with a language model's captions, for the table `captions`")
+    add(
+        "--systems",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE.csv",
+        help="predictions of other systems, for II and III",
+    )
+    add("--task_data", help="data set of the table `methods` [--data]")
+    add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [those it labels]")
+    add("--task_emotions", help="emotions of that task [those it labels]")
+    add("--transfer_data", nargs="+", default=[], metavar="NAME=DATA", help="data sets of the table `transfer`")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="[0 1 2]")
+    add("--output_dir", type=Path, required=True, help="where runs and tables go")
+    add("--pretrain_config", help="YAML file of the pre-trainings")
+    add("--finetune_config", help="YAML file of the fine-tunings")
+    add("--parallel", type=int, default=1, help="seeds that run at once [1]")
+    add("--only_show", action="store_true", help="train nothing, show what is done")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    task = {"data": args.task_data or args.data, "au_ids": args.task_au_ids, "emotions": args.task_emotions}
+    systems = dict(parse_named(text, "--systems") for text in args.systems)
+    tables = make_tables(args.data, args.llm_data, {name: value for name, value in task.items() if value}, systems)
+    chosen = {name: tables[name] for name in args.tables if name != TRANSFER}
+    folder = RunFolder(args.output_dir, {"pretrain": args.pretrain_config, "finetune": args.finetune_config})
+    transfer = None
+    if TRANSFER in args.tables:
+        data = dict(parse_named(text, "--transfer_data") for text in args.transfer_data)
+        transfer = TransferTable(data, tables["II"].rows["MF² (pre-train)"])
+    if not args.only_show:
+        runs = [run for table in chosen.values() for run in table.rows.values()]
+        run_all(folder, runs + (transfer.runs if transfer else []), args.seeds, args.parallel)
+    filled = {name: Filled.read(table, folder, args.seeds) for name, table in chosen.items()}
+    texts = [to_markdown(name, table) for name, table in filled.items()]
+    if transfer:
+        texts.append(transfer.write(folder, args.seeds))
+    text = f"# Tables\n\nSeeds {', '.join(map(str, args.seeds))}; mean ± standard deviation.\n\n" + "\n".join(texts)
+    write_text(args.output_dir / "tables.md", text)
+    for name, table in filled.items():
+        write_text(args.output_dir / f"table_{name}.csv", to_csv(table, args.seeds))
+    print(text)
+
+
+def parse_named(text: str, flag: str) -> tuple[str, str]:
+    """`NAME=VALUE` as a pair; a `ValueError` otherwise."""
+    name, is_pair, value = text.partition("=")
+    if not (name and is_pair and value):
+        raise ValueError(f"{flag} is {text!r}; it must be NAME=PATH.")
+    return name, value
+
+
+def to_markdown(name: str, filled: Filled) -> str:
+    """A table with the paper's rows first, then ours, then the differences."""
+    table = filled.table
+    columns = list(table.columns)
+    rows = [[f"{row}, the paper", *paper_cells(table, values)] for row, values in table.paper.items()]
+    rows += [[row, *(filled.show(row, column) for column in columns)] for row in table.rows]
+    parts = [f"## {name}. {table.title}\n", markdown_table(["", *columns], rows)]
+    if table.compare_with:
+        others = [row for row in table.rows if row != table.compare_with]
+        cells = [[row, *(filled.difference(row, column) for column in columns)] for row in others]
+        parts += [
+            f"Differences from {table.compare_with}, with 95 % intervals:\n",
+            markdown_table(["", *columns], cells),
+        ]
+    return "\n".join([*parts, *(f"- {note}" for note in table.notes), ""])
+
+
+def paper_cells(table: Table, values: Sequence[float]) -> list[str]:
+    """The paper's values under the columns that it has."""
+    known = dict(zip(table.paper_columns, values, strict=True))
+    return [f"{known[column]:.2f}" if column in known else "" for column in table.columns]
+
+
+def to_csv(filled: Filled, seeds: Sequence[int]) -> str:
+    """A line for each row, column and seed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "column", "seed", "value"])
+    for row, columns in filled.values.items():
+        for column, values in columns.items():
+            writer.writerows([row, column, seed, value] for seed, value in zip(seeds, values, strict=True))
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
