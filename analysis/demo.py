@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from .analyze import DEFAULT_MODEL
-from .run_folder import MANIFEST_NAME
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN_JOB = ("training/pretrain.py", "--config", "training/configs/demo.yaml")
@@ -61,6 +60,7 @@ def show(model: Path, output: Path, device: str | None = None) -> Path:
     from .demo_sample import LANDMARKS_NAME, write_sample
     from .engine import AnalyzeOptions, analyze
     from .report import write_report
+    from .run_folder import MANIFEST_NAME
 
     sample, run_folder = output / "sample", output / "run"
     if (run_folder / MANIFEST_NAME).is_file():

@@ -5,31 +5,7 @@ below) and puts the same into `explanation.json`.
 """
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-
-from ..dataset_tools.contact_sheet import draw_grid
-from ..dataset_tools.report import replacing, write_json
-from ..labels_mf2 import ACTION_UNITS
-from ..training.caption_scores import caption_kinds
-from .caption_check import CAPTION_PREFIX, unsupported_aus
-from .drawing import FaceState, compose, panel_height
-from .faces import DETECT, Face, locate_faces, make_finder
-from .media import Frame, Source, read_frames
-from .overlay import region_corners
-from .recognizer import Recognizer
-from .saliency import au_saliency, draw_saliency
-
-MIN_SHOWN = 3
-"""Saliency maps that are drawn where fewer AUs are active: those of the likeliest."""
-MAP_PX, MAP_COLUMNS = 180, 6
-PANEL_LINES = 14
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("image", type=Path, metavar="IMAGE", help="a picture with one or more faces")
     add("--model", required=True, help="folder or Hub repository of a checkpoint")
     add("--output", type=Path, default=Path("outputs/explanation"), metavar="DIR", help="[outputs/explanation]")
-    add("--landmarks", default=DETECT, metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
+    add("--landmarks", default="detect", metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
     add("--backend", help="detector [the checkpoint's]")
     add("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
@@ -46,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain every face, print a line or two for each, and write the pictures."""
+    from ..dataset_tools.report import replacing, write_json
+    from .explanation import draw_explanation, explain
+    from .faces import locate_faces, make_finder
+    from .media import Source, read_frames
+    from .recognizer import Recognizer
+
     recognizer = Recognizer.from_pretrained(args.model, device=args.device)
     source = Source(args.image, str(args.image), is_video=False)
     backend = args.backend or recognizer.image_processor.landmark_detector
@@ -53,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
         raise ValueError(located.error or f"No face was found in {args.image}; try --landmarks mean_face.")
-    args.output.mkdir(parents=True, exist_ok=True)
     explained = []
     for face in located.faces:
         explanation = explain(recognizer, located.frame, face)
@@ -62,139 +43,7 @@ def run(args: argparse.Namespace) -> int:
             draw_explanation(explanation, recognizer).save(part)
         explained.append(explanation.to_dict() | {"picture": name})
         print(explanation.to_text())
-    write_json(args.output / "explanation.json", {"image": str(args.image), "model": args.model, "faces": explained})
+    content = {"image": str(args.image), "model": args.model, "faces": explained}
+    write_json(args.output / "explanation.json", content)
     print(args.output)
     return 0
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What is said of a face, and on what grounds.
-
-    Args:
-        frame, face: where it is.
-        inputs: its `pixel_values` `(1, 3, H, W)` and `au_boxes` `(1, A, 2, 4)`.
-        regions_px: `(A, 2, 4, 2)`, corners of the AU regions in pixels of the picture.
-        row: probabilities and the likeliest emotion, by column.
-        thresholds: from which probability an AU is active, by code.
-        captions: kind to sentence.
-        unsupported: kind to the codes of the AUs that its sentence names below their threshold.
-    """
-
-    frame: Frame
-    face: Face
-    inputs: Mapping[str, torch.Tensor]
-    regions_px: np.ndarray
-    row: Mapping[str, Any]
-    thresholds: Mapping[str, float]
-    captions: Mapping[str, str]
-    unsupported: Mapping[str, list[str]]
-
-    @property
-    def aus(self) -> dict[str, float]:
-        """Probability by code."""
-        return {code: self.row[code] for code in self.thresholds}
-
-    @property
-    def active(self) -> list[str]:
-        """Codes of the AUs at or above their threshold."""
-        return [code for code, prob in self.aus.items() if prob >= self.thresholds[code]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        detected = self.face.detected
-        return {
-            "face": self.face.id,
-            "box": None if detected is None else [round(float(side), 1) for side in detected.box_xyxy_px],
-            **{name: value for name, value in self.row.items() if name not in self.aus},
-            "aus": self.aus,
-            "thresholds": dict(self.thresholds),
-            "active": self.active,
-            "regions_px": dict(zip(self.aus, self.regions_px.round(1).tolist(), strict=True)),
-            "captions": dict(self.captions),
-            "unsupported": dict(self.unsupported),
-        }
-
-    def to_text(self) -> str:
-        """A line on what is seen, and one for each sentence, with what is wrong about it."""
-        seen = ", ".join(f"{code} {self.aus[code]:.0%}" for code in self.active) or "no active AU"
-        lines = [f"face {self.face.id}: {self.row.get('emotion', '')} {seen}".replace("  ", " ")]
-        for kind, caption in self.captions.items():
-            flag = f"  [names {', '.join(codes)} below the threshold]" if (codes := self.unsupported[kind]) else ""
-            lines.append(f"  {kind}: {' '.join(caption.split())}{flag}")
-        return "\n".join(lines)
-
-
-def explain(recognizer: Recognizer, frame: Frame, face: Face) -> Explanation:
-    """See a face, describe it, and check the description."""
-    batch = recognizer.image_processor([frame.image], landmarks=[face.landmarks_px])
-    (row,) = recognizer.recognize(batch)
-    (captions,) = recognizer.write_captions(batch, caption_kinds(recognizer.model.config))
-    captions = {name.removeprefix(CAPTION_PREFIX): text for name, text in captions.items()}
-    space = recognizer.label_spaces[""]
-    thresholds = dict(zip(space.au_codes, space.thresholds, strict=True))
-    return Explanation(
-        frame=frame,
-        face=face,
-        inputs=batch,
-        regions_px=region_corners(face.landmarks_px, frame.image.shape[:2], space.au_ids, recognizer.image_processor),
-        row=row,
-        thresholds=thresholds,
-        captions=captions,
-        unsupported={kind: unsupported_aus(text, row, thresholds) for kind, text in captions.items()},
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ drawing
-def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
-    """The face with its regions, bars and sentences, above the saliency maps."""
-    emotion = explanation.row.get("emotion", "")
-    captions = {kind: _with_flag(text, explanation.unsupported[kind]) for kind, text in explanation.captions.items()}
-    state = FaceState(
-        title=f"face {explanation.face.id}",
-        regions_px=explanation.regions_px,
-        aus=explanation.aus,
-        thresholds=explanation.thresholds,
-        emotion=emotion,
-        emotion_prob=explanation.row.get(f"emotion_{emotion}", 0.0),
-        captions=captions,
-    )
-    height = panel_height(len(explanation.aus), PANEL_LINES)
-    above = compose(Image.fromarray(explanation.frame.image), [state], 1, height)
-    below = draw_maps(explanation, recognizer)
-    picture = Image.new("RGB", (max(above.width, below.width), above.height + below.height), below.getpixel((0, 0)))
-    picture.paste(above, (0, 0))
-    picture.paste(below, (0, above.height))
-    return picture
-
-
-def draw_maps(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
-    """A saliency map for each active AU, and for the likeliest where few are active, the likeliest first."""
-    codes = sorted(explanation.aus, key=explanation.aus.__getitem__, reverse=True)
-    shown = [code for code in codes if code in explanation.active or codes.index(code) < MIN_SHOWN]
-    order = list(explanation.aus)
-    pixel_values, au_boxes = (
-        explanation.inputs[name][0].to(recognizer.device) for name in ("pixel_values", "au_boxes")
-    )
-    maps = au_saliency(recognizer.model, pixel_values, au_boxes, [order.index(code) for code in shown])
-    pixels = to_pixels(pixel_values, recognizer.image_processor)
-    cells = [
-        (
-            draw_saliency(pixels, saliency, MAP_PX),
-            f"{code}  {explanation.aus[code]:.0%}",
-            ACTION_UNITS[int(code[2:])].name,
-        )
-        for code, saliency in zip(shown, maps, strict=True)
-    ]
-    return draw_grid(cells, min(MAP_COLUMNS, len(cells)), MAP_PX)
-
-
-def to_pixels(pixel_values: torch.Tensor, image_processor: Any) -> np.ndarray:
-    """Normalised `(3, H, W)` back to `(H, W, 3)` uint8."""
-    mean, std = (np.asarray(getattr(image_processor, name)) for name in ("image_mean", "image_std"))
-    pixels = pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean
-    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def _with_flag(caption: str, unsupported: list[str]) -> str:
-    return f"{caption} [{', '.join(unsupported)}: below the threshold]" if unsupported else caption

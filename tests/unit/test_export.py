@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_mf2 import VIT, make_tiny, save_tiny, write_pictures
 
-from mf2.analysis import export
-from mf2.analysis.export import METADATA_KEY, compare, export_onnx, golden_inputs
+from mf2.analysis import onnx_export
+from mf2.analysis.onnx_export import METADATA_KEY, compare, export_onnx, golden_inputs
 from mf2.cli import main
 
 AUS = (1, 12, 15)
@@ -55,7 +55,7 @@ def test_the_file_says_what_its_outputs_mean(exported):
 
 def test_the_check_sees_another_model(exported):
     _, processor, file, _ = exported
-    path = export.ImagePath(make_tiny(seed=7, au_ids=AUS)[0])
+    path = onnx_export.ImagePath(make_tiny(seed=7, au_ids=AUS)[0])
     with torch.no_grad():
         expected = [(inputs, [output.numpy() for output in path(*inputs)]) for inputs in golden_inputs(processor)]
     assert compare(onnxruntime, file, expected) > 1e-2
@@ -75,8 +75,8 @@ def test_a_file_that_fails_is_not_left(exported, tmp_path, monkeypatch, distance
     program = SimpleNamespace(
         model=SimpleNamespace(metadata_props={}), save=lambda path: path.write_bytes(file.read_bytes())
     )
-    monkeypatch.setattr(export, "_make_program", lambda *args: program)
-    monkeypatch.setattr(export, "compare", lambda *args: distance)
+    monkeypatch.setattr(onnx_export, "_make_program", lambda *args: program)
+    monkeypatch.setattr(onnx_export, "compare", lambda *args: distance)
     with pytest.raises(ValueError, match=r"differs from PyTorch by .* was not written"):
         export_onnx(model, processor, tmp_path / "out" / "tiny.onnx")
     assert list((tmp_path / "out").iterdir()) == []

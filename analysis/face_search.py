@@ -1,0 +1,163 @@
+"""Faces that fit a text or look like another face, and texts that fit a face.
+
+Faces and texts are compared in the space in which a branch was trained to align them; scores are computed a part of
+the index at a time.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..dataset_tools.contact_sheet import draw_grid
+from ..dataset_tools.report import replacing, write_json
+from ..modeling_mf2 import MF2Model
+from ..processing_mf2 import MF2Processor
+from .face_index import Encoder, FaceIndex
+from .media import Source
+from .report_page import shorten
+from .thumbnails import crop_face, read_frames
+
+TEXTS_PER_CHUNK = 64
+SHEET_COLUMNS, SHEET_FACE_PX = 6, 160
+
+Scorer = Callable[[torch.Tensor], torch.Tensor]
+"""`(F, Q, P)` embeddings of faces -> `(F,)` how well each fits."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A face that fits: where it is, and how well, a cosine in [-1, 1]; `box` is None for a face crop."""
+
+    score: float
+    path: str
+    frame: int
+    time_s: float
+    face: int
+    box: tuple[float, float, float, float] | None
+
+
+# ------------------------------------------------------------------------------------------------------------ scoring
+def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> Scorer:
+    """Scores faces by how well a text fits them.
+
+    A branch that learned captions of several kinds, each behind an opening of its own, sees the text behind each, and
+    the mean counts. One that learned a sentence for each AU sees the clauses of the text, and the mean counts.
+    """
+    texts = _phrasings(model, processor, text, branch)
+    features = embed_texts(model, processor, texts, branch)
+    return lambda embeds: model.get_retrieval_scores(embeds, features).mean(1)
+
+
+def _phrasings(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> list[str]:
+    """The text in the forms in which the branch has seen texts."""
+    if branch == "au" and model.config.au_text_mode == "per_au":
+        return [clause.strip() for clause in text.split(",") if clause.strip()]
+    prompts = (model.config.caption_prompt_ids or {}).values() if branch == "emo" else ()
+    return [f"{processor.tokenizer.decode(ids)} {text}" for ids in prompts] or [text]
+
+
+@torch.inference_mode()
+def embed_texts(model: MF2Model, processor: MF2Processor, texts: Sequence[str], branch: str) -> torch.Tensor:
+    """`(M, P)` embeddings of texts on the CPU, `TEXTS_PER_CHUNK` of them a pass."""
+    chunks = []
+    for start in range(0, len(texts), TEXTS_PER_CHUNK):
+        batch = processor(text=list(texts[start : start + TEXTS_PER_CHUNK])).to(model.device)
+        chunks.append(model.get_text_features(**batch, branch=branch).pooler_output.cpu())
+    return torch.cat(chunks)
+
+
+def face_scorer(embeds: torch.Tensor) -> Scorer:
+    """Scores faces by their likeness to one: the mean cosine of what each query `(Q, P)` sees in both."""
+    return lambda others: (others * embeds).sum(-1).mean(1)
+
+
+def search(index: FaceIndex, scorer: Scorer, top_k: int) -> list[Match]:
+    """The `top_k` faces that fit best, the best first; memory does not grow with the index."""
+    best: list[Match] = []
+    for shard in index.shards():
+        scores = scorer(shard.tensors["embeds"].float())
+        values, rows = scores.topk(min(top_k, len(scores)))
+        found = [
+            _match(shard.paths, shard.tensors, row, value)
+            for row, value in zip(rows.tolist(), values.tolist(), strict=True)
+        ]
+        best = heapq.nlargest(top_k, best + found, key=lambda match: match.score)
+    return best
+
+
+def _match(paths: list[str], tensors: dict[str, torch.Tensor], row: int, score: float) -> Match:
+    box = tensors["boxes"][row]
+    return Match(
+        score=round(score, 4),
+        path=paths[row],
+        frame=int(tensors["frames"][row]),
+        time_s=float(tensors["times"][row]),
+        face=int(tensors["ids"][row]),
+        box=None if box.isnan().any() else tuple(round(side, 1) for side in box.tolist()),
+    )
+
+
+def describe(encoder: Encoder, embeds: torch.Tensor, texts: Sequence[str], top_k: int) -> list[tuple[str, float]]:
+    """The texts that fit a face `(Q, P)` best, each with its score, the best first; in parts of `TEXTS_PER_CHUNK`."""
+    model, best = encoder.model, []
+    for start in range(0, len(texts), TEXTS_PER_CHUNK):
+        chunk = texts[start : start + TEXTS_PER_CHUNK]
+        phrasings = [_phrasings(model, encoder.processor, text, encoder.branch) for text in chunk]
+        features = embed_texts(
+            model, encoder.processor, [each for forms in phrasings for each in forms], encoder.branch
+        )
+        scores = model.get_retrieval_scores(embeds[None], features)[0].split([len(forms) for forms in phrasings])
+        scored = [(text, round(float(of_text.mean()), 4)) for text, of_text in zip(chunk, scores, strict=True)]
+        best = heapq.nlargest(top_k, best + scored, key=lambda pair: pair[1])
+    return best
+
+
+def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
+    """`(Q, P)` embeddings of the largest face of a picture.
+
+    Raises:
+        ValueError: the picture cannot be read or shows no face.
+    """
+    errors: list[str] = []
+
+    def watched() -> Iterator[Any]:
+        for located in encoder.locate([(0, Source(path, str(path), is_video=False))]):
+            errors.extend(filter(None, [located.error]))
+            yield located
+
+    faces = list(encoder.encode(watched()))
+    if not faces:
+        raise ValueError(errors[0] if errors else f"No face was found in {path}; try --landmarks mean_face.")
+    return faces[0].embeds
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+def draw_matches(matches: Sequence[Match]) -> Any:
+    """A contact sheet of the faces, the best first."""
+    wanted: dict[str, set[int]] = {}
+    for match in matches:
+        wanted.setdefault(match.path, set()).add(match.frame)
+    frames = {path: read_frames(path, numbers) for path, numbers in wanted.items()}
+    cells = []
+    for rank, match in enumerate(matches, start=1):
+        face = crop_face(frames[match.path][match.frame], match.box, SHEET_FACE_PX)
+        cells.append((face, f"{rank}.  {match.score:.3f}", shorten(_place(match), 30)))
+    return draw_grid(cells, min(SHEET_COLUMNS, len(cells)), SHEET_FACE_PX)
+
+
+def _place(match: Match) -> str:
+    name = Path(match.path).name
+    return f"{name} {match.time_s:.1f} s" if match.frame else name
+
+
+def write_results(output: Path, results: dict[str, Any], matches: Sequence[Match] = ()) -> None:
+    """Write `results.json` and, of faces, `contact_sheet.png`."""
+    if matches:
+        results = results | {"matches": [asdict(match) for match in matches]}
+        with replacing(output / "contact_sheet.png") as part:
+            draw_matches(matches).save(part)
+    write_json(output / "results.json", results)

@@ -1,0 +1,191 @@
+"""The image path of a checkpoint as ONNX, compared with PyTorch before the file gets its name.
+
+    pixel_values (B, 3, H, W), au_boxes (B, A, 2, 4)  ->  au_logits (B, A), au_probs (B, A), emotion_probs (B, E)
+
+Inputs and outputs are float32, whatever the weights are. The file's metadata say what the outputs mean and how a
+picture is prepared. Aligning a face and placing its boxes is the processor's work and not part of the graph.
+"""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import __version__
+from ..modeling_mf2 import MF2Model
+from ..processing_mf2 import MF2Processor
+from ..regions_mf2 import au_boxes_from_landmarks, mean_face
+from .export import MIN_OPSET
+from .recognizer import INPUT_NAMES
+
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
+"""Largest difference to PyTorch in float32, of a value v as a fraction of 1 + |v|, by the type of the weights."""
+CHECKED_BATCHES = (1, 3, 8)
+METADATA_KEY = "mf2"
+
+
+class ImagePath(nn.Module):
+    """What a picture says: the outputs that are exported, in order."""
+
+    def __init__(self, model: MF2Model):
+        super().__init__()
+        self.model = model
+        space = model.label_space
+        self.output_names = ["au_logits", "au_probs"] * bool(space.au_ids) + ["emotion_probs"] * bool(space.emotions)
+
+    def forward(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(B, 3, H, W)` and `(B, A, 2, 4)` -> a tensor for each of `output_names`, float32."""
+        seen = self.model.recognize(self.model.encode_branches(pixel_values, au_boxes))
+        outputs = []
+        if seen.au_logits is not None:
+            au_logits = seen.au_logits.float()
+            outputs += [au_logits, au_logits.sigmoid()]
+        if seen.emotion_logits is not None:
+            outputs.append(seen.emotion_logits.float().softmax(-1))
+        return tuple(outputs)
+
+
+def export_onnx(
+    model: MF2Model, processor: MF2Processor, file: str | Path, *, opset: int = MIN_OPSET, dtype: str = "float32"
+) -> float:
+    """Write the image path of a model as ONNX, if it computes what PyTorch computes.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU; with `dtype` float16 its weights are converted.
+        file: what is written; weights beyond ONNX's 2 GB lie beside it, in `<file>.data`.
+    Returns:
+        The largest difference to PyTorch in float32, see `TOLERANCES`.
+    Raises:
+        ImportError: the packages of the extra `onnx` are missing.
+        ValueError: an opset that cannot be written, or the file differs from PyTorch by more than the tolerance; then
+            nothing is left.
+    """
+    if opset < MIN_OPSET:
+        raise ValueError(f"opset is {opset}; at least {MIN_OPSET} is needed.")
+    runtime = _import_onnx()
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    processor = processor.for_label_spaces(model.label_space)
+    path = ImagePath(model).eval()
+    expected = [(inputs, _run_torch(path, inputs)) for inputs in golden_inputs(processor)]
+    program = _make_program(path.to(getattr(torch, dtype)), expected[-1][0], opset)
+    program.model.metadata_props[METADATA_KEY] = json.dumps(describe(model, processor, dtype), ensure_ascii=False)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
+        written = Path(scratch, file.name)
+        program.save(written)
+        worst = compare(runtime, written, expected)
+        if not worst <= TOLERANCES[dtype]:
+            raise ValueError(
+                f"The exported graph differs from PyTorch by {worst:.2g}, more than {TOLERANCES[dtype]:g}; {file} was "
+                "not written. Try --dtype float32 or another --opset."
+            )
+        for part in sorted(Path(scratch).iterdir(), key=lambda part: part == written):  # the graph comes last
+            part.replace(file.parent / part.name)
+    return worst
+
+
+def _import_onnx() -> ModuleType:
+    """onnxruntime, with what the exporter needs, or an `ImportError` that names the extra."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter is built on it)
+    except ImportError as error:
+        raise ImportError(f"ONNX needs packages that are missing ({error}); pip install 'mf2-face[onnx]'.") from error
+    return onnxruntime
+
+
+# ---------------------------------------------------------------------------------------------------------- the graph
+def _make_program(path: ImagePath, example: Sequence[torch.Tensor], opset: int) -> Any:
+    batch = torch.export.Dim("batch")
+    with _quiet_exporter(), torch.no_grad():
+        return torch.onnx.export(
+            path,
+            tuple(example),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=list(INPUT_NAMES),
+            output_names=path.output_names,
+            dynamic_shapes={name: {0: batch} for name in INPUT_NAMES},
+        )
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's notes about its own work from the user."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> dict[str, Any]:
+    """What the file's metadata hold under `mf2`: the outputs' names and thresholds, and how pictures are prepared."""
+    space, images = model.label_space, processor.image_processor
+    return {
+        "version": __version__,
+        "dtype": dtype,
+        "au_codes": list(space.au_codes),
+        "au_names": list(space.au_names),
+        "au_thresholds": list(space.thresholds),
+        "emotions": list(space.emotions),
+        "image_size": [images.size["height"], images.size["width"]],
+        "image_mean": list(images.image_mean),
+        "image_std": list(images.image_std),
+        "au_region_size": images.au_region_size,
+        "eye_centers": [list(center) for center in images.eye_centers],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the check
+def golden_inputs(processor: MF2Processor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of fixed noise, from smooth to sharp, with the boxes of a mean face that moves about; see the sizes in
+    `CHECKED_BATCHES`."""
+    size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
+    au_ids, region_size = processor.au_ids, processor.image_processor.au_region_size
+    generator = torch.Generator().manual_seed(0)
+    for count in CHECKED_BATCHES:
+        layers = [torch.rand(count, 3, *_coarser(size, factor), generator=generator) for factor in (16, 4, 1)]
+        pixels = sum(nn.functional.interpolate(layer, size, mode="bilinear") for layer in layers) / len(layers)
+        shifts = (torch.rand(count, 1, 2, generator=generator).numpy() - 0.5) * 0.1 * max(size)
+        boxes = au_boxes_from_landmarks(mean_face(size) + shifts, size, au_ids, region_size)
+        yield pixels * 2 - 1, torch.from_numpy(boxes)
+
+
+def _coarser(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return max(size[0] // factor, 1), max(size[1] // factor, 1)
+
+
+@torch.inference_mode()
+def _run_torch(path: ImagePath, inputs: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    return [output.numpy() for output in path(*inputs)]
+
+
+def compare(
+    runtime: ModuleType, file: Path, expected: Sequence[tuple[Sequence[torch.Tensor], list[np.ndarray]]]
+) -> float:
+    """The largest |a - b| / (1 + |b|) of what onnxruntime computes, a, to what is expected, b; NaN if a value is."""
+    session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    distances = []
+    for inputs, outputs in expected:
+        given = {name: tensor.numpy() for name, tensor in zip(INPUT_NAMES, inputs, strict=True)}
+        found = session.run(None, {name: given[name] for name in names})
+        distances += [np.max(np.abs(a - b) / (1 + np.abs(b))) for a, b in zip(found, outputs, strict=True)]
+    return float(np.max(distances))

@@ -1,0 +1,255 @@
+"""The page of a report: what an analysis found as one self-contained HTML file.
+
+The page holds its pictures, style and script; a policy in it forbids every request to the network. What comes from
+outside (names, errors, captions, a model's card) is escaped.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markdown_it
+from markupsafe import Markup, escape
+
+from .. import __version__
+from .caption_check import unsupported_aus
+from .report_views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
+from .thumbnails import Thumbnails, face_key, make_thumbnails
+
+SHOWN_ELSEWHERE = ("label_space", "summary", "thresholds")
+"""Parts of the manifest that are not listed under the settings."""
+TEMPLATE = "report.html.jinja"
+MAX_LISTED = 500
+"""Sources and errors that the page lists."""
+LISTED_VALUES = 12
+"""Values of a long setting that are spelt out."""
+MAX_PEAKS = 24
+"""Faces shown of a view."""
+CAPTION_COLUMNS = ("caption_emotion", "caption_key_au", "caption_au")
+"""Where a face's sentence is taken from, in order of preference."""
+THUMBNAIL_PX, SMALL_THUMBNAIL_PX = 128, 64
+EMOTION_COLORS = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
+"""Names of the style sheet's colours; emotions of other names take them in turn."""
+
+Peak = tuple[dict[str, Any], list[Summary]]
+"""A row of the table, and what is strongest there."""
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+
+
+def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
+    environment.filters["shorten"] = shorten
+    counts = findings.counts
+    return environment.get_template(TEMPLATE).render(
+        title=title,
+        lead=f"{_counted(counts['faces'], 'face')} in {_counted(counts['sources'], 'source')}",
+        tiles=_tiles(counts),
+        likeliest=[
+            {"name": name, "share": share, "color": emotion_color(name)} for name, share in findings.likeliest.items()
+        ],
+        views=_show_views(findings.views),
+        timelines=[_show_timeline(view) for view in findings.views],
+        num_hidden_faces=findings.num_hidden_faces,
+        sources=findings.sources[:MAX_LISTED],
+        problems=[problem | {"name": Path(problem["source"]).name} for problem in findings.problems[:MAX_LISTED]],
+        captions=findings.captions,
+        counts=counts,
+        settings=list(flatten({name: value for name, value in manifest.items() if name not in SHOWN_ELSEWHERE})),
+        card=render_card(manifest.get("model")),
+        model=manifest.get("model"),
+        version=__version__,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+def emotion_color(name: str, place: int = 0) -> str:
+    """A colour of the style sheet for an emotion; that of its place where the name is none of ours."""
+    known = name.lower() in EMOTION_COLORS
+    return f"var(--{name.lower() if known else EMOTION_COLORS[place % len(EMOTION_COLORS)]})"
+
+
+def _tiles(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    names = {
+        "sources": "Sources",
+        "frames": "Frames",
+        "faces": "Faces",
+        "no_face": "No face",
+        "errors": "Errors",
+    }
+    return [
+        {"name": text, "value": counts[name], "alert": name == "errors" and counts[name] > 0}
+        for name, text in names.items()
+    ]
+
+
+def _show_views(views: Sequence[View]) -> list[dict[str, Any]]:
+    """What the template reads of the views; the thumbnails of all are made together."""
+    peaks = [find_peaks(view) for view in views]
+    listed = [view.rows.head(MAX_PICTURES).to_dict("records") if view.timeline is None else [] for view in views]
+    large = make_thumbnails((row for of_view in peaks for row, _ in of_view), THUMBNAIL_PX)
+    small = make_thumbnails((row for of_view in listed for row in of_view), SMALL_THUMBNAIL_PX)
+    return [
+        _show_view(view, of_view, large) | {"pictures": [_show_picture(row, view, small) for row in rows]}
+        for view, of_view, rows in zip(views, peaks, listed, strict=True)
+    ]
+
+
+def _show_view(view: View, peaks: Sequence[Peak], thumbnails: Thumbnails) -> dict[str, Any]:
+    cards = [_show_peak(row, items, view, thumbnails) for row, items in peaks]
+    return {
+        "title": view.title,
+        "timeline": view.timeline,
+        "portrait": next((card["image"] for card in cards if card["image"]), None),
+        "aus": [_show_summary(item, view.reading) for item in view.aus],
+        "emotions": [_show_summary(item, view.reading) for item in view.emotions],
+        "peaks": cards,
+        "num_unlisted": max(len(view.rows) - MAX_PICTURES, 0),
+    }
+
+
+def find_peaks(view: View) -> list[Peak]:
+    """The rows at which an AU that is ever active, or an emotion that is ever the likeliest, is strongest.
+
+    Returns:
+        Each such row with the signals that peak there, the strongest first; rows in order of time, those of pictures
+        in order of strength. At most `MAX_PEAKS`.
+    """
+    by_row: dict[int, list[Summary]] = {}
+    shown = [item for item in (*view.emotions, *view.aus) if item.share > 0]
+    for item in sorted(shown, key=lambda item: -item.peak):
+        by_row.setdefault(item.peak_row, []).append(item)
+    strongest = list(by_row)[:MAX_PEAKS]
+    order = strongest if view.timeline is None else sorted(strongest, key=lambda row: view.rows.at[row, "frame"])
+    return [(view.rows.loc[row].to_dict(), by_row[row]) for row in order]
+
+
+def _show_summary(item: Summary, reading: Reading) -> dict[str, Any]:
+    numbers = {"mean": item.mean, "share": item.share, "peak": item.peak}
+    return numbers | {"signal": item.signal, "color": _signal_color(item.signal, reading)}
+
+
+def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
+    is_video = view.timeline is not None
+    caption = next((row[name] for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None)
+    thresholds = {signal.code: signal.threshold for signal in view.reading.aus}
+    return {
+        "image": thumbnails.get(face_key(row)),
+        "place": _clock(row["time_s"]) if is_video else Path(row["source"]).name,
+        "time_s": row["time_s"] if is_video else None,
+        "caption": caption,
+        "unsupported": unsupported_aus(caption, row, thresholds) if caption and not view.reading.adapter else [],
+        "tags": [
+            {"code": item.signal.code, "prob": item.peak, "color": _signal_color(item.signal, view.reading)}
+            for item in items
+        ],
+    }
+
+
+def _show_picture(row: Mapping[str, Any], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
+    """A line of the table of pictures."""
+    emotion = max(view.reading.emotions, key=lambda signal: row[signal.column], default=None)
+    return {
+        "name": Path(row["source"]).name,
+        "path": row["source"],
+        "image": thumbnails.get(face_key(row)),
+        "emotion": emotion
+        and {
+            "name": emotion.name,
+            "prob": row[emotion.column],
+            "color": _signal_color(emotion, view.reading),
+        },
+        "aus": [
+            {"prob": row[signal.column], "is_active": row[signal.column] >= signal.threshold}
+            for signal in view.reading.aus
+        ],
+    }
+
+
+def _show_timeline(view: View) -> dict[str, Any] | None:
+    """What the script draws of a view."""
+    if view.timeline is None:
+        return None
+    reading = view.reading
+    return view.timeline | {
+        "thresholds": [signal.threshold for signal in reading.aus],
+        "names": [signal.name for signal in reading.emotions],
+        "colors": [_signal_color(signal, reading) for signal in reading.emotions],
+    }
+
+
+def _signal_color(signal: Signal, reading: Reading) -> str:
+    """An emotion's own colour, the accent of the page for an AU."""
+    if signal in reading.emotions:
+        return emotion_color(signal.name, reading.emotions.index(signal))
+    return "var(--accent)"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shorten(name: str, limit: int) -> str:
+    """A long name without its middle: what tells files apart is mostly at the end."""
+    head, tail = limit // 3, limit - limit // 3 - 1
+    return name if len(name) <= limit else f"{name[:head]}…{name[-tail:]}"
+
+
+def _clock(seconds: float) -> str:
+    """`3.2 s`, or `1:03.2` from a minute on."""
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes:.0f}:{rest:04.1f}" if minutes else f"{rest:.1f} s"
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as lines `a.b` and a text; lists side by side."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        more = [f"and {len(value) - LISTED_VALUES:,} more"] if len(value) > LISTED_VALUES else []
+        return ", ".join([*map(_text, value[:LISTED_VALUES]), *more])
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --------------------------------------------------------------------------------------------------------- model card
+def render_card(model: str | None) -> Markup | None:
+    """The model card of a checkpoint folder, or of a repository in the Hub's cache, as safe HTML; None without one.
+
+    HTML in it is escaped, and pictures are named, not shown: they would be requests.
+    """
+    file = _card_file(model) if model else None
+    if file is None or not file.is_file():
+        return None
+    text = _FRONT_MATTER.sub("", file.read_text("utf-8", errors="replace"))
+    parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("image", lambda self, tokens, idx, *_: str(escape(f"[{tokens[idx].content}]")))
+    return Markup(parser.render(text))
+
+
+def _card_file(model: str) -> Path | None:
+    if Path(model).is_dir():
+        return Path(model, "README.md")
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, "README.md")
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
