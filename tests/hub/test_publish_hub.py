@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from finished_runs import exported_faces, finish_adapter, finish_checkpoint, measured_metrics
+import yaml
+from finished_runs import FREE, exported_faces, finish_adapter, finish_checkpoint, measured_metrics
 from fresh_process import call_fresh
 from hub_server import Account, HubServer
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
 import mf2
+from mf2.dataset_tools.schema import dataset_fingerprint
 from mf2.peft_dfn import DFNConfig
 
 VISITS = Path(__file__).with_name("publish_visits.py")
@@ -68,6 +70,24 @@ def second_run(run, work) -> Path:
 
 
 @pytest.fixture(scope="module")
+def scored(checkpoint, faces, work) -> Path:
+    """A run that was measured on the free faces."""
+    return finish_checkpoint(
+        checkpoint, work / "scored", FREE | {"fingerprint": dataset_fingerprint(work / "free/raw")}
+    )
+
+
+@pytest.fixture(scope="module")
+def bound_run(run, work) -> Path:
+    """One whose code needs this package."""
+    folder = work / "bound"
+    shutil.copytree(run, folder)
+    code = (folder / "modeling_mf2.py").read_text()
+    (folder / "modeling_mf2.py").write_text(f"import mf2\n{code}")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def adapter(run, work) -> Path:
     """A DFN adapter of the run with AUs of its own, whose heads answer something."""
     torch.manual_seed(1)
@@ -96,7 +116,7 @@ def faces(work) -> dict[str, Path]:
 
 # -------------------------------------------------------------------------------------------------------- publications
 @pytest.fixture(scope="module")
-def publications(hub, run, second_run, adapter, faces, work) -> dict[str, dict[str, Any]]:
+def publications(hub, run, second_run, bound_run, scored, adapter, faces, work) -> dict[str, dict[str, Any]]:
     """Name -> what `mf2 publish` left and said, in this order."""
     commands = {
         "checkpoint": [run, "--repo", "alice/mf2-tiny", "--public"],
@@ -120,6 +140,11 @@ def publications(hub, run, second_run, adapter, faces, work) -> dict[str, dict[s
         "stranger": [second_run, "--repo", "alice/mf2-secret", "--unchecked", "--as="],
         "private": [run, "--repo", "alice/mf2-secret", "--unchecked"],
         "data": [faces["free"], "--repo", "alice/faces", "--public"],
+        "scored": [scored, "--repo", "alice/scored", "--eval_repo", "alice/faces", "--unchecked"],
+        "other scores": [run, "--repo", "alice/scored", "--eval_repo", "alice/faces", "--unchecked"],
+        "bound": [bound_run, "--repo", "alice/bound"],
+        "opened": [faces["free"], "--repo", "alice/closed", "--public"],
+        "closed": [faces["free"], "--repo", "alice/closed", "--private"],
         "private data": [faces["free"], "--repo", "alice/faces-secret"],
         "restricted": [faces["restricted"], "--repo", "alice/wild"],
         "no permission": [faces["restricted"], "--repo", "alice/wild", "--public"],
@@ -149,6 +174,24 @@ def test_one_commit_a_publication_and_none_when_nothing_differs(publications, hu
     assert sha_of(publications["again"]) == second
     assert not repo.private and hub.repos["models", "alice/mf2-secret"].private
     assert all(TOKEN not in report["out"] + report["err"] for report in publications.values())
+
+
+def test_code_that_needs_the_package_is_refused(publications, hub):
+    report = publications["bound"]
+    assert report["status"] == 1 and "does not load without this package" in report["err"] and "mf2" in report["err"]
+    assert ("models", "alice/bound") not in hub.repos
+
+
+def test_scores_name_the_data_set_that_they_were_measured_on(publications, hub):
+    files = hub.repos["models", "alice/scored"].files()
+    entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/faces.yaml"]))
+    sha = sha_of(publications["data"])
+    assert len(entries) == 3 and {(each.dataset_id, each.dataset_revision) for each in entries} == {
+        ("alice/faces", sha)
+    }
+    results = ModelCard(files["README.md"].decode()).data.eval_results
+    assert {(each.dataset_type, each.dataset_revision) for each in results} == {("alice/faces", sha)}
+    assert publications["other scores"]["status"] == 1 and "holds other data" in publications["other scores"]["err"]
 
 
 @pytest.mark.parametrize("who", ["reader", "stranger"])
@@ -254,6 +297,7 @@ def test_restricted_data_are_private_then_gated_with_a_permission(publications, 
     assert not repo.private and repo.gated == "manual"
     settings = [line for line in hub.requests if line.startswith("PUT /api/datasets/alice/wild/settings")]
     assert len(settings) == 1, "opened and gated at once, after the commit"
+    assert hub.repos["datasets", "alice/closed"].private and publications["closed"]["status"] == 0
     card = DatasetCard(repo.files()["README.md"].decode())
     assert card.data.license == "other" and card.data.extra_gated_prompt and PERMISSION in card.text
 
