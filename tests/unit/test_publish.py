@@ -16,8 +16,10 @@ from mf2.cli import main
 from mf2.dataset_tools.privacy import shorten_paths
 from mf2.dataset_tools.schema import sha256_of_file
 from mf2.training import publish_checks
+from mf2.training.arguments import PretrainArguments
 from mf2.training.cards import PinnedRepo
 from mf2.training.checkpoint import move_checkpoint
+from mf2.training.pretraining_trainer import make_training_arguments
 from mf2.training.publish_folder import open_folder, prepare, take_evaluation
 from mf2.training.publish_places import find_placement
 
@@ -312,6 +314,13 @@ def test_weights_of_an_earlier_save_go(tmp_path):
     (source / "model.safetensors").write_text("newer")
     move_checkpoint(source, target)
     assert {file.name for file in target.glob("model*")} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("field", ["push_to_hub", "hub_model_id", "hub_token"])
+def test_training_does_not_push(field):
+    """The trainer would do so publicly at every save, with the token in a pickle."""
+    with pytest.raises(ValueError, match=rf"{field}.*mf2 publish"):
+        make_training_arguments(PretrainArguments(trainer={field: "x"}))
 
 
 def test_the_package_has_no_other_way_to_push():
