@@ -38,6 +38,8 @@ from .tables import (
     threshold_columns,
 )
 
+FRAMES_AHEAD = 8
+"""Decoded frames that may wait between two stages, and that a detector gets at once: what large frames cost."""
 FRAMES_WITHOUT_FACE = 4
 """A chunk is closed after so many batches of frames, whether or not they have faces."""
 
@@ -165,13 +167,14 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     find = make_finder(options.landmarks, backend, str(recognizer.device), options.model_file, names)
     remaining = list(enumerate(sources))[max(position[0], 0) :]
     size = options.batch_size
-    frames = run_ahead(read_frames(remaining, options.fps, position, options.num_threads), size)
-    located = run_ahead(locate_faces(frames, find, size, tracker), size)
+    frames = run_ahead(read_frames(remaining, options.fps, position, options.num_threads), FRAMES_AHEAD)
+    located = run_ahead(locate_faces(frames, find, min(size, FRAMES_AHEAD), tracker), FRAMES_AHEAD)
     chunks = run_ahead(make_chunks(located, recognizer, size), 2)
     with tqdm(desc="analyze", unit="frame") as bar:
         for chunk in chunks:
-            run.add(list(make_rows(chunk, recognizer, size, options.captions)), position := chunk.position)
-            bar.update(len(chunk.frames))
+            position = chunk.position
+            run.add(complete_rows(chunk, recognizer, size, options.captions), position)
+            bar.update(chunk.num_frames)
             bar.set_postfix_str(f"source {position[0] + 1}/{len(sources)}", refresh=False)
     run.close_part(position)
 
@@ -203,21 +206,23 @@ def _describe(recognizer: Recognizer, options: AnalyzeOptions, summary: Summary,
 # ---------------------------------------------------------------------------------------------------------- chunks
 @dataclass(frozen=True)
 class Chunk:
-    """Whole frames, what the model reads of their faces, `(N, …)` in order, and the boxes of the faces in pixels."""
+    """Whole frames on their way to the model: their rows, which lack what it says, and what it reads of the faces.
 
-    frames: list[LocatedFrame]
+    Args:
+        rows: see `tables`, in order; those with `status` ok are the faces.
+        inputs: of the model, `(faces, …)`; empty without a face.
+        num_frames: how many frames these are.
+        position: place of the source and number of the last frame.
+    """
+
+    rows: list[dict[str, Any]]
     inputs: dict[str, torch.Tensor]
-    boxes: list[Sequence[float]]
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Its last frame."""
-        last = self.frames[-1].frame
-        return last.source_idx, last.index
+    num_frames: int
+    position: tuple[int, int]
 
 
 def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, batch_size: int) -> Iterator[Chunk]:
-    """Frames until there are `batch_size` faces, and the model's inputs for them."""
+    """Frames until there are `batch_size` faces, as their rows and the model's inputs."""
     frames: list[LocatedFrame] = []
     num_faces = 0
     for frame in located:
@@ -231,67 +236,67 @@ def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, batch_s
 
 
 def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
-    seen = [located for located in frames if located.faces]
+    inputs, crops = _prepare([located for located in frames if located.faces], recognizer)
+    rows: list[dict[str, Any]] = []
+    for located in frames:
+        frame = located.frame
+        row = {"source": frame.source.name, "frame": frame.index, "time_s": frame.time_s, "face": NO_FACE}
+        if located.error:
+            rows.append(row | {"status": STATUS_ERROR, "error": located.error})
+        elif not located.faces:
+            rows.append(row | {"status": STATUS_NO_FACE})
+        rows += [row | _place(face, next(crops), frame.image.shape[:2]) for face in located.faces]
+    last = frames[-1].frame
+    return Chunk(rows, inputs, len(frames), (last.source_idx, last.index))
+
+
+def _prepare(
+    seen: Sequence[LocatedFrame], recognizer: Recognizer
+) -> tuple[dict[str, torch.Tensor], Iterator[Sequence[float]]]:
+    """The model's inputs for the faces of frames that have any, and what of the frames is in each, x0 y0 x1 y1."""
     if not seen:
-        return Chunk(frames, {}, [])
+        return {}, iter(())
     batch = recognizer.image_processor(
         [located.frame.image for located in seen],
         landmarks=[_points(located.faces) for located in seen],
         face="all",
         device=recognizer.device,
     )
-    size = tuple(batch["pixel_values"].shape[-2:])
+    target = tuple(batch["pixel_values"].shape[-2:])
+    sizes = [located.frame.image.shape[:2] for located in seen for _ in located.faces]
     matrices = batch["align_matrix"].cpu().numpy()
-    faces = [(located, face) for located in seen for face in located.faces]
-    boxes = [
-        seen_box(matrix, size, located.frame.image.shape[:2]) if face.detected is None else face.detected.box_xyxy_px
-        for (located, face), matrix in zip(faces, matrices, strict=True)
-    ]
-    return Chunk(frames, {name: batch[name] for name in INPUT_NAMES}, boxes)
+    crops = (seen_box(matrix, target, size) for matrix, size in zip(matrices, sizes, strict=True))
+    return {name: batch[name] for name in INPUT_NAMES}, crops
 
 
 def _points(faces: Sequence[Face]) -> np.ndarray | None:
     """`(faces, 68, 2)`, or None for a face crop."""
-    return None if faces[0].landmarks_px is None else np.stack([face.landmarks_px for face in faces])
+    return None if faces[0].detected is None else np.stack([face.detected.landmarks_px for face in faces])
 
 
-# ------------------------------------------------------------------------------------------------------------ rows
-def make_rows(
+def _place(face: Face, crop: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
+    """Where a face is and where it is turned to; of a face crop, what was seen."""
+    row: dict[str, Any] = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
+    if face.detected is None:
+        return row | dict(zip(BOX, crop, strict=True))
+    row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True))
+    points = np.asarray(face.detected.landmarks_px, dtype=np.float32)
+    row |= dict(zip(POSE, head_pose(points, size), strict=True))
+    return row | {LANDMARKS: points.ravel(), "face_score": face.detected.score}
+
+
+def complete_rows(
     chunk: Chunk, recognizer: Recognizer, batch_size: int, captions: Sequence[str] = ()
-) -> Iterator[dict[str, Any]]:
-    """The rows of a chunk; see `tables`."""
-    states = iter(_recognize(chunk, recognizer, batch_size, captions))
-    boxes = iter(chunk.boxes)
-    for located in chunk.frames:
-        frame = located.frame
-        row = {"source": frame.source.name, "frame": frame.index, "time_s": frame.time_s, "face": NO_FACE}
-        if located.error:
-            yield row | {"status": STATUS_ERROR, "error": located.error}
-        elif not located.faces:
-            yield row | {"status": STATUS_NO_FACE}
-        for face in located.faces:
-            yield row | _place(face, next(boxes), frame.image.shape[:2]) | next(states)
-
-
-def _recognize(
-    chunk: Chunk, recognizer: Recognizer, batch_size: int, captions: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    num_faces = len(chunk.boxes)
+) -> list[dict[str, Any]]:
+    """The rows of a chunk with what the model says of the faces, at most `batch_size` at once."""
+    states: list[dict[str, Any]] = []
+    num_faces = sum(row["status"] == STATUS_OK for row in chunk.rows)
     for start in range(0, num_faces, batch_size):
         inputs = {name: values[start : start + batch_size] for name, values in chunk.inputs.items()}
-        rows = recognizer.recognize(inputs)
+        found = recognizer.recognize(inputs)
         if captions:
             written = recognizer.write_captions(inputs, captions)
-            rows = [row | texts for row, texts in zip(rows, written, strict=True)]
-        yield from rows
-
-
-def _place(face: Face, box: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
-    """Where a face is and where it is turned to."""
-    row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
-    row |= dict(zip(BOX, map(float, box), strict=True))
-    if face.detected is not None:
-        points = np.asarray(face.detected.landmarks_px, dtype=np.float32)
-        pose = head_pose(points, size)
-        row |= dict(zip(POSE, pose, strict=True)) | {LANDMARKS: points.ravel(), "face_score": face.detected.score}
-    return row
+            found = [state | texts for state, texts in zip(found, written, strict=True)]
+        states += found
+    of_faces = iter(states)
+    return [row | next(of_faces) if row["status"] == STATUS_OK else row for row in chunk.rows]

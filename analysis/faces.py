@@ -2,10 +2,8 @@
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from ..dataset_tools.landmark_files import read_landmarks
 from ..landmarks_mf2 import DetectedFace, LandmarkDetector, detector_names, load_detector, register_detector
@@ -25,15 +23,10 @@ class Face:
     id: int
     detected: DetectedFace | None
 
-    @property
-    def landmarks_px(self) -> np.ndarray | None:
-        """`(68, 2)` points in pixels of the frame."""
-        return None if self.detected is None else self.detected.landmarks_px
-
 
 @dataclass(frozen=True)
 class LocatedFrame:
-    """A frame and its faces; `error` says why nothing was looked for."""
+    """A frame and its faces, without its image where there are none; `error` says why nothing was looked for."""
 
     frame: Frame
     faces: list[Face] = field(default_factory=list)
@@ -175,7 +168,10 @@ def _locate(frame: Frame, found: list[DetectedFace] | Exception | None, tracker:
     if found is None:
         return LocatedFrame(frame, [Face(0, None)])
     if isinstance(found, Exception):
-        return LocatedFrame(frame, error=f"No face could be looked for in {frame.source.name}: {one_line(found)}")
+        error = f"No face could be looked for in {frame.source.name}: {one_line(found)}"
+        return LocatedFrame(replace(frame, image=None), error=error)
+    if not found:
+        return LocatedFrame(replace(frame, image=None))
     ids = tracker.update([face.box_xyxy_px for face in found], frame.time_s)
     return LocatedFrame(
         frame, [Face(*each) for each in sorted(zip(ids, found, strict=True), key=lambda each: each[0])]

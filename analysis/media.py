@@ -68,7 +68,7 @@ def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> t
 
     Args:
         paths: a file that is named itself is taken whatever it is called.
-        left_out: a folder whose files are not looked at.
+        left_out: an absolute folder whose files are not looked at.
     Returns:
         The sources, each once, and the number of other files that folders hold.
     Raises:
@@ -78,7 +78,7 @@ def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> t
     num_other = 0
     for path in map(Path, paths):
         if path.is_dir():
-            files = [file for file in _files_below(path) if left_out not in file.parents]
+            files = [file for file in _files_below(path) if left_out not in file.absolute().parents]
             known = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
             num_other += len(files) - len(known)
         elif path.exists() or path.is_symlink():
