@@ -81,7 +81,7 @@ def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_pa
     Args:
         num_parallel: seeds that run at once.
     Raises:
-        RuntimeError: a run failed; its last lines are shown, and what is done stays.
+        ChildProcessError: a run failed; its last lines are shown, and what is done stays.
     """
     ordered = list({needed.name: needed for run in runs for needed in run.with_bases()}.values())
     with tqdm(total=len(ordered) * len(seeds), desc="runs", unit="run") as bar:
@@ -107,4 +107,4 @@ def run_once(folder: RunFolder, run: Run, seed: int) -> None:
         code = subprocess.run(folder.command(run, seed), stdout=output, stderr=subprocess.STDOUT).returncode
     if code:
         last = log.read_text("utf-8", "replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{run.name} with seed {seed} ended with status {code}: {' '.join(last)} (see {log})")
+        raise ChildProcessError(f"{run.name} with seed {seed} ended with status {code}: {' '.join(last)} (see {log})")

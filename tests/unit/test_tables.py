@@ -1,0 +1,135 @@
+"""Tables: what a cell shows, which runs are needed, and that finished ones are kept."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import pytest
+
+from mf2.training import paper_tables, table_runs
+from mf2.training.checkpoint import METRICS_NAME, write_json
+from mf2.training.table_layouts import Filled, Table, au_f1, emotion, make_tables, one_vs_rest
+from mf2.training.table_runs import Run, RunFolder, run_all
+from mf2.training.tables import to_csv, to_markdown
+from mf2.training.transfer import TransferTable
+
+SCORES = {"a": Run("a", "pretrain"), "b": Run("b", "pretrain")}
+
+
+def metrics_with(f1: float) -> dict:
+    return {"evaluation": {"aus": {"f1": f1, "per_au": {}}}}
+
+
+def fill(values: dict[str, list[float]]) -> Filled:
+    table = Table("T", SCORES, {"mean": au_f1()}, {"Other": (50.0,)}, ["mean"], "a", ("a note",))
+    return Filled(table, {row: {"mean": of_seeds} for row, of_seeds in values.items()})
+
+
+def test_a_cell_is_the_mean_and_the_deviation_over_seeds():
+    filled = fill({"a": [10.0, 20.0, 30.0], "b": [12.0, None, None]})
+    assert filled.show("a", "mean") == "20.00 ± 10.00"
+    assert filled.show("b", "mean") == "12.00"
+
+
+def test_a_difference_pairs_equal_seeds_and_has_students_interval():
+    filled = fill({"a": [10.0, 20.0, 30.0], "b": [11.0, 23.0, 32.0]})
+    half = 4.302652729911275 * 1.0 / math.sqrt(3)  # t(0.975, 2) · sd of (1, 3, 2) / √3
+    assert filled.difference("b", "mean") == f"+2.00 [{2 - half:+.2f}, {2 + half:+.2f}]"
+
+
+def test_what_was_not_measured_is_no_number():
+    filled = fill({"a": [None, None], "b": [1.0, 2.0]})
+    assert filled.show("a", "mean") == "–"
+    assert filled.difference("b", "mean") == "–"
+
+
+def test_one_vs_rest_accuracy_from_a_confusion_matrix():
+    """Two of ten faces are of class B; one is missed, and one of A is taken for B: two of ten are wrong."""
+    scores = {"num_labelled": 10, "per_class": {"A": {}, "B": {}}, "confusion": [[7, 1], [1, 1]]}
+    metrics = {"evaluation": {"emotion": scores}}
+    assert one_vs_rest("B")(metrics) == pytest.approx(80.0)
+    assert one_vs_rest("Contempt")(metrics) is None
+    assert emotion("top1")({"evaluation": {"emotion": {"num_labelled": 0}}}) is None
+
+
+def test_the_papers_tables_agree_with_their_own_means_where_they_should():
+    """Table II's means verify; those of the two ablations in Table IV are half a point too high, as the note says."""
+    for *values, printed in paper_tables.TABLE_II.values():
+        assert sum(values) / 12 == pytest.approx(printed, abs=0.011)
+    for name, (*values, printed, _, _, _) in paper_tables.TABLE_IV.items():
+        slip = 0.5 if name in ("w/o Emo-VL", "w/o AU-VL") else 0.0
+        assert printed - sum(values) / 8 == pytest.approx(slip, abs=0.011)
+
+
+def test_a_table_as_markdown_and_csv():
+    filled = fill({"a": [10.0, 20.0], "b": [11.0, 22.0]})
+    text = to_markdown("II", filled)
+    assert "Other, the paper" in text and "50.00" in text
+    assert "15.00 ± 7.07" in text and "Differences from a" in text and "- a note" in text
+    rows = list(csv.reader(io.StringIO(to_csv(filled, [0, 1]))))
+    assert rows[1:] == [
+        ["a", "mean", "0", "10.0"],
+        ["a", "mean", "1", "20.0"],
+        ["b", "mean", "0", "11.0"],
+        ["b", "mean", "1", "22.0"],
+    ]
+
+
+def test_every_table_names_its_runs_without_contradiction():
+    """A run's name stands for it: wherever it appears it has the same flags and base."""
+    tables = make_tables("data", "llm", {"data": "task"}, {"other": "other.csv"})
+    by_name: dict[str, Run] = {}
+    for table in tables.values():
+        assert table.compare_with is None or table.compare_with in table.rows
+        for run in (needed for row in table.rows.values() for needed in row.with_bases()):
+            assert by_name.setdefault(run.name, run) == run
+    assert tables["II"].rows["other"].flags == {"predictions": "other.csv", "data": "data"}
+
+
+def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch):
+    started = []
+
+    def pretend(folder: RunFolder, run: Run, seed: int) -> None:
+        if folder.metrics(run, seed) is None:
+            started.append((run.name, seed))
+            folder.path(run, seed).mkdir(parents=True, exist_ok=True)
+            write_json(metrics_with(0.5), folder.path(run, seed) / METRICS_NAME)
+
+    monkeypatch.setattr(table_runs, "run_once", pretend)
+    folder = RunFolder(tmp_path, {"pretrain": "p.yaml"})
+    base = Run("base", "pretrain", {"train_data": "d"})
+    adapted = Run("adapted", "finetune", {"method": "dfn"}, base)
+    run_all(folder, [adapted], [0, 1], 1)
+    run_all(folder, [adapted, base], [0, 1], 1)
+    assert started == [("base", 0), ("adapted", 0), ("base", 1), ("adapted", 1)]
+    command = folder.command(adapted, 1)
+    assert command[command.index("--model") + 1] == str(folder.path(base, 1))
+    assert command[command.index("--seed") + 1] == "1"
+    assert Filled.read(Table("T", {"adapted": adapted}, {"mean": au_f1()}), folder, [0, 1]).show(
+        "adapted", "mean"
+    ) == ("50.00 ± 0.00")
+
+
+def test_a_run_that_fails_says_where_its_log_is(tmp_path: Path):
+    folder = RunFolder(tmp_path, {})
+    with pytest.raises(ChildProcessError, match=r"broken with seed 3 ended with status 1: .*'nonsense'.*run\.log"):
+        run_all(folder, [Run("broken", "pretrain", {"nonsense": "1"})], [3], 1)
+
+
+def test_transfer_tests_everybody_everywhere(tmp_path: Path):
+    base = Run("pretrain", "pretrain")
+    transfer = TransferTable({"A": "a", "B": "b"}, base)
+    assert list(transfer.trained) == ["base", "DFN on A", "DFN on B", "full on A", "full on B"]
+    assert len(transfer.runs) == 10
+    folder = RunFolder(tmp_path, {})
+    test = transfer.evaluation(transfer.trained["DFN on A"], "B")
+    folder.path(test, 0).mkdir(parents=True)
+    scores = metrics_with(0.25)
+    scores["evaluation"]["emotion"] = {"num_labelled": 0}
+    write_json(scores, folder.path(test, 0) / METRICS_NAME)
+    text = transfer.write(folder, [0])
+    assert "| DFN on A | – | 25.00 |" in text.replace("  ", " ").replace("  ", " ")
+    assert (tmp_path / "transfer.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="two or more"):
+        TransferTable({"A": "a"}, base)
