@@ -339,13 +339,20 @@ class MF2Config(PreTrainedConfig):
     def from_size(cls, size: Literal["paper", "base", "tiny"], **kwargs) -> "MF2Config":
         """A configuration of a named size; keyword arguments override its fields.
 
+        A mapping given for `emo_config` or `au_config` overrides the size's field by field; a `vision_config` is
+        another tower and replaces it.
+
         `paper` is BLIP-2 stage 1 on EVA ViT-g/14: 186,705,470 trainable parameters a branch, which the paper's 186.7 M
         (Table IV) are. `base` is ViT-B/16, for one GPU. `tiny` is a small convolutional tower that is trained too: for
         tests and for runs that have nothing to download.
         """
         if size not in _SIZES:
             raise ValueError(f"There is no size {size!r}; choose one of {', '.join(_SIZES)}.")
-        return cls(**{**_SIZES[size](), **kwargs})
+        fields = _SIZES[size]()
+        for name in ("emo_config", "au_config"):
+            if isinstance(kwargs.get(name), dict):
+                kwargs[name] = {**fields.get(name, {}), **kwargs[name]}
+        return cls(**{**fields, **kwargs})
 
 
 def _paper_size() -> dict[str, Any]:
