@@ -191,3 +191,12 @@ def test_another_code_version_warns(saved, monkeypatch, caplog):
 
 def test_the_same_code_version_is_silent(saved, monkeypatch, caplog):
     assert warnings_on_load(saved[0], monkeypatch, caplog) == []
+
+
+def test_a_size_keeps_the_branch_fields_that_are_not_overridden():
+    config = MF2Config.from_size("tiny", au_config={"num_query_tokens": 5}, vision_config={"model_type": "vit"})
+    default = MF2Config.from_size("tiny")
+    assert config.au_config.num_query_tokens == 5
+    assert config.au_config.hidden_size == default.au_config.hidden_size
+    assert config.emo_config.num_query_tokens == default.emo_config.num_query_tokens
+    assert config.vision_config.hidden_size == 768
