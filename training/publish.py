@@ -6,9 +6,8 @@ Nothing else of this project pushes. The token is the client's own (`hf auth log
 import argparse
 from typing import TYPE_CHECKING
 
-from mf2.training.cards import HUB_ID, Placement, loading_lines
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what loads torch is imported when it is needed: --help answers at once
+    from mf2.training.cards import Placement
     from mf2.training.publish_folder import Contents
 
 
@@ -35,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Publish and print the address and the lines that load exactly this."""
     from huggingface_hub import HfApi
 
+    from mf2.training.cards import HUB_ID
     from mf2.training.publish_checks import check
     from mf2.training.publish_folder import open_folder, prepare, take_evaluation
     from mf2.training.publish_places import find_placement
@@ -82,8 +82,10 @@ def describe(contents: "Contents", is_private: bool) -> str:
     return "\n".join(lines)
 
 
-def pinned_lines(contents: "Contents", placement: Placement, sha: str) -> str:
+def pinned_lines(contents: "Contents", placement: "Placement", sha: str) -> str:
     """Python that loads this commit and no other."""
+    from mf2.training.cards import loading_lines
+
     if contents.repo_type == "model":
         return loading_lines(placement.repo_id, sha, placement.base)
     if contents.kind == "recipe":
