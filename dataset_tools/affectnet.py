@@ -55,7 +55,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
         layout = "npy" if folder.match(_CSV).empty and not folder.match(_NPY).empty else "csv"
     report.settings["layout"] = layout
     labels, images = (_read_csv if layout == "csv" else _read_npy)(folder, report, args.crop)
-    codes = pd.to_numeric(labels["code"].where(labels["code"].str.fullmatch(r"\d{1,2}").astype(bool)))
+    codes = pd.to_numeric(labels["code"].where(labels["code"].str.fullmatch(r"[0-9]{1,2}").astype(bool)))
     labels = report.drop(labels, codes.isin(list(NOT_EMOTIONS)), "dropped_no_emotion", "video_id")
     names = codes[labels.index].map(dict(enumerate(CODES))).fillna(labels["code"])
     labels["emotion"], emotions = map_emotions(names, CODES, CONVENTION, args, report)

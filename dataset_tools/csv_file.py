@@ -94,7 +94,7 @@ def _filled(table: pd.DataFrame, name: str, default: pd.Series) -> pd.Series:
 def _read_frames(table: pd.DataFrame) -> pd.Series:
     if "frame" not in table:
         return pd.Series(0, table.index, np.int32)
-    understood = table["frame"].str.fullmatch(r"\s*\d{1,9}\s*").astype(bool)
+    understood = table["frame"].str.fullmatch(r"\s*[0-9]{1,9}\s*").astype(bool)
     _refuse(table["frame"], ~understood, "must be a number from 0")
     return table["frame"].astype(np.int32)
 

@@ -28,7 +28,7 @@ ABOUT = About(
 )
 UNSCORED = 999
 COUNTED = {"dropped_same_name": "dropped: rows whose file name another address has too"}
-_AU_COLUMN = re.compile(r"'?AU ?0*(\d{1,2})'?", re.IGNORECASE)
+_AU_COLUMN = re.compile(r"'?AU ?0*(\d{1,2})'?", re.ASCII | re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

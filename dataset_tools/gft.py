@@ -27,8 +27,8 @@ ABOUT = About(
     splits="none: at random by group of people",
 )
 UNLABELLED = (9, 999, -999)
-_FRAME_COLUMN = re.compile(r"frames?(?:[ _]?(?:#|no|number|id))?", re.IGNORECASE)
-_AU_COLUMN = re.compile(r"(?:AU)?[ _]?0*(\d{1,2})", re.IGNORECASE)
+_FRAME_COLUMN = re.compile(r"frames?(?:[ _]?(?:#|no|number|id))?", re.ASCII | re.IGNORECASE)
+_AU_COLUMN = re.compile(r"(?:AU)?[ _]?0*(\d{1,2})", re.ASCII | re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +61,7 @@ def _read_file(folder: Folder, path: str, report: ReadReport) -> pd.DataFrame:
             f"{path} must have one column `frame` and columns such as AU1 or 01; its header is {', '.join(table)}."
         )
     frames = table[frame_columns[0]].str.strip()
-    table = report.drop(table.assign(file=path), ~frames.str.fullmatch(r"\d{1,7}").astype(bool), "malformed", "file")
+    numbered = frames.str.fullmatch(r"[0-9]{1,7}").astype(bool)
+    table = report.drop(table.assign(file=path), ~numbered, "malformed", "file")
     labels = {au: occurrence(table[name], report, UNLABELLED) for au, name in au_columns.items()}
     return pd.DataFrame({"frame": table[frame_columns[0]].astype(int), **labels})

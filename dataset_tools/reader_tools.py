@@ -317,7 +317,7 @@ def listed_aus(texts: pd.Series, separator: str = "+") -> tuple[pd.DataFrame, pd
         The columns, -1 in rows that are not understood, and which rows are: `null`, `?` and the like are not, because
         what they leave open must not become "not active".
     """
-    pattern = rf"\s*[LRlr]?\d{{1,2}}\s*(?:{re.escape(separator)}\s*[LRlr]?\d{{1,2}}\s*)*"
+    pattern = rf"\s*[LRlr]?[0-9]{{1,2}}\s*(?:{re.escape(separator)}\s*[LRlr]?[0-9]{{1,2}}\s*)*"
     texts = texts.astype(str)
     understood = texts.str.fullmatch(pattern).astype(bool)
     numbers = [{int(number) for number in re.findall(r"\d+", text)} for text in texts[understood]]

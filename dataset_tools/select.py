@@ -124,8 +124,10 @@ def usable_frames(frames: pa.Table) -> pa.Table:
     """The frames with an emotion and at least one labelled AU.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or an AU has no column.
     """
+    if missing := [name for name in au_columns() if name not in frames.column_names]:
+        raise ValueError(f"The frames have no column {', '.join(missing)}; a selection wants an emotion and all AUs.")
     has_au = pc.greater_equal(pc.max_element_wise(*(frames[name] for name in au_columns())), 0)
     usable = frames.filter(pc.and_(pc.is_valid(frames["emotion"]), has_au))
     if not len(usable):

@@ -198,3 +198,9 @@ def test_selection_is_deterministic_by_seed():
     rows = one.filter(pa.compute.equal(one["split"], "train"))["AU12"].to_numpy()
     assert summary["train"]["au_rates"]["AU12"] == (rows == 1).sum() / (rows >= 0).sum()
     assert "| Fear" in to_markdown(summary) and "| videos" in to_markdown(summary)
+
+
+def test_a_selection_wants_all_aus():
+    frames = pa.table({"path": ["a"], "emotion": [1], "AU1": [1]})
+    with pytest.raises(ValueError, match=r"no column AU2, AU4, .*; a selection wants an emotion and all AUs"):
+        usable_frames(frames)
