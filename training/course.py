@@ -11,6 +11,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from mf2.labels_mf2 import LabelSpace
+from mf2.memory import keep_freed_memory
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
@@ -43,6 +44,8 @@ def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
         check_same_run(arguments, arguments.output_dir)
         checkpoint = find_resume_checkpoint(arguments.resume_from_checkpoint, arguments.output_dir)
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+    if settings.use_cpu:
+        keep_freed_memory()
     if arguments.cpu_threads:
         torch.set_num_threads(arguments.cpu_threads)
     if checkpoint:
