@@ -127,6 +127,13 @@ def test_shares_are_disjoint_and_a_last_run_writes(tmp_path, log, capsys):
     assert not log.exists() and points_of(folder).count(None) == 1
 
 
+def wait_until_unchanged(file):
+    """Until nothing was written for half a second."""
+    size = -1
+    while size != (size := file.stat().st_size):
+        time.sleep(0.5)
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path, log, monkeypatch):
     """SIGKILL to the main process: its workers end too, and only unfinished parts are done again, by two processes."""
     folder = write_mfa_folder(tmp_path / "large", 4 * IMAGES_PER_PART, 8, landmarks=None)
@@ -140,12 +147,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log, monkeypatch):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(0.5)
-    num_seen = len(log.read_text().split())
+    wait_until_unchanged(log)
     done = sorted(path for path in parts.rglob("*.npz") if not path.name.startswith("."))
-    time.sleep(0.5)
-    assert len(log.read_text().split()) == num_seen, "a worker outlived the main process"
-    assert 1 <= len(done) < 5 and num_seen < 4 * IMAGES_PER_PART
+    assert 1 <= len(done) < 4, "the workers went on after the main process was killed"
 
     log.unlink()
     monkeypatch.setenv("DETECTOR_PAUSE_S", "0")
