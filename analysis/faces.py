@@ -23,6 +23,11 @@ class Face:
     id: int
     detected: DetectedFace | None
 
+    @property
+    def landmarks_px(self) -> np.ndarray | None:
+        """`(68, 2)` points in pixels of the frame; None for a face crop."""
+        return None if self.detected is None else self.detected.landmarks_px
+
 
 @dataclass(frozen=True)
 class LocatedFrame:
