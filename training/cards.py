@@ -115,7 +115,8 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
     Args:
         relation: to the base, in the Hub's words.
     """
-    base = {"base_model": facts["base"].repo_id, "base_model_relation": relation} if facts["base"] else {}
+    base = facts["base"].repo_id if facts["base"] else ""  # before publication it may be a folder's name
+    lineage = {"base_model": base, "base_model_relation": relation} if HUB_ID.fullmatch(base) else {}
     terms = {"license_name": "terms-of-the-training-data"} if facts["restricted"] else {}
     datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
     return ModelCardData(
@@ -126,7 +127,7 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),
-        **base,
+        **lineage,
         **terms,
     )
 

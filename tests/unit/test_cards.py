@@ -79,6 +79,12 @@ def test_the_hub_reads_an_adapters_card(tmp_path):
     assert f'revision="{BASE_SHA}", adapter_kwargs={{"revision": "main"}}' in card.text
 
 
+def test_a_base_that_is_a_folder_is_named_without_a_link(tmp_path):
+    card = make_card(adapter_of(tmp_path, base_model_name_or_path="/home/me/outputs/demo", revision=None))
+    assert card.data.base_model is None and "/home/me" not in str(card)
+    assert "face model\ndemo:\n" in card.text and "huggingface.co" not in card.text
+
+
 def test_results_files_are_read_back_as_entries():
     entries = parse_eval_result_entries(
         yaml.safe_load(eval_results_yaml(measured()["evaluation"], PinnedRepo("org/faces", SHA)))
