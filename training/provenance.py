@@ -79,7 +79,7 @@ class Overlap:
 
     Args:
         num_videos: how many videos the evaluation has.
-        seen: those that the model was trained or tuned on; None where it does not record that.
+        seen: those that the model was trained or tuned on; None where none is found but not all is recorded.
     """
 
     num_videos: int
@@ -94,10 +94,10 @@ def find_overlap(rows: datasets.Dataset, sources: Iterable[str | Path]) -> Overl
     """Which videos of `rows` the checkpoint and the adapters in `sources` have seen."""
     videos = hash_videos(rows)
     recorded = [read_training_videos(source) for source in sources]
-    if all(hashes is None for hashes in recorded):
-        return Overlap(len(videos), None)
-    seen = set().union(*(hashes or set() for hashes in recorded))
-    return Overlap(len(videos), [group_id for hashed, group_id in videos.items() if hashed in seen])
+    hashes = set().union(*(known or set() for known in recorded))
+    seen = [group_id for hashed, group_id in videos.items() if hashed in hashes]
+    is_known = bool(recorded) and None not in recorded
+    return Overlap(len(videos), seen if seen or is_known else None)
 
 
 def refuse_seen(overlap: Overlap, sources: Sequence[str | Path]) -> None:

@@ -66,6 +66,15 @@ def test_without_a_record_nothing_is_known(tmp_path):
     refuse_seen(overlap, [tmp_path])
 
 
+def test_of_a_part_that_records_nothing_only_what_is_seen_is_known(tmp_path):
+    recorded, silent = tmp_path / "base", tmp_path / "adapter"
+    recorded.mkdir(), silent.mkdir()
+    record_training_videos(recorded, rows_of("a"))
+    assert find_overlap(rows_of("a", "b"), [recorded, silent]).seen == ["a"]
+    assert find_overlap(rows_of("b"), [recorded, silent]).seen is None
+    assert find_overlap(rows_of("b"), [recorded]).seen == []
+
+
 def test_a_damaged_record_is_an_error(tmp_path):
     (tmp_path / TRAINING_VIDEOS_NAME).write_text("[1")
     with pytest.raises(ValueError, match="is damaged"):
