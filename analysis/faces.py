@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..dataset_tools.landmark_files import read_landmarks
 from ..landmarks_mf2 import DetectedFace, LandmarkDetector, detector_names, load_detector, register_detector
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
