@@ -275,7 +275,7 @@ class CaptionTable:
             self._global = [self._add_global(rows, kind, config) for kind in self._kinds(config)]
         if config.use_au_vl and config.au_text_mode == "caption":
             self._local = self.table.add(list(rows["caption_au"]), config.au_text_length)
-        elif config.use_au_vl:
+        elif config.use_au_vl and len(self._au_ids):
             self._local = self._add_sentences(rows, labels, config)
         self.num_cut = self.table.num_cut
         self.table.freeze()
