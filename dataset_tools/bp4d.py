@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..labels_mf2 import ACTION_UNITS
 from .folds import BP4D_PARTS, add_fold_argument, split_of_fold
 from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
 from .readers import About, License
@@ -29,6 +30,7 @@ ABOUT = About(
     splits="three subject-exclusive folds (--fold)",
 )
 UNKNOWN = 9
+AU_COLUMNS = [ACTION_UNITS[au_id].code for au_id in ABOUT.au_ids]
 COUNTED = {
     "videos": "videos (a person in a task)",
     "headers_not_counting": "files whose header is not 0, 1, 2, ... (read by position all the same)",
@@ -64,27 +66,31 @@ def _read_labels(folder: Folder, report: ReadReport) -> pd.DataFrame:
     tables = []
     for subject, task, path in files.itertuples(index=False):
         table = _read_file(folder.read(path), path, report)
-        if table is not None:
-            table = table.assign(video_id=f"{subject}_{task}".upper(), group_id=subject.upper())
-            tables.append(table)
+        if table is None:
+            report.count("rejected_files", [path])
+        else:
+            tables.append(table.assign(video_id=f"{subject}_{task}".upper(), group_id=subject.upper()))
     if not tables:
         raise ValueError(f"{folder.root} has no AU_OCC file that can be read, see {files['path'].iloc[0]}.")
     report.tally.add("videos", len(tables))
-    return pd.concat(tables, ignore_index=True)
+    labels = pd.concat(tables, ignore_index=True)
+    report.tally.add("rows", len(labels))
+    labels = report.drop(labels, labels["frame"] < 0, "malformed", ["path", "line"])
+    codes = {name: occurrence(labels[name], report, (UNKNOWN,)) for name in AU_COLUMNS}
+    return labels.assign(**codes).drop(columns=["path", "line"])
 
 
 def _read_file(data: bytes, path: str, report: ReadReport) -> pd.DataFrame | None:
-    """`frame` and the AU columns of one file; None: it has too few columns."""
+    """`path`, `line`, `frame` and the codes of the AUs of each line of a file; None: it has too few columns.
+
+    A line that is not understood has a frame below 0.
+    """
     header, _, body = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n")
     names = [name.strip() for name in header.decode("utf-8-sig", "replace").split(",")]
     if len(names) <= max(ABOUT.au_ids):
-        report.count("rejected_files", [path])
         return None
     if names != [str(number) for number in range(len(names))]:
         report.count("headers_not_counting", [path])
     table = parse_ints(body, len(names), np.int32)
-    report.tally.add("rows", len(table))
-    lines = pd.DataFrame({"line": np.arange(2, len(table) + 2), "path": path})
-    kept = report.drop(lines, pd.Series(table[:, 0] < 0), "malformed", ["path", "line"]).index
-    columns = {f"AU{au_id}": occurrence(pd.Series(table[kept, au_id]), report, (UNKNOWN,)) for au_id in ABOUT.au_ids}
-    return pd.DataFrame({"frame": table[kept, 0], **columns})
+    columns = pd.DataFrame(table[:, [0, *ABOUT.au_ids]], columns=["frame", *AU_COLUMNS])
+    return columns.assign(path=path, line=np.arange(2, len(table) + 2))

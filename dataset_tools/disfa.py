@@ -78,13 +78,13 @@ def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataF
     )
     files = files.assign(au=files["au"].astype(int), subject=files["subject"].str.upper())
     files = report.drop(files, files.duplicated(["subject", "au"]), "rejected_files", "path")
-    columns = []
+    tables = []
     for subject, au_id, path in files[["subject", "au", "path"]].itertuples(index=False):
         frames, intensities = _read_intensities(folder.read(path), path, report)
-        index = pd.MultiIndex.from_product([[subject], frames], names=["subject", "frame"])
-        columns.append(pd.Series(active(intensities, threshold, HIGHEST), index, name=f"AU{au_id}"))
-    by_au = {name: pd.concat([c for c in columns if c.name == name]) for name in {c.name for c in columns}}
-    labels = pd.DataFrame(by_au).reset_index()
+        label = active(intensities, threshold, HIGHEST)
+        tables.append(pd.DataFrame({"subject": subject, "frame": frames, "au": au_id, "label": label}))
+    long = pd.concat(tables, ignore_index=True)
+    labels = long.pivot(index=["subject", "frame"], columns="au", values="label").add_prefix("AU").reset_index()
     report.tally.add("rows", len(labels))
     report.tally.add("people", labels["subject"].nunique())
     return labels

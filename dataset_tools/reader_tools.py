@@ -374,7 +374,10 @@ def frame_table(
     labels = labels.assign(emotion=emotion, **labels[aus].fillna(AU_UNLABELLED).astype(np.int8))
     nothing = (labels["emotion"] == EMOTION_MISSING) & (labels[aus] == AU_UNLABELLED).all(axis=1)
     rows = report.drop(labels, nothing, "unlabelled", "video_id")
-    rows = _drop_missing(rows, report) if images is None else _attach_images(rows, images, list(on), report)
+    if images is None:
+        rows = report.drop(rows, rows.duplicated("path"), "labelled_twice", "path")
+    else:
+        rows = _attach_images(rows, images, list(on), report)
     rows = rows.sort_values(["video_id", "frame", "path"] if "frame" in rows else ["video_id", "path"])
     report.tally.add("kept", len(rows))
     aus = [name for name in aus if (rows[name] != AU_UNLABELLED).any()]
@@ -388,6 +391,7 @@ def frame_table(
 
 
 def _attach_images(rows: pd.DataFrame, images: pd.DataFrame, on: list[str], report: ReadReport) -> pd.DataFrame:
+    """The rows that have an image, with its `path`; a second image of the same folder is counted, not taken."""
     rows = report.drop(rows, rows.duplicated(on), "labelled_twice", on)
     wanted = images.merge(rows[on], on=on)
     report.tally.add("images_without_row", len(images) - len(wanted))
@@ -402,10 +406,6 @@ def _attach_images(rows: pd.DataFrame, images: pd.DataFrame, on: list[str], repo
     report.count("images_twice", again["path"])
     rows = rows.merge(wanted.drop_duplicates(on), on=on, how="left")
     return report.drop(rows, rows["path"].isna(), "missing_image", on)
-
-
-def _drop_missing(rows: pd.DataFrame, report: ReadReport) -> pd.DataFrame:
-    return report.drop(rows, rows.duplicated("path"), "labelled_twice", "path")
 
 
 def _to_arrow(rows: pd.DataFrame, aus: Sequence[str]) -> pa.Table:
