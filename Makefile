@@ -1,10 +1,14 @@
-.PHONY: install test demo lint types bench
+.PHONY: install test test-oldest-peft demo lint types bench
 
 install:            ## the package and everything the tests need
 	pip install -e '.[dev]'
 
 test:               ## the default test run: offline, CPU
 	pytest
+
+test-oldest-peft:   ## adapters under the oldest PEFT that is allowed; needs a package index
+	d=$$(mktemp -d) && pip install --quiet --no-deps --target $$d "peft==$$(sed -n 's/.*"peft>=\(.*\)".*/\1/p' pyproject.toml).0" && \
+	PYTHONPATH=$$d pytest tests/unit/test_dfn.py tests/unit/test_dfn_peft.py; s=$$?; rm -r $$d; exit $$s
 
 demo:               ## the main job: pre-train a small model on a generated sample
 	accelerate launch training/pretrain.py --config training/configs/demo.yaml

@@ -30,12 +30,13 @@ from .labels_mf2 import LabelSpace
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
 
 try:
+    import peft
     from peft import PeftConfig, PeftType
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
     from peft.utils import register_peft_method
 except ImportError as error:
-    raise ImportError("DFN is a PEFT method; install peft: pip install 'mf2-face[peft]'.") from error
+    raise ImportError("DFN is a PEFT method; install peft: pip install 'peft>=0.21'.") from error
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}  # Table VI names both
 MODALITIES = ("image", "text")
@@ -389,6 +390,11 @@ class DFNModel(BaseTuner):
     """Marks the registered classes as this method's, for copies of this file that are loaded later."""
 
     def _prepare_adapter_config(self, peft_config: DFNConfig, model_config: dict) -> DFNConfig:
+        if not hasattr(BaseTuner, "_remove_adapter_name_from_key"):
+            raise ImportError(
+                f"DFN needs peft>=0.21, but {peft.__version__} is installed, which would lose an adapter's weights in "
+                f"its file; pip install -U peft."
+            )
         if model_config.get("model_type") not in self.target_module_mapping:
             raise ValueError(f"DFN adapts MF² models; this one is of the type {model_config.get('model_type')!r}.")
         peft_config.take_label_space(self.model.config.label_space)

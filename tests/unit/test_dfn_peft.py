@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 from small_adapters import (
     BP4D,
@@ -119,6 +120,14 @@ def test_it_can_be_trained_on(saved):
     assert {name for name, p in loaded.named_parameters() if p.requires_grad} == {
         name for name, _ in loaded.named_parameters() if "dfn_sides" in name
     }
+
+
+def test_an_older_peft_is_refused(monkeypatch):
+    """Before 0.21 there is no such hook: adapters are then saved and loaded without their towers, silently."""
+    monkeypatch.delattr(BaseTuner, "_remove_adapter_name_from_key")
+    monkeypatch.setattr("peft.__version__", "0.20.0")
+    with pytest.raises(ImportError, match=r"DFN needs peft>=0.21, but 0.20.0 is installed.*pip install -U peft"):
+        adapted()
 
 
 def test_saving_a_loaded_adapter_leaves_the_same_file(saved, tmp_path):
