@@ -271,7 +271,7 @@ def _prepare(
 
 def _points(faces: Sequence[Face]) -> np.ndarray | None:
     """`(faces, 68, 2)`, or None for a face crop."""
-    return None if faces[0].detected is None else np.stack([face.detected.landmarks_px for face in faces])
+    return None if faces[0].detected is None else np.stack([face.landmarks_px for face in faces])
 
 
 def _place(face: Face, crop: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:

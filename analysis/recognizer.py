@@ -35,6 +35,8 @@ def choose_device(name: str | None) -> torch.device:
 class Recognizer:
     """Sees batches of faces once, for the checkpoint and all adapters.
 
+    What answers of itself, the checkpoint or the adapter that was loaded as such, is made the active one: it writes.
+
     Args:
         model: in evaluation mode, on its device, the adapters loaded.
         processor: the checkpoint's.
@@ -47,10 +49,13 @@ class Recognizer:
     def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = ()):
         self.model, self.processor = model, processor
         first = [name for name in model.label_spaces if name not in adapters][-1]
+        if adapters:
+            model.disable_adapters() if first == BASE else model.set_adapter(first)
         self._prefixes = {first: "", **{name: f"{name}." for name in adapters}}
         spaces = [model.label_spaces[name] for name in self._prefixes]
         self.label_spaces: dict[str, LabelSpace] = dict(zip(self._prefixes.values(), spaces, strict=True))
         self.image_processor = processor.for_label_spaces(*spaces).image_processor
+        self._own_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
 
     @classmethod
     def from_pretrained(cls, model: str, adapters: Sequence[str] = (), device: str | None = None) -> "Recognizer":
@@ -95,11 +100,11 @@ class Recognizer:
 
     def write_captions(self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> list[dict[str, str]]:
         """Sentences of each face as columns of a row: `caption_emotion`, …."""
-        inputs = {name: inputs[name].to(self.device) for name in INPUT_NAMES}
+        pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
         au_ids = self.model.label_space.au_ids
         written = {}
         for kind in kinds:
-            ids = self.model.generate(**inputs, caption_kind=kind, num_beams=1)
+            ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, num_beams=1)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
         return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
 

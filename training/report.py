@@ -76,14 +76,15 @@ def _describe(
     label_space: LabelSpace,
 ) -> FaceState:
     """What is drawn of an example: what the model says, and its labels."""
-    is_labelled = example.emotion != EMOTION_UNLABELLED
+    is_labelled = bool(label_space.emotions) and example.emotion != EMOTION_UNLABELLED
+    emotion = state.get("emotion", "")
     return FaceState(
         title="",
-        regions_px=regions_px,
-        aus=state["aus"],
+        regions_px=regions_px[: len(label_space.au_ids)],
+        aus=state.get("aus", {}),
         thresholds=dict(zip(label_space.au_codes, label_space.thresholds, strict=True)),
-        emotion=state["emotion"],
-        emotion_prob=state["emotions"][state["emotion"]],
+        emotion=emotion,
+        emotion_prob=state["emotions"][emotion] if emotion else 0.0,
         captions=captions,
         active_labels=[code for code, label in zip(label_space.au_codes, example.aus, strict=True) if label == 1],
         emotion_label=label_space.emotions[example.emotion] if is_labelled else "",

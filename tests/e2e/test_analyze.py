@@ -281,7 +281,7 @@ def test_landmarks_of_a_file(checkpoint, media, tmp_path):
     assert rows[1]["landmarks"] == pytest.approx(points, abs=1e-4)
 
 
-def test_adapters_answer_from_one_pass(checkpoint, media, tmp_path, monkeypatch):
+def test_adapters_answer_from_one_pass(whole_run, checkpoint, media, tmp_path, monkeypatch):
     """Two adapters and the checkpoint: their columns stand side by side, and the tower runs once a batch."""
     peft_dfn = pytest.importorskip("mf2.peft_dfn")
     from peft import get_peft_model
@@ -305,6 +305,25 @@ def test_adapters_answer_from_one_pass(checkpoint, media, tmp_path, monkeypatch)
     assert not {"disfa.AU12", "disfa.emotion", "moods_v2.AU1"} & set(rows[0])
     thresholds = json.loads((tmp_path / "run" / "manifest.json").read_text())["thresholds"]
     assert "disfa.AU9" in thresholds and "AU12" in thresholds
+    alone = [row for row in read_rows(whole_run) if row["status"] == "ok" and row["source"].endswith("clip.mp4")]
+    assert [row["AU12"] for row in rows] == pytest.approx([row["AU12"] for row in alone], abs=1e-5)
+
+
+def test_the_checkpoint_writes_whatever_adapters_there_are(checkpoint, media, tmp_path):
+    peft_dfn = pytest.importorskip("mf2.peft_dfn")
+    from peft import get_peft_model
+
+    config = peft_dfn.DFNConfig(au_ids=[9, 1], emotions=[], base_model_name_or_path=str(checkpoint))
+    get_peft_model(mf2.MF2Model.from_pretrained(checkpoint), config).save_pretrained(tmp_path / "disfa")
+    picture = media / "below" / "two faces.png"
+    for name, adapter in (("with", ["--adapter", tmp_path / "disfa"]), ("without", [])):
+        options = ("--model", checkpoint, "--output", tmp_path / name, "--captions", "emotion,au")
+        assert analyze(picture, *DETECT, *options, *adapter) == 0
+    written = {
+        name: [[row["caption_emotion"], row["caption_au"]] for row in read_rows(tmp_path / name)]
+        for name in ("with", "without")
+    }
+    assert written["with"] == written["without"]
 
 
 @pytest.mark.parametrize(
