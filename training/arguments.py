@@ -256,14 +256,6 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")
 
 
-def check_device(name: str) -> None:
-    """Raise a `ValueError` where `--device` names a GPU and torch finds none."""
-    import torch  # not above: it would slow --help
-
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")
-
-
 # ------------------------------------------------------------------------------------------------------------- parsing
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-4` is a number (YAML 1.1 wants `1.0e-4`)."""

@@ -20,7 +20,13 @@ from mf2.training.checkpoint import METRICS_NAME, describe_environment, find_res
 from mf2.training.data import Split
 from mf2.training.metrics import tune_thresholds
 from mf2.training.predictions import from_logits
-from mf2.training.pretraining_trainer import LOSS_NAMES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.training.pretraining_trainer import (
+    LOSS_NAMES,
+    SHOWN_SCORES,
+    PretrainingTrainer,
+    make_training_arguments,
+    sigmoid,
+)
 from mf2.training.report import draw_overlay
 from mf2.training.scores import evaluate_predictions
 
@@ -113,6 +119,7 @@ def evaluate(
             "seconds": result.metrics["train_runtime"],
             "batch_size": trainer.get_total_train_batch_size(trainer.args),
             "losses": last_losses(trainer),
+            "history": evaluation_history(trainer),
         },
         "environment": describe_environment(trainer.args.world_size),
     }
@@ -122,6 +129,17 @@ def score(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -
     """All scores of the evaluation split (see `evaluate_predictions`), and what they were measured on."""
     predictions = from_logits(split, label_space, *prediction.predictions)
     return {"data": split.description, **evaluate_predictions(predictions, label_space)}
+
+
+def evaluation_history(trainer: PretrainingTrainer) -> list[dict[str, float]]:
+    """The scores of every evaluation in training, with its step and the seconds since the process began to train."""
+    names = (*SHOWN_SCORES, "elapsed_seconds")
+    entries = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
+    return [
+        {"step": entry["step"]}
+        | {name: value for key, value in entry.items() if (name := key.removeprefix("eval_")) in names}
+        for entry in entries
+    ]
 
 
 def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,7 @@ class PretrainingTrainer(Trainer):
         self.image_names = image_names
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
         self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
+        self._start = perf_counter()
         self._loss_sums = torch.zeros(len(LOSS_NAMES), 2, device=self.args.device)  # sum, count
         self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
         self.add_callback(EpochCallback(self._train_sampler))
@@ -209,6 +211,7 @@ class PretrainingTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self._drain_losses()
+        logs["elapsed_seconds"] = perf_counter() - self._start
         super().log(logs, start_time)
 
     def _drain_losses(self) -> dict[str, float]:

@@ -1,0 +1,78 @@
+"""How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
+
+    python training/race.py --model outputs/demo --data data/mine --output_dir outputs/race \\
+        --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml --eval_steps 8
+
+Methods run one after another, each with its own settings. Evaluating costs time as well; the shorter the way, the more
+of it. The common score is the least of the methods' best.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mf2.dataset_tools.report import markdown_table, write_text
+from mf2.training.arguments import run_script
+from mf2.training.table_runs import Run, RunFolder, run_all
+from mf2.training.tables import parse_named
+
+SCORES = ("au_f1", "emotion_macro_f1", "emotion_top1")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", required=True, help="checkpoint to adapt")
+    add("--data", required=True, help="data set of the task")
+    add("--au_ids", help="its AUs, as [1, 2, 4] [those it labels]")
+    add("--emotions", help="its emotions [those it labels]")
+    add("--configs", nargs="+", required=True, metavar="METHOD=FILE.yaml", help="methods and their settings")
+    add("--eval_steps", default="8", help="steps between evaluations [8]")
+    add("--seed", type=int, default=0, help="[0]")
+    add("--output_dir", type=Path, required=True, help="where runs and `race.md` go")
+    args = parser.parse_args(argv)
+    flags = {"model": args.model, "data": args.data, "au_ids": args.au_ids, "emotions": args.emotions}
+    flags |= {"eval_steps": args.eval_steps, "save_steps": "1000000", "overlay_faces": "0"}
+    given = {name: value for name, value in flags.items() if value}
+    configs = dict(parse_named(text, "--configs") for text in args.configs)
+    runs = [Run(method, "finetune", {"config": file, "method": method} | given) for method, file in configs.items()]
+    folder = RunFolder(args.output_dir, {})
+    run_all(folder, runs, [args.seed], num_parallel=1)
+    text = to_markdown({run.name: folder.metrics(run, args.seed)["training"] for run in runs}, args.seed)
+    write_text(args.output_dir / "race.md", text)
+    print(text)
+
+
+def to_markdown(trained: Mapping[str, Mapping[str, Any]], seed: int) -> str:
+    """A table for each score that the runs have.
+
+    Args:
+        trained: the `training` part of the metrics, by method.
+    """
+    parts = [f"# Race to the same validation score, seed {seed}\n"]
+    for score in SCORES:
+        best = {
+            name: max((entry[score] for entry in t["history"] if score in entry), default=None)
+            for name, t in trained.items()
+        }
+        if None in best.values():
+            continue
+        goal = min(best.values())
+        rows = [[name, f"{best[name]:.3f}", *reach(training, score, goal)] for name, training in trained.items()]
+        header = ["method", "best", "steps", "training, s", "preparation, s", "together, s"]
+        parts.append(f"{score}, to {goal:.3f}:\n\n{markdown_table(header, rows)}")
+    return "\n".join(parts)
+
+
+def reach(training: Mapping[str, Any], score: str, goal: float) -> list[str]:
+    """Steps and seconds to the first evaluation that reaches the goal."""
+    first = next(entry for entry in training["history"] if entry.get(score, -1.0) >= goal)
+    prepared = training["preparation_seconds"]
+    seconds = (first["elapsed_seconds"], prepared, first["elapsed_seconds"] + prepared)
+    return [str(first["step"]), *(f"{value:.1f}" for value in seconds)]
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
