@@ -22,7 +22,7 @@ from .saliency import au_saliency, draw_saliency
 MIN_SHOWN = 3
 """Saliency maps that are drawn where fewer AUs are active: those of the likeliest."""
 MAP_PX, MAP_COLUMNS = 180, 6
-PANEL_LINES = 14
+PANEL_LINES = 18
 
 
 @dataclass(frozen=True)
