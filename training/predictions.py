@@ -199,7 +199,7 @@ def collect_logits(outputs: Iterator[Any]) -> tuple[np.ndarray | None, np.ndarra
 def from_logits(
     split: Split, label_space: LabelSpace, au_logits: np.ndarray | None, emotion_logits: np.ndarray | None
 ) -> Predictions:
-    """The predictions of a split from `(N, A)` and `(N, E)` logits, None for a head that is not there.
+    """The predictions of a split from `(N, A)` and `(N, E)` logits; None, or no column, for a head that is not there.
 
     Raises:
         ValueError: the split was loaded with other AUs than the logits have.
@@ -208,5 +208,6 @@ def from_logits(
     au_probs = nothing if au_logits is None else expit(au_logits)
     if au_probs.shape != split.labels.aus.shape:
         raise ValueError(f"There are logits of shape {au_probs.shape} for AU labels {split.labels.aus.shape}.")
-    emotion_probs = nothing if emotion_logits is None else softmax(emotion_logits, axis=1)
+    has_emotions = emotion_logits is not None and emotion_logits.shape[1]
+    emotion_probs = softmax(emotion_logits, axis=1) if has_emotions else nothing
     return Predictions.of_split(split, label_space.emotions, au_probs, emotion_probs)
