@@ -29,6 +29,7 @@ ABOUT = About(
     au_ids=tuple(ACTION_UNITS),
     active="listed, with any intensity",
     emotions=EMOTIONS,
+    splits="none: at random by person",
 )
 COUNTED = {
     "facs_files": "FACS files",
