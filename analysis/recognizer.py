@@ -16,13 +16,14 @@ INPUT_NAMES = ("pixel_values", "au_boxes")
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, tried; without a name the accelerator that there is, else the CPU.
+    """The device of that name, tried; without a name the GPU that there is, else the CPU.
 
     Raises:
         ValueError: there is no such device, or it does not work.
     """
     if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, found in is_there.items() if found))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

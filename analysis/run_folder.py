@@ -46,18 +46,22 @@ class RunFolder:
         self._claim()
 
     def _claim(self) -> None:
-        for file in (self.folder / MANIFEST_NAME, self._parts_folder / SETTINGS_NAME):
-            if not file.is_file():
-                continue
-            found = json.loads(file.read_text("utf-8"))
-            others = found.get("settings", found)
-            if differ := sorted(name for name in self.settings if others.get(name) != self.settings[name]):
-                raise ValueError(
-                    f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "
-                    "remove it."
-                )
-        if not self.is_finished:
-            write_json(self._parts_folder / SETTINGS_NAME, self.settings)
+        """Refuse a folder with another run's rows, else make it this run's."""
+        if self.is_finished:
+            self._compare(json.loads((self.folder / MANIFEST_NAME).read_text("utf-8"))["settings"])
+            return
+        file = self._parts_folder / SETTINGS_NAME
+        if self.parts:
+            self._compare(json.loads(file.read_text("utf-8")))
+        else:
+            write_json(file, self.settings)
+
+    def _compare(self, found: Mapping[str, Any]) -> None:
+        if differ := sorted(name for name in self.settings if found.get(name) != self.settings[name]):
+            raise ValueError(
+                f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "
+                "remove it."
+            )
 
     @property
     def is_finished(self) -> bool:

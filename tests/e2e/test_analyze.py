@@ -242,6 +242,13 @@ def test_a_finished_run_is_only_read(whole_run, checkpoint, media, tmp_path, mon
     assert "another fps; choose another --output or remove it" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_at_once_claims_nothing(checkpoint, media, tmp_path, capsys):
+    """Without its detector a run writes no row; the next try, with other options, is welcome."""
+    options = ("--model", checkpoint, "--output", tmp_path)
+    assert analyze(media / "below", *options, "--backend", "no_such_module:Detector") == 1
+    assert analyze(media / "below", *options, "--landmarks", "mean_face") == 0
+
+
 def test_shards_make_the_whole(whole_run, checkpoint, media, tmp_path):
     sources = []
     for shard in ("1/2", "2/2"):
