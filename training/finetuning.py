@@ -49,7 +49,8 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result)
     metrics["training"]["preparation_seconds"] = preparation_seconds
-    metrics["model"] |= {"method": arguments.method, "base": Path(arguments.model).name or arguments.model}
+    base = arguments.model if task.revision else task.base.resolve().name
+    metrics["model"] |= {"method": arguments.method, "base": base}
     save(method, task, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
         finish(arguments, metrics, task.processor, task.evaluation, settings.device)
