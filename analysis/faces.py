@@ -51,7 +51,7 @@ def make_finder(
     """The way that `--landmarks` names.
 
     Args:
-        landmarks: `detect`, `mean_face`, or a CSV of `dataset_tools.landmark_files`.
+        landmarks: `detect`, `mean_face`, or a file, see `dataset_tools.landmark_files`.
         backend: a registered detector, or `module:factory` of one's own.
         device: of the detector.
         model_file: of the detector.

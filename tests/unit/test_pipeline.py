@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_checkpoint import save_tiny_checkpoint
 from transformers import pipeline
 
 import mf2
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.landmarks_mf2 import DetectedFace
 from mf2.pipeline_mf2 import FacialStatePipeline
-from mf2.training.tokenizer import train_tokenizer, vocabulary_fields
 
 WIDTH, HEIGHT = 120, 80
 
@@ -37,31 +37,12 @@ class TwoFaces:
 
 
 @pytest.fixture(scope="module")
-def pipe() -> FacialStatePipeline:
-    tokenizer = train_tokenizer(["The inner brows are raised: sadness."], 60)
-    branch = {
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "num_query_tokens": 2,
-        "cross_attention_frequency": 1,
-        "vocab_size": len(tokenizer),
-    }
-    torch.manual_seed(0)
-    config = mf2.MF2Config(
-        vision_config={"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
-        emo_config=branch,
-        au_config=branch,
-        projection_dim=16,
-        freeze_vision=False,
-        au_thresholds=[0.01] * 6 + [0.99] * 6,
-        emotion_text_length=8,
-        au_text_length=8,
-        **vocabulary_fields(tokenizer),
-    )
-    model = mf2.MF2ForConditionalGeneration(config).eval()
-    processor = mf2.MF2Processor(mf2.MF2ImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+def pipe(tmp_path_factory) -> FacialStatePipeline:
+    """Of a tiny checkpoint that finds the first six AUs in every face and the others in none."""
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_checkpoint(folder)
+    model = mf2.MF2ForConditionalGeneration.from_pretrained(folder, au_thresholds=[0.01] * 6 + [0.99] * 6)
+    processor = mf2.MF2Processor.from_pretrained(folder)
     return pipeline("facial-state-analysis", model=model, processor=processor, device="cpu")
 
 
