@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from ..dataset_tools.captions import template_captions
+from ..dataset_tools.captions.wordlists import EMOTION_OF_WORD
 from ..dataset_tools.contact_sheet import draw_grid
 from ..dataset_tools.report import replacing, write_json
+from ..labels_mf2 import PROTOTYPES
 from ..modeling_mf2 import MF2Model
 from ..processing_mf2 import MF2Processor
 from .face_index import Encoder, FaceIndex
@@ -22,6 +25,8 @@ from .report_page import shorten
 from .thumbnails import crop_face, read_frames
 
 TEXTS_PER_CHUNK = 64
+NUM_CAPTIONS = 8
+"""Captions that stand for the name of an emotion."""
 SHEET_COLUMNS, SHEET_FACE_PX = 6, 160
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
@@ -44,8 +49,9 @@ class Match:
 def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> Scorer:
     """Scores faces by how well a text fits them.
 
-    A branch that learned captions of several kinds, each behind an opening of its own, sees the text behind each, and
-    the mean counts. One that learned a sentence for each AU sees the clauses of the text, and the mean counts.
+    The text is put into the forms in which the branch has seen texts, and the mean counts: behind each opening, where
+    it learned captions of several kinds; clause by clause, where it learned a sentence for each AU. For the global
+    branch a bare word for an emotion stands for captions of that emotion's prototype: no caption is a single word.
     """
     texts = _phrasings(model, processor, text, branch)
     features = embed_texts(model, processor, texts, branch)
@@ -56,8 +62,20 @@ def _phrasings(model: MF2Model, processor: MF2Processor, text: str, branch: str)
     """The text in the forms in which the branch has seen texts."""
     if branch == "au" and model.config.au_text_mode == "per_au":
         return [clause.strip() for clause in text.split(",") if clause.strip()]
-    prompts = (model.config.caption_prompt_ids or {}).values() if branch == "emo" else ()
-    return [f"{processor.tokenizer.decode(ids)} {text}" for ids in prompts] or [text]
+    if branch != "emo":
+        return [text]
+    texts = _captions_of(text) or [text]
+    openings = [f"{processor.tokenizer.decode(ids)} " for ids in (model.config.caption_prompt_ids or {}).values()]
+    return [opening + each for opening in openings or [""] for each in texts]
+
+
+def _captions_of(word: str) -> list[str]:
+    """Captions of the emotion that a word names, with the AUs of its FACS prototype; none for other texts."""
+    emotion = EMOTION_OF_WORD.get(word.strip().lower())
+    if emotion is None:
+        return []
+    captions = [template_captions(str(number), PROTOTYPES.get(emotion, ()), emotion) for number in range(NUM_CAPTIONS)]
+    return [caption.emotion for caption in captions if caption.emotion]
 
 
 @torch.inference_mode()

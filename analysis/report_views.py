@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ..labels_mf2 import ACTION_UNITS
 from .caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
+from .run_folder import MANIFEST_NAME
+from .tables import LANDMARKS
 
-MANIFEST_NAME = "manifest.json"
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    "faces.parquet": pd.read_parquet,
-    "faces.csv": pd.read_csv,
-    "faces.jsonl": partial(pd.read_json, lines=True),
-}
-"""Tables that an analysis may leave, the preferred one first."""
 MAX_POINTS = 1200
 """Points of a timeline; longer ones are binned."""
 MAX_VIDEO_VIEWS = 40
@@ -103,6 +99,19 @@ class Findings:
     captions: dict[str, CaptionCheck] = field(default_factory=dict)
 
 
+def _read_parquet(file: Path) -> pd.DataFrame:
+    """Without the landmarks, which would be most of it."""
+    return pd.read_parquet(file, columns=[name for name in pq.read_schema(file).names if name != LANDMARKS])
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "faces.parquet": _read_parquet,
+    "faces.csv": pd.read_csv,
+    "faces.jsonl": partial(pd.read_json, lines=True),
+}
+"""Tables that an analysis may leave, the preferred one first."""
+
+
 def read_run(run_folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of an analysis, with rows numbered from 0, and its manifest.
 
@@ -110,11 +119,10 @@ def read_run(run_folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         FileNotFoundError: the folder holds no finished analysis.
     """
     run_folder = Path(run_folder)
+    manifest = run_folder / MANIFEST_NAME
     for name, read in READERS.items():
-        if (run_folder / name).is_file() and (run_folder / MANIFEST_NAME).is_file():
-            return read(run_folder / name).reset_index(drop=True), json.loads(
-                (run_folder / MANIFEST_NAME).read_text("utf-8")
-            )
+        if manifest.is_file() and (run_folder / name).is_file():
+            return read(run_folder / name).reset_index(drop=True), json.loads(manifest.read_text("utf-8"))
     raise FileNotFoundError(
         f"{run_folder} holds no analysis: {MANIFEST_NAME} and one of {', '.join(READERS)} are expected. Make one with "
         f"`mf2 analyze PATH --output {run_folder}`."

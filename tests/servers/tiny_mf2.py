@@ -51,7 +51,7 @@ def make_tiny(seed: int = 0, vision: dict[str, Any] = RESNET, **fields: Any) -> 
     )
     model = mf2.MF2ForConditionalGeneration(config).eval()
     image_processor = mf2.MF2ImageProcessor(size={"height": SIDE, "width": SIDE}, au_ids=list(config.au_ids))
-    return model, mf2.MF2Processor(image_processor, tokenizer)
+    return model, mf2.MF2Processor(image_processor, tokenizer, max_length=32, au_max_length=32)
 
 
 def save_tiny(folder: Path, **fields: Any) -> Path:

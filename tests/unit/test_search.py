@@ -16,6 +16,8 @@ from mf2.analysis.face_search import describe, encode_face, face_scorer, search,
 from mf2.analysis.faces import make_finder
 from mf2.analysis.media import find_sources
 from mf2.cli import main
+from mf2.dataset_tools.captions import template_captions
+from mf2.labels_mf2 import PROTOTYPES
 
 MEAN_FACE = make_finder("mean_face", "", None, None, [])
 TEXT = "The lip corners are pulled up."
@@ -191,6 +193,14 @@ def test_captions_with_openings_are_searched_behind_each():
     model.config.caption_prompt_ids = None
     each = [text_scorer(model, processor, f"{opening} {TEXT}", "emo")(embeds) for opening in openings]
     torch.testing.assert_close(found, sum(each) / 2)
+
+
+def test_the_name_of_an_emotion_stands_for_captions_of_it(tiny):
+    model, processor = tiny
+    embeds = torch.nn.functional.normalize(torch.randn(5, 2, 16), dim=-1)
+    captions = [template_captions(str(n), PROTOTYPES["Happiness"], "Happiness").emotion for n in range(8)]
+    expected = sum(text_scorer(model, processor, caption, "emo")(embeds) for caption in captions) / 8
+    torch.testing.assert_close(text_scorer(model, processor, "Happy", "emo")(embeds), expected)
 
 
 def test_a_face_is_most_like_itself(tmp_path, encoder, pictures):
