@@ -248,7 +248,7 @@ class TokenTable:
 
 class CaptionTable:
     """The captions of a split as the model reads them: one text an image for the global branch, and for the local one
-    the AU caption or, with `au_text_mode="per_au"`, one sentence an AU.
+    the AU caption or, with `au_text_mode="per_au"`, one sentence an AU. A branch for which no row has a text has none.
 
     Args:
         rows: a split.
@@ -277,6 +277,9 @@ class CaptionTable:
             self._local = self.table.add(list(rows["caption_au"]), config.au_text_length)
         elif config.use_au_vl and len(self._au_ids):
             self._local = self._add_sentences(rows, labels, config)
+        self._global = [indexes for indexes in self._global if (indexes >= 0).any()]
+        if self._local is not None and not (self._local >= 0).any():
+            self._local = None
         self.num_cut = self.table.num_cut
         self.table.freeze()
 
@@ -311,10 +314,19 @@ class CaptionTable:
         return found
 
     def used_indexes(self) -> dict[str, np.ndarray]:
-        """All texts of `table` that a branch may read, sorted."""
+        """All texts of `table` that a branch may read, sorted; of branches that read any."""
         parts = {"emo": self._global, "au": [] if self._local is None else [self._local]}
         used = {branch: np.unique(np.concatenate([part.ravel() for part in of])) for branch, of in parts.items() if of}
         return {branch: indexes[indexes >= 0] for branch, indexes in used.items()}
+
+    def fingerprint(self) -> str:
+        """A sha256 over the tokens of `used_indexes`: equal where the same texts have the same numbers."""
+        digest = hashlib.sha256()
+        for branch, indexes in self.used_indexes().items():
+            ids, mask, _ = self.table.pad(indexes)
+            for part in (branch.encode(), indexes, ids.numpy(), mask.numpy()):
+                digest.update(part)
+        return digest.hexdigest()
 
     def batch(self, rows: np.ndarray, seeds: Sequence[int]) -> dict[str, torch.Tensor]:
         """The text part of a batch."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import TrainingArguments
+from transformers import TrainingArguments, set_seed
 
 from mf2.configuration_mf2 import CODE_VERSION, MF2Config
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
@@ -83,11 +83,14 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
     augmentation = make_augmentation(arguments)
     collator = FaceCollator(task.processor.image_processor, captions, augmentation, arguments.seed, arguments.views)
     if arguments.no_cache:
-        model = attach(MF2Model.from_pretrained(task.base), config, arguments.model, task)
+        base = MF2Model.from_pretrained(task.base)
+        set_seed(arguments.seed)
+        model = attach(base, config, arguments.model, task)
         return Method(model, config, make_trainer(settings, task, model, collator), is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
     with torch.device("meta"):  # the base is not needed any more
         model = attach(MF2Model(task.config), config, arguments.model, task)
+    set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
     side = DFNSide(config, **side_sizes(task.config))
     model.get_base_model().recognizers.dfn_sides[ADAPTER] = side
     trainer = PretrainingTrainer(

@@ -3,12 +3,13 @@
     states/<key>/
         key.json                           what the states follow from, in clear
         spaces.safetensors                 each branch's frozen projections and temperature
-        texts.safetensors                  by branch `(texts, J, D)`, each distinct caption once, and its number
+        texts-<hash>.safetensors           by branch `(texts, J, D)`, each distinct caption once, and its number
         images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows
 
 The key is a hash of everything that the states follow from (the model's weights and settings, the rows, the views'
-randomness, …), so states of something else are never read. A chunk is written as a whole: a run that was interrupted
-goes on with the chunks that are missing, and more views later cost only themselves. Files are memory-mapped.
+randomness, …), that of the texts one of their tokens, so states of something else are never read. A chunk is written
+as a whole: a run that was interrupted goes on with the chunks that are missing, and more views later cost only
+themselves. Files are memory-mapped.
 
 Symbols in shapes: B rows of a batch, K views of a branch (1, or one per AU region), J kept states, D width.
 """
@@ -38,7 +39,7 @@ from mf2.training.data import CaptionTable, FaceCollator, Split, row_seed
 ROWS_PER_CHUNK = 1024
 TEXTS_PER_PASS = 64
 FORMAT_VERSION = 1
-SPACES_NAME, TEXTS_NAME = "spaces.safetensors", "texts.safetensors"
+SPACES_NAME = "spaces.safetensors"
 IMAGE_STATE_NAMES = ("emo_states", "au_states")
 
 
@@ -79,15 +80,14 @@ class StatesStore:
     @cached_property
     def key(self) -> dict[str, Any]:
         """Everything that the states follow from; of more views, only more of them."""
-        rows = self.split.rows
+        parts = self.split.description.get("parts", [self.split.description])
         return {
             "format": FORMAT_VERSION,
             **self.facts,
             "num_kept": self.num_kept,
             "dtype": str(self.dtype),
-            "data": self.split.description["fingerprint"] or rows._fingerprint,
+            "data": [[part["fingerprint"] or self.split.rows._fingerprint, part["rows"]] for part in parts],
             "split": self.split.description["split"],
-            "rows": len(rows),
         }
 
     @property
@@ -96,15 +96,20 @@ class StatesStore:
         text = json.dumps(self.key, sort_keys=True, default=str)
         return self.root / hashlib.sha256(text.encode()).hexdigest()[:20]
 
+    @cached_property
+    def texts_file(self) -> Path | None:
+        """Where the states of the texts are; None without them."""
+        return self.captions and self.folder / f"texts-{self.captions.fingerprint()[:20]}.safetensors"
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
-        has_texts = self.captions is None or (self.folder / TEXTS_NAME).is_file()
+        has_texts = self.texts_file is None or self.texts_file.is_file()
         return has_texts and (self.folder / SPACES_NAME).is_file() and not self._missing_chunks()
 
     def open(self) -> "States":
         """The states, for reading."""
-        return States(self.folder, len(self.split.rows), self.num_views)
+        return States(self.folder, len(self.split.rows), self.num_views, self.texts_file)
 
     @torch.no_grad()
     def fill(self, model: MF2Model, batch_size: int, num_workers: int = 0) -> None:
@@ -116,8 +121,8 @@ class StatesStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
         _save(shared_spaces(model), self.folder / SPACES_NAME)
-        if self.captions is not None and not (self.folder / TEXTS_NAME).is_file():
-            _save(self._text_states(model), self.folder / TEXTS_NAME)
+        if self.texts_file is not None and not self.texts_file.is_file():
+            _save(self._text_states(model), self.texts_file)
         description = f"states of {self.split.description['split']} rows"
         for view, chunk in tqdm(self._missing_chunks(), desc=description, unit="chunk"):
             _save(
@@ -231,13 +236,13 @@ class FrozenSpace(SharedSpace):
 class States:
     """The states of a split, mapped from its folder."""
 
-    def __init__(self, folder: Path, num_rows: int, num_views: int):
+    def __init__(self, folder: Path, num_rows: int, num_views: int, texts_file: Path | None):
         self.num_rows, self.num_views = num_rows, num_views
         self._chunks = [
             [load_file(chunk_file(folder, view, chunk)) for chunk in range(count_chunks(num_rows))]
             for view in range(self.num_views)
         ]
-        self._texts = load_file(folder / TEXTS_NAME) if (folder / TEXTS_NAME).is_file() else {}
+        self._texts = {} if texts_file is None else load_file(texts_file)
         self._spaces = load_file(folder / SPACES_NAME)
 
     def images(self, view: int, rows: np.ndarray) -> dict[str, torch.Tensor]:

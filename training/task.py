@@ -1,5 +1,6 @@
 """What a fine-tuning run adapts, and to what: the base, and data in the task's label space."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,22 +76,27 @@ def locate_base(model: str) -> tuple[Path, str | None]:
 
 def data_folders(paths: str, output_dir: str) -> list[str]:
     """Data sets, separated by commas, as they can be loaded: a CSV file is imported below the output folder first."""
-    folders = []
-    for path in paths.split(","):
-        folder = path.strip()
-        if folder.endswith(".csv"):
-            folder = str(Path(output_dir, "data", Path(path).stem))
-            if not Path(folder).exists():
-                import_dataset("csv", Path(path).parent, folder, labels=Path(path))
-        folders.append(folder)
-    return folders
+    folders = [path.strip() for path in paths.split(",")]
+    return [import_csv(Path(path), output_dir) if path.endswith(".csv") else path for path in folders]
 
 
-def captions_of(task: Task) -> CaptionTable:
-    """The texts of the training split, by the base's configuration."""
+def import_csv(file: Path, output_dir: str) -> str:
+    """Where the data set of a CSV file is; made now where the file, as it is, has none below the output folder."""
+    version = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:8]
+    folder = Path(output_dir, "data", f"{file.stem}-{version}")
+    if not folder.exists():
+        import_dataset("csv", file.parent, folder, labels=file)
+    return str(folder)
+
+
+def captions_of(task: Task) -> CaptionTable | None:
+    """The texts of the training split, by the base's configuration; None where there are none."""
     captions = CaptionTable(
         task.train.rows, task.train.labels, task.config, task.processor.tokenizer, task.label_space.au_ids
     )
     if captions.num_cut:
         logger.warning(f"{captions.num_cut} distinct texts are longer than their limit in the base and are cut.")
+    if not captions.used_indexes():
+        logger.warning("The data have no captions, so nothing is aligned with texts.")
+        return None
     return captions
