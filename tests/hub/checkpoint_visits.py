@@ -50,7 +50,8 @@ def use_models(source: str, processor: Any, inputs: Any, **kwargs: Any) -> dict[
     models, loading = {}, {}
     for name in AUTO_MODELS:
         models[name], loading[name] = load_model(name, source, **kwargs)
-    outputs = {f"AutoModel.{key}": value.tolist() for key, value in models["AutoModel"](**inputs).items()}
+    seen = models["AutoModel"](**inputs).items()
+    outputs = {f"AutoModel.{key}": value.tolist() for key, value in seen if isinstance(value, torch.Tensor)}
 
     texts = processor(text=TEXTS, au_text=[TEXTS[:1] * 12, TEXTS[1:] * 12])
     torch.manual_seed(0)  # draws the negatives

@@ -29,8 +29,10 @@ MODEL_FILES = {
     "configuration_mf2.py",
     "labels_mf2.py",
     "modeling_mf2.py",
+    "peft_dfn.py",
     "qformer_mf2.py",
     "recognition_mf2.py",
+    "regions_mf2.py",
 }
 HUB_FILES = MODEL_FILES | {
     "image_processing_mf2.py",
@@ -38,7 +40,6 @@ HUB_FILES = MODEL_FILES | {
     "landmarks_mf2.py",
     "pipeline_mf2.py",
     "processing_mf2.py",
-    "regions_mf2.py",
 }
 
 
