@@ -63,7 +63,8 @@ class MF2Output(ModelOutput):
 
     Args:
         loss: Weighted sum of `losses`; None without labels.
-        losses: Unweighted scalars: `emotion`, `au`, and what an adapter adds.
+        losses: Unweighted scalars: `emotion` and `au`; in pre-training `emo_itc`, `emo_itm`, `emo_itg`, `au_itc`,
+            `au_itm` and `au_itg`, too, and with an adapter that is aligned `emo_itc` and `au_itc`.
         au_logits: `(B, A)`, one per AU of the label space; probabilities by sigmoid.
         emotion_logits: `(B, E)`; probabilities by softmax.
         au_embeds: `(B, A, Q, P)` L2-normalised queries of each AU region; None without the local branch.
@@ -80,23 +81,6 @@ class MF2Output(ModelOutput):
     emotion_embeds: torch.FloatTensor | None = None
     au_states: torch.FloatTensor | None = None
     emotion_states: torch.FloatTensor | None = None
-
-
-@dataclass
-class MF2PreTrainingOutput(ModelOutput):
-    """The weighted sum of the losses, each loss, and the recognisers' logits.
-
-    Args:
-        loss: Scalar; None where neither labels nor text were given.
-        losses: Unweighted scalars: `emo_itc`, `emo_itm`, `emo_itg`, `au_itc`, `au_itm`, `au_itg`, `emotion`, `au`.
-        au_logits: `(B, A)`.
-        emotion_logits: `(B, E)`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    au_logits: torch.FloatTensor | None = None
-    emotion_logits: torch.FloatTensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------------- AU regions
@@ -130,7 +114,25 @@ def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: in
 
 
 # ------------------------------------------------------------------------------------------------------------ branch
-class MF2Branch(nn.Module):
+class SharedSpace(nn.Module):
+    """Where images and texts of a branch meet: two projections onto the unit sphere, and a temperature."""
+
+    PARTS = ("vision_projection", "text_projection", "temperature")
+
+    vision_projection: nn.Linear
+    text_projection: nn.Linear
+    temperature: nn.Parameter
+
+    def embed_image(self, query_states: torch.Tensor) -> torch.Tensor:
+        """(…, Q, D) query states -> (…, Q, P) on the unit sphere."""
+        return F.normalize(self.vision_projection(query_states), dim=-1)
+
+    def embed_text(self, text_states: torch.Tensor) -> torch.Tensor:
+        """(…, T, D) text states -> (…, P) on the unit sphere, from position 0."""
+        return F.normalize(self.text_projection(text_states[..., 0, :]), dim=-1)
+
+
+class MF2Branch(SharedSpace):
     """A Q-Former with its queries, text side and heads: Emo-VL over the face, or AU-VL over the AU regions.
 
     Both are this one class. The local branch adds an embedding per AU to its shared queries: AUs such as 12 and 15
@@ -209,14 +211,6 @@ class MF2Branch(nn.Module):
         return self.qformer(
             self.embeddings(input_ids), attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
-
-    def embed_image(self, query_states: torch.Tensor) -> torch.Tensor:
-        """(…, Q, D) query states -> (…, Q, P) on the unit sphere."""
-        return F.normalize(self.vision_projection(query_states), dim=-1)
-
-    def embed_text(self, text_states: torch.Tensor) -> torch.Tensor:
-        """(…, T, D) text states -> (…, P) on the unit sphere, from position 0."""
-        return F.normalize(self.text_projection(text_states[..., 0, :]), dim=-1)
 
     def decode(
         self,
@@ -484,6 +478,24 @@ class MF2Model(MF2PreTrainedModel):
                 part.eval()
         return self
 
+    @torch.no_grad()
+    def resize_label_space(self, label_space: LabelSpace) -> None:
+        """Give the model other outputs; a task without AUs leaves it its own.
+
+        What the model knows of them stays. A new AU has the embedding of the known AU whose regions are nearest, and a
+        head that knows nothing.
+        """
+        old, config = self.config.label_space, self.config
+        new = LabelSpace(label_space.au_ids or old.au_ids, label_space.emotions)
+        config.au_ids, config.emotions = list(new.au_ids), list(new.emotions)
+        config.au_thresholds, config.au_pos_weight = None, None
+        config.au_pairs_per_image = min(config.au_pairs_per_image or len(new.au_ids), len(new.au_ids)) or None
+        config.check()
+        if "au" in self.branches:
+            rows = nearest_au_indexes(new.au_ids, old.au_ids)
+            self.au.au_embeddings = nn.Embedding.from_pretrained(self.au.au_embeddings.weight[rows], freeze=False)
+        self.recognizers = self.recognizers.resized(old, config)
+
     # --------------------------------------------------------------------------------------------------- seeing
     def _read_tower(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
         levels = list(self.config.local_feature_levels)
@@ -626,22 +638,40 @@ class MF2Model(MF2PreTrainedModel):
             au_boxes: `(B, A, 2, 4)` x1 y1 x2 y2 of each AU's two regions, normalised to [0, 1].
             emotion_labels, au_labels: `(B,)`, -100 unlabelled, and `(B, A)`, -1 unlabelled; with them come the
                 recognisers' losses.
-            input_ids, …, au_caption_ids: Texts as in [`MF2ForPreTraining`], read only by an adapter that is aligned
-                with them in training.
+            input_ids, attention_mask: `(B, T)` text of the global branch, `[CLS] … [SEP]`; an empty mask is no text.
+                Texts are read in training alone, by [`MF2ForPreTraining`] and by adapters that are aligned with them.
+            au_input_ids, au_attention_mask: `(B, T)`, or `(B, A, T)` with `au_text_mode="per_au"`.
+            caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
         views = self.encode_branches(pixel_values, au_boxes)
         output, seen = self._describe(views), self.recognize(views)
         output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
-        given = {
+        texts = {
             "emo": (input_ids, attention_mask, caption_ids),
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
         }
-        is_read = self.recognizers.reads_texts
-        texts = {name: self.pool_texts(name, *given[name]) for name in views if is_read and given[name][0] is not None}
-        output.losses = self.recognizers.losses(seen, emotion_labels, au_labels, texts, self.branches)
+        texts = {name: text for name, text in texts.items() if name in views and text[0] is not None}
+        output.losses = self._losses(views, seen, emotion_labels, au_labels, texts)
         output.loss = self.recognizers.weigh(output.losses)
         return output
+
+    def _losses(
+        self,
+        views: dict[str, BranchView],
+        seen: Recognition,
+        emotion_labels: torch.Tensor | None,
+        au_labels: torch.Tensor | None,
+        texts: dict[str, tuple[torch.Tensor | None, ...]],
+    ) -> dict[str, torch.Tensor]:
+        """The recognisers' losses, or those of the adapter in their place.
+
+        Args:
+            texts: By branch, its ids, mask and caption ids.
+        """
+        is_read = self.recognizers.reads_texts
+        pooled = {name: self.pool_texts(name, *text) for name, text in texts.items()} if is_read else {}
+        return self.recognizers.losses(seen, emotion_labels, au_labels, pooled, self.branches)
 
     def forward_adapters(
         self, names: Sequence[str], pixel_values: torch.Tensor, au_boxes: torch.Tensor | None = None, **kwargs
@@ -709,68 +739,30 @@ class MF2Model(MF2PreTrainedModel):
 
 
 class MF2ForPreTraining(MF2Model):
-    """MF² with its training losses: ITC + ITM + ITG in each branch, and the two recognisers."""
+    """MF² with its training losses: ITC + ITM + ITG in each branch that has texts, and the two recognisers."""
 
-    @can_return_tuple
-    def forward(
+    def _losses(
         self,
-        pixel_values: torch.Tensor,
-        au_boxes: torch.Tensor | None = None,
-        emotion_labels: torch.Tensor | None = None,
-        au_labels: torch.Tensor | None = None,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        au_input_ids: torch.Tensor | None = None,
-        au_attention_mask: torch.Tensor | None = None,
-        caption_ids: torch.Tensor | None = None,
-        au_caption_ids: torch.Tensor | None = None,
-        **kwargs,
-    ) -> tuple | MF2PreTrainingOutput:
-        """The losses of whatever was given; images alone give the logits.
-
-        Args:
-            pixel_values, au_boxes: As in [`MF2Model`].
-            emotion_labels: `(B,)`, -100 unlabelled.
-            au_labels: `(B, A)`, -1 unlabelled.
-            input_ids, attention_mask: `(B, T)` text of the global branch, `[CLS] … [SEP]`; an empty mask is no text.
-            au_input_ids, au_attention_mask: `(B, T)`, or `(B, A, T)` with `au_text_mode="per_au"`.
-            caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
-        """
-        if self.recognizers.reads_hidden_states:  # the branches are frozen under an adapter, which has its own losses
-            return super().forward(
-                pixel_values,
-                au_boxes,
-                emotion_labels,
-                au_labels,
-                input_ids,
-                attention_mask,
-                au_input_ids,
-                au_attention_mask,
-                caption_ids,
-                au_caption_ids,
-            )
-        views = self.encode_branches(pixel_values, au_boxes)
-        seen = self.recognize(views)
+        views: dict[str, BranchView],
+        seen: Recognition,
+        emotion_labels: torch.Tensor | None,
+        au_labels: torch.Tensor | None,
+        texts: dict[str, tuple[torch.Tensor | None, ...]],
+    ) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
-        if "emo" in views and input_ids is not None:
-            texts = self._text_items(input_ids, attention_mask, caption_ids)
-            images = self._face_items(views["emo"])
-            losses |= {f"emo_{k}": v for k, v in alignment_losses(self.emo, images, texts).items()}
-        if "au" in views and au_input_ids is not None:
-            texts = self._text_items(au_input_ids, au_attention_mask, au_caption_ids, self.aus_to_write(au_labels))
-            if self.config.au_text_mode == "caption":
-                images = self._face_items(views["au"])
-            else:
-                aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
-                images, texts = self._region_items(views["au"], aus), texts.select_groups(aus)
-            losses |= {f"au_{k}": v for k, v in alignment_losses(self.au, images, texts).items()}
-        losses |= self.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
-        return MF2PreTrainingOutput(
-            loss=self.recognizers.weigh(losses),
-            losses=losses,
-            au_logits=seen.au_logits,
-            emotion_logits=seen.emotion_logits,
-        )
+        if not self.recognizers.reads_hidden_states:  # under an adapter the branches are frozen
+            for name, text in texts.items():
+                items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
+                aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
+                losses |= {f"{name}_{kind}": loss for kind, loss in aligned.items()}
+        return losses | super()._losses(views, seen, emotion_labels, au_labels, texts)
+
+    def _pair(self, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
+        """What is aligned with what: a face or all of its regions with one text, or regions with a sentence each."""
+        if texts.valid.shape[1] == 1:
+            return self._face_items(view), texts
+        aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
+        return self._region_items(view, aus), texts.select_groups(aus)
 
     def aus_to_write(self, au_labels: torch.Tensor | None) -> torch.Tensor | None:
         """`(B, A)` bool with `au_text_mode="per_au"`, else None, which is every text.
@@ -992,5 +984,4 @@ __all__ = [
     "MF2Model",
     "MF2Output",
     "MF2PreTrainedModel",
-    "MF2PreTrainingOutput",
 ]
