@@ -272,4 +272,4 @@ def test_a_linear_probe_on_gradients_keeps_its_score():
         for y in train_y.T
     ]
     score = mean_f1(eval_y, np.array([probe.predict(eval_x) for probe in probes]).T)
-    assert 0.43 < score < 0.51
+    assert 0.45 < score < 0.53
