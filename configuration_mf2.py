@@ -223,15 +223,14 @@ class MF2Config(PreTrainedConfig):
             )
         self._name_labels()
         super().__post_init__(**kwargs)
-        self._check()
+        self.check()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more."""
         loaded = super().from_dict(config_dict, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
-        config._name_labels()
-        config._check()
+        config.check()
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
@@ -254,7 +253,9 @@ class MF2Config(PreTrainedConfig):
         self.id2label = dict(enumerate(self.emotions))
         self.label2id = {name: index for index, name in enumerate(self.emotions)}
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Hold every field against its bounds; for whoever changes fields of a finished configuration."""
+        self._name_labels()
         self._check_values()
         self._check_widths()
         self._check_vocabulary()

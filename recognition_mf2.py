@@ -84,6 +84,22 @@ class MF2Recognizers(RecognitionHeads):
         super().__init__(head_width, config.label_space)
         self.config = config
 
+    @torch.no_grad()
+    def resized(self, old: LabelSpace, config: MF2Config) -> "MF2Recognizers":
+        """Recognisers of the configuration's label space, which know what they share with those of the old one."""
+        some_head = next(self.children())
+        new = MF2Recognizers(config, some_head.in_features).to(some_head.weight)
+        for head, before, after in (
+            ("emotion_head", old.emotions, config.label_space.emotions),
+            ("au_head", old.au_ids, config.label_space.au_ids),
+        ):
+            for row, name in enumerate(after):
+                if name in before:
+                    own, known = getattr(new, head), getattr(self, head)
+                    own.weight[row] = known.weight[before.index(name)]
+                    own.bias[row] = known.bias[before.index(name)]
+        return new
+
     @property
     def label_space(self) -> LabelSpace:
         """What the outputs mean."""
