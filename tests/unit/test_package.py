@@ -109,11 +109,11 @@ def built(tmp_path_factory) -> Path:
 
 
 def source_files() -> set[str]:
-    """Everything that the package needs at run time: code at the root and below, and the data beside it."""
+    """Everything that the package needs at run time: code and data, but not the README's pictures."""
     files = {path.name for path in ROOT.glob("*.py")}
     for package in SUBPACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not {"__pycache__", "images"} & set(path.parts):
                 files.add(path.relative_to(ROOT).as_posix())
     return files
 
