@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("how the work is done")
     work.add_argument("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     work.add_argument("--batch_size", type=_positive(int), default=16, metavar="N", help="faces in a pass [16]")
+    work.add_argument("--compile", action="store_true", help="torch.compile the image path: slow start, then faster")
     work.add_argument("--fps", type=_positive(float), metavar="F", help="frames a second to take of videos [all]")
     work.add_argument(
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th source, from the I-th"
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         shard=args.shard,
         formats=_with_table(args.format, args.overlay),
         num_threads=args.num_threads,
+        compile=args.compile,
     )
     summary = analyze(args.paths, args.output, options)
     folder = shard_folder(args.output, args.shard)

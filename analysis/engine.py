@@ -60,10 +60,11 @@ class AnalyzeOptions:
     shard: tuple[int, int] = (1, 1)
     formats: tuple[str, ...] = ("parquet",)
     num_threads: int = 4
+    compile: bool = False
 
     def row_settings(self) -> dict[str, Any]:
         """The options that rows depend on, as JSON has them."""
-        free = ("device", "num_threads")
+        free = ("device", "num_threads", "compile")
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
 
 
@@ -132,7 +133,7 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     if any(source.is_video for source in sources):
         import_av()
     started = time.perf_counter()
-    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device)
+    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
     settings = options.row_settings() | {"sources": [source.name for source in sources]}
     run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
     if run.is_finished:

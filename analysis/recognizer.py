@@ -59,9 +59,13 @@ class Recognizer:
         self._own_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
 
     @classmethod
-    def from_pretrained(cls, model: str, adapters: Sequence[str] = (), device: str | None = None) -> "Recognizer":
+    def from_pretrained(
+        cls, model: str, adapters: Sequence[str] = (), device: str | None = None, compile: bool = False
+    ) -> "Recognizer":
         """Load a checkpoint, or an adapter with its base, and further adapters, each called as its folder is.
 
+        Args:
+            compile: compile what the tower and the branches do with images, for any batch size.
         Raises:
             ValueError: two adapters have one name, or one is of another kind than DFN; or the device does not work.
         """
@@ -76,6 +80,8 @@ class Recognizer:
             loaded.load_adapter(adapter, adapter_name=name)
             if name not in loaded.label_spaces:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
+        if compile:
+            loaded.encode_branches = torch.compile(loaded.encode_branches, dynamic=True)
         return cls(loaded.eval().to(where), processor, names)
 
     @property
