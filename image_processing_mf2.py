@@ -220,10 +220,14 @@ def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int]
 
 
 def sample_pil(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same for one picture with Pillow: `(H, W, 3)` uint8 to `(height, width, 3)` uint8."""
+    """The same for one picture with Pillow: `(H, W, 3)` uint8 to `(3, height, width)` float32 in [0, 255].
+
+    Channels are sampled in Pillow's float mode, one by one, because its 8-bit transforms truncate.
+    """
     coefficients = np.linalg.inv(matrix)[:2].ravel().tolist()
     affine_mode, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).transform(size[::-1], affine_mode, coefficients, bilinear))
+    channels = (channel.convert("F") for channel in Image.fromarray(image).split())
+    return np.stack([channel.transform(size[::-1], affine_mode, coefficients, bilinear) for channel in channels])
 
 
 def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, int]) -> torch.Tensor:
@@ -519,14 +523,14 @@ class MF2ImageProcessor(_FaceImageProcessing, TorchvisionBackend):
 
 
 class MF2ImageProcessorPil(_FaceImageProcessing, PilBackend):
-    """The same with Pillow; its 8-bit samples differ from torch's by rounding only."""
+    """The same with Pillow; its samples differ from torch's by the rounding of floats only."""
 
     def _sample(
         self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
     ) -> torch.Tensor:
         sources = [shrink_source(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
         sampled = np.stack([sample_pil(source, matrix, size) for source, matrix in sources])
-        return torch.from_numpy(sampled).to(device).permute(0, 3, 1, 2).contiguous().float()
+        return torch.from_numpy(sampled).to(device)
 
 
 __all__ = ["Augmentation", "MF2ImageProcessor", "MF2ImageProcessorPil"]

@@ -30,7 +30,7 @@ FLOAT32 = 1e-4  # logits, another machine or version of torch
 ATTENTION = 1e-5  # logits, sdpa against eager on one machine
 BFLOAT16 = 0.02  # probabilities, weights and activations in bf16
 AUTOCAST = 0.02  # probabilities, float32 weights under bf16 autocast
-BACKEND = 0.03  # probabilities, Pillow (which samples in 8 bits) against torchvision
+BACKEND = 1e-3  # probabilities, Pillow against torchvision
 MAX_BYTES = 2 << 20
 
 

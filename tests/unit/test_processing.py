@@ -153,9 +153,8 @@ def test_both_samplers_equal_pixel_by_pixel_bilinear_sampling(seed):
     matrix = affine(np.eye(2) + rng.normal(0, 0.3, (2, 2)), rng.uniform(-6, 6, 2))
     expected = sample_reference(image, matrix, (24, 28))
     assert (expected == 0).all(axis=-1).any(), "a part of the target must lie outside of the picture"
-    fast = sample_torch(image[None], matrix[None], (24, 28))[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(fast, expected, atol=0.02)
-    np.testing.assert_allclose(sample_pil(image, matrix, (24, 28)), expected, atol=1.01)
+    for sampled in (sample_torch(image[None], matrix[None], (24, 28))[0].numpy(), sample_pil(image, matrix, (24, 28))):
+        np.testing.assert_allclose(sampled.transpose(1, 2, 0), expected, atol=0.02)
 
 
 @given(
@@ -174,8 +173,7 @@ def test_backends_agree(seed, sizes):
     for name in ("au_boxes", "align_matrix", "landmarks_px", "landmarks_found", "image_index"):
         torch.testing.assert_close(torch_batch[name], pil_batch[name], rtol=0, atol=0)
     difference = np.abs(to_image(torch_batch["pixel_values"]) - to_image(pil_batch["pixel_values"]))
-    assert difference.mean() < 0.7
-    assert np.quantile(difference, 0.99) < 2.5  # a pixel on the very edge of a picture may be black in one only
+    assert np.quantile(difference, 0.99) < 0.05  # a pixel on the very edge of a picture may be black in one only
 
 
 @BACKENDS
@@ -590,7 +588,7 @@ def test_the_union_of_label_spaces(processor):
     assert processor.au_ids == list(AU_IDS)
     assert both(smooth_image(64, 64))["au_boxes"].shape == (1, 3, 2, 4)
     emotions_only = processor.for_label_spaces(LabelSpace(au_ids=()))
-    assert emotions_only(smooth_image(64, 64))["au_boxes"].shape == (1, 0, 2, 4)
+    assert emotions_only.au_ids == list(AU_IDS), "emotions are read from the regions of the 12 AUs, too"
     with pytest.raises(ValueError, match="AU 3 has no region rule"):
         both.au_ids = [3]
 
