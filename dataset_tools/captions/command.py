@@ -92,7 +92,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"-n is {args.limit}; it must be at least 1.")
     if args.compare is None and (args.backend or ("model" if args.profile else "template")) == "template":
         return _caption_with_template(args)
-    from .session import compare_profiles, run_session  # needs the openai client
+    try:
+        from .session import compare_profiles, run_session
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise
+        raise ImportError("Asking a model needs the openai client: pip install 'mf2-face[captions]'.") from error
 
     if args.compare:
         args.limit = args.limit or COMPARED_IMAGES

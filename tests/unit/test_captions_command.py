@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,14 @@ def test_wrong_options_are_one_clear_line(folder, options, capsys, arguments, sa
     assert caption(folder, *options, *arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in error and "Traceback" not in error
+
+
+def test_without_the_client_the_extra_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    for name in ("session", "endpoint", "batch", "online", "failures"):
+        monkeypatch.delitem(sys.modules, f"mf2.dataset_tools.captions.{name}", raising=False)
+    assert main(["caption", str(folder), "--backend", "model"]) == 1
+    assert "pip install 'mf2-face[captions]'" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_none(tmp_path, capsys):
