@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-DEFAULT_MODEL = "outputs/demo"
+from ..model_source import DEFAULT_MODEL, check_model_source
+
 FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
 CAPTION_KINDS = ("emotion", "au", "key_au")
 
@@ -49,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Analyse, write what was asked for, and say what was seen."""
-    if args.model == DEFAULT_MODEL and not Path(DEFAULT_MODEL).is_dir():
-        raise FileNotFoundError(f"There is no checkpoint at {DEFAULT_MODEL}; name one with --model.")
+    for name in (args.model, *args.adapter):
+        check_model_source(name)
     from .engine import AnalyzeOptions, analyze, shard_folder
 
     options = AnalyzeOptions(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .analyze import DEFAULT_MODEL
+from ..model_source import DEFAULT_MODEL
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN_JOB = ("training/pretrain.py", "--config", "training/configs/demo.yaml")

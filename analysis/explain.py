@@ -7,12 +7,14 @@ below) and puts the same into `explanation.json`.
 import argparse
 from pathlib import Path
 
+from ..model_source import DEFAULT_MODEL, check_model_source
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mf2 explain`."""
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="a picture with one or more faces")
-    add("--model", required=True, help="folder or Hub repository of a checkpoint")
+    add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
     add("--output", type=Path, default=Path("outputs/explanation"), metavar="DIR", help="[outputs/explanation]")
     add("--landmarks", default="detect", metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
     add("--backend", help="detector [the checkpoint's]")
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain every face, print a line or two for each, and write the pictures."""
+    check_model_source(args.model)
     from ..dataset_tools.report import replacing, write_json
     from .explanation import draw_explanation, explain
     from .faces import locate_faces, make_finder

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..model_source import check_model_source
+
 MIN_OPSET = 18
 """What torch's exporter writes by itself; `GridSample` came with opset 16."""
 DTYPES = ("float32", "float16")
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how far the file is from PyTorch."""
+    check_model_source(args.model)
     from transformers import AutoModel, AutoProcessor
 
     from ..auto_mf2 import register_auto_classes

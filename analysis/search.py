@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..model_source import DEFAULT_MODEL, check_model_source
+
 if TYPE_CHECKING:
     from .face_index import Encoder
     from .media import Source
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mf2 search`."""
     add = parser.add_argument
     add("query", nargs="*", metavar="TEXT PATH", help="description, and the folder; --like needs the folder only")
-    add("--model", required=True, help="checkpoint folder or Hub repository")
+    add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
     add("--like", type=Path, metavar="IMAGE", help="search for faces like that of this picture instead of a text")
     add("--describe", type=Path, metavar="IMAGE", help="choose from --texts what fits the face of this picture")
     add("--texts", type=Path, metavar="FILE", help="one text a line")
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Search, print what was found, and write it; 1 where files could not be read."""
     if args.top_k < 1 or args.batch_size < 1 or args.fps <= 0:
         raise ValueError("--top_k, --batch_size and --fps must be above 0.")
+    check_model_source(args.model)
     if args.describe:
         return _run_describe(args)
     text, folder = _query_of(args)

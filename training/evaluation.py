@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from mf2.auto_mf2 import register_auto_classes
 from mf2.dataset_tools.report import write_text
 from mf2.labels_mf2 import LabelSpace
+from mf2.model_source import check_model_source
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import check_device, run_script
@@ -74,6 +75,8 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedMo
     Raises:
         OSError, ValueError: it cannot be loaded, or two adapters have one name.
     """
+    for name in (name_or_path, *adapters):
+        check_model_source(name)
     register_auto_classes()
     model = AutoModel.from_pretrained(name_or_path)
     folders: dict[str, str] = {}

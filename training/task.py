@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.importer import import_dataset
 from mf2.labels_mf2 import LabelSpace
+from mf2.model_source import check_model_source
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import FinetuneArguments
 from mf2.training.data import CaptionTable, Split, find_label_space
@@ -42,6 +43,7 @@ class Task:
 
 def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task:
     """The data in the task's label space, and where the base is."""
+    check_model_source(arguments.model)
     base, revision = locate_base(arguments.model)
     config = MF2Config.from_pretrained(base)
     with settings.main_process_first(local=False, desc="data"):
