@@ -608,12 +608,8 @@ class MF2Model(MF2PreTrainedModel):
 
     def pool_texts(self, branch: str, *text: torch.Tensor | None) -> PooledTexts:
         """What an adapter reads of a branch's texts: ids, mask and caption ids as in [`MF2ForPreTraining`]."""
-
-        def first_positions(states: QFormerStates) -> torch.Tensor:
-            return torch.stack([layer[:, 0] for layer in states.all], dim=1)  # (rows, J, D)
-
-        items = self._text_items(*text)
-        states = read_distinct_texts(self.get_branch(branch), items, first_positions, output_hidden_states=True)
+        items, read = self._text_items(*text), QFormerStates.first_positions
+        states = read_distinct_texts(self.get_branch(branch), items, read, output_hidden_states=True)
         return PooledTexts(states, items.caption_ids, items.valid)
 
     @can_return_tuple

@@ -208,6 +208,10 @@ class QFormerStates:
     key_values: list[KeyValue]
     all: tuple[torch.Tensor, ...] | None = None
 
+    def first_positions(self) -> torch.Tensor:
+        """`(rows, J, D)`: position 0 of a text after each of the J layers."""
+        return torch.stack([layer[:, 0] for layer in self.all], dim=1)
+
 
 class MF2QFormer(nn.Module):
     """The Q-Former (BLIP-2, section 3.1); the parameters are named as in transformers' `Blip2QFormerModel`.

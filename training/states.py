@@ -144,8 +144,9 @@ class StatesStore:
         return tensors
 
     def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
-        ids, mask, hashes = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
-        states = model.pool_texts(branch, ids, mask, hashes).states[:, 0]  # (n, J, D)
+        """`(n, J, D)`, without a word to the other processes: they wait meanwhile."""
+        ids, mask, _ = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
+        states = model.get_branch(branch).encode_text(ids, mask, output_hidden_states=True).first_positions()
         return keep(states, self.num_kept).to("cpu", self.dtype)
 
     def _chunk_states(
