@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..auto_mf2 import register_auto_classes
 from ..labels_mf2 import LabelSpace
+from ..model_source import load_adapter
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
 
@@ -77,7 +78,7 @@ class Recognizer:
         loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
         processor = AutoProcessor.from_pretrained(model)
         for name, adapter in zip(names, adapters, strict=True):
-            loaded.load_adapter(adapter, adapter_name=name)
+            load_adapter(loaded, adapter, name)
             if name not in loaded.label_spaces:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
         if compile:

@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from mf2.auto_mf2 import register_auto_classes
 from mf2.dataset_tools.report import write_text
 from mf2.labels_mf2 import LabelSpace
-from mf2.model_source import check_model_source
+from mf2.model_source import check_model_source, load_adapter
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import check_device, run_script
@@ -84,7 +84,7 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedMo
         name = Path(folder).resolve().name.replace(".", "_")  # a module's name has no dots
         if name in folders:
             raise ValueError(f"Two adapters are called {name}: {folders[name]} and {folder}; rename one.")
-        model.load_adapter(folder, adapter_name=name)
+        load_adapter(model, folder, name)
         folders[name] = folder
     return model, AutoProcessor.from_pretrained(name_or_path), folders
 
