@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..landmarks_mf2 import head_pose
 from ..pipeline_mf2 import seen_box
+from .caption_check import CAPTION_PREFIX, check_captions
 from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
 from .media import Source, find_sources, import_av, read_frames
 from .peer_formats import PEER_WRITERS
@@ -70,7 +71,7 @@ class AnalyzeOptions:
 
 @dataclass
 class Summary:
-    """What a run saw; `failed` are the sources with an error."""
+    """What a run saw; `failed` are the sources with an error, `captions` the checks of each kind of them."""
 
     sources: int = 0
     frames: int = 0
@@ -79,6 +80,7 @@ class Summary:
     errors: int = 0
     other_files: int = 0
     failed: list[str] = field(default_factory=list)
+    captions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, table: pa.Table) -> None:
         """Count the rows of a table; tables come in order and do not cut frames."""
@@ -103,6 +105,8 @@ class Summary:
             parts.append(f"{counted(self.frames_without_face, 'frame')} without a face")
         if self.errors:
             parts.append(f"{counted(self.errors, 'error')} in {counted(len(self.failed), 'source')}")
+        for kind, check in self.captions.items():
+            parts.append(f"{check['flagged']} of {check['naming']} {kind} captions naming AUs flagged")
         if self.other_files:
             parts.append(f"{counted(self.other_files, 'file')} of other types left out")
         return ", ".join(parts)
@@ -140,7 +144,7 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
         counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
         return Summary(**counts)
     collect_rows(run, sources, recognizer, options)
-    summary = _write_tables(run, options.formats, recognizer, Summary(len(sources), other_files=num_other))
+    summary = _write_tables(run, options, recognizer, Summary(len(sources), other_files=num_other))
     run.finish(_describe(recognizer, options, summary, time.perf_counter() - started))
     return summary
 
@@ -180,15 +184,24 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     run.close_part(position)
 
 
-def _write_tables(run: RunFolder, formats: Sequence[str], recognizer: Recognizer, summary: Summary) -> Summary:
-    for name in formats:
+def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: Recognizer, summary: Summary) -> Summary:
+    for name in options.formats:
         if name in WRITERS:
             WRITERS[name](run.tables(), run.schema, run.folder)
         else:
             PEER_WRITERS[name](run.tables(), recognizer.label_spaces[""], run.folder)
     for table in run.tables():
         summary.add(table)
+    summary.captions = _check_captions(run, recognizer, options.captions)
     return summary
+
+
+def _check_captions(run: RunFolder, recognizer: Recognizer, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Whether the captions of all faces agree with the AUs beside them, by kind."""
+    thresholds = threshold_columns({"": recognizer.label_spaces[""]})
+    columns = [*thresholds, *(CAPTION_PREFIX + kind for kind in kinds)]
+    rows = (row for table in run.tables() for row in table.select(columns).to_pylist()) if kinds else ()
+    return {kind: check.to_dict() for kind, check in check_captions(rows, thresholds, kinds).items()}
 
 
 def _describe(recognizer: Recognizer, options: AnalyzeOptions, summary: Summary, seconds: float) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def test_every_frame_and_face_has_a_row(whole_run, media, capsys):
     assert seen == pictures + clip, "ids stay when the faces change their order by size, and after a gap"
     assert [row["time_s"] for row in rows[3:5]] == pytest.approx([0, 0.1])
     manifest = json.loads((whole_run / "manifest.json").read_text())
+    captions = manifest["summary"].pop("captions")["emotion"]
+    assert captions["captions"] == 26 and 0 <= captions["flagged"] <= captions["naming"] <= 26
     assert manifest["summary"] == {
         "sources": 3,
         "frames": 18,
