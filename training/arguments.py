@@ -54,6 +54,11 @@ class DataArguments:
         "own: of each image; shuffled: of another, a control that shows what captions add",
         choices=("own", "shuffled"),
     )
+    caption_share: float = _arg(
+        1.0,
+        "share of a step's images whose captions are read, above 0; passing text is most of a small model's work",
+        low=0,
+    )
     image_size: int | None = _arg(
         None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
     )
@@ -182,6 +187,8 @@ class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelA
     def __post_init__(self) -> None:
         check_values(self)
         _check_learning_rates(self)
+        if not 0 < self.caption_share <= 1:
+            raise ValueError(f"caption_share is {self.caption_share}; it must be above 0 and at most 1.")
         starts = [name for name in ("init_text", "init_qformer", "init_vision") if getattr(self, name)]
         if self.model_name_or_path and (starts or self.model):
             given = ", ".join(starts or ["model"])

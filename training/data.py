@@ -257,6 +257,7 @@ class CaptionTable:
         config: which texts, and their lengths.
         tokenizer: of the text side.
         au_ids: of the labels; those of `config` by default.
+        share: of the rows of a batch, those that show their texts; their seeds decide.
     """
 
     def __init__(
@@ -266,7 +267,9 @@ class CaptionTable:
         config: MF2Config,
         tokenizer: PreTrainedTokenizerBase,
         au_ids: Sequence[int] | None = None,
+        share: float = 1.0,
     ):
+        self._share = share
         self._au_ids = config.au_ids if au_ids is None else au_ids
         self.table = TokenTable(tokenizer)
         self._global: list[np.ndarray] = []  # per kind, (N,)
@@ -311,7 +314,8 @@ class CaptionTable:
             found["emo"] = np.array([self._choose(row, seed) for row, seed in zip(rows, seeds, strict=True)])
         if self._local is not None:
             found["au"] = self._local[rows]
-        return found
+        is_silent = np.array([np.random.default_rng(seed).random() for seed in seeds]) >= self._share
+        return {name: np.where(is_silent.reshape(-1, *[1] * (of.ndim - 1)), -1, of) for name, of in found.items()}
 
     def used_indexes(self) -> dict[str, np.ndarray]:
         """All texts of `table` that a branch may read, sorted; of branches that read any."""
