@@ -191,6 +191,11 @@ class PretrainingTrainer(Trainer):
                 if isinstance(callback, ConsoleCallback):
                     callback.close()
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As usual, but nothing of a finished run: resumed within an epoch, the Trainer would take one more step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
     # ---------------------------------------------------------------------------------------------------- losses
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
