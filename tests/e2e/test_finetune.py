@@ -402,7 +402,7 @@ def command(capsys, **values) -> tuple[int, str]:
     [
         ({"data": "nowhere"}, r"nowhere is neither a data set folder nor a Hub id"),
         ({"data": "nowhere/labels.csv"}, r"nowhere/labels.csv"),
-        ({"model": "./nowhere"}, r"./nowhere is neither a checkpoint folder nor a Hub id"),
+        ({"model": "./nowhere"}, r"There is no checkpoint or adapter at ./nowhere"),
         ({"model": "EMPTY"}, r"no MF² checkpoint|config.json"),
         ({"dfn.rank": 8}, r"dfn knows no 'rank'"),
         ({"dfn.r": 0}, r"r is 0; it must be at least 1"),
