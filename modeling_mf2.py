@@ -45,7 +45,7 @@ from .alignment_mf2 import (
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, QFormerStates, map_key_values, select_rows
-from .recognition_mf2 import MF2Recognizers, PooledTexts, Recognition
+from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
 
 if is_peft_available():
@@ -485,6 +485,8 @@ class MF2Model(MF2PreTrainedModel):
         What the model knows of them stays. A new AU has the embedding of the known AU whose regions are nearest, and a
         head that knows nothing.
         """
+        if list(self.label_spaces) != [BASE]:
+            raise ValueError("An adapter has a label space of its own; unload it before the model's is changed.")
         old, config = self.config.label_space, self.config
         new = LabelSpace(label_space.au_ids or old.au_ids, label_space.emotions)
         config.au_ids, config.emotions = list(new.au_ids), list(new.emotions)

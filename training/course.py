@@ -173,7 +173,7 @@ def finish(
 def summary(metrics: dict[str, Any], output_dir: Path) -> str:
     """The scores beside their baselines, in a few lines."""
     aus, emotion = metrics["evaluation"]["aus"], metrics["evaluation"]["emotion"]
-    lines = [f"{output_dir} is ready; overlay.png and README.md show what it does."]
+    lines = [f"{output_dir} is ready; README.md shows what it does."]
     if aus["f1"] is not None:
         tuned = metrics["evaluation"]["aus_tuned"]["f1"]
         lines.append(f"mean AU F1 {aus['f1']:.3f} (tuned {tuned:.3f}; always active {aus['f1_all_positive']:.3f})")

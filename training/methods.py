@@ -162,11 +162,19 @@ def cache_states(
         num_views=arguments.views if collator.augmentation else 1,
     )
     evaluation = make_store(facts=facts, split=task.evaluation, images=FaceCollator(collator.image_processor))
-    with settings.main_process_first(local=False, desc="states"):
-        if missing := [store for store in (train, evaluation) if not store.is_complete]:
-            model = MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
-        for store in missing:
-            store.fill(model, arguments.per_device_eval_batch_size, arguments.dataloader_num_workers)
+    missing = [store for store in (train, evaluation) if not store.is_complete]
+    settings.distributed_state.wait_for_everyone()  # all have looked before any writes
+    if missing:
+        model = MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
+    for store in missing:
+        store.fill(
+            model,
+            arguments.per_device_eval_batch_size,
+            arguments.dataloader_num_workers,
+            settings.process_index,
+            settings.world_size,
+        )
+    settings.distributed_state.wait_for_everyone()
     return train.open(), evaluation.open()
 
 

@@ -112,19 +112,23 @@ class StatesStore:
         return States(self.folder, len(self.split.rows), self.num_views, self.texts_file)
 
     @torch.no_grad()
-    def fill(self, model: MF2Model, batch_size: int, num_workers: int = 0) -> None:
-        """Compute what is missing.
+    def fill(
+        self, model: MF2Model, batch_size: int, num_workers: int = 0, process_index: int = 0, num_processes: int = 1
+    ) -> None:
+        """Compute this process's share of what is missing; the first process computes the texts.
 
         Args:
             model: frozen, in evaluation mode.
         """
+        missing = self._missing_chunks()[process_index::num_processes]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
-        _save(shared_spaces(model), self.folder / SPACES_NAME)
-        if self.texts_file is not None and not self.texts_file.is_file():
-            _save(self._text_states(model), self.texts_file)
+        if process_index == 0:
+            write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
+            _save(shared_spaces(model), self.folder / SPACES_NAME)
+            if self.texts_file is not None and not self.texts_file.is_file():
+                _save(self._text_states(model), self.texts_file)
         description = f"states of {self.split.description['split']} rows"
-        for view, chunk in tqdm(self._missing_chunks(), desc=description, unit="chunk"):
+        for view, chunk in tqdm(missing, desc=description, unit="chunk", disable=process_index > 0):
             _save(
                 self._chunk_states(model, view, chunk, batch_size, num_workers), chunk_file(self.folder, view, chunk)
             )
