@@ -1,14 +1,14 @@
 """Where the faces of frames are: detected, read from a file, or the whole picture; and which face is which."""
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..dataset_tools.detectors import load_backend
 from ..dataset_tools.landmark_files import read_landmarks
-from ..landmarks_mf2 import DetectedFace, LandmarkDetector, detector_names, load_detector, register_detector
+from ..landmarks_mf2 import DetectedFace, LandmarkDetector
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
 from ..regions_mf2 import check_landmarks
 from .media import Frame, one_line
@@ -62,21 +62,6 @@ def make_finder(
     if landmarks == DETECT:
         return _Detection(load_backend(backend, device, model_file))
     return _GivenLandmarks(Path(landmarks), names)
-
-
-def load_backend(name: str, device: str | None, model_file: str | None) -> LandmarkDetector:
-    """A registered detector, or the one that `module:factory` builds as `factory(device)`.
-
-    Raises:
-        ValueError: no detector of that name, or no such module or factory.
-    """
-    if ":" in name and name not in detector_names():
-        module_name, _, factory_name = name.partition(":")
-        try:
-            register_detector(name, getattr(importlib.import_module(module_name), factory_name))
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"The detector {name} cannot be loaded as module:factory ({error}).") from error
-    return load_detector(name, device, model_file)
 
 
 class _Detection:

@@ -14,7 +14,6 @@ the same detector has left in an earlier OUT.
 import argparse
 import csv
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -37,6 +36,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..labels_mf2 import NUM_LANDMARKS
 from .contact_sheet import draw_contact_sheet
+from .detectors import load_backend
 from .landmark_files import read_landmarks
 from .report import Tally, replacing, write_json
 from .rewrite import Row, StoredDataset
@@ -170,15 +170,7 @@ class Search:
     @cached_property
     def detector(self) -> Any:
         """The backend, made once in each process."""
-        from ..landmarks_mf2 import load_detector, register_detector
-
-        if ":" in self.backend:
-            module, _, factory = self.backend.partition(":")
-            try:
-                register_detector(self.backend, getattr(importlib.import_module(module), factory))
-            except (ImportError, AttributeError) as error:
-                raise ValueError(f"The backend {self.backend} cannot be imported: {error}.") from None
-        return load_detector(self.backend, self.device, self.model_file)
+        return load_backend(self.backend, self.device, self.model_file)
 
     def find(self, positions: Sequence[int]) -> list[Finding]:
         """The findings of the images at those positions, in order."""

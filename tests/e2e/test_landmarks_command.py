@@ -163,7 +163,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log, monkeypatch):
     ("words", "message"),
     [
         (["--backend", "dlib"], "No landmark detector is called 'dlib'; known are face-alignment, mediapipe"),
-        (["--backend", "nowhere:Detector"], "The backend nowhere:Detector cannot be imported: No module named"),
+        (
+            ["--backend", "nowhere:Detector"],
+            "The detector nowhere:Detector cannot be loaded as module:factory",
+        ),
         (["--backend", "mediapipe"], "needs a model file"),
         (["--num_workers", "0"], "num_workers is 0; it must be at least 1."),
         (["--landmarks", "x.csv", "--backend", "mediapipe"], "leave out --backend"),

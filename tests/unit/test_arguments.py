@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mf2.peft_dfn import DFNConfig
 from mf2.training.arguments import (
     RESOLVED_NAME,
+    FinetuneArguments,
     PretrainArguments,
     check_same_run,
     load_yaml,
@@ -19,6 +21,10 @@ from mf2.training.arguments import (
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in (ROOT / "training" / "configs").glob("*.yaml") if "accelerate" not in path.name)
+
+
+def is_finetuning(path):
+    return "method" in load_yaml(path)
 
 
 def parse(*argv):
@@ -136,7 +142,16 @@ def test_a_defect_keeps_its_traceback():
 
 
 # ------------------------------------------------------------------------------------------- shipped configurations
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if is_finetuning(path)], ids=lambda path: path.stem)
+def test_shipped_configurations_of_fine_tuning_are_valid(path):
+    """Of one model and data set; the fields of an adapter are those that there are."""
+    argv = ["--config", str(path), "--model", "m", "--data", "d"]
+    arguments = parse_arguments(FinetuneArguments, argv)
+    assert arguments.method == path.stem or arguments.method == "dfn"
+    DFNConfig(**arguments.dfn)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if not is_finetuning(path)], ids=lambda path: path.stem)
 def test_shipped_configurations_are_valid(path):
     from transformers import BertTokenizer
 

@@ -1,5 +1,6 @@
 """The `evaluate` modules: loaded by path, offline, and equal to scikit-learn on random data."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ def offline(monkeypatch, tmp_path):
     """No Hub, and module copies of this test alone."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # a copy that another test has left
 
 
 @pytest.fixture
