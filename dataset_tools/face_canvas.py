@@ -198,7 +198,7 @@ class Surface:
         albedo *= 1 + amount * (as_color(factor) - 1)
 
     def _albedo_in(self, window: Window | None) -> Array:
-        return self.albedo if window is None else self.albedo[(slice(None), *window.index)]
+        return self.albedo if window is None else self.albedo[:, window.index[0], window.index[1]]
 
     def clear(self, mask: Array, window: Window | None = None) -> None:
         """Take away fine relief and gloss where `mask` is 1."""
