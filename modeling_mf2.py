@@ -185,12 +185,14 @@ class MF2Branch(SharedSpace):
         vision_states: torch.Tensor,
         au_ids: Sequence[int] | None = None,
         output_hidden_states: bool = False,
+        keep_key_values: bool = True,
     ) -> "BranchView":
         """The query-only pass, Eq. 1; each face, and each region, is a row of its own.
 
         Args:
             vision_states: `(B, 1, N, W)` tokens of the face, or `(B, A, R, W)` tokens of its regions.
             au_ids: Whose regions they are, as in `query_embeds`.
+            output_hidden_states, keep_key_values: As in [`MF2QFormer`].
         """
         vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
         query_embeds = self.query_embeds(au_ids)
@@ -200,6 +202,7 @@ class MF2Branch(SharedSpace):
             query_length=queries.shape[1],
             vision_key_values=vision_key_values,
             output_hidden_states=output_hidden_states,
+            keep_key_values=keep_key_values,
         )
         last = states.last.unflatten(0, vision_states.shape[:2])
         return BranchView(last, query_embeds, vision_states, states, vision_key_values)
@@ -403,6 +406,8 @@ class MF2PreTrainedModel(PreTrainedModel):
 class MF2Model(MF2PreTrainedModel):
     """Everything that sees: the tower, the two branches and the two recognisers. Text is not needed."""
 
+    _writes = False  # whether text follows the image passes and sees their keys and values
+
     def __init__(self, config: MF2Config):
         super().__init__(config)
         self.vision_model = build_vision_tower(config)
@@ -576,7 +581,7 @@ class MF2Model(MF2PreTrainedModel):
                 vision_states = self.encode_regions(vision, au_boxes)  # (B, A, R, W)
             else:
                 vision_states = vision.tokens[:, None]  # (B, 1, N, W)
-            views[name] = branch.encode_image(vision_states, au_ids, output_hidden_states)
+            views[name] = branch.encode_image(vision_states, au_ids, output_hidden_states, self._writes)
         return views
 
     def recognize(self, views: dict[str, BranchView]) -> Recognition:
@@ -739,6 +744,8 @@ class MF2Model(MF2PreTrainedModel):
 class MF2ForPreTraining(MF2Model):
     """MF² with its training losses: ITC + ITM + ITG in each branch that has texts, and the two recognisers."""
 
+    _writes = True
+
     def _losses(
         self,
         views: dict[str, BranchView],
@@ -840,6 +847,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
     """MF² that writes: emotion and key-AU captions from the global branch, AU captions from the local one."""
 
     main_input_name = "input_ids"  # what the generation loop extends
+    _writes = True
 
     def _visual_prefix(self, views: dict[str, BranchView], branch: str, rows: torch.Tensor | None) -> torch.Tensor:
         """The queries' keys and values as one tensor `(rows, L, 2, H, Q, D / H)`, so that beams can repeat it."""

@@ -202,7 +202,7 @@ class MF2QFormerEncoder(nn.Module):
 
 @dataclass
 class QFormerStates:
-    """What a pass leaves: the last states, each layer's own keys and values, and (on request) every layer's states."""
+    """What a pass leaves: the last states and, where kept, each layer's own keys and values, and its states."""
 
     last: torch.Tensor
     key_values: list[KeyValue]
@@ -244,12 +244,14 @@ class MF2QFormer(nn.Module):
         past_key_values: Cache | None = None,
         drop_text: bool = False,
         output_hidden_states: bool = False,
+        keep_key_values: bool = True,
     ) -> QFormerStates:
         """Run all blocks; arguments as in [`MF2QFormerLayer`], one entry a layer.
 
         Args:
             embeds: `(rows, query_length + T, D)`, before the embedding LayerNorm.
             attention_mask: `(rows, tokens)` padding mask, or a mask that is already prepared (4-D).
+            keep_key_values: Leave each layer's keys and values, for text that is written after this pass.
         """
         hidden_states = self.dropout(self.layernorm(embeds))
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
@@ -267,7 +269,8 @@ class MF2QFormer(nn.Module):
                 past_key_values=past_key_values,
                 drop_text=drop,
             )
-            key_values.append(key_value)
+            if keep_key_values:
+                key_values.append(key_value)
             all_states.append(hidden_states)
         return QFormerStates(hidden_states, key_values, tuple(all_states) if output_hidden_states else None)
 
