@@ -235,7 +235,10 @@ def measure_regions(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------------------------- script
-SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], tuple[str, ...]]] = {
+Sections = Mapping[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], tuple[str, ...]]]
+"""Name -> title, measurement of one size, notes."""
+
+SECTIONS: Sections = {
     "passes": (
         "Passes: our branch against Blip2QFormerModel",
         measure_passes,
@@ -259,12 +262,11 @@ SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], 
     ),
     "regions": ("AU regions: image-only inference", measure_regions, ()),
 }
-"""Name -> title, measurement of one size, notes."""
 
 
-def run_section(name: str, sizes: Sequence[str], settings: Settings) -> Section:
+def run_section(name: str, sections: Sections, sizes: Sequence[str], settings: Settings) -> Section:
     """Measure one section at all sizes."""
-    title, measure, notes = SECTIONS[name]
+    title, measure, notes = sections[name]
     if name == "memory" and not can_measure_memory(settings.device):
         return Section(title, [], ["Not measured: it takes Linux or a GPU."])
     rows = []
@@ -274,19 +276,23 @@ def run_section(name: str, sizes: Sequence[str], settings: Settings) -> Section:
     return Section(title, rows, list(notes))
 
 
-def parse_settings(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings]:
+def parse_settings(
+    argv: Sequence[str] | None, description: str, sections: Sections, repeats: int
+) -> tuple[argparse.Namespace, Settings]:
     """The command line: what to measure, and how.
 
     Raises:
         ValueError: a value out of range, or no GPU where one was asked for.
     """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections")
+    parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections), help="sections")
     parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
-    parser.add_argument("--repeats", type=int, default=10, help="timed repeats; a third for whole steps [10]")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help="timed repeats; a third for whole steps [%(default)s]"
+    )
     parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
@@ -301,20 +307,29 @@ def parse_settings(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Sett
     return arguments, Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments, settings = parse_settings(argv)
+def run_benchmark(argv: Sequence[str] | None, title: str, description: str, sections: Sections, repeats: int) -> None:
+    """Measure what the command line asks for, print it as Markdown and, where asked, write it as JSON.
+
+    Args:
+        repeats: the default.
+    """
+    arguments, settings = parse_settings(argv, description, sections, repeats)
     settings.configure_torch()
     machine = describe_machine(settings.device)
-    print("# Benchmark\n")
+    print(f"# {title}\n")
     facts = asdict(settings) | machine
     print(markdown_table(("", "value"), [(name, show_value(value)) for name, value in facts.items()]))
-    sections = {}
+    measured = {}
     for name in arguments.only:
-        sections[name] = run_section(name, arguments.sizes, settings)
-        print(sections[name].to_markdown(), flush=True)
+        measured[name] = run_section(name, sections, arguments.sizes, settings)
+        print(measured[name].to_markdown(), flush=True)
     if arguments.output:
-        results = {name: asdict(section) for name, section in sections.items()}
+        results = {name: asdict(section) for name, section in measured.items()}
         write_json({"machine": machine, "settings": asdict(settings), "sections": results}, arguments.output)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_benchmark(argv, "Benchmark", __doc__.splitlines()[0], SECTIONS, repeats=10)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,9 @@ One run, one batch, the same images for all; weights are random, which no timing
 and writes them as JSON.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,22 +14,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mf2.dataset_tools.report import markdown_table
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide
 from mf2.training.arguments import run_script
-from mf2.training.benchmark import Section, show_value
+from mf2.training.benchmark import Sections, run_benchmark
 from mf2.training.benchmark_inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
 from mf2.training.benchmark_runs import Settings
-from mf2.training.checkpoint import write_json
 from mf2.training.measure import (
     Phases,
-    can_measure_memory,
-    describe_machine,
     in_fresh_process,
     memory_in_use,
     peak_memory_during,
-    release_memory,
     time_side_by_side,
 )
 from mf2.training.methods import LORA_TARGETS, side_sizes
@@ -76,7 +70,7 @@ class Trained:
 
 def build_full(size: str, settings: Settings, all_losses: bool) -> Trained:
     """Everything but a frozen tower."""
-    config = make_config(size, settings.seed)
+    config = make_config(size, settings.seed, settings.dropout)
     model = make_model(config, settings.seed, settings.device)
     batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
     if all_losses:
@@ -120,7 +114,7 @@ def build_dfn_live(size: str, settings: Settings) -> Trained:
 
 def build_dfn_cached(size: str, settings: Settings) -> Trained:
     """The same adapter on states of the right shapes; of the model, only the shapes of its projections are needed."""
-    config = make_config(size, settings.seed)
+    config = make_config(size, settings.seed, settings.dropout)
     adapter = DFNConfig(au_ids=list(config.au_ids), emotions=list(config.emotions))
     batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
     states = {}
@@ -276,7 +270,7 @@ def measure_cache(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------------------------- script
-SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], tuple[str, ...]]] = {
+SECTIONS: Sections = {
     "steps": (
         "Training step by method",
         measure_steps,
@@ -297,43 +291,10 @@ SECTIONS: dict[str, tuple[str, Callable[[str, Settings], list[dict[str, Any]]], 
         ("Storing is one pass of the frozen model over image and texts; a distinct text is stored once.",),
     ),
 }
-"""Name -> title, measurement of one size, notes."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), help="sections")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
-    parser.add_argument("--repeats", type=int, default=6, help="timed repeats; a third for whole steps [6]")
-    parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
-    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and captions [0]")
-    arguments = parser.parse_args(argv)
-    names = ("device", "dtype", "repeats", "batch_size", "threads", "seed")
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
-    settings.configure_torch()
-    machine = describe_machine(settings.device)
-    print("# Fine-tuning benchmark\n")
-    print(
-        markdown_table(
-            ("", "value"), [(name, show_value(value)) for name, value in (asdict(settings) | machine).items()]
-        )
-    )
-    sections = {}
-    for name in arguments.only:
-        title, measure, notes = SECTIONS[name]
-        rows: list[dict[str, Any]] = []
-        for size in arguments.sizes if name != "memory" or can_measure_memory(settings.device) else ():
-            rows += measure(size, settings)
-            release_memory(settings.device)
-        sections[name] = Section(title, rows, list(notes))
-        print(sections[name].to_markdown(), flush=True)
-    if arguments.output:
-        results = {name: asdict(section) for name, section in sections.items()}
-        write_json({"machine": machine, "settings": asdict(settings), "sections": results}, arguments.output)
+    run_benchmark(argv, "Fine-tuning benchmark", __doc__.splitlines()[0], SECTIONS, repeats=6)
 
 
 if __name__ == "__main__":
