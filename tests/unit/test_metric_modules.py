@@ -20,6 +20,7 @@ def offline(monkeypatch, tmp_path):
     """No Hub, and module copies of this test alone."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # before a cache that other modules are in
     for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
         monkeypatch.delitem(sys.modules, name)  # a copy that another test has left
 
