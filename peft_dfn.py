@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from .alignment_mf2 import compare_embeds, itc_loss, recognition_losses
-from .configuration_mf2 import CODE_VERSION
+from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
 
@@ -212,6 +212,16 @@ def kept_layers(num_layers: int, num_kept: int) -> list[int]:
     count = min(num_kept, num_layers)
     step = (num_layers - 1) / max(count - 1, 1)
     return [round(num_layers - 1 - step * index) for index in reversed(range(count))]
+
+
+def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
+    """`widths` and `num_layers` of a model's branches that are on, as [`DFNSide`] takes them."""
+    switched = {"emo": (config.use_emo_vl, config.emo_config), "au": (config.use_au_vl, config.au_config)}
+    branches = {name: branch for name, (is_on, branch) in switched.items() if is_on}
+    return {
+        "widths": {name: branch.hidden_size for name, branch in branches.items()},
+        "num_layers": {name: branch.num_hidden_layers + 1 for name, branch in branches.items()},
+    }
 
 
 class DFNSide(RecognitionHeads):
@@ -411,16 +421,12 @@ class DFNModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        branches = {"emo": self.model.config.emo_config, "au": self.model.config.au_config}
-        branches = {name: config for name, config in branches.items() if hasattr(self.model, name)}
-        widths = {name: config.hidden_size for name, config in branches.items()}
-        num_layers = {name: config.num_hidden_layers + 1 for name, config in branches.items()}
         if not isinstance(target, DFNLayer):
             layer = DFNLayer(target)
             layer.set_adapter(self.active_adapters)
             self._replace_module(parent, target_name, layer, target)
             target = layer
-        target.update_layer(adapter_name, peft_config, widths, num_layers)
+        target.update_layer(adapter_name, peft_config, **side_sizes(self.model.config))
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """PEFT's own rebinds a weight and a bias, which recognisers do not have."""

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
-from mf2.peft_dfn import DFNConfig, DFNSide
+from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.arguments import run_script
 from mf2.training.benchmark import Sections, run_benchmark
 from mf2.training.benchmark_inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
@@ -27,7 +27,7 @@ from mf2.training.measure import (
     peak_memory_during,
     time_side_by_side,
 )
-from mf2.training.methods import LORA_TARGETS, side_sizes
+from mf2.training.methods import LORA_TARGETS
 from mf2.training.states import FrozenSpace, StatesModel, pool_batch, shared_spaces
 
 MFA_IMAGES = 31_320

@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TrainingArguments, set_seed
 
-from mf2.configuration_mf2 import CODE_VERSION, MF2Config
+from mf2.configuration_mf2 import CODE_VERSION
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
-from mf2.peft_dfn import DFNConfig, DFNSide
+from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.arguments import FinetuneArguments, reject_unknown
 from mf2.training.course import TaskConfig, make_augmentation, provenance
 from mf2.training.data import CaptionTable, FaceCollator
@@ -123,16 +123,6 @@ def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftMod
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path, config.revision = base, task.revision  # where PEFT has written a local folder
     return adapted
-
-
-def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
-    """`widths` and `num_layers` of the branches that are on, as [`DFNSide`] takes them."""
-    switched = {"emo": (config.use_emo_vl, config.emo_config), "au": (config.use_au_vl, config.au_config)}
-    branches = {name: branch for name, (is_on, branch) in switched.items() if is_on}
-    return {
-        "widths": {name: branch.hidden_size for name, branch in branches.items()},
-        "num_layers": {name: branch.num_hidden_layers + 1 for name, branch in branches.items()},
-    }
 
 
 def cache_states(
