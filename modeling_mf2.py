@@ -425,7 +425,7 @@ class MF2Model(MF2PreTrainedModel):
         branches = [
             c for c, on in ((config.emo_config, config.use_emo_vl), (config.au_config, config.use_au_vl)) if on
         ]
-        self.recognizers = MF2Recognizers(config, sum(branch.hidden_size for branch in branches))
+        self.recognizers = MF2Recognizers(sum(branch.hidden_size for branch in branches), config)
         self.post_init()
         if config.freeze_vision:
             self.vision_model.requires_grad_(False)

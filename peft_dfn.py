@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .alignment_mf2 import compare_embeds, itc_loss, recognition_losses
+from .alignment_mf2 import compare_embeds, itc_loss
 from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
@@ -233,8 +233,7 @@ class DFNSide(RecognitionHeads):
     """
 
     def __init__(self, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]):
-        super().__init__(sum(widths.values()), config.label_space)
-        self.config = config
+        super().__init__(sum(widths.values()), config)
         self.towers = nn.ModuleDict(
             {
                 f"{branch}_{modality}": SideTower(width, min(config.num_kept_states, num_layers[branch]), config)
@@ -268,9 +267,7 @@ class DFNSide(RecognitionHeads):
         Args:
             branches: By name, what projects into a branch's shared space: `embed_image`, `embed_text`, `temperature`.
         """
-        losses = recognition_losses(
-            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
-        )
+        losses = super().losses(seen, emotion_labels, au_labels, texts, branches)
         for branch, text in texts.items():
             losses[f"{branch}_itc"] = self._align(branch, seen.side_states[branch], text, branches[branch])
         return losses

@@ -51,10 +51,16 @@ class PooledTexts:
 
 
 class RecognitionHeads(nn.Module):
-    """Two linear heads: emotion from [global ; mean of local], AU i from [local i ; global]; a branch may be off."""
+    """Two linear heads: emotion from [global ; mean of local], AU i from [local i ; global]; a branch may be off.
 
-    def __init__(self, head_width: int, label_space: LabelSpace):
+    Args:
+        config: of a model or an adapter: its `label_space` and `au_pos_weight`.
+    """
+
+    def __init__(self, head_width: int, config: Any):
         super().__init__()
+        self.config = config
+        label_space = config.label_space
         if label_space.emotions:
             self.emotion_head = nn.Linear(head_width, len(label_space.emotions))
         if label_space.au_ids:
@@ -73,6 +79,19 @@ class RecognitionHeads(nn.Module):
             seen.au_logits = (joined * self.au_head.weight).sum(-1) + self.au_head.bias
         return seen
 
+    def losses(
+        self,
+        seen: Recognition,
+        emotion_labels: torch.Tensor | None,
+        au_labels: torch.Tensor | None,
+        texts: Mapping[str, PooledTexts],
+        branches: Mapping[str, Any],
+    ) -> dict[str, torch.Tensor]:
+        """`emotion` and `au`, whichever has labels; texts and branches are an adapter's to read."""
+        return recognition_losses(
+            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
+        )
+
 
 class MF2Recognizers(RecognitionHeads):
     """The checkpoint's own recognisers, on the branches' last states."""
@@ -80,15 +99,11 @@ class MF2Recognizers(RecognitionHeads):
     reads_hidden_states = False
     reads_texts = False
 
-    def __init__(self, config: MF2Config, head_width: int):
-        super().__init__(head_width, config.label_space)
-        self.config = config
-
     @torch.no_grad()
     def resized(self, old: LabelSpace, config: MF2Config) -> "MF2Recognizers":
         """Recognisers of the configuration's label space, which know what they share with those of the old one."""
         some_head = next(self.children())
-        new = MF2Recognizers(config, some_head.in_features).to(some_head.weight)
+        new = MF2Recognizers(some_head.in_features, config).to(some_head.weight)
         for head, before, after in (
             ("emotion_head", old.emotions, config.label_space.emotions),
             ("au_head", old.au_ids, config.label_space.au_ids),
@@ -117,19 +132,6 @@ class MF2Recognizers(RecognitionHeads):
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """As `forward`, of the recognisers of that name; these are the only ones here."""
         return self(pooled)
-
-    def losses(
-        self,
-        seen: Recognition,
-        emotion_labels: torch.Tensor | None,
-        au_labels: torch.Tensor | None,
-        texts: Mapping[str, PooledTexts],
-        branches: Mapping[str, Any],
-    ) -> dict[str, torch.Tensor]:
-        """`emotion` and `au`, whichever has labels; texts and branches are an adapter's to read."""
-        return recognition_losses(
-            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
-        )
 
     def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """The sum of any of the model's losses, weighted as the configuration says; None of none."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..labels_mf2 import ACTION_UNITS, EMOTIONS
-from .emotion_maps import add_emotion_arguments
-from .micro_expressions import read_expressions
-from .reader_tools import ReadReport, add_crop_argument
+from .micro_expressions import add_arguments, read_expressions
+from .reader_tools import ReadReport
 from .readers import About, License
 
+__all__ = ["ABOUT", "add_arguments", "read"]
+
 OWN_EMOTIONS = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Repression", "Other")
-CONVENTION = {"Repression": "Other"}
 ABOUT = About(
     name="CAS(ME)2",
     license=License("other", "cas-me2-agreement", "http://casme.psych.ac.cn/casme/e3"),
@@ -25,12 +25,6 @@ ABOUT = About(
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this data set."""
-    add_emotion_arguments(parser)
-    add_crop_argument(parser)
-
-
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     """The apex frames of `root` that have labels and an image."""
-    return read_expressions(root, args, OWN_EMOTIONS, CONVENTION)
+    return read_expressions(root, args, OWN_EMOTIONS)

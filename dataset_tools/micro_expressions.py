@@ -11,14 +11,14 @@ import argparse
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from .emotion_maps import canonical_name, map_emotions
-from .reader_tools import Folder, ReadReport, frame_table, listed_aus
+from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
+from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, listed_aus
 
 COLUMNS = {
     "subject": "Subject",
@@ -30,14 +30,21 @@ COLUMNS = {
 """Spelling without case, blanks and plural -> the column's name."""
 
 
-def read_expressions(
-    root: Path, args: argparse.Namespace, emotions: Sequence[str], convention: Mapping[str, str]
-) -> tuple[pa.Table, ReadReport]:
+CONVENTION = {"Repression": "Other"}
+"""What stands for emotions that are not among ours."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of these data sets."""
+    add_emotion_arguments(parser)
+    add_crop_argument(parser)
+
+
+def read_expressions(root: Path, args: argparse.Namespace, emotions: Sequence[str]) -> tuple[pa.Table, ReadReport]:
     """The apex frames of `root` that have labels and an image.
 
     Args:
         emotions: the data set's emotions in the order of its own list; others that it names come after them.
-        convention: what stands for those that are not among ours.
     """
     report = ReadReport()
     folder = Folder(root, report)
@@ -54,7 +61,7 @@ def read_expressions(
     names = table["estimatedemotion"].map(canonical_name).where(table["estimatedemotion"] != "")
     own = [*emotions, *sorted(set(names.dropna()) - set(emotions))]
     labels = aus.assign(person=table["person"].astype(int), video=table["filename"], frame=table["apex"].astype(int))
-    labels["emotion"], emotions = map_emotions(names, own, convention, args, report)
+    labels["emotion"], emotions = map_emotions(names, own, CONVENTION, args, report)
     labels["group_id"] = "sub" + labels["person"].astype(str).str.zfill(2)
     labels["video_id"] = labels["group_id"] + "_" + labels["video"]
     images = folder.images(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, Trainer
+from transformers import GenerationConfig, PreTrainedModel, Trainer
 
 from mf2 import __version__
 from mf2.processing_mf2 import MF2Processor
@@ -90,13 +90,25 @@ def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Pa
     """
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
-            model.save_pretrained(folder, state_dict=state_dict)
-            GenerationConfig.from_model_config(model.config).save_pretrained(folder)
-            processor.save_pretrained(folder)
-            move_checkpoint(Path(folder), Path(output_dir))
+        with saving_folder(processor, output_dir) as folder:
+            save_model(trainer.accelerator.unwrap_model(trainer.model), folder, state_dict=state_dict)
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def saving_folder(processor: MF2Processor, output_dir: str | Path) -> Iterator[Path]:
+    """A folder to save a model or an adapter in; when the block ends well its files, and the processor's, move."""
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as name:
+        folder = Path(name)
+        yield folder
+        processor.save_pretrained(folder)
+        move_checkpoint(folder, Path(output_dir))
+
+
+def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
+    """`save_pretrained`, with a configuration for `generate`."""
+    model.save_pretrained(folder, **kwargs)
+    GenerationConfig.from_model_config(model.config).save_pretrained(folder)
 
 
 def move_checkpoint(source: Path, target: Path) -> None:

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import TrainingArguments, set_seed
@@ -17,7 +16,7 @@ from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
 from mf2.training.cards import OVERLAY_NAME, write_card
 from mf2.training.checkpoint import METRICS_NAME, describe_environment, find_resume_checkpoint, write_json
-from mf2.training.data import Split
+from mf2.training.data import Split, spaced_rows
 from mf2.training.metrics import tune_thresholds
 from mf2.training.predictions import from_logits
 from mf2.training.pretraining_trainer import (
@@ -95,8 +94,7 @@ def evaluate(
         model: whose parameters are counted.
         task: the configuration that holds the label space, a model's or an adapter's; the thresholds go into it.
     """
-    num_tuning = min(arguments.tuning_rows, len(train.rows))
-    tuning_rows = np.linspace(0, len(train.rows) - 1, num_tuning).round().astype(int)
+    tuning_rows = spaced_rows(len(train.rows), arguments.tuning_rows)
     tuning = trainer.predict(torch.utils.data.Subset(trainer.train_dataset, tuning_rows.tolist()))
     task.au_thresholds = tune_thresholds(sigmoid(tuning.predictions[0]), tuning.label_ids[0])
     prediction = trainer.predict(trainer.eval_dataset)
@@ -112,7 +110,7 @@ def evaluate(
         "training": {
             "data": train.description,
             "unlabelled_aus": unlabelled_aus(train, task.label_space),
-            "tuning_rows": num_tuning,
+            "tuning_rows": len(tuning_rows),
             "seed": arguments.seed,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
@@ -162,8 +160,7 @@ def finish(
     output_dir = Path(arguments.output_dir)
     write_json(metrics, output_dir / METRICS_NAME)
     if arguments.overlay_faces:
-        count = min(arguments.overlay_faces, len(evaluation.rows))
-        rows = np.linspace(0, len(evaluation.rows) - 1, count).round().astype(int)
+        rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)
         writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
         draw_overlay(writer, processor, [evaluation.faces[int(row)] for row in rows], output_dir / OVERLAY_NAME)
     write_card(output_dir)

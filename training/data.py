@@ -40,8 +40,13 @@ def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int]
     rows = load_mfa(path, split, au_ids=au_ids)
     rows = rows.cast_column("image", datasets.Image(decode=False))
     if max_rows is not None and max_rows < len(rows):
-        rows = rows.select(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))
+        rows = rows.select(spaced_rows(len(rows), max_rows))
     return rows
+
+
+def spaced_rows(num_rows: int, num_chosen: int) -> np.ndarray:
+    """At most `num_chosen` of `num_rows` row numbers, evenly spaced."""
+    return np.linspace(0, num_rows - 1, min(num_chosen, num_rows)).round().astype(int)
 
 
 def find_label_space(paths: Sequence[str], split: str, max_rows: int | None = None) -> LabelSpace:

@@ -8,17 +8,15 @@ All methods see the same rows, are scored by the same code and end as a folder f
 """
 
 import logging
-import tempfile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from peft import PeftModel
-from transformers import GenerationConfig
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.training.arguments import FinetuneArguments, save_resolved
-from mf2.training.checkpoint import move_checkpoint, save_for_hub
+from mf2.training.checkpoint import save_for_hub, save_model, saving_folder
 from mf2.training.course import evaluate, finish, start_run
 from mf2.training.methods import METHODS, Method
 from mf2.training.provenance import record_training_videos
@@ -63,14 +61,10 @@ def save(method: Method, task: Task, output_dir: Path) -> None:
         save_for_hub(method.trainer, task.processor, output_dir)
         return
     if method.trainer.is_world_process_zero():
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as folder:
+        with saving_folder(task.processor, output_dir) as folder:
             if method.is_adapter:
                 method.model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the Hub
                 Path(folder, "README.md").unlink(missing_ok=True)  # PEFT's; the card is written from the metrics
             else:
-                merged = method.model.merge_and_unload()
-                merged.save_pretrained(folder)
-                GenerationConfig.from_model_config(merged.config).save_pretrained(folder)
-            task.processor.save_pretrained(folder)
-            move_checkpoint(Path(folder), output_dir)
+                save_model(method.model.merge_and_unload(), folder)
     method.trainer.accelerator.wait_for_everyone()

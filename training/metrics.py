@@ -161,6 +161,12 @@ def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[s
     }
 
 
+def decision_metrics(predicted: Sequence[int], labels: Sequence[int], num_classes: int) -> dict[str, Any]:
+    """`emotion_metrics` of decisions alone: class indexes instead of scores, classes named by them."""
+    names = [str(index) for index in range(num_classes)]
+    return emotion_metrics(np.eye(num_classes)[np.asarray(predicted)], np.asarray(labels), names)
+
+
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """`(E, E)` int counts: rows are labels, columns predictions."""
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)

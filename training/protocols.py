@@ -15,7 +15,7 @@ import numpy as np
 
 from mf2.dataset_tools.schema import au_columns, load_mfa, read_manifest
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
-from mf2.training.data import Labels, Split, describe_rows
+from mf2.training.data import Labels, Split, describe_rows, spaced_rows
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def take_rows(split: Split, max_rows: int | None) -> Split:
     """The split, or `max_rows` rows of it, evenly spaced."""
     if max_rows is None or max_rows >= len(split.rows):
         return split
-    return select_rows(split, np.linspace(0, len(split.rows) - 1, max_rows).round().astype(int))
+    return select_rows(split, spaced_rows(len(split.rows), max_rows))
 
 
 def select_rows(split: Split, index: np.ndarray) -> Split:

@@ -4,9 +4,8 @@ from typing import Any
 
 import datasets
 import evaluate
-import numpy as np
 
-from mf2.training.metrics import emotion_metrics
+from mf2.training.metrics import decision_metrics
 
 DESCRIPTION = """Top-1 accuracy, and macro-F1 and unweighted average recall over the classes that the labels hold.
 Beside each stands what the most frequent class reaches. A label of -100 is unlabelled and never counts."""
@@ -33,6 +32,5 @@ class EmotionScores(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any, num_classes: int = 8) -> dict[str, Any]:
-        decisions = np.eye(num_classes)[np.asarray(predictions)]
-        scores = emotion_metrics(decisions, np.asarray(references), [str(index) for index in range(num_classes)])
+        scores = decision_metrics(predictions, references, num_classes)
         return {name: scores[name] for name in KEPT if name in scores}

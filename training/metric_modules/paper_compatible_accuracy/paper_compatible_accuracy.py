@@ -4,9 +4,8 @@ from typing import Any
 
 import datasets
 import evaluate
-import numpy as np
 
-from mf2.training.metrics import emotion_metrics
+from mf2.training.metrics import decision_metrics
 
 DESCRIPTION = """Binary accuracy of each class against the rest, averaged over the classes. **Not an accuracy to report
 alone**: saying "never" to each of eight classes reaches 0.875, and a constant class 0.781 where classes are even; both
@@ -34,6 +33,5 @@ class PaperCompatibleAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: Any, references: Any, num_classes: int = 8) -> dict[str, Any]:
-        decisions = np.eye(num_classes)[np.asarray(predictions)]
-        scores = emotion_metrics(decisions, np.asarray(references), [str(index) for index in range(num_classes)])
+        scores = decision_metrics(predictions, references, num_classes)
         return {name: scores[name] for name in KEPT if name in scores}
