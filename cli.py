@@ -8,7 +8,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
+
+from .command_line import run_command
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("dataset_tools.cli", "make a data set, stage by stage: generate, import, select, caption, check"),
@@ -22,9 +25,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "publish": ("training.publish", "check a checkpoint, an adapter or a data set and push it to the Hub"),
 }
 """Command -> (module of this package, what it does)."""
-
-USER_ERRORS = (ValueError, OSError, ImportError)
-"""What a wrong argument, file or installation raises; anything else is a defect and keeps its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.command is None:
         parser.error(f"name a command: {', '.join(COMMANDS)}")
-    return _run(args.command, argv[1:])
+    return run_command(f"mf2 {args.command}", partial(_run, args.command, argv[1:]))
 
 
 def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -54,19 +54,9 @@ def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     return module, parser
 
 
-def _run(command: str, argv: Sequence[str]) -> int:
-    prog = f"mf2 {command}"
-    try:
-        module, parser = make_parser(command)
-        if hasattr(module, "main"):
-            return module.main(argv)
-        return module.run(parser.parse_args(argv)) or 0
-    except USER_ERRORS as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+def _run(command: str, argv: Sequence[str]) -> int | None:
+    module, parser = make_parser(command)
+    return module.main(argv) if hasattr(module, "main") else module.run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def _import_package(name: str, install: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"This landmark detector needs the package {name}, which cannot be imported ({error}). Install it with "
-            f"`{install}`, or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
+            f"`{install}`."
         ) from error
 
 
@@ -133,8 +133,7 @@ def _weights_help(device: str, error: Exception) -> str:
     files = "\n".join(f"  {path}\n    from {url}" for path, url in _weight_files().items())
     return (
         f"face-alignment could not be set up on {device} ({error}). It needs these files, which it fetches where "
-        f"there is a network; put them in place (again, if they are damaged; TORCH_HOME moves the folder):\n{files}\n"
-        "Or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
+        f"there is a network; put them in place (again, if they are damaged; TORCH_HOME moves the folder):\n{files}"
     )
 
 
@@ -184,7 +183,9 @@ class MediaPipeDetector:
         min_confidence: float = 0.5,
     ):
         if model_file is None:
-            raise ValueError(f"The mediapipe detector needs a model file, a `.task` file: {FACE_LANDMARKER_PAGE}.")
+            raise ValueError(
+                f"The mediapipe detector needs a model_file, a `.task` file; {FACE_LANDMARKER_PAGE} links to one."
+            )
         if not os.path.isfile(model_file):
             raise FileNotFoundError(f"The model file {model_file} does not exist; {FACE_LANDMARKER_PAGE} links to it.")
         self._package = _import_package("mediapipe", "pip install mediapipe")
@@ -231,6 +232,8 @@ _FACTORIES: dict[str, DetectorFactory] = {
 }
 _LOADED: dict[tuple[str, str, str], LandmarkDetector] = {}
 
+WITHOUT_DETECTOR = "Or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
+
 
 def detector_names() -> list[str]:
     """The names that `load_detector` knows."""
@@ -251,12 +254,16 @@ def load_detector(
     name_or_detector: str | LandmarkDetector,
     device: str | torch.device | None = None,
     model_file: str | os.PathLike | None = None,
+    instead: str = WITHOUT_DETECTOR,
 ) -> LandmarkDetector:
     """The detector of that name, built once for each device and model file; a detector is returned as it is.
 
+    Args:
+        instead: what to do where the detector cannot be set up; ends the error.
     Raises:
         ValueError: the name is not registered, lists those that are; or a model file for one that takes none.
         TypeError: neither a name nor something with `detect` and `name`.
+        ImportError, OSError: its package or its weights are missing; says what to do.
     """
     if not isinstance(name_or_detector, str):
         if not isinstance(name_or_detector, LandmarkDetector):
@@ -274,7 +281,13 @@ def load_detector(
         options["model_file"] = model_file
     key = (name_or_detector, str(device), str(model_file))
     if key not in _LOADED:
-        _LOADED[key] = factory(device, **options)
+        try:
+            _LOADED[key] = factory(device, **options)
+        except FileNotFoundError:  # the model file that was named
+            raise
+        except (ImportError, OSError) as error:
+            kind = ImportError if isinstance(error, ImportError) else OSError
+            raise kind(f"{error}\n{instead}") from error
     return _LOADED[key]
 
 

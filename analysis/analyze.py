@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
         from .report import write_report
 
         print(write_report(folder))
-    for name in summary.failed:
-        print(f"mf2 analyze: failed: {name}", file=sys.stderr)
+    for name, reason in summary.failed.items():
+        print(f"mf2 analyze: failed: {name}: {reason}", file=sys.stderr)
     print(f"{summary.to_line()}; see {folder}")
     return 1 if summary.errors else 0
 

@@ -71,7 +71,7 @@ class AnalyzeOptions:
 
 @dataclass
 class Summary:
-    """What a run saw; `failed` are the sources with an error, `captions` the checks of each kind of them."""
+    """What a run saw; `failed` has the first error of each source with one, `captions` the checks of each kind."""
 
     sources: int = 0
     frames: int = 0
@@ -79,24 +79,21 @@ class Summary:
     frames_without_face: int = 0
     errors: int = 0
     other_files: int = 0
-    failed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     captions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, table: pa.Table) -> None:
         """Count the rows of a table; tables come in order and do not cut frames."""
-        columns = table.select(["source", "frame", "status"]).to_pydict()
-        failed = set(self.failed)
+        columns = table.select(["source", "frame", "status", "error"]).to_pydict()
         last = None
-        for source, frame, status in zip(*columns.values(), strict=True):
+        for source, frame, status, error in zip(*columns.values(), strict=True):
             self.frames += (source, frame) != last
             last = (source, frame)
             self.faces += status == STATUS_OK
             self.frames_without_face += status == STATUS_NO_FACE
             if status == STATUS_ERROR:
                 self.errors += 1
-                if source not in failed:
-                    failed.add(source)
-                    self.failed.append(source)
+                self.failed.setdefault(source, error)
 
     def to_line(self) -> str:
         """The counts in a line."""
@@ -170,6 +167,7 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     names = [source.name for source in sources]
     backend = options.backend or recognizer.image_processor.landmark_detector
     find = make_finder(options.landmarks, backend, str(recognizer.device), options.model_file, names)
+    run.claim()
     remaining = list(enumerate(sources))[max(position[0], 0) :]
     size = options.batch_size
     frames = run_ahead(read_frames(remaining, options.fps, position, options.num_threads), FRAMES_AHEAD)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     find = make_finder(args.landmarks, backend, str(recognizer.device), args.model_file, [source.name])
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
-        raise ValueError(located.error or f"No face was found in {args.image}; try --landmarks mean_face.")
+        raise ValueError(f"{args.image}: {located.error or 'no face was found; try --landmarks mean_face.'}")
     explained = []
     for face in located.faces:
         explanation = explain(recognizer, located.frame, face)

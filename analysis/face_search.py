@@ -149,7 +149,7 @@ def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
 
     faces = list(encoder.encode(watched()))
     if not faces:
-        raise ValueError(errors[0] if errors else f"No face was found in {path}; try --landmarks mean_face.")
+        raise ValueError(f"{path}: {errors[0] if errors else 'no face was found; try --landmarks mean_face.'}")
     return faces[0].embeds
 
 

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ..command_line import one_line
 from ..dataset_tools.detectors import load_backend
 from ..dataset_tools.landmark_files import read_landmarks
 from ..landmarks_mf2 import DetectedFace, LandmarkDetector
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
 from ..regions_mf2 import check_landmarks
-from .media import Frame, one_line
+from .media import Frame
 from .tracking import FaceTracker
 
 MEAN_FACE = "mean_face"
 DETECT = "detect"
+WITHOUT_DETECTOR = (
+    "Or give points with --landmarks FILE, take every picture as a face crop with --landmarks mean_face, or name "
+    "another --backend."
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ def make_finder(
         device: of the detector.
         model_file: of the detector.
         names: of the sources.
+    Raises:
+        ValueError, ImportError, OSError: the detector cannot be set up, or the file cannot be read.
     """
     if landmarks == MEAN_FACE:
         return lambda frames: [None] * len(frames)
     if landmarks == DETECT:
-        return _Detection(load_backend(backend, device, model_file))
+        return _Detection(load_backend(backend, device, model_file, WITHOUT_DETECTOR))
     return _GivenLandmarks(Path(landmarks), names)
 
 
@@ -160,7 +167,7 @@ def _locate(frame: Frame, found: list[DetectedFace] | Exception | None, tracker:
     if found is None:
         return LocatedFrame(frame, [Face(0, None)])
     if isinstance(found, Exception):
-        error = f"No face could be looked for in {frame.source.name}: {one_line(found)}"
+        error = f"no face could be looked for: {one_line(found)}"
         return LocatedFrame(replace(frame, image=None), error=error)
     if not found:
         return LocatedFrame(replace(frame, image=None))

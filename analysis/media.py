@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from ..command_line import one_line
 from ..images_mf2 import read_image
 
 PICTURE_SUFFIXES = {
@@ -166,7 +167,7 @@ def _read_picture(source: Source, source_idx: int, first: int) -> Iterable[Frame
     try:
         if (animation := _open_animation(source.path)) is not None:
             return _read_animation(animation, source, source_idx, first)
-        image = read_image(source.path, source.name, MAX_PIXELS)
+        image = read_image(source.path, "the picture", MAX_PIXELS)
     except (OSError, ValueError) as error:
         return _failure(source, source_idx, 0, first, one_line(error))
     return [Frame(source, source_idx, image=image)] if first == 0 else []
@@ -192,7 +193,7 @@ def _read_animation(animation: Image.Image, source: Source, source_idx: int, fir
         with animation:
             for index, image in enumerate(ImageSequence.Iterator(animation)):
                 if index >= first:
-                    picture = read_image(image.copy(), source.name, MAX_PIXELS)
+                    picture = read_image(image.copy(), "the picture", MAX_PIXELS)
                     yield Frame(source, source_idx, index, time_s, picture)
                 time_s += image.info.get("duration", 100) / 1000
     except (OSError, ValueError, SyntaxError) as error:
@@ -255,8 +256,3 @@ def _upright(decoded: Any) -> np.ndarray:
     image = decoded.to_ndarray(format="rgb24")
     quarter_turns = round((getattr(decoded, "rotation", 0) or 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -43,20 +43,20 @@ class RunFolder:
         self._parts_folder = folder / PARTS_NAME
         self._rows: list[dict[str, Any]] = []
         self._since = time.monotonic()
-        self._claim()
+        self._refuse_another()
 
-    def _claim(self) -> None:
-        """Refuse a folder with another run's rows, else make it this run's."""
+    def claim(self) -> None:
+        """Make the folder this run's; nothing is written before."""
+        if not self.parts:
+            write_json(self._parts_folder / SETTINGS_NAME, self.settings)
+
+    def _refuse_another(self) -> None:
+        """Raise where the folder holds the rows of a run with other settings."""
+        found = self.settings
         if self.is_finished:
-            self._compare(json.loads((self.folder / MANIFEST_NAME).read_text("utf-8"))["settings"])
-            return
-        file = self._parts_folder / SETTINGS_NAME
-        if self.parts:
-            self._compare(json.loads(file.read_text("utf-8")))
-        else:
-            write_json(file, self.settings)
-
-    def _compare(self, found: Mapping[str, Any]) -> None:
+            found = json.loads((self.folder / MANIFEST_NAME).read_text("utf-8"))["settings"]
+        elif self.parts:
+            found = json.loads((self._parts_folder / SETTINGS_NAME).read_text("utf-8"))
         if differ := sorted(name for name in self.settings if found.get(name) != self.settings[name]):
             raise ValueError(
                 f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "

@@ -10,6 +10,7 @@ Faces are kept in an index and encoded once.
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     query = {"text": text} if like is None else {"like": str(args.like)}
     settings = {"model": args.model, "branch": args.branch}
     write_results(args.output, query | settings | {"errors": index.errors}, matches)
-    for error in index.errors.values():
-        print(error)
+    for path, error in index.errors.items():
+        print(f"mf2 search: failed: {path}: {error}", file=sys.stderr)
     return 1 if index.errors else 0
 
 

@@ -31,8 +31,9 @@ from typing import Any
 import yaml
 
 from .. import __version__
+from ..command_line import USER_ERRORS
 from .captions.results import DEAD_LETTERS_NAME
-from .cli import USER_ERRORS, make_parser
+from .cli import make_parser
 from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
 from .readers import load_reader

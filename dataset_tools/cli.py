@@ -8,7 +8,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
+
+from ..command_line import run_command
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
@@ -24,9 +27,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("build", "run the stages of a configuration file, each skipped while its inputs are unchanged"),
 }
 """Command -> (module of this package, what it does)."""
-
-USER_ERRORS = (ValueError, OSError, ImportError)
-"""What a wrong argument, file, folder or a missing extra raises; anything else is a defect and keeps its traceback."""
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (_, text) in COMMANDS.items():
         subparsers.add_parser(name, help=text, add_help=False)
     command = top.parse_known_args(argv[:1])[0].command
-    return _run(command, argv[1:])
+    return run_command(f"mf2 data {command}", partial(_run, command, argv[1:]))
 
 
 def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -66,14 +66,6 @@ def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     return module, parser
 
 
-def _run(command: str, argv: Sequence[str]) -> int:
+def _run(command: str, argv: Sequence[str]) -> int | None:
     module, parser = make_parser(command)
-    args = parser.parse_args(argv)
-    try:
-        return module.run(args) or 0
-    except USER_ERRORS as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
+    return module.run(parser.parse_args(argv))

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mf2.command_line import run_command
+
 RESOLVED_NAME = "training_config.yaml"
 """What the run was started with, in its output folder."""
 
@@ -402,22 +404,10 @@ def check_same_run(arguments: Any, output_dir: str | Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- script
-USER_ERRORS = (ValueError, OSError, FloatingPointError)
-"""What a wrong argument, file or setting raises; anything else is a defect and keeps its traceback."""
-
-
 def run_script(main: Callable[[], None]) -> int:
-    """Run a script's `main`; a user's error is one line on stderr and exit status 1."""
-    try:
-        with _messages_on_stderr():
-            main()
-    except USER_ERRORS as error:
-        print(f"{Path(sys.argv[0]).name}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{Path(sys.argv[0]).name}: interrupted; run the same command to continue.", file=sys.stderr)
-        return 130
-    return 0
+    """Run a script's `main` and show what it logs; see `mf2.command_line.run_command`."""
+    with _messages_on_stderr():
+        return run_command(Path(sys.argv[0]).name, main)
 
 
 @contextmanager
@@ -431,11 +421,3 @@ def _messages_on_stderr() -> Iterator[None]:
             yield
     finally:
         package_logger.removeHandler(handler)
-
-
-def _one_line(error: Exception) -> str:
-    """The message; of an error in a data loader's process only its last line, which is the message there."""
-    text = str(error).strip()
-    if text.startswith("Caught "):
-        text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())

@@ -95,7 +95,7 @@ def test_every_frame_and_face_has_a_row(whole_run, media, capsys):
         "frames_without_face": 3,
         "errors": 0,
         "other_files": 1,
-        "failed": [],
+        "failed": {},
     }
     assert manifest["thresholds"]["AU1"] == 0.45 and manifest["label_space"]["emotions"] == list(EMOTIONS)
     assert not (whole_run / ".parts").exists()
@@ -244,11 +244,21 @@ def test_a_finished_run_is_only_read(whole_run, checkpoint, media, tmp_path, mon
     assert "another fps; choose another --output or remove it" in capsys.readouterr().err
 
 
-def test_a_run_that_failed_at_once_claims_nothing(checkpoint, media, tmp_path, capsys):
-    """Without its detector a run writes no row; the next try, with other options, is welcome."""
-    options = ("--model", checkpoint, "--output", tmp_path)
+def test_a_run_that_failed_at_once_leaves_nothing(checkpoint, media, tmp_path, capsys):
+    """Without its detector a run writes no row and makes no folder; the next try, with other options, is welcome."""
+    options = ("--model", checkpoint, "--output", tmp_path / "run")
     assert analyze(media / "below", *options, "--backend", "no_such_module:Detector") == 1
+    assert not (tmp_path / "run").exists()
     assert analyze(media / "below", *options, "--landmarks", "mean_face") == 0
+
+
+def test_a_missing_detector_is_told_in_the_words_of_the_command(checkpoint, media, tmp_path, capsys, monkeypatch):
+    """There is no `landmarks=` to type."""
+    monkeypatch.setitem(sys.modules, "face_alignment", None)
+    assert analyze(media / "below", "--model", checkpoint, "--output", tmp_path / "run") == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "pip install face-alignment" in line and "--landmarks mean_face" in line and "landmarks=" not in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_shards_make_the_whole(whole_run, checkpoint, media, tmp_path):

@@ -112,8 +112,9 @@ def test_the_run_goes_on_and_names_what_failed(media, tmp_path, capsys):
 
     out, err = capsys.readouterr()
     assert f"{len(broken)} errors in {len(broken)} sources" in out
-    failed = [line.removeprefix("mf2 analyze: failed: ") for line in err.splitlines() if "failed: " in line]
-    assert sorted(failed) == sorted(broken)
+    said = [line for line in err.splitlines() if "failed: " in line]
+    assert said == [f"mf2 analyze: failed: {source}: {row['error']}" for source, row in errors.items()]
+    assert not any(row["error"].startswith(source) for source, row in errors.items()), "the name stands before it"
     assert "Traceback" not in err
 
 

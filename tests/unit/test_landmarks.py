@@ -86,6 +86,15 @@ def test_missing_package_says_how_to_install_it(monkeypatch):
         FaceAlignmentDetector()
 
 
+def test_what_to_do_without_a_detector_is_the_callers_to_say(monkeypatch):
+    monkeypatch.setitem(sys.modules, "face_alignment", None)
+    with pytest.raises(ImportError, match=r"pip install face-alignment[^$]*pass landmarks=<array"):
+        load_detector("face-alignment", "cpu")
+    with pytest.raises(ImportError, match="pip install face-alignment") as caught:
+        load_detector("face-alignment", "cpu", instead="Or give --landmarks FILE.")
+    assert str(caught.value).endswith("Or give --landmarks FILE.") and "landmarks=" not in str(caught.value)
+
+
 def test_missing_weights_say_which_file_goes_where(monkeypatch, tmp_path):
     pytest.importorskip("face_alignment")
 
@@ -210,7 +219,7 @@ def test_a_face_mesh_becomes_68_points_in_pixels(stub_mediapipe, tmp_path):
 
 
 def test_a_model_file_that_is_none(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"needs a model file, a `\.task` file: https://"):
+    with pytest.raises(ValueError, match=r"needs a model_file, a `\.task` file; https://"):
         load_detector("mediapipe")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.task does not exist"):
         load_detector("mediapipe", model_file="nowhere.task")

@@ -247,7 +247,7 @@ def test_the_command_writes_results_and_a_contact_sheet(tmp_path, checkpoint, pi
 def test_the_command_says_which_files_failed(tmp_path, checkpoint, pictures, capsys):
     pictures[0].write_bytes(b"no picture")
     assert main(["search", TEXT, str(tmp_path / "faces"), *options(tmp_path, checkpoint)]) == 1
-    assert "face-0.png cannot be opened" in capsys.readouterr().out
+    assert "face-0.png: the picture cannot be opened" in capsys.readouterr().err
 
 
 def test_the_command_describes_a_face(tmp_path, checkpoint, pictures, capsys):
