@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
 
 MIN_SIDE = 8
+UPRIGHT = 1
+"""The EXIF orientation of a picture that is the right way up."""
 
 
 def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
@@ -89,9 +91,12 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     _check_size(*image.size, name, max_pixels)
     try:
-        image = ImageOps.exif_transpose(image)
+        image.load()
+        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+            image = ImageOps.exif_transpose(image)
         if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            image = image if image.mode == mode else image.convert(mode)  # which copies even what has the mode
         array = np.asarray(image)
     except Exception as error:  # decoders meet damaged data with errors of any type
         raise ValueError(

@@ -6,7 +6,7 @@ for them and memory does not grow with the length of a video.
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
-from ..landmarks_mf2 import head_pose
+from ..landmarks_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
 from .caption_check import CAPTION_PREFIX, check_captions
 from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
@@ -248,7 +248,9 @@ def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, batch_s
 
 
 def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
-    inputs, crops = _prepare([located for located in frames if located.faces], recognizer)
+    seen = [located for located in frames if located.faces]
+    batch = _prepare(seen, recognizer) if seen else {}
+    places = iter(_places(seen, batch))
     rows: list[dict[str, Any]] = []
     for located in frames:
         frame = located.frame
@@ -257,28 +259,20 @@ def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
             rows.append(row | {"status": STATUS_ERROR, "error": located.error})
         elif not located.faces:
             rows.append(row | {"status": STATUS_NO_FACE})
-        rows += [row | _place(face, next(crops), frame.image.shape[:2]) for face in located.faces]
+        rows += [row | next(places) for _ in located.faces]
     last = frames[-1].frame
+    inputs = {name: batch[name] for name in INPUT_NAMES if name in batch}
     return Chunk(rows, inputs, len(frames), (last.source_idx, last.index))
 
 
-def _prepare(
-    seen: Sequence[LocatedFrame], recognizer: Recognizer
-) -> tuple[dict[str, torch.Tensor], Iterator[Sequence[float]]]:
-    """The model's inputs for the faces of frames that have any, and what of the frames is in each, x0 y0 x1 y1."""
-    if not seen:
-        return {}, iter(())
-    batch = recognizer.image_processor(
+def _prepare(seen: Sequence[LocatedFrame], recognizer: Recognizer) -> Mapping[str, torch.Tensor]:
+    """What the image processor makes of the faces of frames that have any."""
+    return recognizer.image_processor(
         [located.frame.image for located in seen],
         landmarks=[_points(located.faces) for located in seen],
         face="all",
         device=recognizer.device,
     )
-    target = tuple(batch["pixel_values"].shape[-2:])
-    sizes = [located.frame.image.shape[:2] for located in seen for _ in located.faces]
-    matrices = batch["align_matrix"].cpu().numpy()
-    crops = (seen_box(matrix, target, size) for matrix, size in zip(matrices, sizes, strict=True))
-    return {name: batch[name] for name in INPUT_NAMES}, crops
 
 
 def _points(faces: Sequence[Face]) -> np.ndarray | None:
@@ -286,15 +280,28 @@ def _points(faces: Sequence[Face]) -> np.ndarray | None:
     return None if faces[0].detected is None else np.stack([face.landmarks_px for face in faces])
 
 
-def _place(face: Face, crop: Sequence[float], size: tuple[int, int]) -> dict[str, Any]:
-    """Where a face is and where it is turned to; of a face crop, what was seen."""
-    row: dict[str, Any] = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
-    if face.detected is None:
-        return row | dict(zip(BOX, crop, strict=True))
-    row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True))
-    points = np.asarray(face.detected.landmarks_px, dtype=np.float32)
-    row |= dict(zip(POSE, head_pose(points, size), strict=True))
-    return row | {LANDMARKS: points.ravel(), "face_score": face.detected.score}
+def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+    """Where each face is and where it is turned to; of a face crop, what was seen."""
+    faces = [(face, located.frame.image.shape[:2]) for located in seen for face in located.faces]
+    poses = iter(_poses([(face.landmarks_px, size) for face, size in faces if face.detected]))
+    for row_idx, (face, size) in enumerate(faces):
+        row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
+        if face.detected is None:
+            crop = seen_box(batch["align_matrix"][row_idx].cpu().numpy(), batch["pixel_values"].shape[-2:], size)
+            yield row | dict(zip(BOX, crop, strict=True))
+        else:
+            row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True)) | next(poses)
+            points = np.asarray(face.landmarks_px, dtype=np.float32)
+            yield row | {LANDMARKS: points.ravel(), "face_score": face.detected.score}
+
+
+def _poses(faces: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> list[dict[str, float]]:
+    """The pose columns of faces, given as points and the size of their picture; none where no head can be seen."""
+    if not faces:
+        return []
+    points, sizes = (np.stack(values) for values in zip(*faces, strict=True))
+    poses = head_poses(points, sizes)
+    return [dict(zip(POSE, pose.tolist(), strict=True)) if np.isfinite(pose).all() else {} for pose in poses]
 
 
 def complete_rows(

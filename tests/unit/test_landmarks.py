@@ -290,6 +290,17 @@ def test_the_pose_of_a_photographed_head(pose):
     assert np.abs(np.subtract(head_pose(near), pose)).max() > 6
 
 
+def test_many_heads_are_each_as_if_alone():
+    """One without depth among them has no pose and spoils none."""
+    poses = [(0, 0, 0), (20, -30, 10)]
+    heads = [photograph(pose, place=(0.1, 0.2)) for pose in poses]
+    flat = np.linspace((0, 0), (67, 67), 68)
+    found = landmarks_mf2.head_poses(np.stack([heads[0], flat, heads[1]]), np.array([(480, 640), (9, 9), (100, 90)]))
+    np.testing.assert_allclose(found[0], head_pose(heads[0], (480, 640)), atol=1e-9)
+    np.testing.assert_allclose(found[2], head_pose(heads[1], (100, 90)), atol=1e-9)
+    assert np.isnan(found[1]).all()
+
+
 def test_a_mirrored_face_looks_the_other_way():
     points = np.array(MEAN_FACE_68) + np.random.default_rng(0).normal(0, 0.02, (68, 2))
     pitch, yaw, roll = head_pose(points)
