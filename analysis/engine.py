@@ -1,7 +1,8 @@
 """The way of `mf2 analyze`: sources → frames → faces → model → rows, each stage beside the others.
 
-Decoding and looking for faces run in threads of their own with bounded queues between, so that the model does not wait
-for them and memory does not grow with the length of a video.
+Decoding runs in threads of its own, looking for faces and aligning them in another, with bounded queues between, so
+that the model does not wait for them and memory does not grow with the length of a video. A queue is passed by batches
+of faces: Python's lock changes hands for each thing that is handed over, and a small model does much in that time.
 """
 
 import json
@@ -21,7 +22,7 @@ from ..landmarks_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
 from .caption_check import CAPTION_PREFIX, check_captions
 from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
-from .media import Source, find_sources, import_av, read_frames
+from .media import FRAMES_AHEAD, Source, find_sources, import_av, read_frames
 from .peer_formats import PEER_WRITERS
 from .recognizer import INPUT_NAMES, Recognizer
 from .run_folder import MANIFEST_NAME, RunFolder
@@ -39,8 +40,8 @@ from .tables import (
     threshold_columns,
 )
 
-FRAMES_AHEAD = 8
-"""Decoded frames that may wait between two stages, and that a detector gets at once: what large frames cost."""
+CHUNKS_AHEAD = 2
+"""Batches that may wait for the model."""
 FRAMES_WITHOUT_FACE = 4
 """A chunk is closed after so many batches of frames, whether or not they have faces."""
 
@@ -170,9 +171,9 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     run.claim()
     remaining = list(enumerate(sources))[max(position[0], 0) :]
     size = options.batch_size
-    frames = run_ahead(read_frames(remaining, options.fps, position, options.num_threads), FRAMES_AHEAD)
-    located = run_ahead(locate_faces(frames, find, min(size, FRAMES_AHEAD), tracker), FRAMES_AHEAD)
-    chunks = run_ahead(make_chunks(located, recognizer, size), 2)
+    frames = read_frames(remaining, options.fps, position, options.num_threads)
+    located = locate_faces(frames, find, min(size, FRAMES_AHEAD), tracker)
+    chunks = run_ahead(make_chunks(located, recognizer, size), CHUNKS_AHEAD)
     with tqdm(desc="analyze", unit="frame") as bar:
         for chunk in chunks:
             position = chunk.position

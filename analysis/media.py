@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 
 from ..command_line import one_line
 from ..images_mf2 import read_image
+from .streaming import run_ahead
 
 PICTURE_SUFFIXES = {
     ".avif",
@@ -50,6 +51,8 @@ VIDEO_SUFFIXES = {
 ANIMATED_SUFFIXES = {".gif", ".png", ".webp"}
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
+FRAMES_AHEAD = 8
+"""Decoded frames that may wait for the caller: what large frames cost."""
 MAX_MISSING_S = 1.0
 """A video whose last frame comes earlier than this before its stated end is broken."""
 
@@ -129,13 +132,13 @@ def read_frames(
     skip: tuple[int, int] = (-1, -1),
     num_threads: int = 4,
 ) -> Iterator[Frame]:
-    """The frames of all sources, in order; several pictures are decoded at once.
+    """The frames of all sources, in order, decoded ahead of the caller; several pictures at once.
 
     Args:
         sources: with their places in the run.
         fps: frames a second to take of a video at the most; None takes all.
         skip: place of a source and the number of its last frame that is not wanted.
-        num_threads: pictures decoded at once, which are also those that wait.
+        num_threads: pictures decoded at once.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         pending: deque[Future[Iterable[Frame]]] = deque()
@@ -143,10 +146,10 @@ def read_frames(
             first = skip[1] + 1 if source_idx == skip[0] else 0
             if source.is_video:
                 yield from _drain(pending)
-                yield from _read_video(source, source_idx, fps, first)
+                yield from run_ahead(_read_video(source, source_idx, fps, first), FRAMES_AHEAD)
             else:
                 pending.append(pool.submit(_read_picture, source, source_idx, first))
-                if len(pending) > num_threads:
+                if len(pending) > FRAMES_AHEAD:
                     yield from pending.popleft().result()
         yield from _drain(pending)
 
