@@ -178,8 +178,8 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
         for chunk in chunks:
             position = chunk.position
             run.add(complete_rows(chunk, recognizer, size, options.captions), position)
-            bar.update(chunk.num_frames)
             bar.set_postfix_str(f"source {position[0] + 1}/{len(sources)}", refresh=False)
+            bar.update(chunk.num_frames)
     run.close_part(position)
 
 

@@ -54,7 +54,7 @@ def write_overlays(folder: Path) -> Path:
     for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(most_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)
         frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], min(MAX_PANELS, most_faces[name]))
-        _write_drawing(frames, folder / OVERLAY_NAME / free_name(Path(name).stem, taken))
+        _write_drawing(frames, folder / OVERLAY_NAME / free_name(name, taken))
     return folder / OVERLAY_NAME
 
 

@@ -35,7 +35,7 @@ def write_openface(tables: Iterable[pa.Table], label_space: LabelSpace, folder: 
     target = folder / "openface"
     taken: set[str] = set()
     for source, rows in groupby(_rows(tables), key=itemgetter("source")):
-        stem = free_name(Path(source).stem, taken)
+        stem = free_name(source, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
         lines = (_openface_line(row, aus, is_video) for row in rows)

@@ -62,7 +62,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
         timelines=[_show_timeline(view) for view in findings.views],
         num_hidden_faces=findings.num_hidden_faces,
         sources=findings.sources[:MAX_LISTED],
-        problems=[problem | {"name": Path(problem["source"]).name} for problem in findings.problems[:MAX_LISTED]],
+        problems=findings.problems[:MAX_LISTED],
         captions=findings.captions,
         counts=counts,
         settings=list(flatten({name: value for name, value in manifest.items() if name not in SHOWN_ELSEWHERE})),
@@ -145,7 +145,7 @@ def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thu
     thresholds = {signal.code: signal.threshold for signal in view.reading.aus}
     return {
         "image": thumbnails.get(face_key(row)),
-        "place": _clock(row["time_s"]) if is_video else Path(row["source"]).name,
+        "place": _clock(row["time_s"]) if is_video else row["name"],
         "time_s": row["time_s"] if is_video else None,
         "caption": caption,
         "unsupported": unsupported_aus(caption, row, thresholds) if caption and not view.reading.adapter else [],
@@ -160,7 +160,7 @@ def _show_picture(row: Mapping[str, Any], view: View, thumbnails: Thumbnails) ->
     """A line of the table of pictures."""
     emotion = max(view.reading.emotions, key=lambda signal: row[signal.column], default=None)
     return {
-        "name": Path(row["source"]).name,
+        "name": row["name"],
         "path": row["source"],
         "image": thumbnails.get(face_key(row)),
         "emotion": emotion

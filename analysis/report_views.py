@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from ..labels_mf2 import ACTION_UNITS
 from .caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
 from .run_folder import MANIFEST_NAME
-from .tables import LANDMARKS
+from .tables import LANDMARKS, short_names
 
 MAX_POINTS = 1200
 """Points of a timeline; longer ones are binned."""
@@ -136,6 +136,7 @@ def find_views(table: pd.DataFrame, thresholds: Mapping[str, float]) -> Findings
         table: a row a face or frame, with the columns that `mf2 analyze` writes.
         thresholds: probability from which an AU is active, by column (`"AU12"`, `"adapter.AU12"`).
     """
+    table = table.assign(name=table["source"].map(short_names(table["source"])))
     seen = table[(table["status"] == "ok") & (table["face"] >= 0)]
     frames = table.groupby("source")["frame"].nunique()
     is_video = seen["source"].map(frames) > 1
@@ -149,7 +150,7 @@ def find_views(table: pd.DataFrame, thresholds: Mapping[str, float]) -> Findings
     return Findings(
         views=views,
         sources=list(_describe_sources(table)),
-        problems=table.loc[table["status"] == "error", ["source", "frame", "error"]].to_dict("records"),
+        problems=table.loc[table["status"] == "error", ["name", "frame", "error"]].to_dict("records"),
         counts=_count(table, seen),
         num_hidden_faces=max(len(tracks) - MAX_VIDEO_VIEWS, 0),
         captions=_check_captions(seen, readings),
@@ -177,7 +178,7 @@ def find_readings(columns: Sequence[str], thresholds: Mapping[str, float]) -> It
 # -------------------------------------------------------------------------------------------------------------- views
 def _video_view(rows: pd.DataFrame, reading: Reading) -> View:
     rows = rows.sort_values("frame")
-    title = f"{Path(rows['source'].iloc[0]).name} · face {rows['face'].iloc[0]}"
+    title = f"{rows['name'].iloc[0]} · face {rows['face'].iloc[0]}"
     return View(_titled(title, reading), reading, rows, *summarize(rows, reading), make_timeline(rows, reading))
 
 
@@ -240,7 +241,7 @@ def _describe_sources(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for source, rows in table.groupby("source", sort=False):
         faces = rows.loc[rows["face"] >= 0, "face"]
         yield {
-            "name": Path(str(source)).name,
+            "name": rows["name"].iloc[0],
             "path": str(source),
             "frames": int(rows["frame"].nunique()),
             "faces": int(faces.nunique()),

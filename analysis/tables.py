@@ -22,6 +22,7 @@ An adapter's columns are `<adapter>.AU1` and so on.
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,14 +71,32 @@ def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float
     }
 
 
-def free_name(stem: str, taken: set[str]) -> str:
-    """The stem, numbered where another source has it already."""
+def free_name(source: str, taken: set[str]) -> str:
+    """A source's name for its files: without suffix; where another has it already, after its folders' or numbered."""
+    *folders, stem = Path(source).with_suffix("").relative_to(Path(source).anchor).parts
+    while stem in taken and folders:
+        stem = f"{folders.pop()}-{stem}"
     name, number = stem, 1
     while name in taken:
         number += 1
         name = f"{stem}-{number}"
     taken.add(name)
     return name
+
+
+def short_names(sources: Iterable[str]) -> dict[str, str]:
+    """Each source's name, after as many of its folders as tell it from the others."""
+    names: dict[str, str] = {}
+    unnamed, num_parts = set(sources), 0
+    while unnamed:
+        num_parts += 1
+        tails = {source: "/".join(Path(source).parts[-num_parts:]) for source in unnamed}
+        shared = Counter(tails.values())
+        names |= {
+            source: tail for source, tail in tails.items() if shared[tail] == 1 or num_parts >= len(Path(source).parts)
+        }
+        unnamed -= names.keys()
+    return names
 
 
 # ----------------------------------------------------------------------------------------------------------- files

@@ -1,7 +1,9 @@
 """Time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video.
 
 The plain loop runs the model over batches that are ready, which no tool can beat; the difference is what decoding,
-aligning, naming and writing cost where they do not run beside the model.
+aligning, naming and writing cost where they do not run beside the model. That takes a core that the model leaves free:
+with as many threads as cores, or on a machine that is busy otherwise, every share shows the work in full. So
+`--threads` is best one less than the cores.
 """
 
 import argparse
@@ -42,8 +44,10 @@ VIDEO_SIZE = (320, 240)
 SPEED_TARGET = 0.9
 """Images a second of `mf2 analyze` over those of the plain loop, at least, in batches of 16."""
 MEMORY_TARGET = 1.05
-"""Peak memory over all frames over that of a quarter of them, at most."""
-BATCH_SIZES = (1, 16)
+"""Peak memory over all frames over that of the first of them, at most."""
+LANDMARKS = {"mean_face": MEAN_FACE, "given": "landmarks.csv", "detect": DETECT}
+"""Where faces are, by name: of `mf2 analyze --landmarks`, and a file in the folder of the pictures."""
+PARTS = ("speed", "start", "memory")
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
@@ -98,12 +102,10 @@ def save_video(file: Path, count: int) -> Path:
 def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Images a second of the tool and of the plain loop, in turns, for each source of landmarks and batch size."""
     recognizer = Recognizer.from_pretrained(str(save_model(size, folder / size, args.seed)), device=args.device)
-    ways = {"mean face": MEAN_FACE, "given": str(folder / "landmarks.csv")} | (
-        {"detect": DETECT} if args.detect else {}
-    )
-    for batch_size in BATCH_SIZES:
+    for batch_size in args.batch_sizes:
         runs = {("plain", ""): {"run": plain_loop(recognizer, args.pictures, batch_size)}}
-        for kind, (way, landmarks) in itertools.product(PICTURE_SIZES, ways.items()):
+        for kind, way in itertools.product(args.kinds, args.landmarks):
+            landmarks = str(folder / LANDMARKS[way]) if way == "given" else LANDMARKS[way]
             options = AnalyzeOptions(
                 str(folder / size), device=args.device, batch_size=batch_size, landmarks=landmarks
             )
@@ -133,8 +135,9 @@ def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Call
 
     @torch.inference_mode()
     def run() -> None:
-        for _ in range(0, num_images, batch_size):
-            outputs = recognizer.model.forward_adapters(names, **inputs)
+        for start in range(0, num_images, batch_size):
+            rest = {name: values[: num_images - start] for name, values in inputs.items()}
+            outputs = recognizer.model.forward_adapters(names, **rest)
             for output in outputs.values():
                 output.au_logits.cpu()
 
@@ -155,10 +158,11 @@ def analysis_of(pictures: Path, recognizer: Recognizer, options: AnalyzeOptions)
 
 
 # -------------------------------------------------------------------------------------------------- start-up, memory
-def measure_start(folder: Path, device: str) -> Iterator[dict[str, Any]]:
+def measure_start(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of whole commands, in processes of their own, the best of three."""
+    save_model("tiny", folder / "tiny", args.seed)
     picture = next((folder / "photographs").iterdir())
-    one = ["analyze", str(picture), "--model", str(folder / "tiny"), "--landmarks", MEAN_FACE, "--device", device]
+    one = ["analyze", str(picture), "--model", str(folder / "tiny"), "--landmarks", MEAN_FACE, "--device", args.device]
     for name, command in {
         "mf2 --help": ["--help"],
         "mf2 analyze --help": ["analyze", "--help"],
@@ -174,9 +178,10 @@ def measure_start(folder: Path, device: str) -> Iterator[dict[str, Any]]:
 
 
 def measure_memory(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Peak memory of a video and of its first quarter, each in a process of its own."""
+    """Peak memory of a video and of its beginning, each in a process of its own."""
+    save_model("tiny", folder / "tiny", args.seed)
     peaks = {}
-    for count in (args.frames // 4, args.frames):
+    for count in (args.first_frames, args.frames):
         video = save_video(folder / f"{count}.mp4", count)
         peaks[count] = in_fresh_process(peak_of, str(video), str(folder / "tiny"), args.device)
     whole = peaks[args.frames]
@@ -195,13 +200,21 @@ def peak_of(video: str, model: str, device: str) -> int:
 # ------------------------------------------------------------------------------------------------------------- main
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
     parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
     parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
-    parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video; 0 leaves it out [10000]")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="faces in a pass [1 16]")
+    parser.add_argument("--kinds", nargs="+", choices=list(PICTURE_SIZES), default=list(PICTURE_SIZES), help="[both]")
     parser.add_argument(
-        "--detect", action="store_true", help="also with the default detector, whose weights are there"
+        "--landmarks",
+        nargs="+",
+        choices=list(LANDMARKS),
+        default=["mean_face", "given"],
+        help="where faces are; `detect` needs the default detector's weights [mean_face given]",
     )
+    parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video [10000]")
+    parser.add_argument("--first_frames", type=int, default=1000, help="frames of its beginning [1000]")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
     parser.add_argument("--device", default="cpu", help="[cpu]")
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
@@ -222,16 +235,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:
     """Measure and print one section after the other."""
     save_pictures(folder, args.pictures)
-    rows = [row for size in args.sizes for row in measure_speed(size, args, folder)]
-    sections = {"speed": Section("JPEG crops of 112 × 112 and photographs of 640 × 480", rows)}
-    print(sections["speed"].to_markdown(), flush=True)
-    if not (folder / "tiny").exists():
-        save_model("tiny", folder / "tiny", args.seed)
-    sections["start"] = Section("Start-up", list(measure_start(folder, args.device)))
-    print(sections["start"].to_markdown(), flush=True)
-    if args.frames:
-        sections["memory"] = Section("Peak memory on a video, tiny", list(measure_memory(folder, args)))
-        print(sections["memory"].to_markdown(), flush=True)
+    parts = {
+        "speed": ("Images a second", (row for size in args.sizes for row in measure_speed(size, args, folder))),
+        "start": ("Start-up, tiny", measure_start(folder, args)),
+        "memory": ("Peak memory on a video, tiny", measure_memory(folder, args)),
+    }
+    sections = {}
+    for name in args.only:
+        title, rows = parts[name]
+        sections[name] = Section(title, list(rows))
+        print(sections[name].to_markdown(), flush=True)
     return sections
 
 

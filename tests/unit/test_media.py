@@ -12,7 +12,7 @@ from PIL import Image
 from mf2.analysis import analyze, media
 from mf2.analysis.media import find_sources, printable, read_frames
 from mf2.analysis.peer_formats import PEER_WRITERS
-from mf2.analysis.tables import WRITERS, free_name
+from mf2.analysis.tables import WRITERS, free_name, short_names
 from mf2.pipeline_mf2 import CAPTION_KINDS
 
 
@@ -109,7 +109,12 @@ def test_the_command_offers_what_there_is():
     assert set(analyze.CAPTION_KINDS) == set(CAPTION_KINDS)
 
 
-def test_files_of_one_name_get_numbers():
+def test_files_of_one_name_have_their_folders_before_it():
     taken: set[str] = set()
-    assert [free_name("a", taken) for _ in range(3)] == ["a", "a-2", "a-3"]
-    assert free_name("a-2", taken) == "a-2-2"
+    sources = ["/x/a.jpg", "/y/a.jpg", "/y/a.png", "/y/a.gif", "a.jpg", "a.png", "y-a.b.jpg"]
+    assert [free_name(source, taken) for source in sources] == ["a", "y-a", "y-a-2", "y-a-3", "a-2", "a-3", "y-a.b"]
+
+
+def test_sources_are_called_by_what_tells_them_apart():
+    sources = ["run/x/1.jpg", "run/y/1.jpg", "run/y/2.jpg", "1.jpg"]
+    assert short_names(sources) == dict(zip(sources, ["x/1.jpg", "y/1.jpg", "2.jpg", "1.jpg"], strict=True))
