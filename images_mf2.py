@@ -109,7 +109,8 @@ def _from_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: int, c
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
-    array = source if source.ndim == 2 else np.moveaxis(source, _channel_axis(source.shape, name, channels), -1)
+    axis = 2 if source.ndim == 2 else _channel_axis(source.shape, name, channels)
+    array = source if axis == 2 else np.moveaxis(source, axis, -1)
     _check_size(array.shape[1], array.shape[0], name, max_pixels)
     return _to_rgb(array, name)
 
@@ -120,7 +121,7 @@ def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
     if array.shape[-1] == 4:
         alpha = array[..., 3:] / 255.0
         return np.rint(array[..., :3] * alpha + 255.0 * (1 - alpha)).astype(np.uint8)
-    return np.broadcast_to(array, (*array.shape[:2], 3))
+    return array if array.shape[-1] == 3 else np.broadcast_to(array, (*array.shape[:2], 3))
 
 
 def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> int:

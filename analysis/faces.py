@@ -106,8 +106,8 @@ class _GivenLandmarks:
     """
 
     def __init__(self, file: Path, names: Iterable[str]):
-        keys = {key for name in names for key in self._videos(name)}
-        self.points = read_landmarks(file, _Videos(keys))
+        self.videos = {name: self._videos(name) for name in names}
+        self.points = read_landmarks(file, _Videos({key for keys in self.videos.values() for key in keys}))
 
     @staticmethod
     def _videos(name: str) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class _GivenLandmarks:
         return [self._find(frame) for frame in frames]
 
     def _find(self, frame: Frame) -> list[DetectedFace] | Exception:
-        name, stem, folder = self._videos(frame.source.name)
+        name, stem, folder = self.videos[frame.source.name]
         keys = [(name, frame.index), (stem, frame.index)]
         if stem.isdecimal() and not frame.source.is_video:
             keys.append((folder, int(stem)))

@@ -47,9 +47,7 @@ class FaceTracker:
             time_s: of the frame; frames come in order.
         """
         known = [track for track in self.tracks if time_s - track.time_s <= MAX_GAP_S]
-        overlaps = intersection_over_union([track.box for track in known], boxes)
-        matches = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-        track_of = {int(column): known[row] for row, column in matches if overlaps[row, column] >= MIN_IOU}
+        track_of = _match(known, boxes) if known else {}
         for place, box in enumerate(boxes):
             if place not in track_of:
                 track_of[place] = Track(self._next_face, box, time_s)
@@ -58,6 +56,13 @@ class FaceTracker:
             track_of[place].box, track_of[place].time_s = box, time_s
         self.tracks = known
         return [track_of[place].face for place in range(len(boxes))]
+
+
+def _match(tracks: Sequence[Track], boxes: Sequence[Box]) -> dict[int, Track]:
+    """The track of each box that has one, by the box's place."""
+    overlaps = intersection_over_union([track.box for track in tracks], boxes)
+    matches = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
+    return {int(column): tracks[row] for row, column in matches if overlaps[row, column] >= MIN_IOU}
 
 
 def intersection_over_union(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ MEMORY_TARGET = 1.05
 """Peak memory over all frames over that of the first of them, at most."""
 LANDMARKS = {"mean_face": MEAN_FACE, "given": "landmarks.csv", "detect": DETECT}
 """Where faces are, by name: of `mf2 analyze --landmarks`, and a file in the folder of the pictures."""
+PLAIN = ("plain", "")
 PARTS = ("speed", "start", "memory")
 
 
@@ -103,27 +104,41 @@ def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator
     """Images a second of the tool and of the plain loop, in turns, for each source of landmarks and batch size."""
     recognizer = Recognizer.from_pretrained(str(save_model(size, folder / size, args.seed)), device=args.device)
     for batch_size in args.batch_sizes:
-        runs = {("plain", ""): {"run": plain_loop(recognizer, args.pictures, batch_size)}}
+        runs = {PLAIN: plain_loop(recognizer, args.pictures, batch_size)}
         for kind, way in itertools.product(args.kinds, args.landmarks):
             landmarks = str(folder / LANDMARKS[way]) if way == "given" else LANDMARKS[way]
             options = AnalyzeOptions(
                 str(folder / size), device=args.device, batch_size=batch_size, landmarks=landmarks
             )
-            runs[kind, way] = {"run": analysis_of(folder / kind, recognizer, options)}
-        timings = time_side_by_side(runs, args.repeats, 1, args.device, f"{size}, batch {batch_size}")
-        plain = timings.pop(("plain", ""))
-        for (kind, way), timing in timings.items():
-            share = plain.seconds / timing.seconds
+            runs[kind, way] = analysis_of(folder / kind, recognizer, options)
+        cpu: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
+        phases = {name: {"run": noting_cpu(run, cpu[name])} for name, run in runs.items()}
+        timings = time_side_by_side(phases, args.repeats, 1, args.device, f"{size}, batch {batch_size}")
+        for kind, way in list(runs)[1:]:
+            share = timings[PLAIN].seconds / timings[kind, way].seconds
             yield {
                 "size": size,
                 "batch": batch_size,
                 "pictures": kind,
                 "landmarks": way,
-                "images/s": args.pictures / timing.seconds,
-                "plain loop, images/s": args.pictures / plain.seconds,
+                "images/s": args.pictures / timings[kind, way].seconds,
+                "plain loop, images/s": args.pictures / timings[PLAIN].seconds,
                 "of the plain loop": share,
                 f"≥ {SPEED_TARGET}": share >= SPEED_TARGET,
+                "CPU ms an image": 1000 * min(cpu[kind, way]) / args.pictures,
+                "plain loop, CPU ms": 1000 * min(cpu[PLAIN]) / args.pictures,
             }
+
+
+def noting_cpu(function: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+    """The same, which notes the processor's seconds of all its threads: what is left of a time on a busy machine."""
+
+    def run() -> None:
+        started = process_time()
+        function()
+        seconds.append(process_time() - started)
+
+    return run
 
 
 def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Callable[[], None]:
