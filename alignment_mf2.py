@@ -347,10 +347,7 @@ def compare_embeds(
 
 
 def read_distinct_texts(
-    branch: MF2Branch,
-    texts: TextItems,
-    read: Callable[[QFormerStates], torch.Tensor],
-    output_hidden_states: bool = False,
+    branch: MF2Branch, texts: TextItems, read: Callable[[QFormerStates], torch.Tensor]
 ) -> torch.Tensor:
     """What `read` takes from the text-only pass, through which each distinct caption goes once.
 
@@ -365,12 +362,7 @@ def read_distinct_texts(
     first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
     ids, masks = texts.input_ids.flatten(0, 1)[rows[first]], texts.attention_mask.flatten(0, 1)[rows[first]]
     parts = split_by_length(masks, texts.num_length_parts)
-    values = torch.cat(
-        [
-            read(branch.encode_text(ids[part, :length], masks[part, :length], output_hidden_states))
-            for part, length in parts
-        ]
-    )
+    values = torch.cat([read(branch.encode_text(ids[part, :length], masks[part, :length])) for part, length in parts])
     values = torch.empty_like(values).index_copy(0, torch.cat([part for part, _ in parts]), values)
     scattered = values.new_zeros(texts.valid.numel(), *values.shape[1:]).index_copy(0, rows, values[inverse])
     return scattered.unflatten(0, texts.valid.shape)

@@ -13,8 +13,8 @@ region, D branch width, W vision width, P projection width, H heads, L layers.
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,8 @@ if is_peft_available():
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""
+QUERIES_AT_ONCE = 2048
+"""In a pass on the CPU that nothing differentiates; more need memory and are no faster."""
 
 
 # ---------------------------------------------------------------------------------------------------------- outputs
@@ -176,44 +178,56 @@ class MF2Branch(SharedSpace):
         states = self.vision_layernorm(vision_states)
         return states + self.region_embeddings.weight if hasattr(self, "region_embeddings") else states
 
-    def project_vision(self, vision_states: torch.Tensor) -> list[KeyValue | None]:
-        """(rows, regions, N, W) vision tokens -> keys and values for each layer's cross-attention."""
+    def project_vision(self, vision_states: torch.Tensor) -> Iterator[KeyValue | None]:
+        """(rows, regions, N, W) vision tokens -> as [`MF2QFormer.project_vision`], from the normalised ones."""
         return self.qformer.project_vision(self.normalize_vision(vision_states))
 
     def encode_image(
-        self,
-        vision_states: torch.Tensor,
-        au_ids: Sequence[int] | None = None,
-        output_hidden_states: bool = False,
-        keep_key_values: bool = True,
+        self, vision_states: torch.Tensor, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
     ) -> "BranchView":
         """The query-only pass, Eq. 1; each face, and each region, is a row of its own.
 
         Args:
             vision_states: `(B, 1, N, W)` tokens of the face, or `(B, A, R, W)` tokens of its regions.
             au_ids: Whose regions they are, as in `query_embeds`.
-            output_hidden_states, keep_key_values: As in [`MF2QFormer`].
+            keep_key_values: Leave the keys and values of queries and image, for passes with text.
         """
-        vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
         query_embeds = self.query_embeds(au_ids)
+        if keep_key_values or not self._is_split(vision_states):
+            return self._encode_images(query_embeds, vision_states, keep_key_values)
+        images_at_once = max(QUERIES_AT_ONCE // query_embeds[..., 0].numel(), 1)
+        parts = [self._encode_images(query_embeds, images) for images in vision_states.split(images_at_once)]
+        states, pooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "pooled"))
+        return BranchView(states, pooled, query_embeds, vision_states)
+
+    def _is_split(self, vision_states: torch.Tensor) -> bool:
+        """Whether images go through in parts, which takes less memory: not on a GPU, which is best used by all at
+        once, nor in a graph that is compiled, nor where autograd keeps everything anyway."""
+        if vision_states.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        tensors = (vision_states, *self.parameters())
+        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+    def _encode_images(
+        self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False
+    ) -> "BranchView":
+        vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
+        kept = list(vision_key_values) if keep_key_values else []
         queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
         states = self.qformer(
             queries,
             query_length=queries.shape[1],
-            vision_key_values=vision_key_values,
-            output_hidden_states=output_hidden_states,
+            vision_key_values=kept or vision_key_values,
+            pool=lambda states: states.mean(1),
             keep_key_values=keep_key_values,
         )
-        last = states.last.unflatten(0, vision_states.shape[:2])
-        return BranchView(last, query_embeds, vision_states, states, vision_key_values)
+        last, pooled = (x.unflatten(0, vision_states.shape[:2]) for x in (states.last, states.pooled))
+        return BranchView(last, pooled, query_embeds, vision_states, states.key_values, kept)
 
-    def encode_text(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, output_hidden_states: bool = False
-    ) -> QFormerStates:
-        """The text-only pass, Eq. 2: `(rows, T)` ids -> states."""
-        return self.qformer(
-            self.embeddings(input_ids), attention_mask=attention_mask, output_hidden_states=output_hidden_states
-        )
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> QFormerStates:
+        """The text-only pass, Eq. 2: `(rows, T)` ids -> states, pooled at position 0."""
+        embeds = self.embeddings(input_ids)
+        return self.qformer(embeds, attention_mask=attention_mask, pool=lambda states: states[:, 0].clone())
 
     def decode(
         self,
@@ -362,22 +376,19 @@ class BranchView:
 
     Args:
         states: `(B, K, Q, D)` last query states.
+        pooled: `(B, K, J, D)` means over the queries, of the embeddings and of the states after each layer.
         query_embeds: `(K, Q, D)` the queries that made them.
         vision_states: `(B, K, N, W)` what the queries attended to.
-        qformer: The pass over B · K rows: its keys and values, and (on request) every layer's states.
-        vision_key_values: A layer's projected image, `(B · K, 1, H, N, D / H)`.
+        key_values: A layer's keys and values of the queries, `(B · K, H, Q, D / H)`; empty unless they were kept.
+        vision_key_values: Those of the image, `(B · K, 1, H, N, D / H)`; likewise.
     """
 
     states: torch.Tensor
+    pooled: torch.Tensor
     query_embeds: torch.Tensor
     vision_states: torch.Tensor
-    qformer: QFormerStates
-    vision_key_values: list[KeyValue | None]
-
-    def pool(self) -> torch.Tensor:
-        """`(B, K, J, D)`: means over the queries, of every layer's states where they were kept, else of the last."""
-        layers = self.qformer.all or (self.qformer.last,)
-        return torch.stack([states.mean(1) for states in layers], dim=1).unflatten(0, self.states.shape[:2])
+    key_values: list[KeyValue] = field(default_factory=list)
+    vision_key_values: list[KeyValue | None] = field(default_factory=list)
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -562,17 +573,13 @@ class MF2Model(MF2PreTrainedModel):
         pixel_values: torch.Tensor,
         au_boxes: torch.Tensor | None,
         au_ids: Sequence[int] | None = None,
-        output_hidden_states: bool | None = None,
     ) -> dict[str, BranchView]:
         """The query-only pass of every branch, by name.
 
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
-            output_hidden_states: Keep every layer's states; by default, where the recognisers read them.
         """
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
-        if output_hidden_states is None:
-            output_hidden_states = self.recognizers.reads_hidden_states
         vision = self.encode_vision(pixel_values)
         views = {}
         for name, branch in self.branches.items():
@@ -581,12 +588,12 @@ class MF2Model(MF2PreTrainedModel):
                 vision_states = self.encode_regions(vision, au_boxes)  # (B, A, R, W)
             else:
                 vision_states = vision.tokens[:, None]  # (B, 1, N, W)
-            views[name] = branch.encode_image(vision_states, au_ids, output_hidden_states, self._writes)
+            views[name] = branch.encode_image(vision_states, au_ids, self._writes)
         return views
 
     def recognize(self, views: dict[str, BranchView]) -> Recognition:
         """What the checkpoint's recognisers, or those of the active adapter, say."""
-        return self.recognizers({name: view.pool() for name, view in views.items()})
+        return self.recognizers({name: view.pooled for name, view in views.items()})
 
     def _describe(self, views: dict[str, BranchView]) -> MF2Output:
         """The states and the embeddings of every branch."""
@@ -615,8 +622,8 @@ class MF2Model(MF2PreTrainedModel):
 
     def pool_texts(self, branch: str, *text: torch.Tensor | None) -> PooledTexts:
         """What an adapter reads of a branch's texts: ids, mask and caption ids as in [`MF2ForPreTraining`]."""
-        items, read = self._text_items(*text), QFormerStates.first_positions
-        states = read_distinct_texts(self.get_branch(branch), items, read, output_hidden_states=True)
+        items = self._text_items(*text)
+        states = read_distinct_texts(self.get_branch(branch), items, lambda states: states.pooled)
         return PooledTexts(states, items.caption_ids, items.valid)
 
     @can_return_tuple
@@ -693,9 +700,9 @@ class MF2Model(MF2PreTrainedModel):
         if unknown := [name for name in names if name not in spaces]:
             raise ValueError(f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, spaces))}.")
         au_ids = list(dict.fromkeys(au_id for name in names for au_id in spaces[name].region_au_ids))
-        views = self.encode_branches(pixel_values, au_boxes, au_ids, output_hidden_states=True)
+        views = self.encode_branches(pixel_values, au_boxes, au_ids)
         described = self._describe(views)
-        pooled = {branch: view.pool() for branch, view in views.items()}
+        pooled = {branch: view.pooled for branch, view in views.items()}
         outputs = {}
         for name in names:
             output, own = dataclasses.replace(described), dict(pooled)
@@ -755,7 +762,7 @@ class MF2ForPreTraining(MF2Model):
         texts: dict[str, tuple[torch.Tensor | None, ...]],
     ) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
-        if not self.recognizers.reads_hidden_states:  # under an adapter the branches are frozen
+        if self.recognizers.trains_branches:
             for name, text in texts.items():
                 items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
                 aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
@@ -790,7 +797,7 @@ class MF2ForPreTraining(MF2Model):
         return VisualItems(
             states=view.states.flatten(1, 2)[:, None],
             query_embeds=view.query_embeds.flatten(0, 1)[None],
-            key_values=map_key_values(side_by_side, view.qformer.key_values),
+            key_values=map_key_values(side_by_side, view.key_values),
             vision_key_values=map_key_values(as_regions, view.vision_key_values),
             vision_states=view.vision_states[:, None],
         )
@@ -803,7 +810,7 @@ class MF2ForPreTraining(MF2Model):
         return VisualItems(
             states=view.states[:, aus],
             query_embeds=view.query_embeds[aus],
-            key_values=select_rows(view.qformer.key_values, rows),
+            key_values=select_rows(view.key_values, rows),
             vision_key_values=select_rows(view.vision_key_values, rows),
             vision_states=view.vision_states[:, aus, None],
         )
@@ -855,7 +862,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         if rows is None:
             key_values = MF2ForPreTraining._face_items(view).key_values
         else:
-            key_values = select_rows(view.qformer.key_values, rows)
+            key_values = select_rows(view.key_values, rows)
         return torch.stack([torch.stack(kv, dim=1) for kv in key_values], dim=1)
 
     @can_return_tuple

@@ -337,8 +337,8 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         return self.active_side or self.base_layer
 
     @property
-    def reads_hidden_states(self) -> bool:
-        return self.active_side is not None
+    def trains_branches(self) -> bool:
+        return self.active_side is None
 
     @property
     def reads_texts(self) -> bool:

@@ -2,12 +2,13 @@
 
 Its parameters are named as in transformers' `Blip2QFormerModel` and `BertModel`, so that published weights load. It
 differs in what a pass can be handed instead of computing it again: the image projected to keys and values once for all
-passes, and the query pass's keys and values for the text that is generated after it.
+passes, and the query pass's keys and values for the text that is generated after it. A pass keeps what is asked of it
+and no more.
 
 Symbols in shapes: Q queries, T text tokens, N vision tokens, D width, H heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -202,15 +203,17 @@ class MF2QFormerEncoder(nn.Module):
 
 @dataclass
 class QFormerStates:
-    """What a pass leaves: the last states and, where kept, each layer's own keys and values, and its states."""
+    """What a pass leaves.
+
+    Args:
+        last: `(rows, tokens, D)` after the last layer.
+        pooled: `(rows, J, D)`, what was pooled of the embeddings and of the states after each layer; None if nothing.
+        key_values: Each layer's own keys and values; empty unless they were kept.
+    """
 
     last: torch.Tensor
+    pooled: torch.Tensor | None
     key_values: list[KeyValue]
-    all: tuple[torch.Tensor, ...] | None = None
-
-    def first_positions(self) -> torch.Tensor:
-        """`(rows, J, D)`: position 0 of a text after each of the J layers."""
-        return torch.stack([layer[:, 0] for layer in self.all], dim=1)
 
 
 class MF2QFormer(nn.Module):
@@ -227,36 +230,40 @@ class MF2QFormer(nn.Module):
         self.dropout = nn.Dropout(qformer_config.hidden_dropout_prob)
         self.encoder = MF2QFormerEncoder(config, qformer_config)
 
-    def project_vision(self, vision_states: torch.Tensor) -> list[KeyValue | None]:
-        """(rows, regions, N, W) -> keys and values for each layer's cross-attention; None for layers without one."""
-        return [
-            layer.crossattention.attention.project_key_value(vision_states) if layer.has_cross_attention else None
-            for layer in self.encoder.layer
-        ]
+    def project_vision(self, vision_states: torch.Tensor) -> Iterator[KeyValue | None]:
+        """(rows, regions, N, W) -> keys and values for each layer's cross-attention; None for layers without one.
+
+        Each layer's are computed when they are asked for; a list of them serves several passes.
+        """
+        for layer in self.encoder.layer:
+            has_one = layer.has_cross_attention
+            yield layer.crossattention.attention.project_key_value(vision_states) if has_one else None
 
     def forward(
         self,
         embeds: torch.Tensor,
         query_length: int = 0,
         attention_mask: torch.Tensor | None = None,
-        vision_key_values: list[KeyValue | None] | None = None,
+        vision_key_values: Iterable[KeyValue | None] = (),
         prefix: list[KeyValue] | None = None,
         past_key_values: Cache | None = None,
         drop_text: bool = False,
-        output_hidden_states: bool = False,
-        keep_key_values: bool = True,
+        pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        keep_key_values: bool = False,
     ) -> QFormerStates:
         """Run all blocks; arguments as in [`MF2QFormerLayer`], one entry a layer.
 
         Args:
             embeds: `(rows, query_length + T, D)`, before the embedding LayerNorm.
             attention_mask: `(rows, tokens)` padding mask, or a mask that is already prepared (4-D).
+            pool: `(rows, tokens, D)` states of a layer -> `(rows, D)`.
             keep_key_values: Leave each layer's keys and values, for text that is written after this pass.
         """
         hidden_states = self.dropout(self.layernorm(embeds))
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
             attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        key_values, all_states = [], [hidden_states]
+        vision_key_values = iter(vision_key_values)
+        key_values, pooled = [], [pool(hidden_states)] if pool else []
         last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
             drop = drop_text and index == last and _is_sliceable(attention_mask)
@@ -264,15 +271,16 @@ class MF2QFormer(nn.Module):
                 hidden_states,
                 query_length,
                 attention_mask[:, :, :query_length] if drop and attention_mask is not None else attention_mask,
-                vision_key_values[index] if vision_key_values is not None else None,
+                next(vision_key_values, None),
                 prefix[index] if prefix is not None else None,
                 past_key_values=past_key_values,
                 drop_text=drop,
             )
             if keep_key_values:
                 key_values.append(key_value)
-            all_states.append(hidden_states)
-        return QFormerStates(hidden_states, key_values, tuple(all_states) if output_hidden_states else None)
+            if pool:
+                pooled.append(pool(hidden_states))
+        return QFormerStates(hidden_states, torch.stack(pooled, dim=1) if pool else None, key_values)
 
 
 def _is_sliceable(attention_mask) -> bool:
@@ -280,7 +288,7 @@ def _is_sliceable(attention_mask) -> bool:
     return attention_mask is None or (isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4)
 
 
-def map_key_values(function: Callable[..., torch.Tensor], *passes: list[KeyValue | None]) -> list[KeyValue | None]:
+def map_key_values(function: Callable[..., torch.Tensor], *passes: Iterable[KeyValue | None]) -> list[KeyValue | None]:
     """Apply a function to the keys, and to the values, of each layer of one or more passes."""
     return [
         None if pairs[0] is None else tuple(function(*tensors) for tensors in zip(*pairs, strict=True))

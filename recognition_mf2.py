@@ -96,7 +96,7 @@ class RecognitionHeads(nn.Module):
 class MF2Recognizers(RecognitionHeads):
     """The checkpoint's own recognisers, on the branches' last states."""
 
-    reads_hidden_states = False
+    trains_branches = True
     reads_texts = False
 
     @torch.no_grad()

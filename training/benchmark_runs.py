@@ -88,7 +88,7 @@ def pass_pairs(
 
     return {
         "query-only": Pair(
-            lambda: branch.encode_image(regions).qformer.last,
+            lambda: branch.encode_image(regions).states[:, 0],
             lambda: reference.encode_image(queries(), reference.branch.normalize_vision(vision_states)),
         ),
         "text-only": Pair(lambda: branch.encode_text(ids, mask).last, lambda: reference.encode_text(ids, mask)),
@@ -107,7 +107,7 @@ def itg_pair(
     Backward, ours goes on to the keys and values, with which the query-only pass continues.
     """
     with torch.no_grad():
-        kept = branch.encode_image(vision_states[:, None]).qformer.key_values
+        kept = branch.encode_image(vision_states[:, None], keep_key_values=True).key_values
 
     def ours() -> torch.Tensor:
         return branch.decode(ids, mask, map_key_values(lambda x: x.detach().requires_grad_(), kept))

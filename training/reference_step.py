@@ -34,7 +34,6 @@ from mf2.alignment_mf2 import (
 )
 from mf2.configuration_mf2 import MF2QFormerConfig
 from mf2.modeling_mf2 import BranchView, MF2Branch, MF2ForPreTraining
-from mf2.qformer_mf2 import QFormerStates
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -184,9 +183,9 @@ class ReferenceStep(nn.Module):
             tokens = reference.branch.normalize_vision(tokens)  # (B, K, N, W)
             queries = reference.branch.query_embeds()  # (K, Q, D)
             rows = queries.expand(len(tokens), -1, -1, -1).flatten(0, 1)
-            passed = QFormerStates(reference.encode_image(rows, tokens.flatten(0, 1)), key_values=[])
-            last = passed.last.unflatten(0, tokens.shape[:2])
-            views[name] = BranchView(last, queries, tokens, passed, vision_key_values=[])
+            last = reference.encode_image(rows, tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+            pooled = last.mean(2, keepdim=True)  # (B, K, 1, D)
+            views[name] = BranchView(last, pooled, queries, tokens)
         return views
 
     def _align(self, reference: ReferenceBranch, view: BranchView, texts: TextItems) -> dict[str, torch.Tensor]:

@@ -150,7 +150,7 @@ class StatesStore:
     def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
         """`(n, J, D)`, without a word to the other processes: they wait meanwhile."""
         ids, mask, _ = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
-        states = model.get_branch(branch).encode_text(ids, mask, output_hidden_states=True).first_positions()
+        states = model.get_branch(branch).encode_text(ids, mask).pooled
         return keep(states, self.num_kept).to("cpu", self.dtype)
 
     def _chunk_states(
@@ -162,11 +162,9 @@ class StatesStore:
         parts: dict[str, list[torch.Tensor]] = {}
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
             inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
-            views = model.encode_branches(
-                **inputs, au_ids=self.images.image_processor.au_ids, output_hidden_states=True
-            )
+            views = model.encode_branches(**inputs, au_ids=self.images.image_processor.au_ids)
             for name, branch_view in views.items():
-                parts.setdefault(name, []).append(keep(branch_view.pool(), self.num_kept).to("cpu", self.dtype))
+                parts.setdefault(name, []).append(keep(branch_view.pooled, self.num_kept).to("cpu", self.dtype))
         return {name: torch.cat(of) for name, of in parts.items()}
 
 
@@ -185,8 +183,8 @@ class KeyedRows(Dataset):
 
 def pool_batch(model: MF2Model, batch: Mapping[str, torch.Tensor], num_kept: int) -> dict[str, torch.Tensor]:
     """Everything that DFN reads of a batch, in one go: `…_states` of the images, `…_text_states` of the texts."""
-    views = model.encode_branches(batch["pixel_values"], batch["au_boxes"], output_hidden_states=True)
-    states = {f"{name}_states": keep(view.pool(), num_kept) for name, view in views.items()}
+    views = model.encode_branches(batch["pixel_values"], batch["au_boxes"])
+    states = {f"{name}_states": keep(view.pooled, num_kept) for name, view in views.items()}
     for name, prefix in (("emo", ""), ("au", "au_")):
         text = (batch[f"{prefix}{part}"] for part in ("input_ids", "attention_mask", "caption_ids"))
         states[f"{name}_text_states"] = keep(model.pool_texts(name, *text).states, num_kept)

@@ -82,7 +82,10 @@ def query_pass(branch: MF2Branch, item: Item):
     """Last query states `(Q, D)`, and each layer's keys and values, of the regions one after another."""
     passes = [
         branch.qformer(
-            queries[None], query_length=len(queries), vision_key_values=branch.project_vision(region[None, None])
+            queries[None],
+            query_length=len(queries),
+            vision_key_values=branch.project_vision(region[None, None]),
+            keep_key_values=True,
         )
         for queries, region in zip(item.queries, item.regions, strict=True)
     ]

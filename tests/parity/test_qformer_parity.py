@@ -142,8 +142,8 @@ def padding_mask_with_queries(mask: torch.Tensor) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------------------------ against BLIP-2
 def test_query_only_pass(pair, image):
-    states = pair.branch.encode_image(image[:, None]).qformer
-    torch.testing.assert_close(states.last, pair.reference(None, None, image), **EXACT)
+    states = pair.branch.encode_image(image[:, None]).states[:, 0]
+    torch.testing.assert_close(states, pair.reference(None, None, image), **EXACT)
 
 
 def test_text_only_pass(pair, texts):
@@ -202,10 +202,10 @@ def generation_mask(mask: torch.Tensor) -> torch.Tensor:
 def test_two_stage_generation_equals_one_masked_pass(pair, texts, image):
     """The text runs on the keys and values of the query-only pass; with gradient into the queries."""
     ids, mask = texts
-    visual = pair.branch.encode_image(image[:, None]).qformer
+    visual = pair.branch.encode_image(image[:, None], keep_key_values=True)
     ours = pair.branch.decode(ids, mask, visual.key_values)
     theirs = pair.reference(ids, generation_mask(mask), image)
-    torch.testing.assert_close(visual.last, theirs[:, :QUERIES], **EXACT)
+    torch.testing.assert_close(visual.states[:, 0], theirs[:, :QUERIES], **EXACT)
     assert_close_where(mask, ours, theirs[:, QUERIES:])
 
     queries = pair.branch.query_tokens
@@ -217,7 +217,7 @@ def test_two_stage_generation_equals_one_masked_pass(pair, texts, image):
 
 def test_generation_token_by_token_equals_all_at_once(pair, texts, image):
     ids, _ = texts
-    visual = pair.branch.encode_image(image[:, None]).qformer
+    visual = pair.branch.encode_image(image[:, None], keep_key_values=True)
     at_once = pair.branch.decode(ids, None, visual.key_values)
     cache = DynamicCache()
     steps = [pair.branch.decode(ids[:, t : t + 1], None, visual.key_values, cache) for t in range(TEXT)]
@@ -228,11 +228,11 @@ def test_regions_side_by_side_equal_each_region_alone(pair, texts, image):
     """Queries of several regions in one row: each part cross-attends to its own region (`au_text_mode="caption"`)."""
     branch = pair.branch
     queries = branch.query_embeds().expand(2, -1, -1).reshape(1, 2 * QUERIES, -1)
-    vision = branch.project_vision(image[None, :2])
+    vision = next(branch.project_vision(image[None, :2]))
     layer = branch.qformer.encoder.layer[0]
-    together = layer._query_block(queries, vision[0])
+    together = layer._query_block(queries, vision)
     alone = [
-        layer._query_block(queries[:, :QUERIES], branch.project_vision(image[None, i : i + 1])[0]) for i in (0, 1)
+        layer._query_block(queries[:, :QUERIES], next(branch.project_vision(image[None, i : i + 1]))) for i in (0, 1)
     ]
     torch.testing.assert_close(together, torch.cat(alone, dim=1), **EXACT)
 
@@ -298,15 +298,14 @@ def test_a_model_started_from_blip2_matches_and_retrieves_as_blip2(blip2, texts)
     pixels = torch.randn(ROWS, 3, 32, 32, generator=torch.Generator().manual_seed(7))
     tokens = model.encode_vision(pixels).tokens
 
-    view = model.emo.encode_image(tokens[:, None])
-    visual, vision_key_values = view.qformer, view.vision_key_values
+    view = model.emo.encode_image(tokens[:, None], keep_key_values=True)
     queries = model.emo.query_embeds().expand(ROWS, -1, -1)
-    matched = model.emo.match(queries, vision_key_values, ids, mask)
+    matched = model.emo.match(queries, view.vision_key_values, ids, mask)
     expected = theirs(pixels, ids, mask, use_image_text_matching_head=True).logits_per_image
     torch.testing.assert_close(matched, expected, **EXACT)
 
     texts_embeds = model.get_text_features(ids, mask).pooler_output
-    scores = model.get_retrieval_scores(model.emo.embed_image(visual.last), texts_embeds)
+    scores = model.get_retrieval_scores(model.emo.embed_image(view.states[:, 0]), texts_embeds)
     torch.testing.assert_close(scores, theirs(pixels, ids, mask).logits_per_image, **EXACT)
 
 
@@ -342,14 +341,13 @@ def test_an_empty_batch_runs_and_reaches_every_weight(attention):
     branch = make_pair(attention).branch
     ids = torch.zeros(0, TEXT, dtype=torch.long)
     image = torch.zeros(0, VISION_TOKENS, VISION["hidden_size"])
-    view = branch.encode_image(image[:, None])
-    visual, vision_key_values = view.qformer, view.vision_key_values
+    view = branch.encode_image(image[:, None], keep_key_values=True)
     queries = branch.query_embeds().expand(0, -1, -1)
-    logits = branch.match(queries, vision_key_values, ids, ids)
-    words = branch.predict_tokens(branch.decode(ids, ids, visual.key_values))
+    logits = branch.match(queries, view.vision_key_values, ids, ids)
+    words = branch.predict_tokens(branch.decode(ids, ids, view.key_values))
     embeds = branch.embed_text(branch.encode_text(ids, ids).last)
     assert (logits.shape, words.shape, embeds.shape) == ((0, 2), (0, TEXT, DEC + 1), (0, 16))
-    (logits.sum() + words.sum() + embeds.sum() + branch.embed_image(visual.last).sum()).backward()
+    (logits.sum() + words.sum() + embeds.sum() + branch.embed_image(view.states).sum()).backward()
     missing = [name for name, p in branch.named_parameters() if p.grad is None or p.grad.any()]
     assert missing == ["temperature"]
 
@@ -361,12 +359,11 @@ def test_flex_attention_equals_sdpa(texts, image):
     ids, mask = texts
 
     def all_passes(branch: MF2Branch) -> list[torch.Tensor]:
-        view = branch.encode_image(image[:, None])
-        visual, vision_key_values = view.qformer, view.vision_key_values
+        view = branch.encode_image(image[:, None], keep_key_values=True)
         text = branch.encode_text(ids, mask).last[mask.bool()]
-        words = branch.decode(ids, mask, visual.key_values)[mask.bool()]
+        words = branch.decode(ids, mask, view.key_values)[mask.bool()]
         queries = branch.query_embeds().expand(ROWS, -1, -1)
-        return [visual.last, text, words, branch.match(queries, vision_key_values, ids, mask)]
+        return [view.states, text, words, branch.match(queries, view.vision_key_values, ids, mask)]
 
     with torch.compiler.set_stance("force_eager"):
         flex = all_passes(make_pair("flex_attention").branch)

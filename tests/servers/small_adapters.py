@@ -1,12 +1,14 @@
 """A small model whose branches differ in depth, what it is shown, and adapters for it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Model
+from mf2.modeling_mf2 import MF2Branch, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide
 
 AUS = (1, 12, 15)
@@ -51,6 +53,17 @@ def small_model(model_class: type[MF2Model] = MF2Model, seed: int = 0, **fields:
     """Random weights in evaluation mode."""
     torch.manual_seed(seed)
     return model_class(small_config(**fields)).eval()
+
+
+@contextmanager
+def watch_states(branch: MF2Branch) -> Iterator[list[torch.Tensor]]:
+    """The states `(rows, tokens, D)` that the branch's next pass leaves: of the embeddings and after each layer."""
+    layers, states = branch.qformer.encoder.layer, []
+    hooks = [layers[0].register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))]
+    hooks += [layer.register_forward_hook(lambda *call: states.append(call[-1][0])) for layer in layers]
+    yield states
+    for hook in hooks:
+        hook.remove()
 
 
 def make_images(num_aus: int = len(AUS), batch_size: int = 3) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from small_adapters import (
     make_texts,
     side_of,
     small_model,
+    watch_states,
 )
 
 from mf2.configuration_mf2 import MF2Config
@@ -78,21 +80,29 @@ def slow_tower(tower, states: list[torch.Tensor], config: DFNConfig) -> torch.Te
     return hidden
 
 
+def seen_states(model: MF2Model, images: dict[str, torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+    """By branch, `(rows, Q, D)` of the image pass's embeddings and after each of its layers."""
+    with ExitStack() as watched:
+        states = {name: watched.enter_context(watch_states(branch)) for name, branch in model.branches.items()}
+        model.encode_branches(**images)
+    return states
+
+
 @torch.no_grad()
 def slow_forward(model: PeftModel, images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Logits, image by image and AU by AU."""
     base, side = model.get_base_model(), side_of(model)
     modality = "image" if side.config.decoupled else "shared"
-    views = base.encode_branches(**images)
+    seen = seen_states(base, images)
     logits = {"au_logits": [], "emotion_logits": []}
     for image in range(len(images["pixel_values"])):
         ends = {}
-        for name, view in views.items():
-            num_views = view.states.shape[1]
+        for name, states in seen.items():
+            num_views = len(states[0]) // len(images["pixel_values"])
             ends[name] = [
                 slow_tower(
                     side.towers[f"{name}_{modality}"],
-                    [states[image * num_views + k].mean(0) for states in view.qformer.all],
+                    [layer[image * num_views + k].mean(0) for layer in states],
                     side.config,
                 )
                 for k in range(num_views)
@@ -200,7 +210,7 @@ def test_the_alignment_loss_is_itc_of_the_towers_ends(fields):
     base, side = model.get_base_model(), side_of(model)
     text_tower = "text" if side.config.decoupled else "shared"
     image_tower = "image" if side.config.decoupled else "shared"
-    views, losses = base.encode_branches(**make_images()), model(**batch).losses
+    seen, losses = seen_states(base, make_images()), model(**batch).losses
     for name, prefix in (("emo", ""), ("au", "au_")):
         branch = base.branches[name]
         ids, mask = batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]
@@ -212,11 +222,12 @@ def test_the_alignment_loss_is_itc_of_the_towers_ends(fields):
             text_ends, image_ends = [], []
             for image in range(len(ids)):
                 length = max(int(mask[image, k].sum()), 1)
-                states = branch.encode_text(ids[image : image + 1, k, :length], torch.ones(1, length), True).all
+                with watch_states(branch) as states:
+                    branch.encode_text(ids[image : image + 1, k, :length], torch.ones(1, length))
                 text_ends.append(
                     slow_tower(side.towers[f"{name}_{text_tower}"], [s[0, 0] for s in states], side.config)
                 )
-                pooled = [s[image * num_views + k].mean(0) for s in views[name].qformer.all]
+                pooled = [s[image * num_views + k].mean(0) for s in seen[name]]
                 image_ends.append(slow_tower(side.towers[f"{name}_{image_tower}"], pooled, side.config))
             totals.append(slow_itc(torch.stack(image_ends), torch.stack(text_ends), valid, branch, 0.1))
             num_valid += int(valid.sum())

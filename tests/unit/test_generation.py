@@ -49,8 +49,8 @@ def visual_keys(model, images, branch: str) -> list[list]:
     """For each visual input (a face, or image times AU) the keys and values of its own query pass."""
     vision = model.encode_vision(images["pixel_values"])
     if branch == "emo":
-        return [model.emo.encode_image(tokens[None, None]).qformer.key_values for tokens in vision.tokens]
-    rows = model.au.encode_image(model.encode_regions(vision, images["au_boxes"])).qformer.key_values
+        return [model.emo.encode_image(tokens[None, None], None, True).key_values for tokens in vision.tokens]
+    rows = model.au.encode_image(model.encode_regions(vision, images["au_boxes"]), None, True).key_values
     count = rows[0][0].shape[0]
     return [[(keys[i : i + 1], values[i : i + 1]) for keys, values in rows] for i in range(count)]
 

@@ -1,8 +1,11 @@
 """The model as a whole: what it takes, what it gives, and that every switch leaves it working."""
 
+import weakref
+
 import pytest
 import torch
 
+from mf2 import modeling_mf2
 from mf2.configuration_mf2 import MF2Config
 from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import (
@@ -284,6 +287,61 @@ def test_gradient_checkpointing_changes_no_gradient():
     expected, gradients = gradients_of_a_step(checkpointing=False), gradients_of_a_step(checkpointing=True)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@torch.no_grad()
+def test_images_in_parts_are_seen_as_all_at_once(batch_size, monkeypatch):
+    model, images = make_model(MF2Model), make_images(batch_size)
+    whole = model.encode_branches(**images)
+    assert whole["au"].states.shape[:2] == (batch_size, len(AUS))
+    passes = count_passes(model)
+    for queries_at_once, parts in ((1, batch_size), (12, -(-batch_size // 2))):
+        monkeypatch.setattr(modeling_mf2, "QUERIES_AT_ONCE", queries_at_once)
+        passes.clear()
+        views = model.encode_branches(**images)
+        assert passes.count("au") == parts
+        for name, view in whole.items():
+            torch.testing.assert_close(views[name].states, view.states, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(views[name].pooled, view.pooled, rtol=1e-6, atol=1e-6)
+
+
+def count_passes(model: MF2Model) -> list[str]:
+    """A list that grows by a branch's name with each pass of its Q-Former."""
+    passes = []
+    for name, branch in model.branches.items():
+        branch.qformer.register_forward_pre_hook(lambda *_, name=name: passes.append(name))
+    return passes
+
+
+@pytest.mark.parametrize("trained", ["vision_model", "au.query_tokens", "au.region_embeddings", "au.qformer.encoder"])
+def test_images_stay_together_where_something_is_trained(trained, monkeypatch):
+    monkeypatch.setattr(modeling_mf2, "QUERIES_AT_ONCE", 1)
+    model = make_model(MF2Model, freeze_vision=False).requires_grad_(False)
+    passes = count_passes(model)
+    model(**make_images())
+    assert passes == ["emo"] * 3 + ["au"] * 3
+    passes.clear()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
+    model(**make_images())
+    assert passes.count("au") == 1
+
+
+@torch.no_grad()
+def test_an_image_pass_holds_no_layer_but_the_last():
+    """Neither its states nor the image's keys and values, by the time that the next runs."""
+    model = make_model(MF2Model, au_config={"num_hidden_layers": 4, "cross_attention_frequency": 1})
+    alive, layers = [], []
+
+    def remember(_, inputs: tuple) -> None:
+        alive.append([layer for layer, tensor in layers if tensor() is not None])
+        layers.extend((len(alive), weakref.ref(tensor)) for tensor in (inputs[0], *inputs[3]))
+
+    for layer in model.au.qformer.encoder.layer:
+        layer.register_forward_pre_hook(remember)
+    model(**make_images())
+    assert alive == [[], [], [], []]
 
 
 @pytest.mark.parametrize("au_text_mode", ["per_au", "caption"])
