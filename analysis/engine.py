@@ -41,9 +41,11 @@ from .tables import (
 )
 
 CHUNKS_AHEAD = 2
-"""Batches that may wait for the model."""
+"""Chunks that may wait for the model."""
+MIN_CHUNK = 8
+"""Faces that are aligned at once, at least, however small the model's batches are: a call costs more than a face."""
 FRAMES_WITHOUT_FACE = 4
-"""A chunk is closed after so many batches of frames, whether or not they have faces."""
+"""A chunk is closed after so many times its faces in frames, whether or not they have any."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     size = options.batch_size
     frames = read_frames(remaining, options.fps, position, options.num_threads)
     located = locate_faces(frames, find, min(size, FRAMES_AHEAD), tracker)
-    chunks = run_ahead(make_chunks(located, recognizer, size), CHUNKS_AHEAD)
+    chunks = run_ahead(make_chunks(located, recognizer, max(size, MIN_CHUNK)), CHUNKS_AHEAD)
     with tqdm(desc="analyze", unit="frame") as bar:
         for chunk in chunks:
             position = chunk.position
@@ -234,14 +236,14 @@ class Chunk:
     position: tuple[int, int]
 
 
-def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, batch_size: int) -> Iterator[Chunk]:
-    """Frames until there are `batch_size` faces, as their rows and the model's inputs."""
+def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, chunk_size: int) -> Iterator[Chunk]:
+    """Frames until there are so many faces, as their rows and the model's inputs."""
     frames: list[LocatedFrame] = []
     num_faces = 0
     for frame in located:
         frames.append(frame)
         num_faces += len(frame.faces)
-        if num_faces >= batch_size or len(frames) >= FRAMES_WITHOUT_FACE * batch_size:
+        if num_faces >= chunk_size or len(frames) >= FRAMES_WITHOUT_FACE * chunk_size:
             yield _make_chunk(frames, recognizer)
             frames, num_faces = [], 0
     if frames:
