@@ -417,7 +417,7 @@ class MF2PreTrainedModel(PreTrainedModel):
 class MF2Model(MF2PreTrainedModel):
     """Everything that sees: the tower, the two branches and the two recognisers. Text is not needed."""
 
-    _writes = False  # whether text follows the image passes and sees their keys and values
+    _aligns = False  # whether texts are aligned with the queries and see their keys and values
 
     def __init__(self, config: MF2Config):
         super().__init__(config)
@@ -573,11 +573,13 @@ class MF2Model(MF2PreTrainedModel):
         pixel_values: torch.Tensor,
         au_boxes: torch.Tensor | None,
         au_ids: Sequence[int] | None = None,
+        keep_key_values: bool = False,
     ) -> dict[str, BranchView]:
         """The query-only pass of every branch, by name.
 
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
+            keep_key_values: As in [`MF2Branch.encode_image`].
         """
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
         vision = self.encode_vision(pixel_values)
@@ -588,7 +590,7 @@ class MF2Model(MF2PreTrainedModel):
                 vision_states = self.encode_regions(vision, au_boxes)  # (B, A, R, W)
             else:
                 vision_states = vision.tokens[:, None]  # (B, 1, N, W)
-            views[name] = branch.encode_image(vision_states, au_ids, self._writes)
+            views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)
         return views
 
     def recognize(self, views: dict[str, BranchView]) -> Recognition:
@@ -654,14 +656,14 @@ class MF2Model(MF2PreTrainedModel):
             caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
-        views = self.encode_branches(pixel_values, au_boxes)
-        output, seen = self._describe(views), self.recognize(views)
-        output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
         texts = {
             "emo": (input_ids, attention_mask, caption_ids),
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
         }
-        texts = {name: text for name, text in texts.items() if name in views and text[0] is not None}
+        texts = {name: text for name, text in texts.items() if name in self.branches and text[0] is not None}
+        views = self.encode_branches(pixel_values, au_boxes, keep_key_values=self._aligns and bool(texts))
+        output, seen = self._describe(views), self.recognize(views)
+        output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
         output.losses = self._losses(views, seen, emotion_labels, au_labels, texts)
         output.loss = self.recognizers.weigh(output.losses)
         return output
@@ -751,7 +753,9 @@ class MF2Model(MF2PreTrainedModel):
 class MF2ForPreTraining(MF2Model):
     """MF² with its training losses: ITC + ITM + ITG in each branch that has texts, and the two recognisers."""
 
-    _writes = True
+    @property
+    def _aligns(self) -> bool:
+        return self.recognizers.trains_branches
 
     def _losses(
         self,
@@ -762,7 +766,7 @@ class MF2ForPreTraining(MF2Model):
         texts: dict[str, tuple[torch.Tensor | None, ...]],
     ) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
-        if self.recognizers.trains_branches:
+        if self._aligns:
             for name, text in texts.items():
                 items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
                 aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
@@ -854,7 +858,6 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
     """MF² that writes: emotion and key-AU captions from the global branch, AU captions from the local one."""
 
     main_input_name = "input_ids"  # what the generation loop extends
-    _writes = True
 
     def _visual_prefix(self, views: dict[str, BranchView], branch: str, rows: torch.Tensor | None) -> torch.Tensor:
         """The queries' keys and values as one tensor `(rows, L, 2, H, Q, D / H)`, so that beams can repeat it."""
@@ -891,7 +894,8 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             raise ValueError("input_ids is missing: the text so far, beginning with [DEC]. `generate` needs none.")
         name = CAPTION_BRANCH[caption_kind]
         if visual_prefix is None:
-            visual_prefix = self._visual_prefix(self.encode_branches(pixel_values, au_boxes), name, rows=None)
+            views = self.encode_branches(pixel_values, au_boxes, keep_key_values=True)
+            visual_prefix = self._visual_prefix(views, name, rows=None)
         prefix = [tuple(layer.unbind(1)) for layer in visual_prefix.unbind(1)]
         branch = self.get_branch(name)
         states = branch.decode(input_ids, attention_mask, prefix, past_key_values)
@@ -946,7 +950,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
         branch = CAPTION_BRANCH[caption_kind]
         self.get_branch(branch)
-        views = self.encode_branches(pixel_values, au_boxes)
+        views = self.encode_branches(pixel_values, au_boxes, keep_key_values=True)
         if caption_kind != "au" or self.config.au_text_mode == "caption":
             return self._write(self._visual_prefix(views, branch, rows=None), caption_kind, **kwargs)
         if kwargs.get("num_return_sequences", 1) != 1 or kwargs.get("return_dict_in_generate"):

@@ -328,10 +328,11 @@ def test_images_stay_together_where_something_is_trained(trained, monkeypatch):
     assert passes.count("au") == 1
 
 
+@pytest.mark.parametrize("model_class", CLASSES)
 @torch.no_grad()
-def test_an_image_pass_holds_no_layer_but_the_last():
+def test_an_image_pass_holds_no_layer_but_the_last(model_class):
     """Neither its states nor the image's keys and values, by the time that the next runs."""
-    model = make_model(MF2Model, au_config={"num_hidden_layers": 4, "cross_attention_frequency": 1})
+    model = make_model(model_class, au_config={"num_hidden_layers": 4, "cross_attention_frequency": 1})
     alive, layers = [], []
 
     def remember(_, inputs: tuple) -> None:
@@ -340,8 +341,25 @@ def test_an_image_pass_holds_no_layer_but_the_last():
 
     for layer in model.au.qformer.encoder.layer:
         layer.register_forward_pre_hook(remember)
-    model(**make_images())
+    model.forward_adapters(["base"], **make_images())
     assert alive == [[], [], [], []]
+
+
+@torch.no_grad()
+def test_keys_and_values_are_kept_for_texts_alone(monkeypatch):
+    kept, encode_image = [], modeling_mf2.MF2Branch.encode_image
+
+    def watch(branch, vision_states, au_ids=None, keep_key_values=False):
+        view = encode_image(branch, vision_states, au_ids, keep_key_values)
+        kept.append((bool(view.key_values), bool(view.vision_key_values)))
+        return view
+
+    monkeypatch.setattr(modeling_mf2.MF2Branch, "encode_image", watch)
+    model = make_model(MF2ForPreTraining)
+    model(**make_images(), **make_labels())
+    assert kept == [(False, False)] * 2
+    model(**make_batch(model))
+    assert kept[2:] == [(True, True)] * 2
 
 
 @pytest.mark.parametrize("au_text_mode", ["per_au", "caption"])
