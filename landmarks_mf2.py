@@ -130,10 +130,10 @@ def _weight_files() -> dict[str, str]:
 
 
 def _weights_help(device: str, error: Exception) -> str:
-    files = "\n".join(f"  {path}\n    from {url}" for path, url in _weight_files().items())
+    files = "; ".join(f"{path} from {url}" for path, url in _weight_files().items())
     return (
         f"face-alignment could not be set up on {device} ({error}). It needs these files, which it fetches where "
-        f"there is a network; put them in place (again, if they are damaged; TORCH_HOME moves the folder):\n{files}"
+        f"there is a network; put them in place (again, if they are damaged; TORCH_HOME moves the folder): {files}."
     )
 
 
@@ -287,7 +287,7 @@ def load_detector(
             raise
         except (ImportError, OSError) as error:
             kind = ImportError if isinstance(error, ImportError) else OSError
-            raise kind(f"{error}\n{instead}") from error
+            raise kind(f"{error} {instead}") from error
     return _LOADED[key]
 
 
