@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from .labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
-from .qformer_mf2 import KeyValue, QFormerStates, map_key_values, select_rows
+from .qformer_mf2 import KeyValue, map_key_values, select_rows
 
 MF2Branch = Any
 """The branch of the model, which this file serves and therefore does not import."""
@@ -323,7 +323,7 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
 def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
     """Compare this process's images and texts with everybody's, within their groups."""
     image_embeds = branch.embed_image(images.states)
-    text_embeds = read_distinct_texts(branch, texts, lambda states: branch.embed_text(states.last))
+    text_embeds = read_distinct_texts(texts, lambda *text: branch.embed_text(branch.encode_text(*text)))
     return compare_embeds(image_embeds, text_embeds, branch.temperature, texts.caption_ids, texts.valid)
 
 
@@ -346,13 +346,11 @@ def compare_embeds(
     )
 
 
-def read_distinct_texts(
-    branch: MF2Branch, texts: TextItems, read: Callable[[QFormerStates], torch.Tensor]
-) -> torch.Tensor:
-    """What `read` takes from the text-only pass, through which each distinct caption goes once.
+def read_distinct_texts(texts: TextItems, read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """What a text-only pass makes of the texts; each distinct caption goes through it once.
 
     Args:
-        read: States of some texts -> `(rows, …)`.
+        read: `(rows, T)` ids and mask -> `(rows, …)`.
     Returns:
         `(I, G, …)`; zeros where an item has no text.
     """
@@ -362,7 +360,7 @@ def read_distinct_texts(
     first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
     ids, masks = texts.input_ids.flatten(0, 1)[rows[first]], texts.attention_mask.flatten(0, 1)[rows[first]]
     parts = split_by_length(masks, texts.num_length_parts)
-    values = torch.cat([read(branch.encode_text(ids[part, :length], masks[part, :length])) for part, length in parts])
+    values = torch.cat([read(ids[part, :length], masks[part, :length]) for part, length in parts])
     values = torch.empty_like(values).index_copy(0, torch.cat([part for part, _ in parts]), values)
     scattered = values.new_zeros(texts.valid.numel(), *values.shape[1:]).index_copy(0, rows, values[inverse])
     return scattered.unflatten(0, texts.valid.shape)

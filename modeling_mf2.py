@@ -44,7 +44,7 @@ from .alignment_mf2 import (
 )
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .labels_mf2 import LabelSpace
-from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, QFormerStates, map_key_values, select_rows
+from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, map_key_values, select_rows
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
 
@@ -224,10 +224,14 @@ class MF2Branch(SharedSpace):
         last, pooled = (x.unflatten(0, vision_states.shape[:2]) for x in (states.last, states.pooled))
         return BranchView(last, pooled, query_embeds, vision_states, states.key_values, kept)
 
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> QFormerStates:
-        """The text-only pass, Eq. 2: `(rows, T)` ids -> states, pooled at position 0."""
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The text-only pass, Eq. 2: `(rows, T)` ids -> `(rows, T, D)` states."""
+        return self.qformer(self.embeddings(input_ids), attention_mask=attention_mask).last
+
+    def pool_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The same pass -> `(rows, J, D)`: position 0 of the embeddings and of the states after each layer."""
         embeds = self.embeddings(input_ids)
-        return self.qformer(embeds, attention_mask=attention_mask, pool=lambda states: states[:, 0].clone())
+        return self.qformer(embeds, attention_mask=attention_mask, pool=lambda states: states[:, 0].clone()).pooled
 
     def decode(
         self,
@@ -625,7 +629,7 @@ class MF2Model(MF2PreTrainedModel):
     def pool_texts(self, branch: str, *text: torch.Tensor | None) -> PooledTexts:
         """What an adapter reads of a branch's texts: ids, mask and caption ids as in [`MF2ForPreTraining`]."""
         items = self._text_items(*text)
-        states = read_distinct_texts(self.get_branch(branch), items, lambda states: states.pooled)
+        states = read_distinct_texts(items, self.get_branch(branch).pool_text)
         return PooledTexts(states, items.caption_ids, items.valid)
 
     @can_return_tuple
@@ -739,7 +743,7 @@ class MF2Model(MF2PreTrainedModel):
         """Embeddings of texts in a branch's space: `(B, T)` ids -> `pooler_output` `(B, P)`."""
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
-        states = self.get_branch(branch).encode_text(input_ids, attention_mask).last
+        states = self.get_branch(branch).encode_text(input_ids, attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=states, pooler_output=self.get_branch(branch).embed_text(states)
         )

@@ -91,7 +91,7 @@ def pass_pairs(
             lambda: branch.encode_image(regions).states[:, 0],
             lambda: reference.encode_image(queries(), reference.branch.normalize_vision(vision_states)),
         ),
-        "text-only": Pair(lambda: branch.encode_text(ids, mask).last, lambda: reference.encode_text(ids, mask)),
+        "text-only": Pair(lambda: branch.encode_text(ids, mask), lambda: reference.encode_text(ids, mask)),
         "joint": Pair(our_joint, theirs(reference.encode_both, visible)),
         "joint, to ITM logits": Pair(
             lambda: branch.match(queries(), branch.project_vision(regions), ids, mask), theirs(reference.match, mask)

@@ -150,7 +150,7 @@ class StatesStore:
     def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
         """`(n, J, D)`, without a word to the other processes: they wait meanwhile."""
         ids, mask, _ = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
-        states = model.get_branch(branch).encode_text(ids, mask).pooled
+        states = model.get_branch(branch).pool_text(ids, mask)
         return keep(states, self.num_kept).to("cpu", self.dtype)
 
     def _chunk_states(

@@ -100,7 +100,7 @@ def query_pass(branch: MF2Branch, item: Item):
 def similarity(branch: MF2Branch, image: Item, text: Item) -> torch.Tensor:
     """The best cosine over the image's queries, divided by the temperature."""
     ids = torch.tensor([text.ids])
-    words = branch.text_projection(branch.encode_text(ids, torch.ones_like(ids)).last[0, 0])
+    words = branch.text_projection(branch.encode_text(ids, torch.ones_like(ids))[0, 0])
     queries = branch.vision_projection(query_pass(branch, image)[0])
     cosines = [torch.cosine_similarity(query, words, dim=0) for query in queries]
     return torch.stack(cosines).max() / branch.temperature

@@ -148,7 +148,7 @@ def test_query_only_pass(pair, image):
 
 def test_text_only_pass(pair, texts):
     ids, mask = texts
-    assert_close_where(mask, pair.branch.encode_text(ids, mask).last, pair.reference(ids, mask, None))
+    assert_close_where(mask, pair.branch.encode_text(ids, mask), pair.reference(ids, mask, None))
 
 
 def joint_pass(branch: MF2Branch, ids, mask, image, drop_text: bool = False) -> torch.Tensor:
@@ -270,7 +270,7 @@ def test_text_path_started_from_bert_equals_bert(bert, texts, attention):
     model = randomise(our_model(attention), seed=6)
     not_filled = load_pretrained_parts(model, text=path)
     for name, branch in model.branches.items():
-        states = branch.encode_text(ids, mask).last
+        states = branch.encode_text(ids, mask)
         assert_close_where(mask, states, theirs.bert(ids, mask).last_hidden_state)
         assert_close_where(mask, branch.predict_tokens(states)[..., :DEC], theirs(ids, mask).logits)
         queries_side = {"query_tokens", "vision_layernorm", "vision_projection", "itm_head"}
@@ -345,7 +345,7 @@ def test_an_empty_batch_runs_and_reaches_every_weight(attention):
     queries = branch.query_embeds().expand(0, -1, -1)
     logits = branch.match(queries, view.vision_key_values, ids, ids)
     words = branch.predict_tokens(branch.decode(ids, ids, view.key_values))
-    embeds = branch.embed_text(branch.encode_text(ids, ids).last)
+    embeds = branch.embed_text(branch.encode_text(ids, ids))
     assert (logits.shape, words.shape, embeds.shape) == ((0, 2), (0, TEXT, DEC + 1), (0, 16))
     (logits.sum() + words.sum() + embeds.sum() + branch.embed_image(view.states).sum()).backward()
     missing = [name for name, p in branch.named_parameters() if p.grad is None or p.grad.any()]
@@ -360,7 +360,7 @@ def test_flex_attention_equals_sdpa(texts, image):
 
     def all_passes(branch: MF2Branch) -> list[torch.Tensor]:
         view = branch.encode_image(image[:, None], keep_key_values=True)
-        text = branch.encode_text(ids, mask).last[mask.bool()]
+        text = branch.encode_text(ids, mask)[mask.bool()]
         words = branch.decode(ids, mask, view.key_values)[mask.bool()]
         queries = branch.query_embeds().expand(ROWS, -1, -1)
         return [view.states, text, words, branch.match(queries, view.vision_key_values, ids, mask)]
