@@ -91,10 +91,19 @@ def test_adapters_are_readings_of_their_own():
 
 
 def test_counts_tell_frames_without_a_face_from_errors():
-    rows = [*video_rows(20), missing("gone.jpg", 0, "error", "gone.jpg is empty (0 bytes).")]
+    rows = [*video_rows(20), missing("gone.jpg", 0, "error", "the picture is empty (0 bytes).")]
     findings = find_views(pd.DataFrame(rows), THRESHOLDS)
     assert findings.counts == {"sources": 2, "frames": 21, "faces": 16, "no_face": 4, "errors": 1}
-    assert [problem["error"] for problem in findings.problems] == ["gone.jpg is empty (0 bytes)."]
+    assert [problem["error"] for problem in findings.problems] == ["the picture is empty (0 bytes)."]
+
+
+def test_sources_of_one_name_are_told_apart():
+    rows = [face("in/a/1.jpg", 0, 0.1, 0.2, 0.7), face("in/b/1.jpg", 0, 0.1, 0.2, 0.7)]
+    rows += [missing("in/b/gone.jpg", 0, "error", "it is empty"), *video_rows(20, "in/b/film.mp4")]
+    findings = find_views(pd.DataFrame(rows), THRESHOLDS)
+    assert [source["name"] for source in findings.sources] == ["a/1.jpg", "b/1.jpg", "gone.jpg", "film.mp4"]
+    assert [problem["name"] for problem in findings.problems] == ["gone.jpg"]
+    assert findings.views[0].title == "film.mp4 · face 0"
 
 
 def test_peaks_at_one_face_are_one_card():
