@@ -54,7 +54,7 @@ if is_peft_available():
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""
-QUERIES_AT_ONCE = 2048
+QUERIES_AT_ONCE = 1536
 """In a pass on the CPU that nothing differentiates; more need memory and are no faster."""
 
 
