@@ -58,7 +58,7 @@ class DataArguments:
     )
     caption_share: float = _arg(
         1.0,
-        "share of the steps that read captions, above 0, evenly spread; text is most of a small model's work",
+        "share of a step's images whose captions are read, above 0; passing text is most of a small model's work",
         low=0,
     )
     image_size: int | None = _arg(

@@ -30,12 +30,6 @@ KEPT_COLUMNS = (
 )
 """What of a row is used beside its labels."""
 
-TEXT_NAMES = {
-    "emo": ("input_ids", "attention_mask", "caption_ids"),
-    "au": ("au_input_ids", "au_attention_mask", "au_caption_ids"),
-}
-"""What of a batch a branch's texts are."""
-
 POS_WEIGHT_BOUNDS = (0.1, 10.0)
 """Active-against-not weights stay inside: a handful of active rows should not rule the AU loss."""
 
@@ -268,6 +262,7 @@ class CaptionTable:
         config: which texts, and their lengths.
         tokenizer: of the text side.
         au_ids: of the labels; those of `config` by default.
+        share: of the rows of a batch, those that show their texts; their seeds decide.
     """
 
     def __init__(
@@ -277,7 +272,9 @@ class CaptionTable:
         config: MF2Config,
         tokenizer: PreTrainedTokenizerBase,
         au_ids: Sequence[int] | None = None,
+        share: float = 1.0,
     ):
+        self._share = share
         self._au_ids = config.au_ids if au_ids is None else au_ids
         self.table = TokenTable(tokenizer)
         self._global: list[np.ndarray] = []  # per kind, (N,)
@@ -322,7 +319,8 @@ class CaptionTable:
             found["emo"] = np.array([self._choose(row, seed) for row, seed in zip(rows, seeds, strict=True)])
         if self._local is not None:
             found["au"] = self._local[rows]
-        return found
+        is_silent = np.array([np.random.default_rng(seed).random() for seed in seeds]) >= self._share
+        return {name: np.where(is_silent.reshape(-1, *[1] * (of.ndim - 1)), -1, of) for name, of in found.items()}
 
     def used_indexes(self) -> dict[str, np.ndarray]:
         """All texts of `table` that a branch may read, sorted; of branches that read any."""
@@ -343,7 +341,9 @@ class CaptionTable:
         """The text part of a batch."""
         batch: dict[str, torch.Tensor] = {}
         for branch, indexes in self.indexes(rows, seeds).items():
-            batch |= dict(zip(TEXT_NAMES[branch], self.table.pad(indexes), strict=True))
+            prefix = "au_" if branch == "au" else ""
+            names = (f"{prefix}{name}" for name in ("input_ids", "attention_mask", "caption_ids"))
+            batch |= dict(zip(names, self.table.pad(indexes), strict=True))
         return batch
 
     def _choose(self, row: int, seed: int) -> int:

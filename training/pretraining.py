@@ -129,13 +129,13 @@ def make_trainer(
     """The Trainer over both splits."""
     config = model.config
     told = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
-    captions = CaptionTable(told.rows, told.labels, config, processor.tokenizer)
+    captions = CaptionTable(told.rows, told.labels, config, processor.tokenizer, share=arguments.caption_share)
     if captions.num_cut:
         logger.warning(
             f"{captions.num_cut} distinct texts are longer than their limit in the configuration and are cut."
         )
     losses = (config.itc_weight, config.itm_weight, config.itg_weight)
-    settings.ddp_find_unused_parameters = 0 in losses or arguments.caption_share < 1
+    settings.ddp_find_unused_parameters = 0 in losses
     augmentation = make_augmentation(arguments)
     return PretrainingTrainer(
         model,
@@ -145,5 +145,4 @@ def make_trainer(
         eval_dataset=evaluation.faces,
         compute_metrics=compute_metrics_for(model.label_space),
         processor=processor,
-        caption_share=arguments.caption_share,
     )

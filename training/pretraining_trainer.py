@@ -5,7 +5,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,7 +19,7 @@ from transformers.trainer_utils import TrainOutput
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import RunArguments, reject_unknown
-from mf2.training.data import TEXT_NAMES, EpochSampler
+from mf2.training.data import EpochSampler
 from mf2.training.metrics import au_metrics, emotion_metrics, scalars
 from mf2.training.predictions import IMAGE_NAMES
 
@@ -159,23 +158,14 @@ class PretrainingTrainer(Trainer):
     - Each loss is logged apart, as the mean over the logging window and all processes.
     - A loss that is not finite ends the run with its name.
     - Rows come in an order that (seed, epoch) decide, so that a resumed run sees what an uninterrupted one sees.
-    - Only a share of the steps reads captions, the same ones in all processes and after a restart; 1 is all.
     - Evaluation passes `image_names` of a batch: images (or states of images), never text.
     - A checkpoint that cannot be written is removed; earlier ones stay.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        processor: MF2Processor,
-        image_names: Sequence[str] = IMAGE_NAMES,
-        caption_share: float = 1.0,
-        **kwargs: Any,
-    ):
+    def __init__(self, *args: Any, processor: MF2Processor, image_names: Sequence[str] = IMAGE_NAMES, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.processor = processor
         self.image_names = image_names
-        self.caption_share = caption_share
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
         self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
         self._start = perf_counter()
@@ -210,8 +200,6 @@ class PretrainingTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if not reads_captions(self.state.global_step, self.caption_share):
-            inputs = {name: value for name, value in inputs.items() if name not in chain(*TEXT_NAMES.values())}
         outputs = model(**inputs)
         if outputs.loss is None:
             raise ValueError("A batch has neither labels nor captions, so there is nothing to learn from it.")
@@ -266,11 +254,6 @@ class PretrainingTrainer(Trainer):
                 f"{folder} could not be written ({error}); {free_space(self.args.output_dir)}. Earlier checkpoints "
                 f"are intact: make room and run the same command again."
             ) from error
-
-
-def reads_captions(step: int, share: float) -> bool:
-    """Whether a step is one of those, evenly spread, that read captions: every second one where the share is 0.5."""
-    return int((step + 1) * share) > int(step * share)
 
 
 def free_space(folder: str | os.PathLike) -> str:

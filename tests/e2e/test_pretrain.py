@@ -179,7 +179,7 @@ def test_running_the_command_again_only_evaluates(finished):
 # ----------------------------------------------------------------------------------------------------- resume exactly
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path):
     """The interruption lies in the middle of the second epoch, and the rest is read by another number of workers."""
-    values = {"max_steps": 8, "save_steps": 5, "eval_steps": 5, "gradient_accumulation_steps": 1, "caption_share": 0.5}
+    values = {"max_steps": 8, "save_steps": 5, "eval_steps": 5, "gradient_accumulation_steps": 1}
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run_in_process(folder, whole, **values)
     resumed.mkdir()

@@ -16,7 +16,6 @@ from mf2.training.pretraining_trainer import (
     CollapseCallback,
     PretrainingTrainer,
     make_training_arguments,
-    reads_captions,
 )
 
 
@@ -74,22 +73,6 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end(trainer):
     assert rates[:3] == pytest.approx([0, 5e-4, 1e-3])
     assert rates[-1] == pytest.approx(1e-5)
     assert rates[2:] == sorted(rates[2:], reverse=True)
-
-
-@pytest.mark.parametrize("share, num_steps, wanted", [(1.0, 10, 10), (0.5, 10, 5), (0.3, 100, 30), (0.01, 99, 0)])
-def test_a_share_of_the_steps_reads_captions(share, num_steps, wanted):
-    steps = [step for step in range(num_steps) if reads_captions(step, share)]
-    assert len(steps) == wanted
-    assert all(1 / share - 1 < after - before < 1 / share + 1 for before, after in zip(steps, steps[1:], strict=False))
-
-
-def test_steps_without_captions_see_labels_and_images_alone(trainer):
-    batch = BATCH | {"au_input_ids": torch.zeros(2, 3, dtype=torch.long), "caption_ids": torch.zeros(2)}
-    trainer.caption_share, seen = 0.5, []
-    for trainer.state.global_step in range(2):
-        trainer.compute_loss(trainer.model, batch)
-        seen.append(set(trainer.model.seen))
-    assert seen == [set(batch) - {"input_ids", "au_input_ids", "caption_ids"}, set(batch)]
 
 
 def test_evaluation_passes_images_and_nothing_else(trainer):
