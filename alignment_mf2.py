@@ -23,7 +23,7 @@ from .qformer_mf2 import KeyValue, map_key_values, select_rows
 MF2Branch = Any
 """The branch of the model, which this file serves and therefore does not import."""
 
-MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 16
+MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 32
 """The texts of a pass are cut by length into at most so many parts, of so many items at least: more parts are less
 padding, and more additions of weight gradients."""
 

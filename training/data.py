@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from transformers import PreTrainedTokenizerBase
 
 from mf2.configuration_mf2 import MF2Config
@@ -383,14 +384,22 @@ class FaceDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: int | tuple[int, int]) -> FaceExample:
-        epoch, row = key if isinstance(key, tuple) else (None, key)
-        content = self.rows[int(row)]
-        name = f"Row {row} of {self.name} ({content['file_name']})"
-        landmarks = content["landmarks"]
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[FaceExample]:
+        """The examples of a batch, read in one go, as a DataLoader asks for them."""
+        pairs = [key if isinstance(key, tuple) else (None, key) for key in keys]
+        contents = self.rows[[int(row) for _, row in pairs]]
+        columns = (contents[name] for name in ("image", "landmarks", "file_name"))
+        return [self._example(*pair, *values) for pair, *values in zip(pairs, *columns, strict=True)]
+
+    def _example(
+        self, epoch: int | None, row: int, image: dict[str, Any], landmarks: ArrayLike | None, file_name: str
+    ) -> FaceExample:
         return FaceExample(
             row=int(row),
             epoch=epoch,
-            image=read_image(content["image"]["bytes"], name),
+            image=read_image(image["bytes"], f"Row {row} of {self.name} ({file_name})"),
             landmarks_px=None if landmarks is None else np.asarray(landmarks, dtype=np.float32),
             aus=self.labels.aus[row],
             emotion=int(self.labels.emotion[row]),
