@@ -100,6 +100,17 @@ def test_the_hash_is_the_same_everywhere():
     assert caption_hash("The face is at rest.") == -96228879374943270
 
 
+def test_a_share_of_the_faces_shows_its_texts_to_both_branches_or_to_none(split, tokenizer):
+    config = make_config(tokenizer)
+    captions, some = (CaptionTable(split.rows, split.labels, config, tokenizer, share=share) for share in (1.0, 0.5))
+    rows, seeds = np.tile(np.arange(len(split.rows)), 40), range(40 * len(split.rows))
+    whole, found = captions.indexes(rows, seeds), some.indexes(rows, seeds)
+    is_shown = found["emo"] >= 0
+    assert 0.4 < is_shown.mean() < 0.6
+    np.testing.assert_array_equal(found["emo"], np.where(is_shown, whole["emo"], -1))
+    np.testing.assert_array_equal(found["au"], np.where(is_shown[:, None], whole["au"], -1))
+
+
 def test_au_captions_go_to_the_local_branch_whole(split, tokenizer):
     collator = make_collator(split, tokenizer, au_text_mode="caption", au_pairs_per_image=None, au_text_length=256)
     batch = collator([split.faces[(0, row)] for row in (3, 5)])
