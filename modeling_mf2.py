@@ -205,8 +205,9 @@ class MF2Branch(SharedSpace):
         once, nor in a graph that is compiled, nor where autograd keeps everything anyway."""
         if vision_states.device.type != "cpu" or torch.compiler.is_compiling():
             return False
-        tensors = (vision_states, *self.parameters())
-        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        if not torch.is_grad_enabled():
+            return True
+        return not (vision_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
 
     def _encode_images(
         self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False
