@@ -76,7 +76,8 @@ class RecognitionHeads(nn.Module):
         if hasattr(self, "au_head"):
             num_views = max(view.shape[1] for view in views)
             joined = torch.cat([view.expand(-1, num_views, -1) for view in reversed(views)], dim=-1)
-            seen.au_logits = (joined * self.au_head.weight).sum(-1) + self.au_head.bias
+            logits = self.au_head(joined)  # (B, K, A): the layer is called, so that what wraps it is seen
+            seen.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
         return seen
 
     def losses(
