@@ -47,6 +47,7 @@ from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, map_key_values, select_rows
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
+from .transformers_mf2 import CACHE_NAME, cache_of
 
 if is_peft_available():
     # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
@@ -239,7 +240,7 @@ class MF2Branch(SharedSpace):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
         prefix: list[KeyValue],
-        past_key_values: Cache | None = None,
+        kv_cache: Cache | None = None,
     ) -> torch.Tensor:
         """Text states under a causal mask that lets every token see all queries: `(rows, T)` -> `(rows, T, D)`.
 
@@ -249,21 +250,21 @@ class MF2Branch(SharedSpace):
         Args:
             attention_mask: `(rows, past text + T)`; None where nothing is padded.
             prefix: The queries' keys and values, a layer.
-            past_key_values: A cache; an empty one takes the prefix first.
+            kv_cache: Grows by the text's keys and values; an empty one takes the prefix first.
         """
         num_queries = prefix[0][0].shape[2]
-        seen = DynamicCache() if past_key_values is None else past_key_values
+        seen = DynamicCache() if kv_cache is None else kv_cache
         num_past = max(seen.get_seq_length() - num_queries, 0)
         if seen.get_seq_length() == 0:
             # Without a cache to keep, one layer is enough to tell the mask how many keys come before the text.
-            for index, key_value in enumerate(prefix if past_key_values is not None else prefix[:1]):
+            for index, key_value in enumerate(prefix if kv_cache is not None else prefix[:1]):
                 seen.update(*key_value, index)
         if attention_mask is None:
             attention_mask = input_ids.new_ones(input_ids.shape[0], num_past + input_ids.shape[1])
         embeds = self.embeddings(input_ids, first_position=num_past)
         visible = F.pad(attention_mask, (num_queries, 0), value=1)
         mask = create_causal_mask(self.config, embeds, visible, seen, allow_is_causal_skip=False)
-        return self.qformer(embeds, attention_mask=mask, prefix=prefix, past_key_values=past_key_values).last
+        return self.qformer(embeds, attention_mask=mask, prefix=prefix, kv_cache=kv_cache).last
 
     def predict_tokens(self, text_states: torch.Tensor) -> torch.Tensor:
         """(…, D) text states -> (…, vocabulary) logits of the next token."""
@@ -881,7 +882,6 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         visual_prefix: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         caption_kind: str = "emotion",
         labels: torch.Tensor | None = None,
         **kwargs,
@@ -891,9 +891,9 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         Args:
             input_ids, attention_mask: `(B, T)` text so far, beginning with `[DEC]`.
             visual_prefix: What the images left, `(B, L, 2, H, Q, D / H)`; made from `pixel_values` where absent.
-            past_key_values: A cache; empty, it is filled with the prefix first.
             caption_kind: `"emotion"`, `"key_au"` or `"au"` (all regions side by side).
             labels: `(B, T)` ids to predict (shifted here), -100 ignored.
+            kwargs: A cache, under any of generation's names for it; empty, it is filled with the prefix first.
         """
         if input_ids is None:
             raise ValueError("input_ids is missing: the text so far, beginning with [DEC]. `generate` needs none.")
@@ -903,32 +903,13 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             visual_prefix = self._visual_prefix(views, name, rows=None)
         prefix = [tuple(layer.unbind(1)) for layer in visual_prefix.unbind(1)]
         branch = self.get_branch(name)
-        states = branch.decode(input_ids, attention_mask, prefix, past_key_values)
+        kv_cache = cache_of(kwargs)
+        states = branch.decode(input_ids, attention_mask, prefix, kv_cache)
         logits = branch.predict_tokens(states)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
-        visual_prefix: torch.Tensor | None = None,
-        caption_kind: str = "emotion",
-        **kwargs,
-    ) -> dict:
-        if next_sequence_length is not None:
-            input_ids = input_ids[:, -next_sequence_length:]
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
-            "visual_prefix": visual_prefix,
-            "caption_kind": caption_kind,
-        }
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_NAME: kv_cache})
 
     @torch.no_grad()
     def generate(
@@ -980,7 +961,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         if "max_new_tokens" not in kwargs and "max_length" not in kwargs:
             kwargs["max_new_tokens"] = self._text_length(caption_kind) - len(prompt)
         if kwargs.get("use_cache", True):
-            kwargs["past_key_values"] = DynamicCache()
+            kwargs[CACHE_NAME] = DynamicCache()
         written = GenerationMixin.generate(
             self,
             input_ids,

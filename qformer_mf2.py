@@ -145,7 +145,7 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         vision_key_value: KeyValue | None = None,
         prefix: KeyValue | None = None,
-        past_key_values: Cache | None = None,
+        kv_cache: Cache | None = None,
         drop_text: bool = False,
     ) -> tuple[torch.Tensor, KeyValue]:
         """One block of Eq. 1 (queries) and Eq. 2 (text).
@@ -158,15 +158,15 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
             vision_key_value: `(rows, regions, H, N, D / H)` each; the queries of a row are split evenly over its
                 regions, each part attending to its own.
             prefix: Keys and values of an earlier pass, seen before this pass's own.
-            past_key_values: A cache that grows by this pass's own.
+            kv_cache: Grows by this pass's own.
             drop_text: Return the query part only (the last layer, where nothing reads the text).
         Returns:
             The new states, and this pass's own self-attention keys and values.
         """
         own = self.attention.attention.project_key_value(hidden_states)
         key_value = own
-        if past_key_values is not None:
-            key_value = past_key_values.update(*own, self.layer_idx)
+        if kv_cache is not None:
+            key_value = kv_cache.update(*own, self.layer_idx)
         elif prefix is not None:
             key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, own, strict=True))
         if drop_text:
@@ -246,7 +246,7 @@ class MF2QFormer(nn.Module):
         attention_mask: torch.Tensor | None = None,
         vision_key_values: Iterable[KeyValue | None] = (),
         prefix: list[KeyValue] | None = None,
-        past_key_values: Cache | None = None,
+        kv_cache: Cache | None = None,
         drop_text: bool = False,
         pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keep_key_values: bool = False,
@@ -273,7 +273,7 @@ class MF2QFormer(nn.Module):
                 attention_mask[:, :, :query_length] if drop and attention_mask is not None else attention_mask,
                 next(vision_key_values, None),
                 prefix[index] if prefix is not None else None,
-                past_key_values=past_key_values,
+                kv_cache=kv_cache,
                 drop_text=drop,
             )
             if keep_key_values:

@@ -33,6 +33,7 @@ MODEL_FILES = {
     "qformer_mf2.py",
     "recognition_mf2.py",
     "regions_mf2.py",
+    "transformers_mf2.py",
 }
 HUB_FILES = MODEL_FILES | {
     "image_processing_mf2.py",

@@ -1,12 +1,18 @@
 """Captions: every way of generating against a loop that decodes from the start for each word."""
 
+import inspect
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_configs import small_config
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
 
+from mf2 import modeling_mf2
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
+from mf2.transformers_mf2 import CACHE_NAME, CACHE_NAMES, cache_name
 
 AUS, WORDS, DEC, NO_EOS = (1, 12, 25), 6, 29, -1
 BRANCH = {"num_query_tokens": 3, "max_position_embeddings": 16}
@@ -237,6 +243,63 @@ def test_several_texts_for_a_face():
     ids = model.generate(**images, num_beams=4, num_return_sequences=3, max_new_tokens=4)
     assert ids.shape[0] == 6
     assert len(ids[:3].unique(dim=0)) == 3
+
+
+# ------------------------------------------------------------------------------------- what generation calls its cache
+def generation_that_calls_it(name: str) -> type:
+    """A greedy `GenerationMixin` that knows its cache under this one name."""
+
+    class Generation:
+        def prepare_inputs_for_generation(self, input_ids, **kwargs): ...
+
+        def generate(self, input_ids, attention_mask, max_new_tokens, eos_token_id, **kwargs):
+            new, cache = input_ids, kwargs.pop(name)
+            assert isinstance(cache, Cache) and kwargs.keys() == {"visual_prefix", "caption_kind"}
+            for _ in range(max_new_tokens):
+                outputs = self(input_ids=new, attention_mask=attention_mask, **kwargs, **{name: cache})
+                assert vars(outputs).keys() == {"loss", "logits", name} and vars(outputs)[name] is cache
+                new = outputs.logits[:, -1:].argmax(-1)
+                input_ids = torch.cat([input_ids, new], 1)
+                attention_mask = torch.ones_like(input_ids)
+            return input_ids
+
+    signature = inspect.signature(Generation.prepare_inputs_for_generation)
+    parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+    *before, kwargs = signature.parameters.values()
+    Generation.prepare_inputs_for_generation.__signature__ = signature.replace(parameters=[*before, parameter, kwargs])
+    return Generation
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_captions_are_written_whatever_generation_calls_its_cache(name, monkeypatch):
+    model, images = make_model(), make_images()
+    expected = model.generate(**images, eos_token_id=NO_EOS, max_new_tokens=WORDS)
+    generation = generation_that_calls_it(name)
+    monkeypatch.setattr(modeling_mf2, "CACHE_NAME", cache_name(generation))
+    monkeypatch.setattr(modeling_mf2, "CausalLMOutputWithPast", SimpleNamespace)
+    monkeypatch.setattr(GenerationMixin, "generate", generation.generate)
+    assert torch.equal(model.generate(**images, eos_token_id=NO_EOS, max_new_tokens=WORDS), expected)
+
+
+def test_generation_that_calls_its_cache_otherwise_is_refused_by_name():
+    with pytest.raises(ImportError, match="none of cache, past_key_values, but self, input_ids, memory, kwargs"):
+        cache_name(generation_that_calls_it("memory"))
+
+
+def test_generations_output_holds_the_cache():
+    model, images = make_model(), make_images(2)
+    written = model.generate(**images, max_new_tokens=2, eos_token_id=NO_EOS, return_dict_in_generate=True)
+    assert written[CACHE_NAME].get_seq_length() == model.config.emo_config.num_query_tokens + 2
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_pass_takes_a_cache_under_either_name(name):
+    model, images = make_model(), make_images(2)
+    ids, cache = torch.tensor([[DEC, 7, 8]] * 2), DynamicCache()
+    with torch.no_grad():
+        whole = model(**images, input_ids=ids).logits
+        parts = [model(**images, input_ids=ids[:, i : i + 1], **{name: cache}).logits for i in range(3)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------------- the classes
