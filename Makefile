@@ -20,4 +20,4 @@ types:              ## mypy wants the checkout under the package's name
 	d=$$(mktemp -d) && ln -s "$(CURDIR)" $$d/mf2 && mypy $$d/mf2/dataset_tools $$d/mf2/labels_mf2.py $$d/mf2/training/arguments.py; s=$$?; rm -r $$d; exit $$s
 
 bench:              ## side-by-side timings
-	python training/benchmark.py
+	python benchmarks/branch.py

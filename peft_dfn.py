@@ -8,8 +8,8 @@ after some of its layers and ends in a state of its own, which heads of its own 
     image ─ branch, frozen ─ x₀ … x₆ (mean over the queries) ─ side tower ─ z_image ─ heads ─ AUs, emotion
     text  ─ branch, frozen ─ x₀ … x₆ (position 0) ──────────── side tower ─ z_text ┄┄┄ ITC with z_image, in training
 
-Nothing upstream is changed or differentiated. So the states can be stored once (`training/states.py`), any number of
-adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
+Nothing upstream is changed or differentiated. So the states can be stored once (`training/state_cache.py`), any number
+of adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
 
 Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522)
 for the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions,

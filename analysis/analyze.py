@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..model_source import DEFAULT_MODEL, check_model_source
+from ..hub.sources import DEFAULT_MODEL, check_model_source
 
 FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
 CAPTION_KINDS = ("emotion", "au", "key_au")
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
         write_overlays(folder)
     if args.report:
-        from .report import write_report
+        from .report.command import write_report
 
         print(write_report(folder))
     for name, reason in summary.failed.items():

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..model_source import DEFAULT_MODEL
+from ..hub.sources import DEFAULT_MODEL
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAIN_JOB = ("training/pretrain.py", "--config", "training/configs/demo.yaml")
@@ -56,10 +56,10 @@ def show(model: Path, output: Path, device: str | None = None) -> Path:
         The report.
     """
     from ..configuration_mf2 import MF2Config
-    from ..training.caption_scores import caption_kinds
+    from ..evaluation.caption_scores import caption_kinds
     from .demo_sample import LANDMARKS_NAME, write_sample
     from .engine import AnalyzeOptions, analyze
-    from .report import write_report
+    from .report.command import write_report
     from .run_folder import MANIFEST_NAME
 
     sample, run_folder = output / "sample", output / "run"

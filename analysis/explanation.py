@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from ..dataset_tools.contact_sheet import draw_grid
+from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import ACTION_UNITS
-from ..training.caption_scores import caption_kinds
+from ..utils.drawing import FaceState, compose, panel_height
 from .caption_check import CAPTION_PREFIX, unsupported_aus
-from .drawing import FaceState, compose, panel_height
 from .faces import Face
 from .media import Frame
 from .overlay import region_corners

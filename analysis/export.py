@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..model_source import check_model_source
+from ..hub.sources import check_model_source
 
 MIN_OPSET = 18
 """What torch's exporter writes by itself; `GridSample` came with opset 16."""

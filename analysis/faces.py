@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..command_line import one_line
 from ..dataset_tools.detectors import load_backend
 from ..dataset_tools.landmark_files import read_landmarks
 from ..landmarks_mf2 import DetectedFace, LandmarkDetector
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
 from ..regions_mf2 import check_landmarks
+from ..utils.command_line import one_line
 from .media import Frame
 from .tracking import FaceTracker
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from ..command_line import one_line
 from ..images_mf2 import read_image
+from ..utils.command_line import one_line
 from .streaming import run_ahead
 
 PICTURE_SUFFIXES = {

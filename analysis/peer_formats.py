@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..dataset_tools.report import replacing
+from ..dataset_tools.stage_report import replacing
 from ..labels_mf2 import EMOTIONS, LabelSpace
 from .media import VIDEO_SUFFIXES
 from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK, free_name

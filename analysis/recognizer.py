@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..auto_mf2 import register_auto_classes
+from ..hub.sources import load_adapter
 from ..labels_mf2 import LabelSpace
-from ..model_source import load_adapter
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
 

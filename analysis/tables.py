@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset_tools.report import replacing
+from ..dataset_tools.stage_report import replacing
 from ..labels_mf2 import LabelSpace
 
 STATUS_OK, STATUS_NO_FACE, STATUS_ERROR = "ok", "no_face", "error"

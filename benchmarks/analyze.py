@@ -27,16 +27,16 @@ from mf2.analysis.media import find_sources, import_av
 from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
 from mf2.analysis.tables import row_schema
+from mf2.benchmarks.branch import Section
+from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config
+from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
 from mf2.dataset_tools.landmark_files import COLUMNS
-from mf2.dataset_tools.report import markdown_table
+from mf2.dataset_tools.stage_report import markdown_table
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
 from mf2.training.arguments import run_script
-from mf2.training.benchmark import Section
-from mf2.training.benchmark_inputs import IMAGE_SIZES, caption_tokenizer, make_config
-from mf2.training.checkpoint import write_json
-from mf2.training.measure import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
+from mf2.training.checkpoints import write_json
 
 PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
 """Width and height of the timed JPEG files; to decode a photograph takes longer than a `tiny` model."""

@@ -13,20 +13,8 @@ from typing import Any
 
 import torch
 
-from mf2.dataset_tools.report import markdown_table
-from mf2.modeling_mf2 import MF2Model
-from mf2.training.arguments import check_device, run_script
-from mf2.training.benchmark_inputs import (
-    IMAGE_SIZES,
-    describe_texts,
-    make_batch,
-    make_config,
-    make_model,
-    pad_to_limits,
-)
-from mf2.training.benchmark_runs import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
-from mf2.training.checkpoint import write_json
-from mf2.training.measure import (
+from mf2.benchmarks.inputs import IMAGE_SIZES, describe_texts, make_batch, make_config, make_model, pad_to_limits
+from mf2.benchmarks.timing import (
     Phases,
     Timing,
     can_measure_memory,
@@ -37,6 +25,11 @@ from mf2.training.measure import (
     release_memory,
     time_side_by_side,
 )
+from mf2.benchmarks.workloads import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
+from mf2.dataset_tools.stage_report import markdown_table
+from mf2.modeling_mf2 import MF2Model
+from mf2.training.arguments import check_device, run_script
+from mf2.training.checkpoints import write_json
 
 AU_TEXT_MODES = ("caption", "per_au")
 PASS_TEXT_LENGTH = 61

@@ -14,21 +14,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from mf2.benchmarks.branch import Sections, run_benchmark
+from mf2.benchmarks.inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
+from mf2.benchmarks.timing import Phases, in_fresh_process, memory_in_use, peak_memory_during, time_side_by_side
+from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.arguments import run_script
-from mf2.training.benchmark import Sections, run_benchmark
-from mf2.training.benchmark_inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
-from mf2.training.benchmark_runs import Settings
-from mf2.training.measure import (
-    Phases,
-    in_fresh_process,
-    memory_in_use,
-    peak_memory_during,
-    time_side_by_side,
-)
-from mf2.training.methods import LORA_TARGETS
-from mf2.training.states import FrozenSpace, StatesModel, pool_batch, shared_spaces
+from mf2.training.finetuning_methods import LORA_TARGETS
+from mf2.training.state_cache import FrozenSpace, StatesModel, pool_batch, shared_spaces
 
 MFA_IMAGES = 31_320
 """Images of an epoch of MFA, to which a step is extrapolated."""

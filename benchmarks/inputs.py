@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.dataset_tools.au_prior import sample_aus
+from mf2.data_loading.batches import CaptionTable, Labels, training_texts
 from mf2.dataset_tools.captions import template_captions
 from mf2.dataset_tools.schema import au_columns
+from mf2.dataset_tools.synthetic.au_prior import sample_aus
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.regions_mf2 import au_boxes_from_landmarks, mean_face
-from mf2.training.data import CaptionTable, Labels, training_texts
 from mf2.training.tokenizer import train_tokenizer, vocabulary_fields
 
 Batch = dict[str, torch.Tensor]

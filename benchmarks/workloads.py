@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Branch, MF2ForPreTraining, MF2Model
-from mf2.qformer_mf2 import map_key_values
-from mf2.training.benchmark_inputs import (
+from mf2.benchmarks.blip2_step import ReferenceBranch, ReferenceStep
+from mf2.benchmarks.inputs import (
     IMAGE_SIZES,
     Batch,
     make_batch,
@@ -22,8 +20,10 @@ from mf2.training.benchmark_inputs import (
     pad_to_limits,
     text_of_length,
 )
-from mf2.training.measure import Phases, Timing, count_flops, time_side_by_side
-from mf2.training.reference_step import ReferenceBranch, ReferenceStep
+from mf2.benchmarks.timing import Phases, Timing, count_flops, time_side_by_side
+from mf2.configuration_mf2 import MF2Config
+from mf2.modeling_mf2 import MF2Branch, MF2ForPreTraining, MF2Model
+from mf2.qformer_mf2 import map_key_values
 
 
 @dataclass

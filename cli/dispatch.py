@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
 
-from .command_line import run_command
+from ..utils.command_line import run_command
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "data": ("dataset_tools.cli", "make a data set, stage by stage: generate, import, select, caption, check"),
+    "data": ("dataset_tools.stages", "make a data set, stage by stage: generate, import, select, caption, check"),
     "analyze": ("analysis.analyze", "name the action units and emotions of pictures, folders and videos"),
-    "search": ("analysis.search", "find the faces of a folder that fit a description, or the words that fit a face"),
-    "report": ("analysis.report", "make one web page of what `mf2 analyze` found"),
+    "search": (
+        "analysis.search.command",
+        "find the faces of a folder that fit a description, or the words that fit a face",
+    ),
+    "report": ("analysis.report.command", "make one web page of what `mf2 analyze` found"),
     "explain": ("analysis.explain", "show where in a face each action unit is seen, and check the sentences"),
     "export": ("analysis.export", "write a checkpoint's image path as ONNX and check it against PyTorch"),
     "demo": ("analysis.demo", "show everything on generated faces: analysis, pictures and a report"),
-    "calibrate": ("training.calibrate", "choose the AU thresholds of a checkpoint on labelled faces"),
-    "publish": ("training.publish", "check a checkpoint, an adapter or a data set and push it to the Hub"),
+    "calibrate": ("evaluation.calibrate", "choose the AU thresholds of a checkpoint on labelled faces"),
+    "publish": ("hub.publish", "check a checkpoint, an adapter or a data set and push it to the Hub"),
 }
 """Command -> (module of this package, what it does)."""
 
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         subparsers.add_parser(name, help=text, add_help=False)
     args = parser.parse_known_args(argv[:1])[0]
     if args.version:
-        print(importlib.import_module(__package__).__version__)
+        print(importlib.import_module("mf2").__version__)
         return 0
     if args.command is None:
         parser.error(f"name a command: {', '.join(COMMANDS)}")
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser(command: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """The module of a command and the parser of its arguments."""
     module_name, text = COMMANDS[command]
-    module = importlib.import_module(f".{module_name}", __package__)
+    module = importlib.import_module(f"mf2.{module_name}")
     parser = argparse.ArgumentParser(f"mf2 {command}", description=text[0].upper() + text[1:] + ".")
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)

@@ -31,14 +31,14 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..command_line import USER_ERRORS
+from ..utils.command_line import USER_ERRORS
 from .captions.results import DEAD_LETTERS_NAME
-from .cli import make_parser
 from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
-from .readers import load_reader
-from .report import markdown_table, write_json
+from .readers.registry import load_reader
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
+from .stage_report import markdown_table, write_json
+from .stages import make_parser
 
 STATE_NAME = "build.json"
 STAGES = ("index", "select", "import", "landmarks", "caption", "top_up", "validate", "export")

@@ -21,10 +21,10 @@ from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_landmarks
-from .readers import About, Report, add_reader_parsers, emotions_of, load_reader
-from .report import Tally
+from .readers.registry import About, Report, add_reader_parsers, emotions_of, load_reader
+from .readers.video_frames import VideoReader, split_video_path
 from .schema import au_ids_of, write_mfa
-from .video_frames import VideoReader, split_video_path
+from .stage_report import Tally
 
 LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000

@@ -38,9 +38,9 @@ from ..labels_mf2 import NUM_LANDMARKS
 from .contact_sheet import draw_contact_sheet
 from .detectors import load_backend
 from .landmark_files import read_landmarks
-from .report import Tally, replacing, write_json
 from .rewrite import Row, StoredDataset
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
+from .stage_report import Tally, replacing, write_json
 
 DEFAULT_BACKEND = "face-alignment"
 IMAGES_PER_PART = 64

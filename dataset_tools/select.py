@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 
 from ..labels_mf2 import AU_IDS, EMOTIONS
 from .index import read_frames, write_frames
-from .report import markdown_table, replacing, write_json, write_text
 from .schema import au_columns
 from .split_program import (
     Amounts,
@@ -31,6 +30,7 @@ from .split_program import (
     solve_balanced,
     solve_unbalanced,
 )
+from .stage_report import markdown_table, replacing, write_json, write_text
 
 Array = npt.NDArray[Any]
 

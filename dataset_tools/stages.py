@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
 
-from ..command_line import run_command
+from ..utils.command_line import run_command
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "synth": ("synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
+    "synth": ("synthetic.synth", "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions"),
     "list": ("listing", "show the data sets that can be read and what each gives"),
     "import": ("importer", "read an annotated data set from disk into the MFA schema"),
     "index": ("index", "bring annotations and images of a data set together and report every oddity"),

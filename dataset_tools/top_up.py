@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 
 from ..labels_mf2 import EMOTIONS
 from .index import FRAMES_NAME, read_frames
-from .report import Tally, write_json
 from .schema import sha256_of_file
 from .select import usable_frames, write_selection
+from .stage_report import Tally, write_json
 
 REPORT_NAME = "top_up.json"
 MAX_ROUNDS = 3

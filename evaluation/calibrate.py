@@ -21,9 +21,9 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
-from mf2.dataset_tools.report import markdown_table
-from mf2.labels_mf2 import LabelSpace
-from mf2.training.calibration import (
+from mf2.data_loading.batches import Split
+from mf2.dataset_tools.stage_report import markdown_table
+from mf2.evaluation.calibration import (
     au_calibration,
     au_nll,
     emotion_calibration,
@@ -31,12 +31,12 @@ from mf2.training.calibration import (
     fit_au_temperatures,
     fit_emotion_temperature,
 )
-from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file, write_json
-from mf2.training.data import Split
-from mf2.training.metrics import au_metrics, tune_thresholds
-from mf2.training.predictions import collect_logits, from_logits, image_batches
-from mf2.training.protocols import load_protocol
-from mf2.training.provenance import find_overlap, record_training_videos
+from mf2.evaluation.metrics import au_metrics, tune_thresholds
+from mf2.evaluation.predictions import collect_logits, from_logits, image_batches
+from mf2.evaluation.protocols import load_protocol
+from mf2.hub.provenance import find_overlap, record_training_videos
+from mf2.labels_mf2 import LabelSpace
+from mf2.training.checkpoints import METRICS_NAME, read_json, replacing_file, write_json
 
 CALIBRATION_NAME = "calibration.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -281,7 +281,7 @@ def run(args: argparse.Namespace) -> None:
     write_json(record, args.model / CALIBRATION_NAME)
     print(f"Saved into {args.model}: {', '.join(kept)}.")
     if (args.model / METRICS_NAME).is_file():
-        print(f"Its {METRICS_NAME} was measured before; `python training/evaluation.py` measures it anew.")
+        print(f"Its {METRICS_NAME} was measured before; `python evaluation/evaluate.py` measures it anew.")
 
 
 @torch.no_grad()

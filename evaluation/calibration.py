@@ -10,8 +10,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from mf2.evaluation.metrics import mean_of_known
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
-from mf2.training.metrics import mean_of_known
 
 NUM_BINS = 15
 """Bins of equal width in a reliability diagram: what Guo et al. (arXiv 1706.04599) use."""

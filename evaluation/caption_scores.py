@@ -11,9 +11,9 @@ import numpy as np
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.captions import find_au_entries, find_au_mentions, validate_caption
 from mf2.dataset_tools.captions.rules import MAX_TOKENS, CaptionKind, TokenCounter
+from mf2.evaluation.metrics import mean_of_known
+from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
-from mf2.training.metrics import mean_of_known
-from mf2.training.predictions import Predictions
 
 NUM_EXAMPLES = 3
 

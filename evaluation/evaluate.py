@@ -1,7 +1,7 @@
 """Measures a checkpoint, its adapters, or the predictions of another system, from images alone.
 
-    python training/evaluation.py --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
-    python training/evaluation.py --predictions other.csv --data data/faces --output_dir outputs/other
+    python evaluation/evaluate.py --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
+    python evaluation/evaluate.py --predictions other.csv --data data/faces --output_dir outputs/other
 
 OUTPUT_DIR gets `metrics.json`, `metrics.md` (the tables that are printed), `predictions.parquet`, `confusion.png`,
 `aus.png` and `reliability.png`; of several adapters, a folder each. Every score stands beside what a trivial predictor
@@ -21,18 +21,12 @@ import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
-from mf2.dataset_tools.report import write_text
-from mf2.labels_mf2 import LabelSpace
-from mf2.model_source import check_model_source, load_adapter
-from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
-from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import check_device, run_script
-from mf2.training.caption_scores import caption_kinds, score_captions
-from mf2.training.checkpoint import METRICS_NAME, describe_environment, write_json
-from mf2.training.data import Split
-from mf2.training.evaluation_plots import draw_all
-from mf2.training.evaluation_table import format_report
-from mf2.training.predictions import (
+from mf2.data_loading.batches import Split
+from mf2.dataset_tools.stage_report import write_text
+from mf2.evaluation.caption_scores import caption_kinds, score_captions
+from mf2.evaluation.external_predictions import SystemTable
+from mf2.evaluation.plots import draw_all
+from mf2.evaluation.predictions import (
     LANDMARK_CHOICES,
     Predictions,
     collect_logits,
@@ -40,11 +34,17 @@ from mf2.training.predictions import (
     image_batches,
     predict,
 )
-from mf2.training.protocols import PROTOCOLS, load_protocol, take_rows
-from mf2.training.provenance import Overlap, find_overlap, refuse_seen
-from mf2.training.retrieval import retrieval_scores
-from mf2.training.scores import evaluate_by_group, evaluate_predictions
-from mf2.training.system_table import SystemTable
+from mf2.evaluation.protocols import PROTOCOLS, load_protocol, take_rows
+from mf2.evaluation.retrieval import retrieval_scores
+from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
+from mf2.hub.evaluation_markdown import format_report
+from mf2.hub.provenance import Overlap, find_overlap, refuse_seen
+from mf2.hub.sources import check_model_source, load_adapter
+from mf2.labels_mf2 import LabelSpace
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
+from mf2.processing_mf2 import MF2Processor
+from mf2.training.arguments import check_device, run_script
+from mf2.training.checkpoints import METRICS_NAME, describe_environment, write_json
 
 __all__ = ["Predictions", "evaluate_predictions", "main", "predict"]
 

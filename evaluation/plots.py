@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mf2.training.checkpoint import replacing_file
+from mf2.training.checkpoints import replacing_file
 
 DPI = 120
 BLUE, ORANGE, GREY = "#2b6ca3", "#d9822b", "0.55"

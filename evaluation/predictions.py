@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from mf2.data_loading.batches import FaceCollator, FaceExample, Split
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.processing_mf2 import MF2ImageProcessor
-from mf2.training.checkpoint import replacing_file
-from mf2.training.data import FaceCollator, FaceExample, Split
+from mf2.training.checkpoints import replacing_file
 
 logger = logging.getLogger(__name__)
 

@@ -26,16 +26,16 @@ from transformers import set_seed
 from transformers.utils import CONFIG_NAME
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.dataset_tools.report import markdown_table
+from mf2.data_loading.batches import FaceExample, Labels, Split, row_seed
+from mf2.dataset_tools.stage_report import markdown_table
+from mf2.evaluation.metrics import au_metrics, emotion_metrics
+from mf2.evaluation.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
 from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
 from mf2.training.arguments import check_device, run_script
-from mf2.training.checkpoint import describe_environment, read_json, write_json
-from mf2.training.data import FaceExample, Labels, Split, row_seed
-from mf2.training.metrics import au_metrics, emotion_metrics
-from mf2.training.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
+from mf2.training.checkpoints import describe_environment, read_json, write_json
 
 JITTER = 0.03
 """Standard deviation of the noise on landmarks, as a fraction of the distance between the eye centres."""

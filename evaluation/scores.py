@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
-from mf2.training.bootstrap import (
+from mf2.evaluation.bootstrap import (
     LEVEL,
     Resampler,
     au_average_precision_samples,
@@ -15,9 +14,10 @@ from mf2.training.bootstrap import (
     interval,
     mean_of_known,
 )
-from mf2.training.calibration import au_calibration, emotion_calibration
-from mf2.training.metrics import au_metrics, emotion_metrics
-from mf2.training.predictions import Predictions
+from mf2.evaluation.calibration import au_calibration, emotion_calibration
+from mf2.evaluation.metrics import au_metrics, emotion_metrics
+from mf2.evaluation.predictions import Predictions
+from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 
 MAX_GROUPS = 50
 """A column with more values than this divides the rows into groups that no score can be read from."""

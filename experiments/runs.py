@@ -13,9 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mf2.training.checkpoint import METRICS_NAME, read_json
+from mf2.training.checkpoints import METRICS_NAME, read_json
 
-SCRIPTS = {"pretrain": "pretrain.py", "finetune": "finetune.py", "evaluation": "evaluation.py"}
+SCRIPTS = {
+    "pretrain": "training/pretrain.py",
+    "finetune": "training/finetune.py",
+    "evaluation": "evaluation/evaluate.py",
+}
 LOG_NAME = "run.log"
 
 
@@ -72,7 +76,7 @@ class RunFolder:
             flags["seed"] = str(seed)
         flags["output_dir"] = str(self.path(run, seed))
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        return [sys.executable, str(Path(__file__).with_name(SCRIPTS[run.script])), *words]
+        return [sys.executable, str(Path(__file__).parents[1] / SCRIPTS[run.script]), *words]
 
 
 def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_parallel: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from mf2.training import paper_tables
-from mf2.training.table_runs import Run, RunFolder
+from mf2.experiments import paper_results
+from mf2.experiments.runs import Run, RunFolder
 
 Measure = Callable[[dict[str, Any]], float | None]
 """A number of a run's metrics; None where it has none."""
@@ -66,8 +66,8 @@ def millions_trained(metrics: dict[str, Any]) -> float:
     return metrics["model"]["trainable_parameters"] / 1e6
 
 
-AU_COLUMNS: dict[str, Measure] = {f"AU{au_id}": au_f1(au_id) for au_id in paper_tables.AU_IDS} | {"mean": au_f1()}
-EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper_tables.EMOTIONS} | {
+AU_COLUMNS: dict[str, Measure] = {f"AU{au_id}": au_f1(au_id) for au_id in paper_results.AU_IDS} | {"mean": au_f1()}
+EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper_results.EMOTIONS} | {
     "mean": emotion("paper_compatible_accuracy")
 }
 OWN_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
@@ -123,28 +123,28 @@ def make_tables(
             "AU recognition, F1 at 0.5 (%)",
             both,
             AU_COLUMNS,
-            paper_tables.TABLE_II,
+            paper_results.TABLE_II,
             list(AU_COLUMNS),
             "MF² (pre-train)",
-            paper_tables.NOTES["II"],
+            paper_results.NOTES["II"],
         ),
         "III": Table(
             "Emotion recognition, one-vs-rest accuracy as the paper's (%), and what it stands for",
             both,
             EMOTION_COLUMNS | OWN_EMOTION_COLUMNS,
-            paper_tables.TABLE_III,
+            paper_results.TABLE_III,
             list(EMOTION_COLUMNS),
             "MF² (pre-train)",
-            paper_tables.NOTES["III"],
+            paper_results.NOTES["III"],
         ),
         "IV": Table(
             "Ablation: one-vs-rest accuracy (%), AU F1 (%), cost",
             ablations,
             EMOTION_COLUMNS | SHORT_COLUMNS | COST_COLUMNS,
-            {name: row[:9] for name, row in paper_tables.TABLE_IV.items()},
+            {name: row[:9] for name, row in paper_results.TABLE_IV.items()},
             list(EMOTION_COLUMNS),
             "w/o DFN",
-            (*paper_tables.NOTES["IV"], *(describe_paper_cost())),
+            (*paper_results.NOTES["IV"], *(describe_paper_cost())),
         ),
         "V": transition_table(data),
         "captions": captions_table(data, llm_data),
@@ -156,12 +156,12 @@ def describe_paper_cost() -> list[str]:
     """The paper's cost columns in words: their units differ from ours."""
     rows = (
         f"{name} {training:g} and {inference:g} min, {parameters:g} M"
-        for name, (*_, training, inference, parameters) in paper_tables.TABLE_IV.items()
+        for name, (*_, training, inference, parameters) in paper_results.TABLE_IV.items()
     )
     return [
         f"The paper's training and inference time an epoch (RTX A6000) and trainable parameters: {'; '.join(rows)}.",
         "The row with DFN trains from cached states; its time holds the making of the cache. Inference with and "
-        "without DFN is timed by `training/benchmark_finetune.py`.",
+        "without DFN is timed by `benchmarks/finetune.py`.",
     ]
 
 
@@ -186,11 +186,11 @@ def transition_table(data: str) -> Table:
             "emotion, then AUs by DFN": to_aus,
         },
         {"mean": emotion("paper_compatible_accuracy")} | SHORT_COLUMNS,
-        paper_tables.TABLE_V,
+        paper_results.TABLE_V,
         ["mean"],
         None,
         (
-            *paper_tables.NOTES["V"],
+            *paper_results.NOTES["V"],
             "A recogniser that was never trained guesses: the emotion of the first row, the AUs of the third.",
         ),
     )

@@ -1,6 +1,6 @@
 """The paper's tables, and those that it lacks, from trainings that are run as they are needed.
 
-    python training/tables.py --tables II III IV V captions methods --data data/faces --output_dir results \\
+    python experiments/tables.py --tables II III IV V captions methods --data data/faces --output_dir results \\
         --seeds 0 1 2 --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml
 
 Stopped, the same command goes on: what is done is kept. OUTPUT_DIR gets `tables.md`, and a CSV file a table with the
@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mf2.dataset_tools.report import markdown_table, write_text
+from mf2.dataset_tools.stage_report import markdown_table, write_text
+from mf2.experiments.runs import RunFolder, run_all
+from mf2.experiments.table_layouts import Filled, Table, make_tables
+from mf2.experiments.transfer import TRANSFER, TransferTable
 from mf2.training.arguments import run_script
-from mf2.training.table_layouts import Filled, Table, make_tables
-from mf2.training.table_runs import RunFolder, run_all
-from mf2.training.transfer import TRANSFER, TransferTable
 
 TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 

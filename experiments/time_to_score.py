@@ -1,6 +1,6 @@
 """How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
 
-    python training/race.py --model outputs/demo --data data/mine --output_dir outputs/race \\
+    python experiments/time_to_score.py --model outputs/demo --data data/mine --output_dir outputs/race \\
         --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml --eval_steps 8
 
 Methods run one after another, each with its own settings. Evaluating costs time as well; the shorter the way, the more
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mf2.dataset_tools.report import markdown_table, write_text
+from mf2.dataset_tools.stage_report import markdown_table, write_text
+from mf2.experiments.runs import Run, RunFolder, run_all
+from mf2.experiments.tables import parse_named
 from mf2.training.arguments import run_script
-from mf2.training.table_runs import Run, RunFolder, run_all
-from mf2.training.tables import parse_named
 
 SCORES = ("au_f1", "emotion_macro_f1", "emotion_top1")
 

@@ -9,10 +9,10 @@ from statistics import mean, stdev
 import numpy as np
 from matplotlib.figure import Figure
 
-from mf2.dataset_tools.report import markdown_table
-from mf2.training.checkpoint import replacing_file
-from mf2.training.table_layouts import SHORT_COLUMNS, Measure
-from mf2.training.table_runs import Run, RunFolder
+from mf2.dataset_tools.stage_report import markdown_table
+from mf2.experiments.runs import Run, RunFolder
+from mf2.experiments.table_layouts import SHORT_COLUMNS, Measure
+from mf2.training.checkpoints import replacing_file
 
 TRANSFER = "transfer"
 METHODS = {"DFN": "dfn", "full": "full"}

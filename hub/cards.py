@@ -12,9 +12,9 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.privacy import RESTRICTED, restricted_sources
+from mf2.hub.evaluation_markdown import format_scores
 from mf2.labels_mf2 import LabelSpace
-from mf2.training.checkpoint import METRICS_NAME, read_json, replacing_file
-from mf2.training.evaluation_table import format_scores
+from mf2.training.checkpoints import METRICS_NAME, read_json, replacing_file
 
 CARD_NAME = "README.md"
 CONFIG_NAME = "config.json"

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 from transformers.utils import cached_file
 
-from mf2.training.checkpoint import read_json, write_json
+from mf2.training.checkpoints import read_json, write_json
 
 TRAINING_VIDEOS_NAME = "training_videos.json"
 HASH_DIGITS = 12

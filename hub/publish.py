@@ -7,8 +7,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what loads torch is imported when it is needed: --help answers at once
-    from mf2.training.cards import Placement
-    from mf2.training.publish_folder import Contents
+    from mf2.hub.cards import Placement
+    from mf2.hub.publish_contents import Contents
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to [main]")
     parser.add_argument("--base_repo", metavar="ORG/NAME", help="of the base, where training named a folder")
-    parser.add_argument("--evaluation", metavar="FOLDER", help="of training/evaluation.py: its scores go on the card")
+    parser.add_argument("--evaluation", metavar="FOLDER", help="of evaluation/evaluate.py: its scores go on the card")
     parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
     parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
 
@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> None:
     """Publish and print the address and the lines that load exactly this."""
     from huggingface_hub import HfApi
 
-    from mf2.training.cards import HUB_ID
-    from mf2.training.publish_checks import check
-    from mf2.training.publish_folder import open_folder, prepare, take_evaluation
-    from mf2.training.publish_places import find_placement
-    from mf2.training.publish_upload import State, Target, explaining_hub_errors, find_state, upload
+    from mf2.hub.cards import HUB_ID
+    from mf2.hub.publish_checks import check
+    from mf2.hub.publish_contents import open_folder, prepare, take_evaluation
+    from mf2.hub.publish_placement import find_placement
+    from mf2.hub.publish_upload import State, Target, explaining_hub_errors, find_state, upload
 
     for name in ("repo", "base_repo", "eval_repo"):
         if (value := getattr(args, name)) and not HUB_ID.fullmatch(value):
@@ -84,7 +84,7 @@ def describe(contents: "Contents", is_private: bool) -> str:
 
 def pinned_lines(contents: "Contents", placement: "Placement", sha: str) -> str:
     """Python that loads this commit and no other."""
-    from mf2.training.cards import loading_lines
+    from mf2.hub.cards import loading_lines
 
     if contents.repo_type == "model":
         return loading_lines(placement.repo_id, sha, placement.base)

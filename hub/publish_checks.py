@@ -15,17 +15,9 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, ModelCard, get_token
 
 from mf2.dataset_tools.schema import MANIFEST_NAME, sha256_of_file
-from mf2.training.cards import CARD_NAME, label_space_of
-from mf2.training.checkpoint import INDEX_NAME, METRICS_NAME
-from mf2.training.publish_folder import (
-    ADAPTER,
-    BINARY_STARTS,
-    CHECKPOINT,
-    DATASET,
-    PICKLES,
-    WEIGHTS,
-    Contents,
-)
+from mf2.hub.cards import CARD_NAME, label_space_of
+from mf2.hub.publish_contents import ADAPTER, BINARY_STARTS, CHECKPOINT, DATASET, PICKLES, WEIGHTS, Contents
+from mf2.training.checkpoints import INDEX_NAME, METRICS_NAME
 
 ANNOTATIONS, FULL = "annotations", "full"
 PROBE = Path(__file__).with_name("publish_probe.py")
@@ -145,7 +137,7 @@ def find_threshold_problems(contents: Contents) -> Iterator[str]:
     own = dict(zip(space.au_codes, space.thresholds, strict=True))
     if other := [code for code, au in scored.items() if abs(au["threshold"] - own[code]) > THRESHOLD_TOLERANCE]:
         yield (
-            f"{', '.join(other)}: measured at other thresholds than it has; run training/evaluation.py and name its "
+            f"{', '.join(other)}: measured at other thresholds than it has; run evaluation/evaluate.py and name its "
             "folder with --evaluation."
         )
 

@@ -13,8 +13,7 @@ from huggingface_hub import DatasetCard
 from mf2.dataset_tools.privacy import restricted_sources, shorten_paths
 from mf2.dataset_tools.recipe import RECIPE_FORMAT
 from mf2.dataset_tools.schema import MANIFEST_NAME, read_manifest
-from mf2.training.arguments import RESOLVED_NAME, load_yaml
-from mf2.training.cards import (
+from mf2.hub.cards import (
     ADAPTER_CONFIG_NAME,
     CARD_NAME,
     CONFIG_NAME,
@@ -26,7 +25,8 @@ from mf2.training.cards import (
     make_card,
     permission_section,
 )
-from mf2.training.checkpoint import METRICS_NAME, read_json
+from mf2.training.arguments import RESOLVED_NAME, load_yaml
+from mf2.training.checkpoints import METRICS_NAME, read_json
 
 CHECKPOINT, ADAPTER, DATASET, RECIPE = "checkpoint", "adapter", "dataset", "recipe"
 
@@ -198,14 +198,14 @@ def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def take_evaluation(contents: Contents, folder: str | Path) -> Contents:
-    """The same with the scores and plots that `training/evaluation.py` left, instead of those of the training.
+    """The same with the scores and plots that `evaluation/evaluate.py` left, instead of those of the training.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: they are of another model or other thresholds, or of videos that it was trained on.
     """
     if not Path(folder, METRICS_NAME).is_file():
-        raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; training/evaluation.py leaves one.")
+        raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; evaluation/evaluate.py leaves one.")
     found, config = read_json(Path(folder, METRICS_NAME)), contents.config
     space = label_space_of(config)
     if space and found["model"]["label_space"] != space.to_dict():

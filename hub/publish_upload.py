@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
-from mf2.training.publish_folder import Contents
+from mf2.hub.publish_contents import Contents
 
 MAIN = "main"
 GATE = "manual"

@@ -1,1 +1,1 @@
-"""Training: pre-training, task adaptation, evaluation and benchmarks."""
+"""Training: pre-training and task adaptation."""

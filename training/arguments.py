@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import yaml
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mf2.command_line import run_command
+from mf2.utils.command_line import run_command
 
 RESOLVED_NAME = "training_config.yaml"
 """What the run was started with, in its output folder."""
@@ -405,7 +405,7 @@ def check_same_run(arguments: Any, output_dir: str | Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- script
 def run_script(main: Callable[[], None]) -> int:
-    """Run a script's `main` and show what it logs; see `mf2.command_line.run_command`."""
+    """Run a script's `main` and show what it logs; see `mf2.utils.command_line.run_command`."""
     with _messages_on_stderr():
         return run_command(Path(sys.argv[0]).name, main)
 

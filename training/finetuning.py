@@ -15,12 +15,12 @@ from typing import Any
 from peft import PeftModel
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.hub.provenance import record_training_videos
 from mf2.training.arguments import FinetuneArguments, save_resolved
-from mf2.training.checkpoint import save_for_hub, save_model, saving_folder
-from mf2.training.course import evaluate, finish, start_run
-from mf2.training.methods import METHODS, Method
-from mf2.training.provenance import record_training_videos
-from mf2.training.task import Task, load_task
+from mf2.training.checkpoints import save_for_hub, save_model, saving_folder
+from mf2.training.finetuning_methods import METHODS, Method
+from mf2.training.finetuning_task import Task, load_task
+from mf2.training.lifecycle import evaluate, finish, start_run
 
 logger = logging.getLogger(__name__)
 

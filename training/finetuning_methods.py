@@ -12,13 +12,13 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from mf2.configuration_mf2 import CODE_VERSION
+from mf2.data_loading.batches import CaptionTable, FaceCollator
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.arguments import FinetuneArguments, reject_unknown
-from mf2.training.course import TaskConfig, make_augmentation, provenance
-from mf2.training.data import CaptionTable, FaceCollator
-from mf2.training.pretraining_trainer import PretrainingTrainer, compute_metrics_for
-from mf2.training.states import (
+from mf2.training.finetuning_task import Task, captions_of
+from mf2.training.lifecycle import TaskConfig, make_augmentation, provenance
+from mf2.training.state_cache import (
     IMAGE_STATE_NAMES,
     StateRows,
     States,
@@ -27,7 +27,7 @@ from mf2.training.states import (
     collate_states,
     hash_weights,
 )
-from mf2.training.task import Task, captions_of
+from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
 
 ADAPTER = "default"
 LORA_TARGETS = r"(emo|au)\.qformer\..*\.(query|value)"

@@ -9,25 +9,19 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
+from mf2.data_loading.batches import Split, spaced_rows
+from mf2.evaluation.metrics import tune_thresholds
+from mf2.evaluation.predictions import from_logits
+from mf2.evaluation.scores import evaluate_predictions
+from mf2.hub.cards import OVERLAY_NAME, write_card
 from mf2.labels_mf2 import LabelSpace
-from mf2.memory import keep_freed_memory
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
-from mf2.training.cards import OVERLAY_NAME, write_card
-from mf2.training.checkpoint import METRICS_NAME, describe_environment, find_resume_checkpoint, write_json
-from mf2.training.data import Split, spaced_rows
-from mf2.training.metrics import tune_thresholds
-from mf2.training.predictions import from_logits
-from mf2.training.pretraining_trainer import (
-    LOSS_NAMES,
-    SHOWN_SCORES,
-    PretrainingTrainer,
-    make_training_arguments,
-    sigmoid,
-)
-from mf2.training.report import draw_overlay
-from mf2.training.scores import evaluate_predictions
+from mf2.training.checkpoints import METRICS_NAME, describe_environment, find_resume_checkpoint, write_json
+from mf2.training.overlay import draw_overlay
+from mf2.training.trainer import LOSS_NAMES, SHOWN_SCORES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.utils.malloc import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 

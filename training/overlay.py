@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mf2.analysis.drawing import FaceState, boxes_to_corners, compose, panel_height
+from mf2.data_loading.batches import FaceExample
+from mf2.evaluation.caption_scores import caption_kinds
 from mf2.labels_mf2 import EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.caption_scores import caption_kinds
-from mf2.training.checkpoint import replacing_file
-from mf2.training.data import FaceExample
+from mf2.training.checkpoints import replacing_file
+from mf2.utils.drawing import FaceState, boxes_to_corners, compose, panel_height
 
 CAPTION_LINES = 18  # room for the sentences of a face
 

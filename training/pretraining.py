@@ -10,29 +10,17 @@ from transformers import TrainingArguments
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
+from mf2.data_loading.batches import CaptionTable, FaceCollator, Split
 from mf2.dataset_tools.schema import read_manifest
+from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments, reject_unknown, save_resolved
-from mf2.training.build import build_model, build_processor, build_tokenizer
-from mf2.training.checkpoint import (
-    save_for_hub,
-)
-from mf2.training.course import (
-    evaluate,
-    finish,
-    make_augmentation,
-    provenance,
-    start_run,
-    unlabelled_aus,
-)
-from mf2.training.data import CaptionTable, FaceCollator, Split
-from mf2.training.pretraining_trainer import (
-    PretrainingTrainer,
-    compute_metrics_for,
-)
-from mf2.training.provenance import record_training_videos
+from mf2.training.checkpoints import save_for_hub
+from mf2.training.lifecycle import evaluate, finish, make_augmentation, provenance, start_run, unlabelled_aus
+from mf2.training.model_setup import build_model, build_processor, build_tokenizer
+from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +65,7 @@ def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tupl
 
 def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
     """The folder of the generated sample, drawn now if it is not there."""
-    from mf2.dataset_tools.synth import SynthConfig, synthesize
+    from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 
     reject_unknown(list(arguments.synth), list(SynthConfig.__dataclass_fields__), "synth")
     config = SynthConfig(**arguments.synth)

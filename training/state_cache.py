@@ -29,12 +29,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mf2.data_loading.batches import CaptionTable, FaceCollator, Split, row_seed
 from mf2.dataset_tools.schema import sha256_of_file
 from mf2.modeling_mf2 import MF2Model, MF2Output, SharedSpace
 from mf2.peft_dfn import DFNSide, kept_layers
 from mf2.recognition_mf2 import PooledTexts
-from mf2.training.checkpoint import replacing_file, write_json
-from mf2.training.data import CaptionTable, FaceCollator, Split, row_seed
+from mf2.training.checkpoints import replacing_file, write_json
 
 ROWS_PER_CHUNK = 1024
 TEXTS_PER_PASS = 64

@@ -16,12 +16,12 @@ from torch import nn
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
+from mf2.data_loading.batches import EpochSampler
+from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalars
+from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import RunArguments, reject_unknown
-from mf2.training.data import EpochSampler
-from mf2.training.metrics import au_metrics, emotion_metrics, scalars
-from mf2.training.predictions import IMAGE_NAMES
 
 logger = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ def write_report(run_folder: str | Path, output: str | Path | None = None, title
     Raises:
         FileNotFoundError: the folder holds no analysis.
     """
-    from ..dataset_tools.report import write_text
-    from .report_page import render
-    from .report_views import find_views, read_run
+    from ...dataset_tools.stage_report import write_text
+    from .page import render
+    from .views import find_views, read_run
 
     run_folder = Path(run_folder)
     table, manifest = read_run(run_folder)

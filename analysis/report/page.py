@@ -13,10 +13,10 @@ import jinja2
 import markdown_it
 from markupsafe import Markup, escape
 
-from .. import __version__
-from .caption_check import unsupported_aus
-from .report_views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
-from .thumbnails import Thumbnails, face_key, make_thumbnails
+from ... import __version__
+from ..caption_check import unsupported_aus
+from ..thumbnails import Thumbnails, face_key, make_thumbnails
+from .views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
 
 SHOWN_ELSEWHERE = ("label_space", "summary", "thresholds")
 """Parts of the manifest that are not listed under the settings."""

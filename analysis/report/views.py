@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ..labels_mf2 import ACTION_UNITS
-from .caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
-from .run_folder import MANIFEST_NAME
-from .tables import LANDMARKS, short_names
+from ...labels_mf2 import ACTION_UNITS
+from ..caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
+from ..run_folder import MANIFEST_NAME
+from ..tables import LANDMARKS, short_names
 
 MAX_POINTS = 1200
 """Points of a timeline; longer ones are binned."""

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model_source import DEFAULT_MODEL, check_model_source
+from ...hub.sources import DEFAULT_MODEL, check_model_source
 
 if TYPE_CHECKING:
+    from ..media import Source
     from .face_index import Encoder
-    from .media import Source
 
 BRANCHES = ("emo", "au")
 DETECT = "detect"
@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if args.describe:
         return _run_describe(args)
     text, folder = _query_of(args)
+    from ..media import find_sources
     from .face_index import FaceIndex
-    from .face_search import encode_face, face_scorer, search, text_scorer, write_results
-    from .media import find_sources
+    from .ranking import encode_face, face_scorer, search, text_scorer, write_results
 
     sources, _ = find_sources([folder])
     encoder = _make_encoder(args, sources)
@@ -92,8 +92,8 @@ def _run_describe(args: argparse.Namespace) -> int:
     texts = [line.strip() for line in args.texts.read_text("utf-8").splitlines() if line.strip()]
     if not texts:
         raise ValueError(f"{args.texts} holds no text; write one a line.")
-    from .face_search import describe, encode_face, write_results
-    from .media import Source
+    from ..media import Source
+    from .ranking import describe, encode_face, write_results
 
     encoder = _make_encoder(args, [Source(args.describe, str(args.describe), is_video=False)])
     found = describe(encoder, encode_face(encoder, args.describe), texts, args.top_k)
@@ -106,9 +106,9 @@ def _run_describe(args: argparse.Namespace) -> int:
 
 
 def _make_encoder(args: argparse.Namespace, sources: Sequence["Source"]) -> "Encoder":
+    from ..faces import make_finder
+    from ..recognizer import Recognizer
     from .face_index import Encoder
-    from .faces import make_finder
-    from .recognizer import Recognizer
 
     recognizer = Recognizer.from_pretrained(args.model, device=args.device)
     recognizer.model.get_branch(args.branch)

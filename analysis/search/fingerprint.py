@@ -5,8 +5,8 @@ import json
 
 import torch
 
-from ..modeling_mf2 import MF2Model
-from ..processing_mf2 import MF2Processor
+from ...modeling_mf2 import MF2Model
+from ...processing_mf2 import MF2Processor
 
 
 def fingerprint(model: MF2Model, processor: MF2Processor) -> str:

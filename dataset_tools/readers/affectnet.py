@@ -16,10 +16,10 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from ..labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, parse_landmarks, read_text_table
-from .readers import About, License
+from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, parse_landmarks, read_text_table
+from .registry import About, License
 
 CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 NOT_EMOTIONS = {8: "None", 9: "Uncertain", 10: "No face"}

@@ -25,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
-from .reader_tools import parse_ints, safe_entries
-from .readers import About, License
-from .report import Tally, markdown_table
+from ...labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
+from ..stage_report import Tally, markdown_table
+from .frame_table import parse_ints, safe_entries
+from .registry import About, License
 
 ABOUT = About(
     name="Aff-Wild2",

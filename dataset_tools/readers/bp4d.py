@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import ACTION_UNITS
+from ...labels_mf2 import ACTION_UNITS
 from .folds import BP4D_PARTS, add_fold_argument, split_of_fold
-from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
-from .readers import About, License
+from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
+from .registry import About, License
 
 ABOUT = About(
     name="BP4D",

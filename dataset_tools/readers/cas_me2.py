@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..labels_mf2 import ACTION_UNITS, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS
+from .frame_table import ReadReport
 from .micro_expressions import add_arguments, read_expressions
-from .reader_tools import ReadReport
-from .readers import About, License
+from .registry import About, License
 
 __all__ = ["ABOUT", "add_arguments", "read"]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import ACTION_UNITS, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .reader_tools import Folder, ReadReport, frame_table
-from .readers import About, License
+from .frame_table import Folder, ReadReport, frame_table
+from .registry import About, License
 
 CODES = ("Neutral", "Anger", "Contempt", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
 CONVENTION = {"Contempt": "Other"}

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
-from .reader_tools import EMOTION_MISSING, Folder, ReadReport, active, frame_table, parse_landmarks, read_text_table
-from .readers import About, License
+from .frame_table import EMOTION_MISSING, Folder, ReadReport, active, frame_table, parse_landmarks, read_text_table
+from .registry import About, License
 
 SPLITS = ("train", "validation")
 ABOUT = About(

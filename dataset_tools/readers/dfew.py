@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, read_text_table
-from .readers import About, License
+from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, read_text_table
+from .registry import About, License
 from .video_frames import COUNTED, add_sampling_argument, sample_clips
 
 CODES = {

@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 
 from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
-from .reader_tools import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
-from .readers import About, License
+from .frame_table import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
+from .registry import About, License
 from .video_frames import frames_of_videos
 
 HIGHEST = 5

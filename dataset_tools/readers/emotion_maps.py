@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ..labels_mf2 import EMOTIONS
-from .reader_tools import EMOTION_MISSING, ReadReport
+from ...labels_mf2 import EMOTIONS
+from .frame_table import EMOTION_MISSING, ReadReport
 
 UNLABELLED = "none"
 """The target of `--emotion_map` that leaves an emotion unlabelled."""

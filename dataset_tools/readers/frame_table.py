@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from tqdm import tqdm
 
-from ..labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
-from .readers import with_emotions
-from .report import NUM_EXAMPLES, Tally, markdown_table
+from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
+from ..stage_report import NUM_EXAMPLES, Tally, markdown_table
+from .registry import with_emotions
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 EMOTION_MISSING = -1  # in a reader's table; null in the result

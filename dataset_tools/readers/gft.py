@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
-from .readers import About, License
+from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
+from .registry import About, License
 
 ABOUT = About(
     name="GFT",

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
-from .reader_tools import Folder, ReadReport, add_crop_argument, frame_table, listed_aus
+from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, listed_aus
 
 COLUMNS = {
     "subject": "Subject",

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from ..labels_mf2 import ACTION_UNITS
-from .reader_tools import Folder, ReadReport, frame_table, listed_aus, read_text_lines
-from .readers import About, License
+from ...labels_mf2 import ACTION_UNITS
+from .frame_table import Folder, ReadReport, frame_table, listed_aus, read_text_lines
+from .registry import About, License
 
 CROPS = {"aligned": "_aligned", "original": ""}
 """Folder -> what its file names add."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .reader_tools import Folder, ReadReport, frame_table, read_text_lines
-from .readers import About, License
+from .frame_table import Folder, ReadReport, frame_table, read_text_lines
+from .registry import About, License
 
 CODES = {
     "1": "Surprise",

@@ -22,7 +22,7 @@ from typing import Any, Protocol, cast
 
 import pyarrow as pa
 
-from ..labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 
 READERS: dict[str, tuple[str, str]] = {
     "affwild2": ("affwild2", "Aff-Wild2, in the layouts of the ABAW competitions"),
@@ -106,7 +106,7 @@ def load_reader(name: str) -> Reader:
     """The reader of that name; a `ValueError` that lists the known ones otherwise."""
     if name not in READERS:
         raise ValueError(f"No reader is called {name!r}; there are {', '.join(READERS)}.")
-    return cast(Reader, importlib.import_module(f"mf2.dataset_tools.{READERS[name][0]}"))
+    return cast(Reader, importlib.import_module(f"mf2.dataset_tools.readers.{READERS[name][0]}"))
 
 
 def add_reader_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

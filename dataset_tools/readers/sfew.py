@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..labels_mf2 import EMOTIONS
+from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
-from .reader_tools import Folder, ReadReport, frame_table
-from .readers import About, License
+from .frame_table import Folder, ReadReport, frame_table
+from .registry import About, License
 
 OWN_EMOTIONS = ("Anger", "Disgust", "Fear", "Happiness", "Neutral", "Sadness", "Surprise")
 SPLITS = {"train": "train", "val": "validation"}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .reader_tools import EMOTION_MISSING, Folder, ReadReport
+from .frame_table import EMOTION_MISSING, Folder, ReadReport
 
 JPEG_QUALITY = 95
 _VIDEO_FRAME = re.compile(r"(.+\.(?:avi|mp4))#(\d{1,9})", re.ASCII | re.IGNORECASE)

@@ -16,7 +16,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..labels_mf2 import AU_IDS, EMOTIONS
+from ...labels_mf2 import AU_IDS, EMOTIONS
 
 Floats = NDArray[np.float64]
 

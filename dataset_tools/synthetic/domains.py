@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..labels_mf2 import AU_IDS
+from ...labels_mf2 import AU_IDS
 from .face_model import AVERAGE_FACE, Array, Expression, Identity, Shape
-from .faces import Background, Scene
+from .rendering import Background, Scene
 
 T = TypeVar("T")
 Range = tuple[float, float]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, MEAN_FACE_68, NUM_LANDMARKS
+from ...labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, MEAN_FACE_68, NUM_LANDMARKS
 
 Array = NDArray[np.floating]
 

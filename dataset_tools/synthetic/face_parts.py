@@ -12,8 +12,8 @@ import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.ndimage import gaussian_filter
 
-from ..labels_mf2 import FLIP_68
-from .face_canvas import (
+from ...labels_mf2 import FLIP_68
+from .canvas import (
     ANGLES,
     POLAR_CENTER_Y,
     Canvas,

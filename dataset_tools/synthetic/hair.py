@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .face_canvas import ANGLES, Surface, as_color, length, read_periodic, smoothstep, srgb_to_linear
+from .canvas import ANGLES, Surface, as_color, length, read_periodic, smoothstep, srgb_to_linear
 from .face_model import Array
 from .face_parts import Face
 

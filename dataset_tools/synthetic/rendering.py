@@ -15,10 +15,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from . import face_parts as parts
-from .face_canvas import X_RANGE, Y_RANGE, Canvas, Surface, blur_wide, enlarge, get_canvas, srgb_to_linear
-from .face_hair import Hair, paint_back
+from .canvas import X_RANGE, Y_RANGE, Canvas, Surface, blur_wide, enlarge, get_canvas, srgb_to_linear
 from .face_model import Array, Expression, Identity
 from .face_parts import Face
+from .hair import Hair, paint_back
 
 MIN_SIZE = 32
 OVERSAMPLING = 1.35

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ..labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
-from ..memory import keep_freed_memory
+from ...labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from ...utils.malloc import keep_freed_memory
+from ..captions import template_captions
+from ..contact_sheet import draw_contact_sheet
 from .au_prior import bayes_emotion, expected_ceiling, sample_aus
-from .captions import template_captions
-from .contact_sheet import draw_contact_sheet
-from .face_domains import DOMAINS, get_domain, sample_expression, sample_frame, sample_identity, sample_setting
+from .domains import DOMAINS, get_domain, sample_expression, sample_frame, sample_identity, sample_setting
 from .face_model import Identity
-from .faces import Scene, render_face
+from .rendering import Scene, render_face
 
 GENERATOR_VERSION = 2
 """Counts changes that alter the images or labels of a seed."""
@@ -186,7 +186,7 @@ def synthesize(
         ValueError: an impossible configuration.
         FileExistsError: `out_dir` holds something and `overwrite` is False.
     """
-    from .schema import write_mfa  # not above: its imports would slow the start of every worker
+    from ..schema import write_mfa  # not above: its imports would slow the start of every worker
 
     config = config or SynthConfig()
     sheet: list[dict[str, Any]] = []
@@ -265,7 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, and say what came out."""
-    from .schema import read_manifest
+    from ..schema import read_manifest
 
     config = SynthConfig(**{field.name: getattr(args, field.name) for field in fields(SynthConfig)})
     folder = synthesize(args.out_dir, config, num_workers=args.num_workers, overwrite=args.overwrite)

@@ -1,4 +1,4 @@
-"""`training/evaluation.py` as it is called: what it leaves, what it says, and what it refuses."""
+"""`evaluation/evaluate.py` as it is called: what it leaves, what it says, and what it refuses."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from sklearn.metrics import f1_score
 from tiny_mf2 import save_tiny
 from transformers import AutoModel
 
-from mf2.dataset_tools.synth import SynthConfig, synthesize
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.evaluation.evaluate import evaluate_predictions, main, predict
+from mf2.evaluation.protocols import load_protocol
+from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS
 from mf2.training.arguments import run_script
-from mf2.training.evaluation import evaluate_predictions, main, predict
-from mf2.training.protocols import load_protocol
-from mf2.training.provenance import record_training_videos
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ("confusion.png", "aus.png", "reliability.png")
@@ -43,7 +43,7 @@ def checkpoint(data, tmp_path_factory):
 def finished(checkpoint, data, tmp_path_factory):
     """The README's command with everything on, in a process of its own."""
     out = tmp_path_factory.mktemp("out") / "evaluation"
-    command = [sys.executable, "training/evaluation.py", "--model", checkpoint, "--data", data, "--output_dir", out]
+    command = [sys.executable, "evaluation/evaluate.py", "--model", checkpoint, "--data", data, "--output_dir", out]
     command += ["--captions", "--caption_rows", "8", "--group_by", "emotion", "--num_bootstrap", "100"]
     result = subprocess.run(
         [*map(str, command), "--device", "cpu"],
@@ -99,7 +99,7 @@ def test_nothing_that_is_left_names_a_local_path(finished, data):
 
 
 def test_the_functions_give_what_the_command_writes(finished, checkpoint, data):
-    from mf2.training.evaluation import load_model
+    from mf2.evaluation.evaluate import load_model
 
     model, processor, _ = load_model(str(checkpoint), [])
     split = load_protocol(str(data), "validation", "mfa", AU_IDS)

@@ -20,15 +20,15 @@ from samples import mfa_row
 from tiny_mf2 import save_tiny, write_pictures
 from transformers import AutoModel, AutoProcessor
 
+from mf2.data_loading.batches import Split
 from mf2.dataset_tools.schema import write_mfa
-from mf2.dataset_tools.synth import SynthConfig, synthesize
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.evaluation.predictions import predict
+from mf2.evaluation.scores import evaluate_predictions
 from mf2.labels_mf2 import LabelSpace
 from mf2.training import finetune as script
 from mf2.training.arguments import FinetuneArguments, parse_arguments, run_script
-from mf2.training.data import Split
 from mf2.training.finetuning import finetune
-from mf2.training.predictions import predict
-from mf2.training.scores import evaluate_predictions
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -258,7 +258,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(base, faces, tmp_path, name):
 KILLED = """
 import os, signal, sys
 from mf2.training import finetune
-from mf2.training.pretraining_trainer import EpochCallback
+from mf2.training.trainer import EpochCallback
 def on_step_end(self, args, state, control, **kwargs):
     if state.global_step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -443,7 +443,7 @@ def test_what_must_be_given(base, faces, tmp_path, capsys, missing):
 
 def test_a_full_disk_costs_no_chunk(base, faces, tmp_path, capsys, monkeypatch):
     """A chunk that cannot be written leaves no file, and what was written stays."""
-    from mf2.training import states
+    from mf2.training import state_cache as states
 
     save = states.save_file
 

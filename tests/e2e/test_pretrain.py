@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor
 
-from mf2.dataset_tools.synth import SynthConfig, synthesize
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.hub.evaluation_markdown import with_interval
 from mf2.training.arguments import PretrainArguments, parse_arguments
-from mf2.training.evaluation_table import with_interval
 from mf2.training.pretraining import pretrain
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mf2.analysis.report import write_report
+from mf2.analysis.report.command import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -21,17 +21,17 @@ from safetensors.torch import save_file
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.dataset_tools.schema import load_mfa, write_mfa
-from mf2.dataset_tools.synth import SynthConfig, synthesize
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.evaluation.caption_scores import caption_kinds
+from mf2.evaluation.predictions import image_batches
+from mf2.evaluation.protocols import load_protocol
 from mf2.labels_mf2 import AU_IDS
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments
-from mf2.training.caption_scores import caption_kinds
-from mf2.training.checkpoint import read_json, save_for_hub, write_json
-from mf2.training.course import start_run
-from mf2.training.predictions import image_batches
+from mf2.training.checkpoints import read_json, save_for_hub, write_json
+from mf2.training.lifecycle import start_run
 from mf2.training.pretraining import load_data, make_model, make_trainer
-from mf2.training.protocols import load_protocol
 
 HERE = Path(__file__).parent
 FACES, CHECKPOINT = HERE / "faces", HERE / "checkpoint"

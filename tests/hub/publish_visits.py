@@ -24,7 +24,7 @@ AS = "--as="
 def publish(commands: list[list[str]]) -> list[dict[str, Any]]:
     """Run `mf2 publish` with each list of words, one after the other: `status`, `out` and `err`."""
     main = importlib.import_module("mf2.cli").main
-    checks = importlib.import_module("mf2.training.publish_checks")
+    checks = importlib.import_module("mf2.hub.publish_checks")
     loading_check, own_token = checks.find_loading_problems, os.environ["HF_TOKEN"]
     reports = []
     for words in commands:

@@ -19,7 +19,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2Branch, MF2Model
-from mf2.training.published_weights import load_pretrained_parts
+from mf2.training.pretrained_weights import load_pretrained_parts
 
 QUERIES, TEXT, VISION_TOKENS, ROWS = 5, 7, 9, 4
 VISION = {

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mf2.dataset_tools.export import export
 from mf2.dataset_tools.schema import write_mfa
+from mf2.evaluation.predictions import Predictions
+from mf2.evaluation.scores import evaluate_predictions
+from mf2.hub.cards import write_card
 from mf2.labels_mf2 import EMOTIONS, LabelSpace
-from mf2.training.cards import write_card
-from mf2.training.predictions import Predictions
-from mf2.training.scores import evaluate_predictions
 
 FREE = {"name": "Faces", "license": "apache-2.0", "synthetic": True, "fingerprint": "f" * 64, "rows": 96, "videos": 9}
 RESTRICTED = FREE | {"name": "Aff-Wild2", "license": "other", "synthetic": False}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mf2 import landmarks_mf2
-from mf2.dataset_tools.face_model import Expression, Identity
-from mf2.dataset_tools.faces import Scene, render_face
+from mf2.dataset_tools.synthetic.face_model import Expression, Identity
+from mf2.dataset_tools.synthetic.rendering import Scene, render_face
 from mf2.labels_mf2 import FLIP_68, MEAN_FACE_68
 from mf2.landmarks_mf2 import (
     FACE_MESH_TO_68,

@@ -19,7 +19,19 @@ from mf2.cli import COMMANDS
 from mf2.configuration_mf2 import CODE_VERSION
 
 ROOT = Path(mf2.__file__).parent
-SUBPACKAGES = ("training", "analysis", "dataset_tools", "model_cards")
+SUBPACKAGES = (
+    "analysis",
+    "benchmarks",
+    "cli",
+    "data_loading",
+    "dataset_tools",
+    "evaluation",
+    "experiments",
+    "hub",
+    "model_cards",
+    "training",
+    "utils",
+)
 
 
 def run_isolated(code: str) -> dict:

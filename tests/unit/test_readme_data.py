@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from mf2.dataset_tools.build import plan, read_config
-from mf2.dataset_tools.cli import COMMANDS, make_parser
 from mf2.dataset_tools.schema import CAPTION_COLUMNS
-from mf2.dataset_tools.synth import SynthConfig, label_table, make_row
+from mf2.dataset_tools.stages import COMMANDS, make_parser
+from mf2.dataset_tools.synthetic.synth import SynthConfig, label_table, make_row
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 DATA = README[README.index("## Data") : README.index("## Training")]

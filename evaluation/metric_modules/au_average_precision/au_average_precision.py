@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from mf2.training.metrics import au_metrics
+from mf2.evaluation.metrics import au_metrics
 
 DESCRIPTION = """Average precision of each action unit and their unweighted mean, beside the prevalence, which a random
 order reaches. A label of -1 is unlabelled and never counts; an action unit without a positive label is in no mean."""

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from mf2.training.metrics import au_metrics
+from mf2.evaluation.metrics import au_metrics
 
 DESCRIPTION = """F1 of each action unit and their unweighted mean, beside what saying "active" always reaches,
 2p / (1 + p). A label of -1 is unlabelled and never counts; an action unit without any label is in no mean and is
@@ -23,7 +23,7 @@ Returns:
     per_au: name -> f1.
     unlabelled: names of the action units without a label.
 Example:
-    >>> metric = evaluate.load("training/metric_modules/au_f1")
+    >>> metric = evaluate.load("evaluation/metric_modules/au_f1")
     >>> metric.compute(predictions=[[0.9, 0.2], [0.3, 0.8]], references=[[1, 0], [0, -1]], au_codes=["AU6", "AU12"])
     {'f1': 0.5, 'f1_all_positive': 0.3333333333333333, 'per_au': {'AU6': 1.0, 'AU12': 0.0}, 'unlabelled': []}
 """

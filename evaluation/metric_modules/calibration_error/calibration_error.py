@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from mf2.training.calibration import binary_calibration
+from mf2.evaluation.calibration import binary_calibration
 
 DESCRIPTION = """Whether probabilities come true: the expected calibration error over 15 bins of equal width and the
 Brier score, beside the Brier score of always saying the prevalence. A label of -1 is unlabelled and never counts."""

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from mf2.training.metrics import decision_metrics
+from mf2.evaluation.metrics import decision_metrics
 
 DESCRIPTION = """Top-1 accuracy, and macro-F1 and unweighted average recall over the classes that the labels hold.
 Beside each stands what the most frequent class reaches. A label of -100 is unlabelled and never counts."""

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from mf2.training.metrics import decision_metrics
+from mf2.evaluation.metrics import decision_metrics
 
 DESCRIPTION = """Binary accuracy of each class against the rest, averaged over the classes. **Not an accuracy to report
 alone**: saying "never" to each of eight classes reaches 0.875, and a constant class 0.781 where classes are even; both

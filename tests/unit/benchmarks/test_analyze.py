@@ -6,7 +6,7 @@ from tiny_checkpoint import save_tiny_checkpoint
 
 from mf2.analysis.engine import AnalyzeOptions, analyze
 from mf2.analysis.recognizer import Recognizer
-from mf2.training import benchmark_analyze
+from mf2.benchmarks import analyze as benchmark_analyze
 
 
 def test_both_sides_see_every_picture(tmp_path, monkeypatch):

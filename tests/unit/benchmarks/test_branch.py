@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mf2 import alignment_mf2
-from mf2.training import benchmark, measure
-from mf2.training.benchmark_inputs import captioned_rows, describe_texts, make_batch, make_config, pad_to_limits
-from mf2.training.benchmark_runs import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
-from mf2.training.reference_step import generation_mask
+from mf2.benchmarks import branch, timing
+from mf2.benchmarks.blip2_step import generation_mask
+from mf2.benchmarks.inputs import captioned_rows, describe_texts, make_batch, make_config, pad_to_limits
+from mf2.benchmarks.workloads import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 TOY = Settings(batch_size=3, repeats=1, dropout=0.0)
@@ -78,7 +78,7 @@ def test_generation_mask_written_out():
 
 # --------------------------------------------------------------------------------------------------------------- step
 @pytest.mark.parametrize("items_per_part", [alignment_mf2.ITEMS_PER_LENGTH_PART, 1])
-@pytest.mark.parametrize("au_text_mode", benchmark.AU_TEXT_MODES)
+@pytest.mark.parametrize("au_text_mode", branch.AU_TEXT_MODES)
 def test_steps_have_equal_losses_and_gradients(monkeypatch, au_text_mode, items_per_part):
     """With texts in one part, and in more parts than there are texts to fill."""
     monkeypatch.setattr(alignment_mf2, "ITEMS_PER_LENGTH_PART", items_per_part)
@@ -169,17 +169,15 @@ def test_model_without_regions_sees_the_same_face():
 def test_runs_take_turns_and_warm_up_is_not_timed(monkeypatch):
     calls = []
     clock = iter(range(1000))
-    monkeypatch.setattr(measure, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing, "perf_counter", lambda: next(clock))
     runs = {name: {phase: lambda call=name + phase: calls.append(call) for phase in "12"} for name in "ab"}
-    timings = measure.time_side_by_side(runs, repeats=2, warm_up=1, device="cpu", title="test")
+    timings = timing.time_side_by_side(runs, repeats=2, warm_up=1, device="cpu", title="test")
     assert calls == ["b1", "b2", "a1", "a2", "a1", "a2", "b1", "b2", "b1", "b2", "a1", "a2"]
     assert timings["a"].phases == {"1": [1, 1], "2": [1, 1]}
     assert timings["a"].seconds == 2 and timings["a"].phase("1") == 1
 
 
-@pytest.mark.skipif(
-    not measure.can_measure_memory("cpu"), reason="peak memory of a process is read from Linux's /proc"
-)
+@pytest.mark.skipif(not timing.can_measure_memory("cpu"), reason="peak memory of a process is read from Linux's /proc")
 def test_peak_memory_is_what_was_used_meanwhile():
     """The high-water mark of before would hide it, and so would memory that this process has freed and kept."""
     code = (
@@ -195,7 +193,7 @@ def test_results_are_printed_and_written(tmp_path, capsys):
     file = tmp_path / "benchmark.json"
     sections = ["passes", "itg", "texts", "step", "regions"]
     argv = ["--sizes", "tiny", "--repeats", "1", "--batch_size", "2", "--threads", "1", "--seed", "3"]
-    benchmark.main([*argv, "--only", *sections, "--output", str(file)])
+    branch.main([*argv, "--only", *sections, "--output", str(file)])
     results, printed = json.loads(file.read_text("utf-8")), capsys.readouterr().out
     assert list(results["sections"]) == sections
     assert results["machine"]["torch"] == torch.__version__ and results["settings"]["seed"] == 3
@@ -206,12 +204,10 @@ def test_results_are_printed_and_written(tmp_path, capsys):
     assert "the LM head at every position" in printed
 
 
-@pytest.mark.skipif(
-    not measure.can_measure_memory("cpu"), reason="peak memory of a process is read from Linux's /proc"
-)
+@pytest.mark.skipif(not timing.can_measure_memory("cpu"), reason="peak memory of a process is read from Linux's /proc")
 def test_memory_of_a_step_in_a_process_of_its_own():
     settings = Settings(batch_size=2, threads=1)
-    measured = measure.in_fresh_process(benchmark.step_memory, "tiny", "per_au", "MF²", settings)
+    measured = timing.in_fresh_process(branch.step_memory, "tiny", "per_au", "MF²", settings)
     assert measured["peak, MiB"] > measured["gradients and AdamW, MiB"] / 2 > 0
 
 
@@ -226,10 +222,10 @@ def test_memory_of_a_step_in_a_process_of_its_own():
 )
 def test_values_out_of_range(argv, message):
     with pytest.raises(ValueError, match=message):
-        benchmark.main([*argv, "--sizes", "tiny", "--only", "step"])
+        branch.main([*argv, "--sizes", "tiny", "--only", "step"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_said():
     with pytest.raises(ValueError, match="finds no GPU"):
-        benchmark.main(["--device", "cuda"])
+        branch.main(["--device", "cuda"])

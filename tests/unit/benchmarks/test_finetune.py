@@ -5,15 +5,15 @@ import json
 import pytest
 import torch
 
-from mf2.training import benchmark_finetune
-from mf2.training.benchmark_runs import Settings
+from mf2.benchmarks import finetune
+from mf2.benchmarks.workloads import Settings
 
 SETTINGS = Settings(repeats=1, batch_size=2, threads=1)
 
 
-@pytest.mark.parametrize("name", benchmark_finetune.METHODS)
+@pytest.mark.parametrize("name", finetune.METHODS)
 def test_a_step_trains_what_the_method_trains_and_nothing_else(name):
-    method = benchmark_finetune.METHODS[name]("tiny", SETTINGS)
+    method = finetune.METHODS[name]("tiny", SETTINGS)
     phases = method.phases(SETTINGS)
     phases["forward"]()
     phases["backward"]()
@@ -27,9 +27,9 @@ def test_a_step_trains_what_the_method_trains_and_nothing_else(name):
 
 
 def test_cached_states_are_shaped_as_live_ones_are():
-    live, cached = (benchmark_finetune.METHODS[name]("tiny", SETTINGS) for name in ("DFN live", "DFN cached"))
+    live, cached = (finetune.METHODS[name]("tiny", SETTINGS) for name in ("DFN live", "DFN cached"))
     with torch.no_grad():
-        states = benchmark_finetune.pool_batch(live.module.get_base_model().eval(), live.batch, 7)
+        states = finetune.pool_batch(live.module.get_base_model().eval(), live.batch, 7)
     assert {name: cached.batch[name].shape for name in states} == {name: s.shape for name, s in states.items()}
     assert sum(p.numel() for p in live.parameters) == sum(p.numel() for p in cached.parameters)
 
@@ -37,10 +37,10 @@ def test_cached_states_are_shaped_as_live_ones_are():
 def test_results_are_printed_and_written(tmp_path, capsys):
     file = tmp_path / "results.json"
     flags = ["--sizes", "tiny", "--repeats", "1", "--batch_size", "2", "--threads", "1", "--output", str(file)]
-    benchmark_finetune.main([*flags, "--only", "steps", "inference", "cache"])
+    finetune.main([*flags, "--only", "steps", "inference", "cache"])
     sections = json.loads(file.read_text("utf-8"))["sections"]
     steps = {row["method"]: row for row in sections["steps"]["rows"]}
-    assert list(steps) == list(benchmark_finetune.METHODS)
+    assert list(steps) == list(finetune.METHODS)
     assert steps["full, task loss"]["faster than full, task loss"] == 1
     for row in steps.values():
         assert row["s an epoch of MFA"] == pytest.approx(row["ms a step"] / 1e3 * 31_320 / 2)

@@ -5,14 +5,7 @@ import pytest
 import torch
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
-from mf2.dataset_tools.schema import load_mfa
-from mf2.dataset_tools.synth import SynthConfig, synthesize
-from mf2.labels_mf2 import AU_IDS
-from mf2.processing_mf2 import Augmentation, MF2ImageProcessor
-from mf2.training.arguments import PretrainArguments
-from mf2.training.build import build_config, build_tokenizer
-from mf2.training.data import (
+from mf2.data_loading.batches import (
     POS_WEIGHT_BOUNDS,
     CaptionTable,
     EpochSampler,
@@ -24,6 +17,13 @@ from mf2.training.data import (
     row_seed,
     training_texts,
 )
+from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
+from mf2.dataset_tools.schema import load_mfa
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.labels_mf2 import AU_IDS
+from mf2.processing_mf2 import Augmentation, MF2ImageProcessor
+from mf2.training.arguments import PretrainArguments
+from mf2.training.model_setup import build_config, build_tokenizer
 from mf2.training.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 

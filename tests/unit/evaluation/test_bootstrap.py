@@ -5,16 +5,10 @@ import time
 import numpy as np
 import pytest
 
+from mf2.evaluation import bootstrap
+from mf2.evaluation.bootstrap import Resampler, au_average_precision_samples, au_f1_samples, emotion_samples, interval
+from mf2.evaluation.metrics import au_metrics, emotion_metrics
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
-from mf2.training import bootstrap
-from mf2.training.bootstrap import (
-    Resampler,
-    au_average_precision_samples,
-    au_f1_samples,
-    emotion_samples,
-    interval,
-)
-from mf2.training.metrics import au_metrics, emotion_metrics
 
 CODES = [f"AU{au_id}" for au_id in AU_IDS]
 THRESHOLDS = np.linspace(0.3, 0.7, 12)

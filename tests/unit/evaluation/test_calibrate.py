@@ -12,9 +12,8 @@ from tiny_mf2 import save_tiny
 from transformers import AutoModel
 
 from mf2 import cli
-from mf2.dataset_tools.synth import SynthConfig, synthesize
-from mf2.labels_mf2 import LabelSpace
-from mf2.training.calibrate import (
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.evaluation.calibrate import (
     Calibration,
     Sample,
     choose,
@@ -24,7 +23,8 @@ from mf2.training.calibrate import (
     hold_out,
     save_calibration,
 )
-from mf2.training.provenance import read_training_videos
+from mf2.hub.provenance import read_training_videos
+from mf2.labels_mf2 import LabelSpace
 
 SPACE = LabelSpace(au_ids=(1, 12), thresholds=(0.3, 0.6))
 
@@ -145,7 +145,7 @@ def test_a_save_that_fails_leaves_both_files_as_they_were(checkpoint, monkeypatc
     def fail(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("mf2.training.calibrate.write_json", fail)
+    monkeypatch.setattr("mf2.evaluation.calibrate.write_json", fail)
     with pytest.raises(OSError, match="No space"):
         save_calibration(checkpoint, Calibration((0.25,) * 12, (2.0,) * 12))
     assert [file.read_bytes() for file in files] == before and not list(checkpoint.glob(".*.part"))

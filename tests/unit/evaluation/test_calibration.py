@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
-from mf2.training.calibration import (
+from mf2.evaluation.calibration import (
     NUM_BINS,
     au_calibration,
     au_nll,

@@ -6,9 +6,9 @@ from tiny_mf2 import make_tiny
 
 from mf2.dataset_tools.captions import template_captions
 from mf2.dataset_tools.captions.rules import estimate_tokens
+from mf2.evaluation.caption_scores import FaceState, caption_kinds, named_aus, score_captions
+from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, LabelSpace
-from mf2.training.caption_scores import FaceState, caption_kinds, named_aus, score_captions
-from mf2.training.predictions import Predictions
 
 SPACE = LabelSpace()
 ACTIVE = (6, 12)

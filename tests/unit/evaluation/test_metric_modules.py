@@ -11,7 +11,7 @@ import mf2
 
 evaluate = pytest.importorskip("evaluate", reason="needs the extra `metrics`")
 
-MODULES = Path(mf2.__file__).parent / "training" / "metric_modules"
+MODULES = Path(mf2.__file__).parent / "evaluation" / "metric_modules"
 NAMES = sorted(path.name for path in MODULES.iterdir() if (path / f"{path.name}.py").is_file())
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from mf2.labels_mf2 import AU_IDS, EMOTIONS
-from mf2.training.metrics import (
+from mf2.evaluation.metrics import (
     THRESHOLD_BOUNDS,
     au_metrics,
     average_precision,
@@ -14,6 +13,7 @@ from mf2.training.metrics import (
     scalars,
     tune_thresholds,
 )
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 CODES = [f"AU{au_id}" for au_id in AU_IDS]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mf2.evaluation.external_predictions import SystemTable
+from mf2.evaluation.predictions import Predictions, align_emotions, from_logits
+from mf2.evaluation.protocols import load_protocol, take_rows
 from mf2.labels_mf2 import EMOTIONS, LabelSpace
-from mf2.training.predictions import Predictions, align_emotions, from_logits
-from mf2.training.protocols import load_protocol, take_rows
-from mf2.training.system_table import SystemTable
 
 AUS = (1, 12)
 

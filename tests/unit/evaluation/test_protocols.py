@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from samples import mfa_row, write_affwild2_labels, write_picture
 
-from mf2.dataset_tools.cli import main as data_command
 from mf2.dataset_tools.schema import write_mfa
+from mf2.dataset_tools.stages import main as data_command
+from mf2.evaluation.protocols import load_protocol
 from mf2.labels_mf2 import AU_IDS
-from mf2.training.protocols import load_protocol
 
 NUM_FRAMES = 4
 TASK_SPLITS = {  # video -> official split of the AU task and of the expression task

@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from mf2.data_loading.batches import Labels, Split
 from mf2.dataset_tools.schema import dataset_fingerprint
-from mf2.dataset_tools.synth import SynthConfig, synthesize
-from mf2.labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, MEAN_FACE_68
-from mf2.modeling_mf2 import MF2Model
-from mf2.training.arguments import PretrainArguments, run_script
-from mf2.training.build import build_model, build_processor, build_tokenizer
-from mf2.training.data import Labels, Split
-from mf2.training.predictions import exact_landmarks, image_batches, no_landmarks
-from mf2.training.references import (
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.evaluation.predictions import exact_landmarks, image_batches, no_landmarks
+from mf2.evaluation.reference_predictors import (
     aligned_landmarks,
     jittered_landmarks,
     load_checkpoint,
@@ -26,6 +22,10 @@ from mf2.training.references import (
     probe_predictions,
     untrained_tower,
 )
+from mf2.labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, MEAN_FACE_68
+from mf2.modeling_mf2 import MF2Model
+from mf2.training.arguments import PretrainArguments, run_script
+from mf2.training.model_setup import build_model, build_processor, build_tokenizer
 
 CPU = torch.device("cpu")
 ROWS = [

@@ -7,11 +7,9 @@ from tiny_mf2 import make_tiny
 
 from mf2.alignment_mf2 import image_text_similarity
 from mf2.dataset_tools.captions import inactive_au_sentence
-from mf2.labels_mf2 import AU_IDS
-from mf2.modeling_mf2 import MF2Model
-from mf2.training import retrieval
-from mf2.training.protocols import load_protocol
-from mf2.training.retrieval import (
+from mf2.evaluation import retrieval
+from mf2.evaluation.protocols import load_protocol
+from mf2.evaluation.retrieval import (
     TextReader,
     au_sentences,
     face_embeds,
@@ -20,6 +18,8 @@ from mf2.training.retrieval import (
     recall_of_ranks,
     retrieval_scores,
 )
+from mf2.labels_mf2 import AU_IDS
+from mf2.modeling_mf2 import MF2Model
 
 
 def unit(*shape, seed=0):

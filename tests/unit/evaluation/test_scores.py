@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from mf2.evaluation.predictions import Predictions
+from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
+from mf2.hub.evaluation_markdown import format_report, show, with_interval
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, LabelSpace
-from mf2.training.evaluation_table import format_report, show, with_interval
-from mf2.training.predictions import Predictions
-from mf2.training.scores import evaluate_by_group, evaluate_predictions
 
 SPACE = LabelSpace(thresholds=(0.4,) * 12)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mf2.training import paper_tables, table_runs
-from mf2.training.checkpoint import METRICS_NAME, write_json
-from mf2.training.table_layouts import Filled, Table, au_f1, emotion, make_tables, one_vs_rest
-from mf2.training.table_runs import Run, RunFolder, run_all
-from mf2.training.tables import to_csv, to_markdown
-from mf2.training.transfer import TransferTable
+from mf2.experiments import paper_results, runs
+from mf2.experiments.runs import Run, RunFolder, run_all
+from mf2.experiments.table_layouts import Filled, Table, au_f1, emotion, make_tables, one_vs_rest
+from mf2.experiments.tables import to_csv, to_markdown
+from mf2.experiments.transfer import TransferTable
+from mf2.training.checkpoints import METRICS_NAME, write_json
 
 SCORES = {"a": Run("a", "pretrain"), "b": Run("b", "pretrain")}
 
@@ -55,9 +55,9 @@ def test_one_vs_rest_accuracy_from_a_confusion_matrix():
 
 def test_the_papers_tables_agree_with_their_own_means_where_they_should():
     """Table II's means verify; those of the two ablations in Table IV are half a point too high, as the note says."""
-    for *values, printed in paper_tables.TABLE_II.values():
+    for *values, printed in paper_results.TABLE_II.values():
         assert sum(values) / 12 == pytest.approx(printed, abs=0.011)
-    for name, (*values, printed, _, _, _) in paper_tables.TABLE_IV.items():
+    for name, (*values, printed, _, _, _) in paper_results.TABLE_IV.items():
         slip = 0.5 if name in ("w/o Emo-VL", "w/o AU-VL") else 0.0
         assert printed - sum(values) / 8 == pytest.approx(slip, abs=0.011)
 
@@ -96,7 +96,7 @@ def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch
             folder.path(run, seed).mkdir(parents=True, exist_ok=True)
             write_json(metrics_with(0.5), folder.path(run, seed) / METRICS_NAME)
 
-    monkeypatch.setattr(table_runs, "run_once", pretend)
+    monkeypatch.setattr(runs, "run_once", pretend)
     folder = RunFolder(tmp_path, {"pretrain": "p.yaml"})
     base = Run("base", "pretrain", {"train_data": "d"})
     adapted = Run("adapted", "finetune", {"method": "dfn"}, base)

@@ -11,8 +11,8 @@ from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.dataset_card import card as dataset_text
 from mf2.dataset_tools.privacy import restricted_sources
+from mf2.hub.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
 from mf2.labels_mf2 import EMOTIONS
-from mf2.training.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
 
 SHA, BASE_SHA = "a" * 40, "b" * 40
 THRESHOLDS = [0.41, 0.62]

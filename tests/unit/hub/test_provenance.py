@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from mf2.training.provenance import (
+from mf2.hub.provenance import (
     HASH_DIGITS,
     TRAINING_VIDEOS_NAME,
     find_overlap,

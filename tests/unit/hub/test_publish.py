@@ -15,13 +15,13 @@ import mf2
 from mf2.cli import main
 from mf2.dataset_tools.privacy import shorten_paths
 from mf2.dataset_tools.schema import sha256_of_file
-from mf2.training import publish_checks
+from mf2.hub import publish_checks
+from mf2.hub.cards import PinnedRepo
+from mf2.hub.publish_contents import open_folder, prepare, take_evaluation
+from mf2.hub.publish_placement import find_placement
 from mf2.training.arguments import PretrainArguments
-from mf2.training.cards import PinnedRepo
-from mf2.training.checkpoint import move_checkpoint
-from mf2.training.pretraining_trainer import make_training_arguments
-from mf2.training.publish_folder import open_folder, prepare, take_evaluation
-from mf2.training.publish_places import find_placement
+from mf2.training.checkpoints import move_checkpoint
+from mf2.training.trainer import make_training_arguments
 
 LOADED = {"au_ids": [1, 12], "emotions": ["Calm"], "au_thresholds": [0.4, 0.6]}
 TOKEN = "hf_" + "A1b2" * 8
@@ -331,4 +331,4 @@ def test_the_package_has_no_other_way_to_push():
         for file in root.rglob("*.py")
         if "tests" not in file.parts and "build" not in file.parts and calls.search(file.read_text())
     }
-    assert found == {"training/publish_upload.py"}
+    assert found == {"hub/publish_upload.py"}

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from small_adapters import adapted, small_model
 
 from mf2.cli import main
-from mf2.model_source import DEFAULT_MODEL, check_model_source, load_adapter
+from mf2.hub.sources import DEFAULT_MODEL, check_model_source, load_adapter
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from mf2.training.arguments import (
     save_resolved,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = sorted(path for path in (ROOT / "training" / "configs").glob("*.yaml") if "accelerate" not in path.name)
 
 
@@ -150,7 +150,7 @@ def test_shipped_configurations_are_valid(path):
     from transformers import BertTokenizer
 
     from mf2.processing_mf2 import add_decoder_token
-    from mf2.training.build import build_config
+    from mf2.training.model_setup import build_config
 
     arguments = parse("--config", path)
     config = build_config(arguments, add_decoder_token(BertTokenizer()))

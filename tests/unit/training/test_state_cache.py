@@ -16,16 +16,16 @@ from tiny_mf2 import save_tiny
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
+from mf2.data_loading.batches import FaceCollator
 from mf2.dataset_tools.schema import write_mfa
-from mf2.dataset_tools.synth import SynthConfig, synthesize
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.modeling_mf2 import MF2Model
-from mf2.training import states
+from mf2.training import state_cache
 from mf2.training.arguments import FinetuneArguments
-from mf2.training.data import FaceCollator
-from mf2.training.methods import cache_states, make_adapter_config, prepare_dfn
-from mf2.training.pretraining_trainer import make_training_arguments
-from mf2.training.states import StateRows, StatesStore, collate_states
-from mf2.training.task import captions_of, load_task
+from mf2.training.finetuning_methods import cache_states, make_adapter_config, prepare_dfn
+from mf2.training.finetuning_task import captions_of, load_task
+from mf2.training.state_cache import StateRows, StatesStore, collate_states
+from mf2.training.trainer import make_training_arguments
 
 NUM_TRAIN, NUM_EVAL = 12, 6
 
@@ -44,7 +44,7 @@ def faces(tmp_path_factory) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Four rows a chunk: three of a view of the training split, two of the evaluation split."""
-    monkeypatch.setattr(states, "ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(state_cache, "ROWS_PER_CHUNK", 4)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def fill(base: Path, faces: Path | str, cache: Path, **changes) -> tuple:
         return captured["states"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mf2.training.methods.cache_states", keep)
+        patch.setattr("mf2.training.finetuning_methods.cache_states", keep)
         method = prepare_dfn(arguments, settings, task)
     return task, captured["collator"], *captured["states"], method
 
@@ -365,7 +365,7 @@ def test_states_are_mapped_not_read(base, faces, cache):
 
 def test_a_checkpoint_without_weights_is_refused(base, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no \*\.safetensors; it is no MF² checkpoint"):
-        states.hash_weights(tmp_path)
+        state_cache.hash_weights(tmp_path)
 
 
 def test_the_key_is_written_in_clear(cache):

@@ -10,13 +10,8 @@ from transformers import TrainerControl, TrainerState
 from transformers.modeling_outputs import ModelOutput
 
 from mf2.training.arguments import PretrainArguments
-from mf2.training.checkpoint import find_resume_checkpoint, replacing_file
-from mf2.training.pretraining_trainer import (
-    COLLAPSE_WINDOWS,
-    CollapseCallback,
-    PretrainingTrainer,
-    make_training_arguments,
-)
+from mf2.training.checkpoints import find_resume_checkpoint, replacing_file
+from mf2.training.trainer import COLLAPSE_WINDOWS, CollapseCallback, PretrainingTrainer, make_training_arguments
 
 
 class StandIn(nn.Module):

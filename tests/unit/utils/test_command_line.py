@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mf2.command_line import one_line, run_command
+from mf2.utils.command_line import one_line, run_command
 
 
 def raising(error: BaseException):
@@ -49,6 +49,6 @@ def test_a_message_is_the_one_that_helps(error, line):
 
 def test_the_commands_load_no_torch():
     """Which takes seconds."""
-    code = "import sys, mf2.cli, mf2.dataset_tools.cli, mf2.command_line; print('torch' in sys.modules)"
+    code = "import sys, mf2.cli, mf2.dataset_tools.stages, mf2.utils.command_line; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mf2.analysis.report import write_report
-from mf2.analysis.report_page import find_peaks, flatten, render_card, shorten
-from mf2.analysis.report_views import MAX_POINTS, find_readings, find_views
+from mf2.analysis.report.command import write_report
+from mf2.analysis.report.page import find_peaks, flatten, render_card, shorten
+from mf2.analysis.report.views import MAX_POINTS, find_readings, find_views
 from mf2.analysis.thumbnails import crop_face
 
 AUS, EMOTIONS = ("AU1", "AU12"), ("Neutral", "Happiness")

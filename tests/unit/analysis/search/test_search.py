@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from tiny_mf2 import make_tiny, save_tiny, write_pictures
 
-from mf2.analysis import face_index
-from mf2.analysis.checkpoints import fingerprint
-from mf2.analysis.face_index import Encoder, FaceIndex
-from mf2.analysis.face_search import describe, encode_face, face_scorer, search, text_scorer
 from mf2.analysis.faces import make_finder
 from mf2.analysis.media import find_sources
+from mf2.analysis.search import face_index
+from mf2.analysis.search.face_index import Encoder, FaceIndex
+from mf2.analysis.search.fingerprint import fingerprint
+from mf2.analysis.search.ranking import describe, encode_face, face_scorer, search, text_scorer
 from mf2.cli import main
 from mf2.dataset_tools.captions import template_captions
 from mf2.labels_mf2 import PROTOTYPES
@@ -218,7 +218,7 @@ def test_texts_are_ranked_for_a_face_in_chunks(tiny, encoder, pictures, monkeypa
     assert [score for _, score in whole] == sorted((score for _, score in whole), reverse=True)
     for text, score in whole:
         assert score == pytest.approx(float(text_scorer(*tiny, text, "emo")(embeds[None])), abs=1e-4)
-    monkeypatch.setattr("mf2.analysis.face_search.TEXTS_PER_CHUNK", 2)
+    monkeypatch.setattr("mf2.analysis.search.ranking.TEXTS_PER_CHUNK", 2)
     assert describe(encoder, embeds, texts, 3) == whole[:3]
 
 

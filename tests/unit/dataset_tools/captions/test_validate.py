@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mf2.dataset_tools.cli import main
+from mf2.dataset_tools.stages import main
 
 GOOD = {
     "image_id": "a.jpg",

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mf2.dataset_tools.affwild2 import base_video, find_layout, index
-from mf2.dataset_tools.reader_tools import parse_ints
+from mf2.dataset_tools.readers.affwild2 import base_video, find_layout, index
+from mf2.dataset_tools.readers.frame_table import parse_ints
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 AU_HEADER = ",".join(f"AU{au_id}" for au_id in AU_IDS)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mf2.dataset_tools import affectnet, dfew, folds, rafdb
-from mf2.dataset_tools.readers import READERS, emotions_of, load_reader
-from mf2.dataset_tools.video_frames import VideoReader, middle_frames, split_video_path
+from mf2.dataset_tools.readers import affectnet, dfew, folds, rafdb
+from mf2.dataset_tools.readers.registry import READERS, emotions_of, load_reader
+from mf2.dataset_tools.readers.video_frames import VideoReader, middle_frames, split_video_path
 from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
 
 DROPPED = ("malformed", "labelled_twice", "unlabelled", "missing_image", "no_part")

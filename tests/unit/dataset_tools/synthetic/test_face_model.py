@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mf2.dataset_tools.face_canvas import Surface, get_canvas
-from mf2.dataset_tools.face_domains import (
+from mf2.dataset_tools.synthetic.canvas import Surface, get_canvas
+from mf2.dataset_tools.synthetic.domains import (
     DOMAINS,
     get_domain,
     sample_expression,
@@ -12,10 +12,10 @@ from mf2.dataset_tools.face_domains import (
     sample_identity,
     sample_setting,
 )
-from mf2.dataset_tools.face_hair import HAIR_STYLES, Hair
-from mf2.dataset_tools.face_model import AVERAGE_FACE, Expression, Identity, face_points, neutral_points
-from mf2.dataset_tools.face_parts import Face
-from mf2.dataset_tools.faces import Camera, Scene, paint_head, render_face
+from mf2.dataset_tools.synthetic.face_model import AVERAGE_FACE, Expression, Identity, face_points, neutral_points
+from mf2.dataset_tools.synthetic.face_parts import Face
+from mf2.dataset_tools.synthetic.hair import HAIR_STYLES, Hair
+from mf2.dataset_tools.synthetic.rendering import Camera, Scene, paint_head, render_face
 from mf2.labels_mf2 import AU_IDS, FLIP_68
 
 TEXTURE_AUS = (6, 7, 23, 24)

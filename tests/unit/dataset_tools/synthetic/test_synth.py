@@ -14,13 +14,20 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mf2.dataset_tools import au_prior, synth
 from mf2.dataset_tools.captions import validate_caption
 from mf2.dataset_tools.contact_sheet import draw_contact_sheet
-from mf2.dataset_tools.face_domains import get_domain, sample_expression, sample_identity
-from mf2.dataset_tools.face_model import face_points
 from mf2.dataset_tools.schema import load_mfa
-from mf2.dataset_tools.synth import ACTIVE_INTENSITY, SynthConfig, image_aus, label_table, make_row, synthesize
+from mf2.dataset_tools.synthetic import au_prior, synth
+from mf2.dataset_tools.synthetic.domains import get_domain, sample_expression, sample_identity
+from mf2.dataset_tools.synthetic.face_model import face_points
+from mf2.dataset_tools.synthetic.synth import (
+    ACTIVE_INTENSITY,
+    SynthConfig,
+    image_aus,
+    label_table,
+    make_row,
+    synthesize,
+)
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, PROTOTYPES
 
 SMALL = SynthConfig(num_train=20, num_eval=8, frames_per_identity=4, seed=3, image_size=48)

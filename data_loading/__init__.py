@@ -1,0 +1,1 @@
+"""From a data set in the MFA schema to batches."""

@@ -1,0 +1,1 @@
+"""Generated faces with exact landmarks, action units and emotions."""
