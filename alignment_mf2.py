@@ -23,6 +23,8 @@ from .qformer_mf2 import KeyValue, map_key_values, select_rows
 MF2Branch = Any
 """The branch of the model, which this file serves and therefore does not import."""
 
+MIN_TEXT_LENGTH = 2
+"""Tokens: what opens a text, and one to write. Batches without any text are narrower and are padded to it."""
 MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 32
 """The texts of a pass are cut by length into at most so many parts, of so many items at least: more parts are less
 padding, and more additions of weight gradients."""
@@ -140,6 +142,8 @@ class TextItems:
         """From ids of shape (I, G, T); without a mask, padding is masked, without caption ids, rows are compared."""
         if attention_mask is None:
             attention_mask = (input_ids != pad_id).long()
+        missing = max(MIN_TEXT_LENGTH - input_ids.shape[-1], 0)
+        input_ids, attention_mask = F.pad(input_ids, (0, missing), value=pad_id), F.pad(attention_mask, (0, missing))
         input_ids = _pad_to_common_length(input_ids, pad_id)
         attention_mask = _pad_to_common_length(attention_mask, 0)
         if caption_ids is None:
@@ -453,9 +457,10 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
     """
     rows = texts.written.flatten().nonzero().squeeze(1)
     ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
+    parts = [(part, max(length, MIN_TEXT_LENGTH)) for part, length in split_by_length(masks, texts.num_length_parts)]
     totals = [
         _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))
-        for part, length in split_by_length(masks, texts.num_length_parts)
+        for part, length in parts
     ]
     return _mean_over_batch(sum(totals), masks[:, 1:].sum())
 

@@ -33,6 +33,16 @@ CASES = {
     "second process without text": ({"au_text_mode": "per_au", "freeze_vision": False}, ["no text"]),
     "second process without text, one caption": ({"au_text_mode": "caption"}, ["no text"]),
     "second process without labels": ({"au_text_mode": "caption"}, ["no labels"]),
+    "no text, a sentence an AU": ({"au_text_mode": "per_au", "freeze_vision": False}, ["no text at all"]),
+    "no text, one caption": ({"au_text_mode": "caption"}, ["no text at all"]),
+    "one text, a sentence an AU": ({"au_text_mode": "per_au"}, ["one text"]),
+    "one text, one caption": ({"au_text_mode": "caption"}, ["one text"]),
+    "no negatives, a sentence an AU": ({"au_text_mode": "per_au"}, ["no negatives"]),
+    "no negatives, one caption": ({"au_text_mode": "caption"}, ["no negatives"]),
+    "nothing labelled, a sentence an AU": ({"au_text_mode": "per_au"}, ["nothing labelled"]),
+    "nothing labelled, one caption": ({"au_text_mode": "caption"}, ["nothing labelled"]),
+    "a row each, a sentence an AU": ({"au_text_mode": "per_au"}, ["a row each"]),
+    "a row each, one caption": ({"au_text_mode": "caption"}, ["a row each"]),
     "gradient checkpointing": ({"au_text_mode": "caption", "freeze_vision": False}, ["checkpointing"]),
 }
 
@@ -83,6 +93,20 @@ def make_batch(au_text_mode: str, changes: list[str]) -> dict[str, torch.Tensor]
     if "no text" in changes:
         batch["input_ids"][HALF:] = 0
         batch["au_input_ids"][HALF:] = 0
+    if "no text at all" in changes:
+        batch["input_ids"][:] = 0
+        batch["au_input_ids"][:] = 0
+    if "one text" in changes:  # the second process's
+        batch["input_ids"][:-1] = 0
+        batch["au_input_ids"][:-1] = 0
+    if "no negatives" in changes:
+        for name in ("input_ids", "au_input_ids", "caption_ids", "au_caption_ids"):
+            batch[name][:] = batch[name].flatten(0, -2 if "input" in name else -1)[0]
+    if "nothing labelled" in changes:
+        batch["emotion_labels"][:] = -100
+        batch["au_labels"][:] = -1
+    if "a row each" in changes:
+        batch = {name: tensor[[0, -1]] for name, tensor in batch.items()}
     if "no labels" in changes:
         batch["emotion_labels"][HALF:] = -100
         batch["au_labels"][HALF:] = -1
@@ -95,10 +119,10 @@ def make_batch(au_text_mode: str, changes: list[str]) -> dict[str, torch.Tensor]
 
 def half_of(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
     """A process's rows, its texts cut to its own longest."""
-    rows = {name: tensor[rank * HALF : (rank + 1) * HALF] for name, tensor in batch.items()}
+    rows = {name: tensor.chunk(2)[rank] for name, tensor in batch.items()}
     for prefix in ("", "au_"):
         mask = rows[f"{prefix}attention_mask"]
-        length = max(int(mask.sum(-1).max()), 2)
+        length = max(int(mask.sum(-1).max()), 1)
         rows[f"{prefix}attention_mask"] = mask[..., :length]
         rows[f"{prefix}input_ids"] = rows[f"{prefix}input_ids"][..., :length]
     return rows
