@@ -17,6 +17,9 @@ logger = logging.get_logger(__name__)
 CODE_VERSION = "0.1.0"
 """Version of the code that interprets a checkpoint; stored in every configuration."""
 
+MAX_SHALLOW_LAYERS = 6
+"""Up to so many layers a branch's text reads the queries as they leave a layer, unless it is configured otherwise."""
+
 AUTO_MAP = {
     "AutoConfig": "configuration_mf2.MF2Config",
     "AutoModel": "modeling_mf2.MF2Model",
@@ -89,6 +92,10 @@ class MF2QFormerConfig(PreTrainedConfig):
         encoder_hidden_size: Width of the vision tokens that the queries attend to; `None` takes the tower's.
         cross_attention_frequency: Every how many layers the queries cross-attend, from layer 0 on.
         num_query_tokens: Learned queries, per image (`emo`) or per AU region (`au`).
+        text_reads_queries: Where a layer's written text (ITG, generation) reads the queries: `"entering"` it, as in
+            BLIP-2, or `"leaving"` it, so that the last cross-attention reaches the text, too; that costs one more
+            projection of the queries a layer. `None` is `"leaving"` up to 6 layers, of which the last would be a large
+            part, and `"entering"` in deeper branches, as published weights were trained.
     """
 
     model_type = "mf2_qformer"
@@ -108,10 +115,14 @@ class MF2QFormerConfig(PreTrainedConfig):
     cross_attention_frequency: int = 2
     encoder_hidden_size: int | None = None
     num_query_tokens: int = 32
+    text_reads_queries: str | None = None
 
     def __post_init__(self, **kwargs):
         _refuse_unknown_fields(self, kwargs)
         super().__post_init__(**kwargs)
+        if self.text_reads_queries is None:
+            self.text_reads_queries = "leaving" if self.num_hidden_layers <= MAX_SHALLOW_LAYERS else "entering"
+        _check_choice(self, "text_reads_queries", ("entering", "leaving"))
         for name in (
             "vocab_size",
             "hidden_size",
@@ -227,8 +238,17 @@ class MF2Config(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more."""
-        loaded = super().from_dict(config_dict, **kwargs)
+        """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more.
+
+        A branch that does not say how its text reads the queries was trained before there was a choice: as in BLIP-2.
+        """
+        branches = {name: config_dict[name] for name in ("emo_config", "au_config") if name in config_dict}
+        was_trained = {
+            name: {"text_reads_queries": "entering", **branch}
+            for name, branch in branches.items()
+            if isinstance(branch, dict)
+        }
+        loaded = super().from_dict({**config_dict, **was_trained}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config.check()
         return loaded

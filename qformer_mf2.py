@@ -2,8 +2,9 @@
 
 Its parameters are named as in transformers' `Blip2QFormerModel` and `BertModel`, so that published weights load. It
 differs in what a pass can be handed instead of computing it again: the image projected to keys and values once for all
-passes, and the query pass's keys and values for the text that is generated after it. A pass keeps what is asked of it
-and no more.
+passes, and the query pass's keys and values for the text that is generated after it. Those are of the queries as they
+enter a layer, which is BLIP-2's way, or with `text_reads_queries="leaving"` as they leave it: the text then reads all
+of L cross-attentions, not L − 1. A pass keeps what is asked of it and no more.
 
 Symbols in shapes: Q queries, T text tokens, N vision tokens, D width, H heads.
 """
@@ -138,6 +139,10 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         self.intermediate_query = MF2QFormerIntermediate(qformer_config)
         self.output_query = MF2QFormerResidual(qformer_config, qformer_config.intermediate_size)
 
+    def project_key_value(self, hidden_states: torch.Tensor) -> KeyValue:
+        """(rows, tokens, D) -> keys and values of this block's self-attention."""
+        return self.attention.attention.project_key_value(hidden_states)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -163,7 +168,7 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         Returns:
             The new states, and this pass's own self-attention keys and values.
         """
-        own = self.attention.attention.project_key_value(hidden_states)
+        own = self.project_key_value(hidden_states)
         key_value = own
         if kv_cache is not None:
             key_value = kv_cache.update(*own, self.layer_idx)
@@ -208,7 +213,8 @@ class QFormerStates:
     Args:
         last: `(rows, tokens, D)` after the last layer.
         pooled: `(rows, J, D)`, what was pooled of the embeddings and of the states after each layer; None if nothing.
-        key_values: Each layer's own keys and values; empty unless they were kept.
+        key_values: What later text reads of each layer: keys and values of the states that enter it, or that leave it
+            with `text_reads_queries="leaving"`; empty unless they were kept.
     """
 
     last: torch.Tensor
@@ -226,6 +232,7 @@ class MF2QFormer(nn.Module):
     def __init__(self, config: MF2Config, qformer_config: MF2QFormerConfig):
         super().__init__()
         self.config = config
+        self.text_reads_leaving = qformer_config.text_reads_queries == "leaving"
         self.layernorm = nn.LayerNorm(qformer_config.hidden_size, eps=qformer_config.layer_norm_eps)
         self.dropout = nn.Dropout(qformer_config.hidden_dropout_prob)
         self.encoder = MF2QFormerEncoder(config, qformer_config)
@@ -277,7 +284,8 @@ class MF2QFormer(nn.Module):
                 drop_text=drop,
             )
             if keep_key_values:
-                key_values.append(key_value)
+                leaving = self.text_reads_leaving
+                key_values.append(layer.project_key_value(hidden_states) if leaving else key_value)
             if pool:
                 pooled.append(pool(hidden_states))
         return QFormerStates(hidden_states, torch.stack(pooled, dim=1) if pool else None, key_values)

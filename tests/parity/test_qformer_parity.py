@@ -43,8 +43,8 @@ LOCAL_ONLY = {"au_embeddings", "region_embeddings"}
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def our_model(attention: str = "sdpa", **fields) -> MF2Model:
-    branch = TEXT_SIDE | {"vocab_size": DEC + 1, "num_query_tokens": QUERIES}
+def our_model(attention: str = "sdpa", text_reads_queries: str = "entering", **fields) -> MF2Model:
+    branch = TEXT_SIDE | {"vocab_size": DEC + 1, "num_query_tokens": QUERIES, "text_reads_queries": text_reads_queries}
     config = MF2Config(
         vision_config={"model_type": "blip_2_vision_model", **VISION},
         emo_config=branch,
@@ -95,7 +95,7 @@ class Pair(NamedTuple):
         ).last_hidden_state
 
 
-def make_pair(attention: str) -> Pair:
+def make_pair(attention: str, text_reads_queries: str = "entering") -> Pair:
     config = Blip2QFormerConfig(
         **TEXT_SIDE | {"vocab_size": DEC + 1},
         encoder_hidden_size=VISION["hidden_size"],
@@ -104,7 +104,7 @@ def make_pair(attention: str) -> Pair:
     )
     qformer = randomise(Blip2QFormerModel._from_config(config, attn_implementation=attention), seed=1)
     embeddings = randomise(Blip2TextEmbeddings(config), seed=2)
-    branch = randomise(our_model(attention), seed=3).emo
+    branch = randomise(our_model(attention, text_reads_queries), seed=3).emo
     branch.qformer.load_state_dict(qformer.state_dict())  # strict: the names are the same
     branch.embeddings.load_state_dict(embeddings.state_dict())
     return Pair(branch, qformer, embeddings)
@@ -215,7 +215,52 @@ def test_two_stage_generation_equals_one_masked_pass(pair, texts, image):
     assert of_ours.abs().max() > 1e-3
 
 
-def test_generation_token_by_token_equals_all_at_once(pair, texts, image):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_text_reads_the_queries_as_they_leave_a_layer(attention, texts, image):
+    """Each of transformers' layers, given the queries that left it beside the text; with gradient into the queries."""
+    pair = make_pair(attention, "leaving")
+    ids, mask = texts
+    visual = pair.branch.encode_image(image[:, None], keep_key_values=True)
+    ours = pair.branch.decode(ids, mask, visual.key_values)
+
+    vision, hidden = pair.branch.vision_layernorm(image), generation_mask(mask)
+    queries = pair.embeddings(query_embeds=pair.branch.query_tokens.expand(ROWS, -1, -1))
+    queries, text = (pair.qformer.layernorm(states) for states in (queries, pair.embeddings(input_ids=ids)))
+    for layer in pair.qformer.encoder.layer:
+        queries = layer(queries, encoder_hidden_states=vision, query_length=QUERIES)
+        both = layer(torch.cat([queries, text], 1), hidden, encoder_hidden_states=vision, query_length=QUERIES)
+        text = both[:, QUERIES:]
+    torch.testing.assert_close(visual.states[:, 0], queries, **EXACT)
+    assert_close_where(mask, ours, text)
+
+    of_ours, of_theirs = (
+        torch.autograd.grad((states[mask.bool()] ** 2).mean(), pair.branch.query_tokens, retain_graph=True)[0]
+        for states in (ours, text)
+    )
+    torch.testing.assert_close(of_ours, of_theirs, **EXACT)
+
+
+def test_where_text_reads_the_queries_changes_nothing_else(texts, image):
+    """Neither what is seen nor what is matched."""
+    ids, mask = texts
+    entering, leaving = (make_pair("sdpa", way).branch for way in ("entering", "leaving"))
+    views = [branch.encode_image(image[:, None], keep_key_values=True) for branch in (entering, leaving)]
+    assert torch.equal(views[0].states, views[1].states) and torch.equal(views[0].pooled, views[1].pooled)
+    queries = entering.query_embeds().expand(ROWS, -1, -1)
+    matched = [
+        branch.match(queries, view.vision_key_values, ids, mask)
+        for branch, view in zip((entering, leaving), views, strict=True)
+    ]
+    assert torch.equal(*matched)
+    written = [
+        branch.decode(ids, mask, view.key_values) for branch, view in zip((entering, leaving), views, strict=True)
+    ]
+    assert not torch.allclose(*written, atol=0.1)
+
+
+@pytest.mark.parametrize("text_reads_queries", ["entering", "leaving"])
+def test_generation_token_by_token_equals_all_at_once(text_reads_queries, texts, image):
+    pair = make_pair("sdpa", text_reads_queries)
     ids, _ = texts
     visual = pair.branch.encode_image(image[:, None], keep_key_values=True)
     at_once = pair.branch.decode(ids, None, visual.key_values)

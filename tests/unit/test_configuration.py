@@ -28,6 +28,7 @@ REFUSED = [
     ({"use_emo_vl": False, "use_au_vl": False}, ["use_emo_vl", "use_au_vl", "at least one"]),
     ({"local_feature_levels": []}, ["local_feature_levels", "[-1]"]),
     ({"emo_config": {"num_hidden_layers": 0}}, ["num_hidden_layers", "0", ">= 1"]),
+    ({"emo_config": {"text_reads_queries": "left"}}, ["text_reads_queries", "left", "entering", "leaving"]),
     ({"emo_config": {"hidden_dropout_prob": 2}}, ["hidden_dropout_prob", "2", "<= 1"]),
     ({"emo_config": {"hidden_size": 10, "num_attention_heads": 4}}, ["hidden_size", "10", "multiple", "4"]),
     # labels
@@ -57,6 +58,28 @@ def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(fields, words
         MF2Config(**fields)
     message = str(refusal.value)
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(("layers", "way"), [(1, "leaving"), (6, "leaving"), (7, "entering"), (12, "entering")])
+def test_shallow_branches_write_from_the_queries_that_leave_a_layer(layers, way, tmp_path):
+    """It is stored as it was decided, and no default decides it anew."""
+    branch = {"num_hidden_layers": layers}
+    config = MF2Config(emo_config=branch, au_config=branch | {"text_reads_queries": "entering"})
+    assert (config.emo_config.text_reads_queries, config.au_config.text_reads_queries) == (way, "entering")
+    config.save_pretrained(tmp_path)
+    again = MF2Config.from_pretrained(tmp_path)
+    assert (again.emo_config.text_reads_queries, again.au_config.text_reads_queries) == (way, "entering")
+
+
+def test_a_checkpoint_from_before_the_choice_reads_as_it_was_trained(tmp_path):
+    MF2Config.from_size("tiny").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    content = json.loads(file.read_text())
+    for name in ("emo_config", "au_config"):
+        assert content[name].pop("text_reads_queries") == "leaving"
+    file.write_text(json.dumps(content))
+    for config in (MF2Config.from_pretrained(tmp_path), MF2Config.from_dict(content)):
+        assert config.emo_config.text_reads_queries == config.au_config.text_reads_queries == "entering"
 
 
 def test_an_unknown_size_lists_the_known_ones():
