@@ -47,7 +47,7 @@ from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, map_key_values, select_rows
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
-from .transformers_mf2 import CACHE_NAME, cache_of
+from .transformers_mf2 import CACHE_NAME, AdapterCalls, cache_of
 
 if is_peft_available():
     # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
@@ -398,7 +398,7 @@ class BranchView:
 
 
 # ------------------------------------------------------------------------------------------------------------- model
-class MF2PreTrainedModel(PreTrainedModel):
+class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
     config_class = MF2Config
     base_model_prefix = "mf2"
     main_input_name = "pixel_values"

@@ -1,11 +1,22 @@
-"""What the releases of transformers call differently; the installed one is known by its signatures, not its number."""
+"""What differs between the releases of transformers that this code runs under, in one place.
+
+The installed one is known by its signatures, not by its number.
+"""
 
 import inspect
 from typing import Any
 
+import torch
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.utils import is_peft_available
 
+if is_peft_available():
+    from peft import functional
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+# ------------------------------------------------------------------------------------------------------- generation
 CACHE_NAMES = ("cache", "past_key_values")
 """What `generate` calls the keys and values that it hands from word to word, in model outputs, too; newest first."""
 
@@ -28,3 +39,74 @@ CACHE_NAME = cache_name(GenerationMixin)
 def cache_of(kwargs: dict[str, Any]) -> Cache | None:
     """The cache among a forward pass's keyword arguments, under any of its names."""
     return next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+
+
+# --------------------------------------------------------------------------------------------------------- adapters
+class AdapterCalls:
+    """A model's adapters through PEFT's public functions, `peft.functional`; to be inherited before `PreTrainedModel`.
+
+    transformers' methods of these names do the same, but first ask for the PEFT that was current when they were
+    released, or for one that is still to come, whatever the adapter needs. `load_adapter` is transformers' own.
+    """
+
+    def _check_adapters(self, *names: str) -> None:
+        if not self._hf_peft_config_loaded:
+            raise ValueError("No adapter is loaded; call load_adapter first.")
+        if unknown := [name for name in names if name not in self.peft_config]:
+            raise ValueError(
+                f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, self.peft_config))}."
+            )
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
+        """Add a new adapter of that `PeftConfig`, and make it the active one."""
+        name = adapter_name or "default"
+        if self._hf_peft_config_loaded and name in self.peft_config:
+            raise ValueError(f"There is an adapter called {name!r} already; choose another name.")
+        adapter_config.base_model_name_or_path = self.name_or_path
+        functional.inject_adapter_in_model(adapter_config, self, name)
+        self._hf_peft_config_loaded = True
+        self.set_adapter(name)
+
+    def set_adapter(self, adapter_name: str | list[str]) -> None:
+        """Let this adapter answer, and train."""
+        self._check_adapters(*([adapter_name] if isinstance(adapter_name, str) else adapter_name))
+        functional.set_adapter(self, adapter_name)
+
+    def active_adapters(self) -> list[str]:
+        """Names of the adapters that answer, or would if they were not disabled."""
+        self._check_adapters()
+        return next(module.active_adapters for module in self.modules() if isinstance(module, BaseTunerLayer))
+
+    def enable_adapters(self) -> None:
+        """Let the active adapters answer again."""
+        self._switch_adapters(enabled=True)
+
+    def disable_adapters(self) -> None:
+        """Let the checkpoint itself answer."""
+        self._switch_adapters(enabled=False)
+
+    def _switch_adapters(self, enabled: bool) -> None:
+        self._check_adapters()
+        for module in self.modules():
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+                module.enable_adapters(enabled)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """An adapter's weights, by default the active one's, as `save_pretrained` writes them."""
+        self._check_adapters(*([adapter_name] if adapter_name else []))
+        name = adapter_name or self.active_adapters()[0]
+        return functional.get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
+
+    def delete_adapter(self, adapter_names: str | list[str]) -> None:
+        """Forget adapters; another that is loaded takes the place of the active one."""
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        self._check_adapters(*names)
+        for name in names:
+            prefix = f"{self.peft_config[name].peft_type.value.lower()}_"
+            functional.delete_adapter(self, adapter_name=name, prefix=prefix)
+            del self.peft_config[name]
+        if not self.peft_config:
+            del self.peft_config
+            self._hf_peft_config_loaded = False
