@@ -64,7 +64,7 @@ class AdapterCalls:
             raise ValueError(f"There is an adapter called {name!r} already; choose another name.")
         adapter_config.base_model_name_or_path = self.name_or_path
         functional.inject_adapter_in_model(adapter_config, self, name)
-        self._hf_peft_config_loaded = True
+        self._hf_peft_config_loaded = True  # `save_pretrained` then writes the adapter alone
         self.set_adapter(name)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
@@ -110,3 +110,8 @@ class AdapterCalls:
         if not self.peft_config:
             del self.peft_config
             self._hf_peft_config_loaded = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed; PEFT asks by this name, of which transformers warns."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())

@@ -61,7 +61,7 @@ def make_model(fields: dict, changes: list[str]) -> MF2ForPreTraining:
     )
     model = MF2ForPreTraining(config).train()
     if "checkpointing" in changes:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model
 
 

@@ -294,7 +294,7 @@ def test_text_towers_learn_exactly_when_they_are_aligned(weight):
 def test_nothing_upstream_is_differentiated(checkpointing):
     model = adapted()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     moved = gradients(model, make_batch())
     assert {name for name, value in moved.items() if value} == {name for name in moved if "dfn_sides" in name}
     assert not any(p.requires_grad for name, p in model.named_parameters() if "dfn_sides" not in name)
@@ -310,7 +310,7 @@ def test_nothing_upstream_is_differentiated_though_it_asks_for_gradients():
 
 def test_gradients_are_those_without_checkpointing():
     plain, checkpointed = adapted(), adapted()
-    checkpointed.gradient_checkpointing_enable()
+    checkpointed.activation_checkpointing_enable()
     for model in (plain, checkpointed):
         gradients(model, make_batch())
     for (name, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):

@@ -411,13 +411,13 @@ def test_the_trainer_trains_saves_and_goes_on(tmp_path):
 def test_the_trainer_checkpoints_gradients(tmp_path):
     plain, checkpointed = (adapted() for _ in range(2))
     losses = train_by_trainer(plain, tmp_path / "plain", max_steps=3)
-    assert train_by_trainer(checkpointed, tmp_path / "on", max_steps=3, gradient_checkpointing=True) == losses
+    assert train_by_trainer(checkpointed, tmp_path / "on", max_steps=3, activation_checkpointing=True) == losses
 
 
 def test_a_base_that_already_checkpoints_takes_an_adapter():
     """PEFT then hooks the input embeddings so that gradients flow; nothing upstream of DFN may take one."""
     base = small_model()
-    base.gradient_checkpointing_enable()
+    base.activation_checkpointing_enable()
     model = adapted(base).train()
     model(**make_batch()).loss.backward()
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {

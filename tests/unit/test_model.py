@@ -275,14 +275,13 @@ def gradients_of_a_step(checkpointing: bool) -> dict[str, torch.Tensor]:
     """In training mode: dropout is repeated in what is computed again."""
     model = make_model(vision_config=VIT).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     assert model.au.qformer.encoder.layer[0].gradient_checkpointing is checkpointing
     torch.manual_seed(3)
     model(**make_batch(model)).loss.backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable. is deprecated")
 def test_gradient_checkpointing_changes_no_gradient():
     expected, gradients = gradients_of_a_step(checkpointing=False), gradients_of_a_step(checkpointing=True)
     for name, gradient in expected.items():
