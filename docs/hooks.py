@@ -2,15 +2,14 @@
 
 import atexit
 import shutil
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 
-def on_config(config: Any) -> Any:
-    """Put a folder with a link `mf2` to the checkout on the search path of the Python handler."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Put a folder with a link `mf2` to the checkout first on the path."""
     folder = Path(tempfile.mkdtemp(prefix="mf2-docs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "mf2").symlink_to(Path(config["config_file_path"]).parent, target_is_directory=True)
-    config["plugins"]["mkdocstrings"].config["handlers"]["python"]["paths"] = [str(folder)]
-    return config
+    (folder / "mf2").symlink_to(Path(__file__).parents[1], target_is_directory=True)
+    sys.path.insert(0, str(folder))
