@@ -1,4 +1,4 @@
-.PHONY: install test test-oldest-peft demo lint types bench
+.PHONY: docs install test test-oldest-peft demo lint types bench
 
 install:            ## the package and everything the tests need
 	pip install -e '.[dev]'
@@ -18,6 +18,9 @@ lint:
 
 types:              ## mypy wants the checkout under the package's name
 	d=$$(mktemp -d) && ln -s "$(CURDIR)" $$d/mf2 && mypy $$d/mf2/dataset_tools $$d/mf2/labels_mf2.py $$d/mf2/training/arguments.py; s=$$?; rm -r $$d; exit $$s
+
+docs:               ## the site of docs/, into build/site
+	mkdocs build --strict
 
 bench:              ## side-by-side timings
 	python benchmarks/branch.py

@@ -125,7 +125,7 @@ def source_files() -> set[str]:
     files = {path.name for path in ROOT.glob("*.py")}
     for package in SUBPACKAGES:
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and not {"__pycache__", "images"} & set(path.parts):
+            if path.is_file() and "__pycache__" not in path.parts:
                 files.add(path.relative_to(ROOT).as_posix())
     return files
 
