@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -74,6 +75,36 @@ def _check_range(config: PreTrainedConfig, name: str, low: float, high: float | 
     if not high_enough or (high is not None and value > high):
         bound = f"{'>' if open_low else '>='} {low}" + ("" if high is None else f" and <= {high}")
         raise ValueError(f"{type(config).__name__}.{name} is {value}; it must be {bound}.")
+
+
+def _names_of(id2label: Mapping[Any, str]) -> list[str]:
+    """The names of the outputs in order; a `ValueError` unless the keys are 0, 1, 2, …."""
+    by_index = {int(index): name for index, name in id2label.items()}
+    if sorted(by_index) != list(range(len(by_index))):
+        raise ValueError(f"id2label is {dict(id2label)}; its keys must be 0 to {len(by_index) - 1}.")
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def _name_emotions(kwargs: dict[str, Any], own: Sequence[str]) -> None:
+    """Let `emotions` say what `id2label`, `label2id` and `num_labels` do among the arguments of a loader, in place.
+
+    Args:
+        own: those of the checkpoint.
+    Raises:
+        ValueError: they contradict each other, or a number comes without names.
+    """
+    if (id2label := kwargs.pop("id2label", None)) is not None:
+        names, ids = _names_of(id2label), kwargs.pop("label2id", None)
+        if ids is not None and sorted(ids, key=lambda name: int(ids[name])) != names:
+            raise ValueError(f"label2id is {ids}, which is not the inverse of id2label, {names}.")
+        if list(kwargs.get("emotions", names)) != names:
+            raise ValueError(f"id2label has {names}, but emotions is {list(kwargs['emotions'])}; give one of them.")
+        kwargs["emotions"] = names
+    num_labels, count = kwargs.pop("num_labels", None), len(kwargs.get("emotions", own))
+    if num_labels not in (None, count):
+        raise ValueError(
+            f"num_labels is {num_labels}, but there are {count} emotions; give their names, emotions=[…]."
+        )
 
 
 def _check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
@@ -179,6 +210,13 @@ class MF2Config(PreTrainedConfig):
     """
 
     model_type = "mf2"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "losses",
+        "au_embeds",
+        "emotion_embeds",
+        "au_states",
+        "emotion_states",
+    ]
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(AutoConfig, model_type="vit"),
         "emo_config": SubConfigSpec(MF2QFormerConfig),
@@ -227,12 +265,16 @@ class MF2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self._warn_of_other_code()
         _refuse_unknown_fields(self, kwargs)
+        if self.id2label is not None and (names := _names_of(self.id2label)) != list(self.emotions):
+            if self.emotions is not EMOTIONS:
+                raise ValueError(f"id2label has {names}, but emotions is {list(self.emotions)}; give one of them.")
+            self.emotions = names
         if kwargs.get("num_labels") not in (None, len(self.emotions)):
             raise ValueError(
                 f"num_labels is {kwargs['num_labels']}, but there are {len(self.emotions)} emotions; "
                 f"give their names, emotions=[…], instead."
             )
-        self._name_labels()
+        self.name_labels()
         super().__post_init__(**kwargs)
         self.check()
 
@@ -240,8 +282,10 @@ class MF2Config(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more.
 
-        A branch that does not say how its text reads the queries was trained before there was a choice: as in BLIP-2.
+        `id2label` (and `label2id`) among them names the emotions, as `emotions` does. A branch that does not say how its
+        text reads the queries was trained before there was a choice: as in BLIP-2.
         """
+        _name_emotions(kwargs, config_dict.get("emotions", EMOTIONS))
         branches = {name: config_dict[name] for name in ("emo_config", "au_config") if name in config_dict}
         was_trained = {
             name: {"text_reads_queries": "entering", **branch}
@@ -269,13 +313,22 @@ class MF2Config(PreTrainedConfig):
                 f"mf2-face=={self.code_version} where results must match."
             )
 
-    def _name_labels(self) -> None:
-        self.id2label = dict(enumerate(self.emotions))
-        self.label2id = {name: index for index, name in enumerate(self.emotions)}
+    def name_labels(self, emotions: Sequence[str] | None = None) -> None:
+        """Let `id2label` and `label2id`, which stock code reads, be an adapter's emotions, or the checkpoint's own."""
+        names = self.emotions if emotions is None else emotions
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: index for index, name in enumerate(names)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As usual; the names of the outputs are the checkpoint's own, whichever adapter answers."""
+        content = super().to_dict()
+        content["id2label"] = dict(enumerate(self.emotions))
+        content["label2id"] = {name: index for index, name in enumerate(self.emotions)}
+        return content
 
     def check(self) -> None:
         """Hold every field against its bounds; for whoever changes fields of a finished configuration."""
-        self._name_labels()
+        self.name_labels()
         self._check_values()
         self._check_widths()
         self._check_vocabulary()

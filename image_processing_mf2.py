@@ -351,7 +351,7 @@ class _FaceImageProcessing(BaseImageProcessor):
     eye_centers = [list(center) for center in EYE_CENTERS]
     landmark_detector = "face-alignment"
     max_pixels = 2**26
-    model_input_names = ["pixel_values", "au_boxes"]
+    model_input_names = ["pixel_values", "au_boxes", "au_ids"]
 
     def preprocess(
         self,
@@ -381,6 +381,7 @@ class _FaceImageProcessing(BaseImageProcessor):
             For N faces, A AUs:
             - **pixel_values** `(N, 3, H, W)` float32.
             - **au_boxes** `(N, A, 2, 4)` float32, x1 y1 x2 y2 in [0, 1] of the processed image.
+            - **au_ids** `(N, A)` int64, whose boxes they are.
             - **align_matrix** `(N, 2, 3)` float32, pixels of the picture to pixels of the processed image.
             - **landmarks_px** `(N, 68, 2)` float32, pixels of the processed image.
             - **landmarks_found** `(N,)` bool, False where the mean face stands in.
@@ -427,6 +428,7 @@ class _FaceImageProcessing(BaseImageProcessor):
         data = {
             "pixel_values": self._normalize(pixels, settings),
             "au_boxes": torch.from_numpy(boxes),
+            "au_ids": torch.tensor(settings["au_ids"], dtype=torch.int64).expand(len(boxes), -1).contiguous(),
             "align_matrix": torch.from_numpy(matrices[:, :2]).float(),
             "landmarks_px": torch.from_numpy(landmarks_px).float(),
             "landmarks_found": torch.from_numpy(is_found),

@@ -11,10 +11,11 @@ Symbols in shapes: B images, A action units, E emotions, Q queries, T text token
 region, D branch width, W vision width, P projection width, H heads, L layers.
 """
 
-import dataclasses
+import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class MF2Output(ModelOutput):
     Args:
         loss: Weighted sum of `losses`; None without labels.
         losses: Unweighted scalars: `emotion` and `au`; in pre-training `emo_itc`, `emo_itm`, `emo_itg`, `au_itc`,
-            `au_itm` and `au_itg`, too, and with an adapter that is aligned `emo_itc` and `au_itc`.
+            `au_itm` and `au_itg`, too, and with an adapter that is aligned `emo_itc` and `au_itc`; None for none.
         au_logits: `(B, A)`, one per AU of the label space; probabilities by sigmoid.
         emotion_logits: `(B, E)`; probabilities by softmax.
         au_embeds: `(B, A, Q, P)` L2-normalised queries of each AU region; None without the local branch.
@@ -114,6 +115,36 @@ def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: in
             align_corners=False,
         )  # (B, W, K, g²)
     return sampled.permute(0, 2, 3, 1).to(feature_map.dtype)
+
+
+def select_boxes(
+    au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None, wanted: Sequence[int]
+) -> torch.Tensor | None:
+    """The boxes of the wanted AUs, in their order, of boxes that say whose they are.
+
+    Args:
+        au_boxes: `(B, K, 2, 4)`.
+        au_ids: `(B, K)` or `(K,)` AU numbers, as the processor returns them; None takes the boxes as they are.
+        wanted: A AU numbers.
+    Returns:
+        `(B, A, 2, 4)`.
+    Raises:
+        ValueError: a wanted AU has no box, or it is not clear whose the boxes are.
+    """
+    if au_boxes is None or au_ids is None:
+        return au_boxes
+    owners = torch.as_tensor(au_ids)
+    if owners.shape[-1:] != au_boxes.shape[1:2]:
+        raise ValueError(f"au_ids has shape {tuple(owners.shape)}, but there are {au_boxes.shape[1]} au_boxes a face.")
+    given, *others = owners.reshape(-1, au_boxes.shape[1]).unique(dim=0).tolist() or [list(wanted)]
+    if others:
+        raise ValueError(f"Faces of one batch have boxes of different AUs, {given} and {others[0]}; give them apart.")
+    if missing := [au_id for au_id in wanted if au_id not in given]:
+        raise ValueError(
+            f"au_boxes are of the AUs {', '.join(map(str, given))}, but the label space that answers also needs "
+            f"{', '.join(map(str, missing))}; make them with processor.for_label_spaces(model.label_space)."
+        )
+    return au_boxes if given == list(wanted) else au_boxes[:, [given.index(au_id) for au_id in wanted]]
 
 
 # ------------------------------------------------------------------------------------------------------------ branch
@@ -398,6 +429,25 @@ class BranchView:
 
 
 # ------------------------------------------------------------------------------------------------------------- model
+UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
+"""What a processor returns besides what a model reads."""
+_FRAMEWORK_INPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache", "inputs_embeds")
+
+
+def _refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
+    """Raise for keyword arguments that nothing reads; labels under a misspelt name would be missing silently."""
+    for name in kwargs:
+        if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS or kwargs[name] is None:
+            continue
+        known = list(inspect.signature(method).parameters)
+        if name == "adapter_names":
+            hint = "; it is PEFT's: use a PeftModel, or forward_adapters for the answers of several adapters"
+        else:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{method.__name__} has no argument {name!r}{hint}")
+
+
 class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
     config_class = MF2Config
     base_model_prefix = "mf2"
@@ -408,6 +458,7 @@ class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["MF2Branch"]  # its passes share projections across layers
+    accepts_loss_kwargs = False  # the losses are means: a Trainer divides them by its accumulation steps
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -574,6 +625,12 @@ class MF2Model(MF2PreTrainedModel):
                 f"processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
             )
 
+    def _own_boxes(
+        self, au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None
+    ) -> torch.Tensor | None:
+        """The boxes of the label space that answers."""
+        return select_boxes(au_boxes, au_ids, self.label_space.region_au_ids)
+
     def encode_branches(
         self,
         pixel_values: torch.Tensor,
@@ -603,16 +660,16 @@ class MF2Model(MF2PreTrainedModel):
         """What the checkpoint's recognisers, or those of the active adapter, say."""
         return self.recognizers({name: view.pooled for name, view in views.items()})
 
-    def _describe(self, views: dict[str, BranchView]) -> MF2Output:
-        """The states and the embeddings of every branch."""
-        output = MF2Output()
+    def _describe(self, views: dict[str, BranchView]) -> dict[str, torch.Tensor]:
+        """The states and the embeddings of every branch, by their names in [`MF2Output`]."""
+        seen = {}
         if "emo" in views:
-            output.emotion_states = views["emo"].states[:, 0]
-            output.emotion_embeds = self.emo.embed_image(output.emotion_states)
+            seen["emotion_states"] = views["emo"].states[:, 0]
+            seen["emotion_embeds"] = self.emo.embed_image(seen["emotion_states"])
         if "au" in views:
-            output.au_states = views["au"].states
-            output.au_embeds = self.au.embed_image(output.au_states)
-        return output
+            seen["au_states"] = views["au"].states
+            seen["au_embeds"] = self.au.embed_image(seen["au_states"])
+        return seen
 
     def _text_items(
         self,
@@ -647,6 +704,7 @@ class MF2Model(MF2PreTrainedModel):
         au_attention_mask: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         au_caption_ids: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
         """See faces.
@@ -660,19 +718,27 @@ class MF2Model(MF2PreTrainedModel):
                 Texts are read in training alone, by [`MF2ForPreTraining`] and by adapters that are aligned with them.
             au_input_ids, au_attention_mask: `(B, T)`, or `(B, A, T)` with `au_text_mode="per_au"`.
             caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
+            au_ids: `(B, K)` or `(K,)`: whose the K boxes of each face are, in any order; those of the label space
+                are taken. Without them the boxes are those of the label space, in its order.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
+        _refuse_unknown(self.forward, kwargs)
+        au_boxes = self._own_boxes(au_boxes, au_ids)
         texts = {
             "emo": (input_ids, attention_mask, caption_ids),
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
         }
         texts = {name: text for name, text in texts.items() if name in self.branches and text[0] is not None}
         views = self.encode_branches(pixel_values, au_boxes, keep_key_values=self._aligns and bool(texts))
-        output, seen = self._describe(views), self.recognize(views)
-        output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
-        output.losses = self._losses(views, seen, emotion_labels, au_labels, texts)
-        output.loss = self.recognizers.weigh(output.losses)
-        return output
+        seen = self.recognize(views)
+        losses = self._losses(views, seen, emotion_labels, au_labels, texts)
+        return MF2Output(
+            loss=self.recognizers.weigh(losses),
+            losses=losses or None,
+            au_logits=seen.au_logits,
+            emotion_logits=seen.emotion_logits,
+            **self._describe(views),
+        )
 
     def _losses(
         self,
@@ -692,45 +758,62 @@ class MF2Model(MF2PreTrainedModel):
         return self.recognizers.losses(seen, emotion_labels, au_labels, pooled, self.branches)
 
     def forward_adapters(
-        self, names: Sequence[str], pixel_values: torch.Tensor, au_boxes: torch.Tensor | None = None, **kwargs
+        self,
+        names: Sequence[str],
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
+        **kwargs,
     ) -> dict[str, MF2Output]:
         """What several adapters see, from one pass of the tower and the branches, which none of them changes.
 
         Args:
             names: Of loaded adapters; `"base"` is the checkpoint itself.
             pixel_values: `(B, 3, H, W)`.
-            au_boxes: `(B, A, 2, 4)` for the union of their AUs in order of appearance, as
+            au_boxes: `(B, K, 2, 4)`, among them those of all their AUs, as
                 `processor.for_label_spaces(*(model.label_spaces[name] for name in names))` makes them.
+            au_ids: `(B, K)` or `(K,)`: whose they are; needed where the label spaces have different AUs.
         Returns:
             The outputs by name, equal to those of each adapter alone.
         """
         spaces = self.label_spaces
         if unknown := [name for name in names if name not in spaces]:
             raise ValueError(f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, spaces))}.")
-        au_ids = list(dict.fromkeys(au_id for name in names for au_id in spaces[name].region_au_ids))
-        views = self.encode_branches(pixel_values, au_boxes, au_ids)
+        _refuse_unknown(self.forward_adapters, kwargs)
+        wanted = list(dict.fromkeys(au_id for name in names for au_id in spaces[name].region_au_ids))
+        if au_ids is None and "au" in self.branches and len({spaces[name].region_au_ids for name in names}) > 1:
+            raise ValueError(
+                f"{', '.join(map(repr, names))} have different AUs, so that au_ids must say whose au_boxes are; the "
+                "processor returns both: model.forward_adapters(names, **inputs)."
+            )
+        views = self.encode_branches(pixel_values, select_boxes(au_boxes, au_ids, wanted), wanted)
         described = self._describe(views)
         pooled = {branch: view.pooled for branch, view in views.items()}
         outputs = {}
         for name in names:
-            output, own = dataclasses.replace(described), dict(pooled)
+            own_states, own_pooled = dict(described), dict(pooled)
             if "au" in views:
-                rows = [au_ids.index(au_id) for au_id in spaces[name].region_au_ids]
-                own["au"] = pooled["au"][:, rows]
-                output.au_states, output.au_embeds = described.au_states[:, rows], described.au_embeds[:, rows]
-            seen = self.recognizers.answer(name, own)
-            output.au_logits, output.emotion_logits = seen.au_logits, seen.emotion_logits
-            outputs[name] = output
+                rows = [wanted.index(au_id) for au_id in spaces[name].region_au_ids]
+                own_pooled["au"] = pooled["au"][:, rows]
+                own_states |= {key: described[key][:, rows] for key in ("au_states", "au_embeds")}
+            seen = self.recognizers.answer(name, own_pooled)
+            outputs[name] = MF2Output(au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, **own_states)
         return outputs
 
     # ------------------------------------------------------------------------------------------------ retrieval
     @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None = None, branch: str = "emo", **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None = None,
+        branch: str = "emo",
+        au_ids: torch.Tensor | Sequence[int] | None = None,
+        **kwargs,
     ) -> tuple | BaseModelOutputWithPooling:
         """Embeddings of faces in a branch's space: `pooler_output` is `(B, Q, P)`, for `au` `(B, A · Q, P)`."""
+        _refuse_unknown(self.get_image_features, kwargs)
         self.get_branch(branch)
-        states = self.encode_branches(pixel_values, au_boxes)[branch].states.flatten(1, 2)
+        states = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids))[branch].states.flatten(1, 2)
         embeds = self.get_branch(branch).embed_image(states)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=embeds)
 
@@ -743,6 +826,7 @@ class MF2Model(MF2PreTrainedModel):
         **kwargs,
     ) -> tuple | BaseModelOutputWithPooling:
         """Embeddings of texts in a branch's space: `(B, T)` ids -> `pooler_output` `(B, P)`."""
+        _refuse_unknown(self.get_text_features, kwargs)
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
         states = self.get_branch(branch).encode_text(input_ids, attention_mask)
@@ -751,8 +835,18 @@ class MF2Model(MF2PreTrainedModel):
         )
 
     @staticmethod
-    def get_retrieval_scores(image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
-        """Cosine similarities: `(I, Q, P)` image and `(M, P)` text features -> `(I, M)`, the best over the queries."""
+    def get_retrieval_scores(
+        image_features: torch.Tensor | BaseModelOutputWithPooling,
+        text_features: torch.Tensor | BaseModelOutputWithPooling,
+    ) -> torch.Tensor:
+        """Cosine similarities: `(I, Q, P)` image and `(M, P)` text features -> `(I, M)`, the best over the queries.
+
+        Takes what `get_image_features` and `get_text_features` return, or its `pooler_output`.
+        """
+        image_features, text_features = (
+            features if isinstance(features, torch.Tensor) else features.pooler_output
+            for features in (image_features, text_features)
+        )
         return image_text_similarity(image_features[:, None], text_features[:, None])[0]
 
 
@@ -835,20 +929,28 @@ class MF2ForImageClassification(MF2Model):
         pixel_values: torch.Tensor,
         au_boxes: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> tuple | ImageClassifierOutput:
-        """`labels` `(B,)`: emotions, -100 unlabelled."""
-        logits = self.recognize(self.encode_branches(pixel_values, au_boxes)).emotion_logits
+        """`labels` `(B,)`: emotions, -100 unlabelled; the rest as in [`MF2Model`].
+
+        Raises:
+            ValueError: what answers knows no emotions.
+        """
+        _refuse_unknown(self.forward, kwargs)
+        if not self.label_space.emotions:
+            raise ValueError(
+                f"What answers knows AUs only ({', '.join(self.label_space.au_codes)}), and there is no emotion to "
+                'classify; use AutoModel, or pipeline("facial-state-analysis").'
+            )
+        views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids))
+        logits = self.recognize(views).emotion_logits
         loss = None if labels is None else recognition_losses(None, None, logits, labels)["emotion"]
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
 _NOT_GENERATION_INPUTS = (
-    "align_matrix",
-    "landmarks_px",
-    "landmarks_found",
-    "image_index",
-    "au_crops",
+    *UNREAD_INPUTS,
     "input_ids",
     "attention_mask",
     "au_input_ids",
@@ -884,6 +986,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         visual_prefix: torch.Tensor | None = None,
         caption_kind: str = "emotion",
         labels: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> tuple | CausalLMOutputWithPast:
         """Next-token logits `(B, T, vocabulary)` of captions under images.
@@ -899,7 +1002,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             raise ValueError("input_ids is missing: the text so far, beginning with [DEC]. `generate` needs none.")
         name = CAPTION_BRANCH[caption_kind]
         if visual_prefix is None:
-            views = self.encode_branches(pixel_values, au_boxes, keep_key_values=True)
+            views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
             visual_prefix = self._visual_prefix(views, name, rows=None)
         prefix = [tuple(layer.unbind(1)) for layer in visual_prefix.unbind(1)]
         branch = self.get_branch(name)
@@ -917,12 +1020,13 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         pixel_values: torch.Tensor,
         au_boxes: torch.Tensor | None = None,
         caption_kind: str = "emotion",
+        au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
         """Write a caption for each image.
 
         Args:
-            pixel_values, au_boxes: As in [`MF2Model`].
+            pixel_values, au_boxes, au_ids: As in [`MF2Model`].
             caption_kind: `"emotion"`, `"key_au"` or `"au"`.
             kwargs: Generation settings (`num_beams`, `do_sample`, `max_new_tokens`, …); what else the processor
                 returns is ignored.
@@ -936,7 +1040,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
         branch = CAPTION_BRANCH[caption_kind]
         self.get_branch(branch)
-        views = self.encode_branches(pixel_values, au_boxes, keep_key_values=True)
+        views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
         if caption_kind != "au" or self.config.au_text_mode == "caption":
             return self._write(self._visual_prefix(views, branch, rows=None), caption_kind, **kwargs)
         if kwargs.get("num_return_sequences", 1) != 1 or kwargs.get("return_dict_in_generate"):
@@ -958,7 +1062,10 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         """Run the generation loop from `[DEC]` and the kind's prompt; the prompt is left out of what it returns."""
         prompt = [self.config.bos_token_id, *(self.config.caption_prompt_ids or {}).get(caption_kind, [])]
         input_ids = torch.tensor([prompt], device=visual_prefix.device).expand(visual_prefix.shape[0], -1)
-        if "max_new_tokens" not in kwargs and "max_length" not in kwargs:
+        settings = kwargs.get("generation_config")
+        if not any(
+            kwargs.get(name) or getattr(settings, name, None) for name in ("max_new_tokens", "max_length", "max_time")
+        ):
             kwargs["max_new_tokens"] = self._text_length(caption_kind) - len(prompt)
         if kwargs.get("use_cache", True):
             kwargs[CACHE_NAME] = DynamicCache()

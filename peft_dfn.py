@@ -17,7 +17,8 @@ G texts an image.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ except ImportError as error:
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}  # Table VI names both
 MODALITIES = ("image", "text")
+PEFT_BASE = "__base__"
+"""What PEFT's `adapter_names` calls the model without an adapter."""
 
 
 def _extend_peft_types() -> None:
@@ -308,6 +311,7 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: str | list[str] = []
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._row_names: list[str] | None = None
 
     def update_layer(
         self, adapter_name: str, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]
@@ -321,10 +325,34 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    # PEFT changes what answers through these three alone; stock code reads the names of the outputs off the
+    # model's configuration, which therefore follows.
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        super().set_adapter(*args, **kwargs)
+        self._name_outputs()
+
+    def enable_adapters(self, enabled: bool) -> None:
+        super().enable_adapters(enabled)
+        self._name_outputs()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._name_outputs()
+
+    def _name_outputs(self) -> None:
+        """Write the emotions of what answers into the model's `id2label`: of several active adapters none does."""
+        names = self._active_names
+        space = (self.dfn_sides[names[0]] if len(names) == 1 else self.base_layer).config.label_space
+        self.base_layer.config.name_labels(space.emotions)
+
+    @property
+    def _active_names(self) -> list[str]:
+        return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.dfn_sides]
+
     @property
     def active_side(self) -> DFNSide | None:
         """The adapter that answers; None while they are disabled or none is active."""
-        names = [] if self.disable_adapters else [name for name in self.active_adapters if name in self.dfn_sides]
+        names = self._active_names
         if len(names) > 1:
             raise ValueError(
                 f"Adapters {', '.join(map(repr, names))} are active, but one answers a forward pass; call "
@@ -335,6 +363,51 @@ class DFNLayer(nn.Module, BaseTunerLayer):
     @property
     def _answering(self) -> "DFNSide | MF2Recognizers":
         return self.active_side or self.base_layer
+
+    @contextmanager
+    def answering_rows(self, names: Sequence[str]) -> Iterator[None]:
+        """While it lasts, row i of a batch is answered by the adapter `names[i]`; `"__base__"` is the checkpoint.
+
+        Raises:
+            ValueError: an adapter is not loaded, the model trains, or their outputs differ and are no one tensor.
+        """
+        names = [BASE if name == PEFT_BASE else name for name in names]
+        if unknown := sorted(set(names) - set(self.label_spaces)):
+            raise ValueError(
+                f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, self.dfn_sides))}."
+            )
+        if self.training:
+            raise ValueError("adapter_names has one adapter a row and is for inference; call model.eval() before.")
+        outputs = {(self.label_spaces[name].au_ids, self.label_spaces[name].emotions) for name in names}
+        if len(outputs) > 1:
+            used = ", ".join(map(repr, dict.fromkeys(names)))
+            raise ValueError(
+                f"adapter_names mixes {used}, whose outputs differ, so that their rows are no one tensor; call "
+                f"model.forward_adapters([{used}], …) for the answers of each."
+            )
+        self._row_names = names
+        try:
+            yield
+        finally:
+            self._row_names = None
+
+    def _answer_rows(self, pooled: Mapping[str, torch.Tensor], names: Sequence[str]) -> Recognition:
+        """`{branch: (B, K, J, D)}`, row i by the adapter `names[i]`."""
+        num_rows = len(next(iter(pooled.values())))
+        if len(names) != num_rows:
+            raise ValueError(f"There are {len(names)} adapter_names for {num_rows} rows; give one for each.")
+        parts, order = [], []
+        for name in dict.fromkeys(names):
+            rows = [row for row, own in enumerate(names) if own == name]
+            parts.append(self.answer(name, {branch: states[rows] for branch, states in pooled.items()}))
+            order += rows
+        places = torch.tensor(order).argsort().tolist()
+
+        def joined(key: str) -> torch.Tensor | None:
+            logits = [getattr(part, key) for part in parts]
+            return None if logits[0] is None else torch.cat(logits)[places]
+
+        return Recognition(joined("au_logits"), joined("emotion_logits"))
 
     @property
     def trains_branches(self) -> bool:
@@ -347,6 +420,8 @@ class DFNLayer(nn.Module, BaseTunerLayer):
     @property
     def label_space(self) -> LabelSpace:
         """What the outputs mean: the active adapter's, else the checkpoint's."""
+        if self._row_names:
+            return self.label_spaces[self._row_names[0]]
         return self._answering.config.label_space
 
     @property
@@ -355,7 +430,9 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         return self.base_layer.label_spaces | {name: s.config.label_space for name, s in self.dfn_sides.items()}
 
     def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
-        """What the active adapter says of `{branch: (B, K, J, D)}`."""
+        """What the active adapter says of `{branch: (B, K, J, D)}`, or each row's own."""
+        if self._row_names is not None:
+            return self._answer_rows(pooled, self._row_names)
         return self._answering(pooled)
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
@@ -364,6 +441,8 @@ class DFNLayer(nn.Module, BaseTunerLayer):
 
     def losses(self, *args: Any) -> dict[str, torch.Tensor]:
         """See [`DFNSide.losses`]."""
+        if self._row_names is not None and any(labels is not None for labels in args[1:3]):
+            raise ValueError("adapter_names is for inference; leave out the labels.")
         return self._answering.losses(*args)
 
     def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
@@ -428,6 +507,20 @@ class DFNModel(BaseTuner):
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         """PEFT's own rebinds a weight and a bias, which recognisers do not have."""
         setattr(parent, child_name, new_module)
+        if isinstance(new_module, MF2Recognizers):
+            new_module.config.name_labels()
+
+    @contextmanager
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
+        """PEFT's argument `adapter_names`: an adapter for each row."""
+        if adapter_names is None:
+            yield
+            return
+        (layer,) = (module for module in self.model.modules() if isinstance(module, DFNLayer))
+        with layer.answering_rows(adapter_names):
+            yield
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

@@ -98,7 +98,7 @@ class Recognizer:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)` of the image processor.
         """
         inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
-        outputs = self.model.forward_adapters(list(self._prefixes), **inputs)
+        outputs = self.model.forward_adapters(list(self._prefixes), **inputs, au_ids=self.image_processor.au_ids)
         rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
         for name, prefix in self._prefixes.items():
             states = self.processor.post_process_facial_states(outputs[name], self.label_spaces[prefix])

@@ -231,7 +231,8 @@ def test_one_pass_is_one_pass(three):
     base, runs = three.get_base_model(), []
     for part in (base.vision_model, base.emo.qformer, base.au.qformer):
         part.register_forward_hook(lambda module, *_: runs.append(type(module).__name__))
-    three.forward_adapters(["bp4d", "base"], **make_images(len({*BP4D, 1, 12, 15})))
+    au_ids = list(dict.fromkeys([*BP4D, 1, 12, 15]))
+    three.forward_adapters(["bp4d", "base"], **make_images(len(au_ids)), au_ids=au_ids)
     assert len(runs) == 3
 
 
