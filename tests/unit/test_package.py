@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import transformers
+from peft import get_peft_model
+from small_adapters import small_model
 
 import mf2
 from mf2.cli import COMMANDS
@@ -78,6 +80,28 @@ def test_every_exported_name_is_there_and_registered():
         mf2.MF3Model  # noqa: B018
     assert transformers.AutoConfig.for_model("mf2").__class__ is mf2.MF2Config
     assert transformers.AutoModel._model_mapping[mf2.MF2Config] is mf2.MF2Model
+
+
+@pytest.mark.parametrize("first", ["mf2", "peft"])
+def test_peft_knows_dfn_whichever_is_imported_first(first, tmp_path):
+    """PEFT looks its methods up in a table; the family must stand there by then, and may not cost an import before."""
+    small_model().save_pretrained(tmp_path / "base")
+    adapter = get_peft_model(mf2.MF2Model.from_pretrained(tmp_path / "base"), mf2.DFNConfig(r=4, emotions=["Fear"]))
+    adapter.save_pretrained(tmp_path / "adapter")
+    second = {"mf2": "peft", "peft": "mf2"}[first]
+    found = run_isolated(f"""
+import json, sys
+import {first}
+early = sorted({{"torch", "transformers"}} & set(sys.modules))
+import {second}
+from peft import AutoPeftModel, PeftConfig
+config = PeftConfig.from_pretrained({str(tmp_path / "adapter")!r})
+model = AutoPeftModel.from_pretrained({str(tmp_path / "adapter")!r})
+names = [type(config).__name__, type(model.get_base_model()).__name__, *model.config.id2label.values()]
+print(json.dumps({{"early": early, "names": names, "same": type(config) is mf2.DFNConfig}}))
+""")
+    assert found["names"] == ["DFNConfig", "MF2Model", "Fear"] and found["same"]
+    assert first == "peft" or found["early"] == []
 
 
 def test_the_version_is_the_same_everywhere():

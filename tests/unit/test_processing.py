@@ -64,6 +64,7 @@ def test_shapes_types_and_names(processor_class):
     expected = {
         "pixel_values": ((2, 3, 64, 64), torch.float32),
         "au_boxes": ((2, 12, 2, 4), torch.float32),
+        "au_ids": ((2, 12), torch.int64),
         "align_matrix": ((2, 2, 3), torch.float32),
         "landmarks_px": ((2, 68, 2), torch.float32),
         "landmarks_found": ((2,), torch.bool),
