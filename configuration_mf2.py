@@ -282,8 +282,8 @@ class MF2Config(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As usual; transformers sets `kwargs` on the finished configuration, so that it is checked once more.
 
-        `id2label` (and `label2id`) among them names the emotions, as `emotions` does. A branch that does not say how its
-        text reads the queries was trained before there was a choice: as in BLIP-2.
+        `id2label` (and `label2id`) among them names the emotions, as `emotions` does. A branch that does not say how
+        its text reads the queries was trained before there was a choice: as in BLIP-2.
         """
         _name_emotions(kwargs, config_dict.get("emotions", EMOTIONS))
         branches = {name: config_dict[name] for name in ("emo_config", "au_config") if name in config_dict}

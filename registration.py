@@ -36,7 +36,7 @@ def register_with_peft() -> None:
 
 
 def _register_beside_peft() -> None:
-    if "mf2.modeling_mf2" in sys.modules:  # it is what imports PEFT, and registers DFN itself
+    if {"mf2.modeling_mf2", "mf2.peft_dfn"} & set(sys.modules):  # they import PEFT, and register DFN themselves
         return
     try:
         register()
