@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..dataset_tools.stage_report import replacing
 from ..dataset_tools.synthetic.domains import get_domain, sample_identity, sample_setting
 from ..dataset_tools.synthetic.face_model import Expression
 from ..dataset_tools.synthetic.rendering import RenderedFace, Scene, render_face
 from ..dataset_tools.synthetic.synth import SynthConfig, make_row
 from ..labels_mf2 import AU_IDS, PROTOTYPES
+from ..utils.files import replacing
 
 FILM_NAME, LANDMARKS_NAME, FACES_NAME = "film.webp", "landmarks.npz", "faces"
 STORY = ("Neutral", "Happiness", "Neutral", "Surprise", "Fear", "Neutral", "Anger", "Disgust", "Sadness", "Neutral")

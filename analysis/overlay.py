@@ -19,10 +19,10 @@ from tqdm import tqdm
 from transformers import AutoProcessor
 
 from ..auto_mf2 import register_auto_classes
-from ..dataset_tools.stage_report import replacing
 from ..labels_mf2 import LabelSpace
 from ..regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks, cover_matrix, mean_face
 from ..utils.drawing import FaceState, boxes_to_corners, compose, panel_height
+from ..utils.files import replacing
 from .media import VIDEO_SUFFIXES, Source, import_av, read_frames
 from .run_folder import MANIFEST_NAME
 from .tables import BOX, LANDMARKS, STATUS_OK, TABLE_NAME, free_name

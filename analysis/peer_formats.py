@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..dataset_tools.stage_report import replacing
 from ..labels_mf2 import EMOTIONS, LabelSpace
+from ..utils.files import replacing
 from .media import VIDEO_SUFFIXES
 from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK, free_name
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset_tools.stage_report import replacing, write_json
+from ..utils.files import replacing, write_json
 from .tables import BOX, NO_FACE
 from .tracking import FaceTracker, Track
 

@@ -30,8 +30,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..dataset_tools.stage_report import replacing
 from ..labels_mf2 import LabelSpace
+from ..utils.files import replacing
 
 STATUS_OK, STATUS_NO_FACE, STATUS_ERROR = "ok", "no_face", "error"
 NO_FACE = -1

@@ -31,12 +31,12 @@ from mf2.benchmarks.branch import Section
 from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
 from mf2.dataset_tools.landmark_files import COLUMNS
-from mf2.dataset_tools.stage_report import markdown_table
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
-from mf2.training.arguments import run_script
-from mf2.training.checkpoints import write_json
+from mf2.utils.command_line import run_script
+from mf2.utils.files import write_json
+from mf2.utils.markdown import markdown_table
 
 PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
 """Width and height of the timed JPEG files; to decode a photograph takes longer than a `tiny` model."""
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sections = measure_all(args, Path(name))
     if args.output:
         results = {name: asdict(section) for name, section in sections.items()}
-        write_json({"machine": machine, "settings": vars(args), "sections": results}, args.output)
+        write_json(args.output, {"machine": machine, "settings": vars(args), "sections": results})
 
 
 def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:

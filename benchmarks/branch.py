@@ -26,10 +26,11 @@ from mf2.benchmarks.timing import (
     time_side_by_side,
 )
 from mf2.benchmarks.workloads import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
-from mf2.dataset_tools.stage_report import markdown_table
 from mf2.modeling_mf2 import MF2Model
-from mf2.training.arguments import check_device, run_script
-from mf2.training.checkpoints import write_json
+from mf2.utils.command_line import run_script
+from mf2.utils.devices import check_device
+from mf2.utils.files import write_json
+from mf2.utils.markdown import markdown_table
 
 AU_TEXT_MODES = ("caption", "per_au")
 PASS_TEXT_LENGTH = 61
@@ -318,7 +319,7 @@ def run_benchmark(argv: Sequence[str] | None, title: str, description: str, sect
         print(measured[name].to_markdown(), flush=True)
     if arguments.output:
         results = {name: asdict(section) for name, section in measured.items()}
-        write_json({"machine": machine, "settings": asdict(settings), "sections": results}, arguments.output)
+        write_json(arguments.output, {"machine": machine, "settings": asdict(settings), "sections": results})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,9 +20,9 @@ from mf2.benchmarks.timing import Phases, in_fresh_process, memory_in_use, peak_
 from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
-from mf2.training.arguments import run_script
 from mf2.training.finetuning_methods import LORA_TARGETS
 from mf2.training.state_cache import FrozenSpace, StatesModel, pool_batch, shared_spaces
+from mf2.utils.command_line import run_script
 
 MFA_IMAGES = 31_320
 """Images of an epoch of MFA, to which a step is extrapolated."""

@@ -10,10 +10,10 @@ from datasets import DatasetInfo, Features
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
+from ..utils.markdown import markdown_table
 from .card_template import render_card
 from .privacy import RESTRICTED, is_restricted
 from .schema import CAPTION_COLUMNS
-from .stage_report import markdown_table
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "1M<n<10M"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..utils.files import replacing, write_json, write_text
 from .readers.registry import add_reader_parsers, load_reader
-from .stage_report import replacing, write_json, write_text
 
 FRAMES_NAME = "frames.parquet"
 

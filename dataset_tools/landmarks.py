@@ -35,12 +35,13 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..labels_mf2 import NUM_LANDMARKS
+from ..utils.files import replacing, write_json
 from .contact_sheet import draw_contact_sheet
 from .detectors import load_backend
 from .landmark_files import read_landmarks
 from .rewrite import Row, StoredDataset
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
-from .stage_report import Tally, replacing, write_json
+from .stage_report import Tally
 
 DEFAULT_BACKEND = "face-alignment"
 IMAGES_PER_PART = 64

@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict
 
 from ..labels_mf2 import EMOTIONS
+from ..utils.markdown import markdown_table
 from .readers.registry import READERS, About, load_reader
-from .stage_report import markdown_table
 
 _HEADER = ("name", "data set", "AUs", "emotions", "split")
 

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..labels_mf2 import AU_IDS, EMOTIONS
+from ..utils.files import replacing, write_json, write_text
+from ..utils.markdown import markdown_table
 from .index import read_frames, write_frames
 from .schema import au_columns
 from .split_program import (
@@ -30,7 +32,6 @@ from .split_program import (
     solve_balanced,
     solve_unbalanced,
 )
-from .stage_report import markdown_table, replacing, write_json, write_text
 
 Array = npt.NDArray[Any]
 

@@ -1,16 +1,12 @@
 """What a data stage counted: named tallies with examples, printed as a table and kept as JSON and markdown."""
 
-import json
-import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from ..utils.markdown import markdown_table
+
 NUM_EXAMPLES = 5
-_NUMBER = re.compile(r"[-+]?\d|-$")
 
 
 class Tally:
@@ -47,42 +43,3 @@ class Tally:
             for name, text in self.descriptions.items()
         ]
         return markdown_table(("what", "count", "for example"), rows)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A markdown table whose columns line up in a terminal too; columns of numbers are flush right."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [len(cells) > 1 and all(_NUMBER.match(row[i]) for row in cells[1:]) for i in range(len(widths))]
-
-    def line(row: Sequence[str]) -> str:
-        aligned = (
-            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
-        )
-        return f"| {' | '.join(aligned)} |"
-
-    rule = "|".join("-" * (w + 1) + (":" if right else "-") for w, right in zip(widths, numeric, strict=True))
-    return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])]) + "\n"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes its name when the block ends well, else vanishes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with replacing(path) as part:
-        part.write_text(text, "utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

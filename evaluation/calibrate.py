@@ -22,7 +22,6 @@ from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.data_loading.batches import Split
-from mf2.dataset_tools.stage_report import markdown_table
 from mf2.evaluation.calibration import (
     au_calibration,
     au_nll,
@@ -34,9 +33,11 @@ from mf2.evaluation.calibration import (
 from mf2.evaluation.metrics import au_metrics, tune_thresholds
 from mf2.evaluation.predictions import collect_logits, from_logits, image_batches
 from mf2.evaluation.protocols import load_protocol
+from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import find_overlap, record_training_videos
 from mf2.labels_mf2 import LabelSpace
-from mf2.training.checkpoints import METRICS_NAME, read_json, replacing_file, write_json
+from mf2.utils.files import read_json, replacing, write_json
+from mf2.utils.markdown import markdown_table
 
 CALIBRATION_NAME = "calibration.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
@@ -193,8 +194,8 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     config = read_json(config_file) | {"au_thresholds": list(calibration.thresholds)}
     with ExitStack() as stack:
         for file in head_files(folder):
-            scale_heads(file, stack.enter_context(replacing_file(file)), calibration)
-        write_json(config, stack.enter_context(replacing_file(config_file)))
+            scale_heads(file, stack.enter_context(replacing(file)), calibration)
+        write_json(stack.enter_context(replacing(config_file)), config)
 
 
 def head_files(folder: Path) -> list[Path]:
@@ -278,7 +279,7 @@ def run(args: argparse.Namespace) -> None:
     record |= {"saved": kept, "before": before, "after": after, "calibration": asdict(chosen)}
     record_training_videos(args.model, split.rows)
     save_calibration(args.model, chosen)
-    write_json(record, args.model / CALIBRATION_NAME)
+    write_json(args.model / CALIBRATION_NAME, record)
     print(f"Saved into {args.model}: {', '.join(kept)}.")
     if (args.model / METRICS_NAME).is_file():
         print(f"Its {METRICS_NAME} was measured before; `python evaluation/evaluate.py` measures it anew.")

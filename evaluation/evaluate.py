@@ -22,7 +22,6 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.data_loading.batches import Split
-from mf2.dataset_tools.stage_report import write_text
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import SystemTable
 from mf2.evaluation.plots import draw_all
@@ -38,13 +37,16 @@ from mf2.evaluation.protocols import PROTOCOLS, load_protocol, take_rows
 from mf2.evaluation.retrieval import retrieval_scores
 from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
 from mf2.hub.evaluation_markdown import format_report
+from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import Overlap, find_overlap, refuse_seen
 from mf2.hub.sources import check_model_source, load_adapter
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import check_device, run_script
-from mf2.training.checkpoints import METRICS_NAME, describe_environment, write_json
+from mf2.utils.command_line import run_script
+from mf2.utils.devices import check_device
+from mf2.utils.environment import describe_environment
+from mf2.utils.files import write_json, write_text
 
 __all__ = ["Predictions", "evaluate_predictions", "main", "predict"]
 
@@ -213,7 +215,7 @@ def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
     draw_all(metrics["evaluation"], measured.label_space.emotions, folder)
     text = format_report(metrics)
     write_text(folder / REPORT_NAME, text)
-    write_json(metrics, folder / METRICS_NAME)
+    write_json(folder / METRICS_NAME, metrics)
     print(text)
 
 

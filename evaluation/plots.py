@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mf2.training.checkpoints import replacing_file
+from mf2.utils.files import replacing
 
 DPI = 120
 BLUE, ORANGE, GREY = "#2b6ca3", "#d9822b", "0.55"
@@ -29,7 +29,7 @@ def draw_all(evaluation: dict[str, Any], emotions: tuple[str, ...], folder: Path
     if any(evaluation["calibration"].values()):
         pictures["reliability.png"] = lambda: draw_reliability(evaluation["calibration"])
     for name, draw in pictures.items():
-        with replacing_file(folder / name) as partial:
+        with replacing(folder / name) as partial:
             draw().savefig(partial, dpi=DPI, format="png")
     return [folder / name for name in pictures]
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from mf2.data_loading.batches import FaceCollator, FaceExample, Split
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.processing_mf2 import MF2ImageProcessor
-from mf2.training.checkpoints import replacing_file
+from mf2.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Predictions:
 
     def save(self, file: str | Path, label_space: LabelSpace) -> None:
         """Write `to_table` as parquet, atomically."""
-        with replacing_file(file) as partial_file:
+        with replacing(file) as partial_file:
             self.to_table(label_space).to_parquet(partial_file, index=False)
 
 

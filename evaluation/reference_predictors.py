@@ -27,15 +27,17 @@ from transformers.utils import CONFIG_NAME
 
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.batches import FaceExample, Labels, Split, row_seed
-from mf2.dataset_tools.stage_report import markdown_table
 from mf2.evaluation.metrics import au_metrics, emotion_metrics
 from mf2.evaluation.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
 from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
-from mf2.training.arguments import check_device, run_script
-from mf2.training.checkpoints import describe_environment, read_json, write_json
+from mf2.utils.command_line import run_script
+from mf2.utils.devices import check_device
+from mf2.utils.environment import describe_environment
+from mf2.utils.files import read_json, write_json
+from mf2.utils.markdown import markdown_table
 
 JITTER = 0.03
 """Standard deviation of the noise on landmarks, as a fraction of the distance between the eye centres."""
@@ -240,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(format_table(rows), end="")
     if arguments.output:
         conditions = describe(model, arguments.model, train, evaluation, arguments.seed)
-        write_json(conditions | {"scores": rows}, arguments.output)
+        write_json(arguments.output, conditions | {"scores": rows})
 
 
 if __name__ == "__main__":

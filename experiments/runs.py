@@ -13,7 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mf2.training.checkpoints import METRICS_NAME, read_json
+from mf2.hub.file_names import METRICS_NAME
+from mf2.utils.files import read_json
 
 SCRIPTS = {
     "pretrain": "training/pretrain.py",

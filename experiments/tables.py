@@ -14,11 +14,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mf2.dataset_tools.stage_report import markdown_table, write_text
 from mf2.experiments.runs import RunFolder, run_all
 from mf2.experiments.table_layouts import Filled, Table, make_tables
 from mf2.experiments.transfer import TRANSFER, TransferTable
-from mf2.training.arguments import run_script
+from mf2.utils.command_line import run_script
+from mf2.utils.files import write_text
+from mf2.utils.markdown import markdown_table
 
 TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 

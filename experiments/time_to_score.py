@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mf2.dataset_tools.stage_report import markdown_table, write_text
 from mf2.experiments.runs import Run, RunFolder, run_all
 from mf2.experiments.tables import parse_named
-from mf2.training.arguments import run_script
+from mf2.utils.command_line import run_script
+from mf2.utils.files import write_text
+from mf2.utils.markdown import markdown_table
 
 SCORES = ("au_f1", "emotion_macro_f1", "emotion_top1")
 

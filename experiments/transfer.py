@@ -9,10 +9,10 @@ from statistics import mean, stdev
 import numpy as np
 from matplotlib.figure import Figure
 
-from mf2.dataset_tools.stage_report import markdown_table
 from mf2.experiments.runs import Run, RunFolder
 from mf2.experiments.table_layouts import SHORT_COLUMNS, Measure
-from mf2.training.checkpoints import replacing_file
+from mf2.utils.files import replacing
+from mf2.utils.markdown import markdown_table
 
 TRANSFER = "transfer"
 METHODS = {"DFN": "dfn", "full": "full"}
@@ -89,7 +89,7 @@ class TransferTable:
             axes.set_yticks(range(len(rows)), rows if place == 1 else [])
             axes.set_title(f"{score} (%)")
         figure.tight_layout()
-        with replacing_file(file) as partial:
+        with replacing(file) as partial:
             figure.savefig(partial, dpi=120, format="png")
 
 

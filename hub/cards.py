@@ -13,13 +13,10 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.privacy import RESTRICTED, restricted_sources
 from mf2.hub.evaluation_markdown import format_scores
+from mf2.hub.file_names import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, METRICS_NAME, OVERLAY_NAME
 from mf2.labels_mf2 import LabelSpace
-from mf2.training.checkpoints import METRICS_NAME, read_json, replacing_file
+from mf2.utils.files import read_json, replacing
 
-CARD_NAME = "README.md"
-CONFIG_NAME = "config.json"
-ADAPTER_CONFIG_NAME = "adapter_config.json"
-OVERLAY_NAME = "overlay.png"
 TAGS = ("mf2", "facial-action-units", "facial-expression-recognition", "emotion")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -60,7 +57,7 @@ def write_card(folder: str | Path, placement: Placement | None = None) -> Path:
         placement: where it will be published; before that the folder's name stands in.
     """
     file = Path(folder, CARD_NAME)
-    with replacing_file(file) as partial:
+    with replacing(file) as partial:
         partial.write_text(str(make_card(folder, placement)), "utf-8")
     return file
 

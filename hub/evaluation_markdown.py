@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mf2.dataset_tools.stage_report import markdown_table
+from mf2.utils.markdown import markdown_table
 
 CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
 

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 from transformers.utils import cached_file
 
-from mf2.training.checkpoints import read_json, write_json
+from mf2.utils.files import read_json, write_json
 
 TRAINING_VIDEOS_NAME = "training_videos.json"
 HASH_DIGITS = 12
@@ -69,7 +69,7 @@ def record_training_videos(
     seen = set(hash_videos(rows))
     for start in (folder, *starts):
         seen |= (read_training_videos(start, **hub_options) if start else None) or set()
-    write_json({"hash": HASH_RULE, "videos": sorted(seen)}, Path(folder, TRAINING_VIDEOS_NAME))
+    write_json(Path(folder, TRAINING_VIDEOS_NAME), {"hash": HASH_RULE, "videos": sorted(seen)})
 
 
 # -------------------------------------------------------------------------------------------------------------- check

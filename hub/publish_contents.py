@@ -14,10 +14,6 @@ from mf2.dataset_tools.privacy import restricted_sources, shorten_paths
 from mf2.dataset_tools.recipe import RECIPE_FORMAT
 from mf2.dataset_tools.schema import MANIFEST_NAME, read_manifest
 from mf2.hub.cards import (
-    ADAPTER_CONFIG_NAME,
-    CARD_NAME,
-    CONFIG_NAME,
-    OVERLAY_NAME,
     Placement,
     eval_results_yaml,
     label_space_of,
@@ -25,8 +21,9 @@ from mf2.hub.cards import (
     make_card,
     permission_section,
 )
-from mf2.training.arguments import RESOLVED_NAME, load_yaml
-from mf2.training.checkpoints import METRICS_NAME, read_json
+from mf2.hub.file_names import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, METRICS_NAME, OVERLAY_NAME, RESOLVED_NAME
+from mf2.utils.files import read_json
+from mf2.utils.yaml_files import load_yaml
 
 CHECKPOINT, ADAPTER, DATASET, RECIPE = "checkpoint", "adapter", "dataset", "recipe"
 

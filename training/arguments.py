@@ -10,25 +10,18 @@ Every field is a key of the YAML file and a flag of the same name. Fields that h
 import argparse
 import dataclasses
 import difflib
-import logging
-import os
-import re
-import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mf2.utils.command_line import run_command
-
-RESOLVED_NAME = "training_config.yaml"
-"""What the run was started with, in its output folder."""
+from mf2.hub.file_names import RESOLVED_NAME
+from mf2.utils.files import write_text
+from mf2.utils.yaml_files import load_yaml, parse_yaml
 
 
 def _arg(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, fixed: bool = True) -> Any:
@@ -257,22 +250,7 @@ def reject_unknown(names: Sequence[str], known: Sequence[str], where: str) -> No
             raise ValueError(f"{where} knows no {name!r}; {hint}")
 
 
-def check_device(name: str) -> None:
-    """Raise a `ValueError` where `--device` names a GPU and torch finds none."""
-    import torch  # not above: it would slow --help
-
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")
-
-
 # ------------------------------------------------------------------------------------------------------------- parsing
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number (YAML 1.1 wants `1.0e-4`)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def parse_arguments(cls: type[Arguments], argv: Sequence[str] | None = None, description: str = "") -> Arguments:
@@ -291,21 +269,8 @@ def parse_arguments(cls: type[Arguments], argv: Sequence[str] | None = None, des
         if hasattr(known, item.name):
             values[item.name] = _from_text(item.type, getattr(known, item.name))
     for path, text in _dotted(rest, names):
-        _assign(values, path, yaml.load(text, _Loader))
+        _assign(values, path, parse_yaml(text))
     return cls(**values)
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
-    try:
-        content = yaml.load(Path(path).read_text("utf-8"), _Loader)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no configuration file {path}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__} instead of `name: value` lines.")
-    return content
 
 
 def _build_parser(cls: type, description: str) -> argparse.ArgumentParser:
@@ -347,7 +312,7 @@ def _from_text(annotation: Any, text: str) -> Any:
     kinds = typing.get_args(annotation) or (annotation,)
     if type(None) in kinds and text.lower() in ("null", "none"):
         return None
-    return text if str in kinds else yaml.load(text, _Loader)
+    return text if str in kinds else parse_yaml(text)
 
 
 def _dotted(rest: list[str], names: Sequence[str]) -> list[tuple[list[str], str]]:
@@ -378,10 +343,8 @@ def _assign(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
 # ------------------------------------------------------------------------------------------------------- what was run
 def save_resolved(arguments: Any, output_dir: str | Path) -> None:
     """Write every field into the output folder, so that `--config OUTPUT_DIR/training_config.yaml` runs the same."""
-    file = Path(output_dir, RESOLVED_NAME)
-    partial = file.with_suffix(".part")
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(arguments), sort_keys=False, allow_unicode=True), "utf-8")
-    partial.replace(file)
+    text = yaml.safe_dump(dataclasses.asdict(arguments), sort_keys=False, allow_unicode=True)
+    write_text(Path(output_dir, RESOLVED_NAME), text)
 
 
 def check_same_run(arguments: Any, output_dir: str | Path) -> None:
@@ -404,20 +367,3 @@ def check_same_run(arguments: Any, output_dir: str | Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- script
-def run_script(main: Callable[[], None]) -> int:
-    """Run a script's `main` and show what it logs; see `mf2.utils.command_line.run_command`."""
-    with _messages_on_stderr():
-        return run_command(Path(sys.argv[0]).name, main)
-
-
-@contextmanager
-def _messages_on_stderr() -> Iterator[None]:
-    """Show what the package logs, above any progress bar; of the other processes only their errors."""
-    package_logger, handler = logging.getLogger("mf2"), logging.StreamHandler()
-    package_logger.setLevel(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
-    package_logger.addHandler(handler)
-    try:
-        with logging_redirect_tqdm([package_logger]):
-            yield
-    finally:
-        package_logger.removeHandler(handler)

@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import GenerationConfig, PreTrainedModel, Trainer
 
-from mf2 import __version__
+from mf2.hub.file_names import INDEX_NAME
 from mf2.processing_mf2 import MF2Processor
+from mf2.utils.files import read_json
 
-METRICS_NAME = "metrics.json"
 STATE_NAME = "trainer_state.json"
-INDEX_NAME = "model.safetensors.index.json"
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming
@@ -59,27 +56,6 @@ def find_resume_checkpoint(choice: str, output_dir: str | Path) -> Path | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
-@contextmanager
-def replacing_file(file: str | Path) -> Iterator[Path]:
-    """A temporary path beside `file` that takes its place when the block ends well."""
-    file = Path(file)
-    partial = file.with_name(f".{file.name}.part")
-    try:
-        yield partial
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(content: Any, file: str | Path) -> None:
-    """Write indented JSON, atomically."""
-    with replacing_file(file) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def read_json(file: str | Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(Path(file).read_text("utf-8"))
 
 
 def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Path) -> None:
@@ -119,13 +95,3 @@ def move_checkpoint(source: Path, target: Path) -> None:
     for stale in [*target.glob("model*.safetensors"), target / INDEX_NAME]:
         if stale.name not in names:
             stale.unlink(missing_ok=True)
-
-
-def describe_environment(world_size: int) -> dict[str, Any]:
-    """Versions that a result depends on, and the number of processes."""
-    return {
-        "mf2": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "world_size": world_size,
-    }

@@ -13,14 +13,17 @@ from mf2.data_loading.batches import Split, spaced_rows
 from mf2.evaluation.metrics import tune_thresholds
 from mf2.evaluation.predictions import from_logits
 from mf2.evaluation.scores import evaluate_predictions
-from mf2.hub.cards import OVERLAY_NAME, write_card
+from mf2.hub.cards import write_card
+from mf2.hub.file_names import METRICS_NAME, OVERLAY_NAME
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
-from mf2.training.checkpoints import METRICS_NAME, describe_environment, find_resume_checkpoint, write_json
+from mf2.training.checkpoints import find_resume_checkpoint
 from mf2.training.overlay import draw_overlay
 from mf2.training.trainer import LOSS_NAMES, SHOWN_SCORES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.utils.environment import describe_environment
+from mf2.utils.files import write_json
 from mf2.utils.malloc import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -152,7 +155,7 @@ def finish(
 ) -> None:
     """Add `metrics.json`, `overlay.png` and the card to the checkpoint or adapter that was saved."""
     output_dir = Path(arguments.output_dir)
-    write_json(metrics, output_dir / METRICS_NAME)
+    write_json(output_dir / METRICS_NAME, metrics)
     if arguments.overlay_faces:
         rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)
         writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)

@@ -13,8 +13,8 @@ from mf2.evaluation.caption_scores import caption_kinds
 from mf2.labels_mf2 import EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.checkpoints import replacing_file
 from mf2.utils.drawing import FaceState, boxes_to_corners, compose, panel_height
+from mf2.utils.files import replacing
 
 CAPTION_LINES = 18  # room for the sentences of a face
 
@@ -43,7 +43,7 @@ def draw_overlay(
         state = _describe(states[place], captions[place], regions, example, model.label_space)
         drawn.append(compose(face, [state], 1, panel_px))
     sheet = Image.fromarray(np.concatenate([np.asarray(picture) for picture in drawn]))
-    with replacing_file(file) as partial:
+    with replacing(file) as partial:
         sheet.save(partial, format="png")
 
 

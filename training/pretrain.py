@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from mf2.training.arguments import PretrainArguments, parse_arguments, run_script
+from mf2.training.arguments import PretrainArguments, parse_arguments
+from mf2.utils.command_line import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -34,7 +34,7 @@ from mf2.dataset_tools.schema import sha256_of_file
 from mf2.modeling_mf2 import MF2Model, MF2Output, SharedSpace
 from mf2.peft_dfn import DFNSide, kept_layers
 from mf2.recognition_mf2 import PooledTexts
-from mf2.training.checkpoints import replacing_file, write_json
+from mf2.utils.files import replacing, write_json
 
 ROWS_PER_CHUNK = 1024
 TEXTS_PER_PASS = 64
@@ -123,7 +123,7 @@ class StatesStore:
         missing = self._missing_chunks()[process_index::num_processes]
         self.folder.mkdir(parents=True, exist_ok=True)
         if process_index == 0:
-            write_json(json.loads(json.dumps(self.key, default=str)), self.folder / "key.json")
+            write_json(self.folder / "key.json", json.loads(json.dumps(self.key, default=str)))
             _save(shared_spaces(model), self.folder / SPACES_NAME)
             if self.texts_file is not None and not self.texts_file.is_file():
                 _save(self._text_states(model), self.texts_file)
@@ -216,7 +216,9 @@ def chunk_file(folder: Path, view: int, chunk: int) -> Path:
 
 
 def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    with replacing_file(file) as partial:
+    for leftover in file.parent.glob(f".{file.stem}.*{file.suffix}"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    with replacing(file) as partial:
         save_file(tensors, partial)
 
 

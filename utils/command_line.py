@@ -1,7 +1,11 @@
 """How a command ends: with its exit status, and a user's error as one line instead of a traceback. No torch."""
 
+import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """What a wrong argument, file, setting or installation raises; anything else is a defect and keeps its traceback."""
@@ -32,3 +36,24 @@ def one_line(error: Exception) -> str:
     if text.startswith("Caught "):
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
+
+
+def run_script(main: Callable[[], None]) -> int:
+    """Run a script's `main` and show what it logs; see `run_command`."""
+    with _messages_on_stderr():
+        return run_command(Path(sys.argv[0]).name, main)
+
+
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show what the package logs, above any progress bar; of the other processes only their errors."""
+    from tqdm.contrib.logging import logging_redirect_tqdm  # not above: it would slow --help
+
+    package_logger, handler = logging.getLogger("mf2"), logging.StreamHandler()
+    package_logger.setLevel(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)
+    package_logger.addHandler(handler)
+    try:
+        with logging_redirect_tqdm([package_logger]):
+            yield
+    finally:
+        package_logger.removeHandler(handler)

@@ -31,7 +31,7 @@ def write_report(run_folder: str | Path, output: str | Path | None = None, title
     Raises:
         FileNotFoundError: the folder holds no analysis.
     """
-    from ...dataset_tools.stage_report import write_text
+    from ...utils.files import write_text
     from .page import render
     from .views import find_views, read_run
 

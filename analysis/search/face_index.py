@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ...dataset_tools.stage_report import replacing, write_json
 from ...modeling_mf2 import MF2Model
 from ...processing_mf2 import MF2Processor
+from ...utils.files import replacing, write_json
 from ..faces import Face, FindFaces, LocatedFrame, locate_faces
 from ..media import Frame, Source, read_frames
 from ..recognizer import INPUT_NAMES

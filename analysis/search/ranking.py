@@ -15,10 +15,10 @@ import torch
 from ...dataset_tools.captions import template_captions
 from ...dataset_tools.captions.wordlists import EMOTION_OF_WORD
 from ...dataset_tools.contact_sheet import draw_grid
-from ...dataset_tools.stage_report import replacing, write_json
 from ...labels_mf2 import PROTOTYPES
 from ...modeling_mf2 import MF2Model
 from ...processing_mf2 import MF2Processor
+from ...utils.files import replacing, write_json
 from ..media import Source
 from ..report.page import shorten
 from ..thumbnails import crop_face, read_frames

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...labels_mf2 import NO_ACTIVE_AU_CAPTION
-from ..stage_report import replacing
+from ...utils.files import replacing
 from .answers import DEAD, IN_DOUBT, VALID
 from .prompting import CaptionJob, RequestBuilder, requested_kinds
 from .rules import CAPTION_KINDS, CaptionKind

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ... import __version__
-from ..stage_report import write_json
+from ...utils.files import write_json
 from .answers import DEAD, VALID
 from .batch import BatchRunner, BatchSettings
 from .compare import compare_stored

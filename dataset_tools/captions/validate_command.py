@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS
+from ...utils.files import write_json
 from ..schema import load_mfa, read_manifest
-from ..stage_report import write_json
 from .results import jsonl_writer
 from .rules import CAPTION_KINDS, CaptionKind, TokenCounter, load_token_counter, validate_caption
 from .text import parse_au_caption

@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from ...labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
-from ..stage_report import Tally, markdown_table
+from ...utils.markdown import markdown_table
+from ..stage_report import Tally
 from .frame_table import parse_ints, safe_entries
 from .registry import About, License
 

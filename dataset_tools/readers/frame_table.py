@@ -22,7 +22,8 @@ import pyarrow.csv as pacsv
 from tqdm import tqdm
 
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
-from ..stage_report import NUM_EXAMPLES, Tally, markdown_table
+from ...utils.markdown import markdown_table
+from ..stage_report import NUM_EXAMPLES, Tally
 from .registry import with_emotions
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")

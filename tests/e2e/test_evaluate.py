@@ -19,7 +19,7 @@ from mf2.evaluation.evaluate import evaluate_predictions, main, predict
 from mf2.evaluation.protocols import load_protocol
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS
-from mf2.training.arguments import run_script
+from mf2.utils.command_line import run_script
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ("confusion.png", "aus.png", "reliability.png")

@@ -27,8 +27,9 @@ from mf2.evaluation.predictions import predict
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.labels_mf2 import LabelSpace
 from mf2.training import finetune as script
-from mf2.training.arguments import FinetuneArguments, parse_arguments, run_script
+from mf2.training.arguments import FinetuneArguments, parse_arguments
 from mf2.training.finetuning import finetune
+from mf2.utils.command_line import run_script
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -124,7 +125,7 @@ def test_what_is_in_the_folder(finished, name):
     assert common <= names
     assert (of_adapter <= names, of_model <= names) == (is_adapter, not is_adapter)
     assert not names & (of_model if is_adapter else of_adapter)
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".part"))]
+    assert not [name for name in names if name.startswith(".") or name.endswith((".bin", ".pt", ".pth"))]
     assert json.loads((folder / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
     assert metrics["model"]["method"] == METHODS[name]["method"]
 
@@ -457,7 +458,7 @@ def test_a_full_disk_costs_no_chunk(base, faces, tmp_path, capsys, monkeypatch):
     assert status == 1 and "No space left on device" in line
     files = {path.name for path in (tmp_path / "run" / "states").rglob("*") if path.is_file()}
     assert {name for name in files if name.startswith("images")} == {"images-000-00000.safetensors"}
-    assert not [name for name in files if name.endswith(".part")]
+    assert not [name for name in files if name.startswith(".")]
 
 
 # ----------------------------------------------------------------------------------------------------------- processes

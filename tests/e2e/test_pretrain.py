@@ -84,7 +84,7 @@ def test_the_folder_holds_what_the_hub_needs(finished):
     files = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "metrics.json"}
     files |= {"training_videos.json"}
     assert code | files | {"README.md", "overlay.png", "training_config.yaml"} <= names
-    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".part"))]
+    assert not [name for name in names if name.startswith(".") or name.endswith((".bin", ".pt", ".pth"))]
     config = json.loads((output_dir / "config.json").read_text())
     classes = {"AutoConfig", "AutoModel", "AutoModelForPreTraining", "AutoModelForImageTextToText"}
     assert classes | {"AutoModelForImageClassification"} <= set(config["auto_map"])

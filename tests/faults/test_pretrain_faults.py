@@ -12,8 +12,8 @@ import torch
 
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.training import pretrain
-from mf2.training.arguments import run_script
 from mf2.training.checkpoints import is_complete
+from mf2.utils.command_line import run_script
 
 DEMO = Path(__file__).parents[2] / "training" / "configs" / "demo.yaml"
 SHORT = {

@@ -29,9 +29,10 @@ from mf2.labels_mf2 import AU_IDS
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments
-from mf2.training.checkpoints import read_json, save_for_hub, write_json
+from mf2.training.checkpoints import save_for_hub
 from mf2.training.lifecycle import start_run
 from mf2.training.pretraining import load_data, make_model, make_trainer
+from mf2.utils.files import read_json, write_json
 
 HERE = Path(__file__).parent
 FACES, CHECKPOINT = HERE / "faces", HERE / "checkpoint"
@@ -99,7 +100,7 @@ def make_checkpoint() -> None:
             shutil.copyfile(Path(scratch, name), CHECKPOINT / name)
     config = read_json(CHECKPOINT / "config.json")
     config.pop("auto_map")  # it is tested with the package's code, which is not copied here
-    write_json(config, CHECKPOINT / "config.json")
+    write_json(CHECKPOINT / "config.json", config)
 
 
 @torch.no_grad()
@@ -128,7 +129,7 @@ def main() -> None:
     model = MF2ForConditionalGeneration.from_pretrained(CHECKPOINT).eval()
     processor = MF2Processor.from_pretrained(CHECKPOINT)
     save_file(golden_outputs(model, processor), OUTPUTS)
-    write_json(golden_captions(model, processor), CAPTIONS)
+    write_json(CAPTIONS, golden_captions(model, processor))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mf2.evaluation.protocols import load_protocol
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import MF2ImageProcessorPil, MF2Processor
-from mf2.training.checkpoints import read_json
+from mf2.utils.files import read_json
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("golden_regenerate", GOLDEN / "regenerate.py")

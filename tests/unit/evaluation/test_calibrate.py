@@ -135,7 +135,7 @@ def test_saved_temperatures_divide_the_logits_and_nothing_else_changes(checkpoin
     assert {name.split(".")[-2] for name in changed} == {"au_head", "emotion_head"}
     saved = json.loads((checkpoint / "config.json").read_text())
     assert saved | {"au_thresholds": None} == config | {"au_thresholds": None}
-    assert not list(checkpoint.glob(".*.part"))
+    assert not list(checkpoint.glob(".*"))
 
 
 def test_a_save_that_fails_leaves_both_files_as_they_were(checkpoint, monkeypatch):
@@ -148,7 +148,7 @@ def test_a_save_that_fails_leaves_both_files_as_they_were(checkpoint, monkeypatc
     monkeypatch.setattr("mf2.evaluation.calibrate.write_json", fail)
     with pytest.raises(OSError, match="No space"):
         save_calibration(checkpoint, Calibration((0.25,) * 12, (2.0,) * 12))
-    assert [file.read_bytes() for file in files] == before and not list(checkpoint.glob(".*.part"))
+    assert [file.read_bytes() for file in files] == before and not list(checkpoint.glob(".*"))
 
 
 def test_the_head_of_a_sharded_checkpoint_is_found(checkpoint):

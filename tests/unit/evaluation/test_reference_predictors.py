@@ -24,8 +24,9 @@ from mf2.evaluation.reference_predictors import (
 )
 from mf2.labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, MEAN_FACE_68
 from mf2.modeling_mf2 import MF2Model
-from mf2.training.arguments import PretrainArguments, run_script
+from mf2.training.arguments import PretrainArguments
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
+from mf2.utils.command_line import run_script
 
 CPU = torch.device("cpu")
 ROWS = [

@@ -12,7 +12,8 @@ from mf2.experiments.runs import Run, RunFolder, run_all
 from mf2.experiments.table_layouts import Filled, Table, au_f1, emotion, make_tables, one_vs_rest
 from mf2.experiments.tables import to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
-from mf2.training.checkpoints import METRICS_NAME, write_json
+from mf2.hub.file_names import METRICS_NAME
+from mf2.utils.files import write_json
 
 SCORES = {"a": Run("a", "pretrain"), "b": Run("b", "pretrain")}
 
@@ -94,7 +95,7 @@ def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch
         if folder.metrics(run, seed) is None:
             started.append((run.name, seed))
             folder.path(run, seed).mkdir(parents=True, exist_ok=True)
-            write_json(metrics_with(0.5), folder.path(run, seed) / METRICS_NAME)
+            write_json(folder.path(run, seed) / METRICS_NAME, metrics_with(0.5))
 
     monkeypatch.setattr(runs, "run_once", pretend)
     folder = RunFolder(tmp_path, {"pretrain": "p.yaml"})
@@ -127,7 +128,7 @@ def test_transfer_tests_everybody_everywhere(tmp_path: Path):
     folder.path(test, 0).mkdir(parents=True)
     scores = metrics_with(0.25)
     scores["evaluation"]["emotion"] = {"num_labelled": 0}
-    write_json(scores, folder.path(test, 0) / METRICS_NAME)
+    write_json(folder.path(test, 0) / METRICS_NAME, scores)
     text = transfer.write(folder, [0])
     assert "| DFN on A | – | 25.00 |" in text.replace("  ", " ").replace("  ", " ")
     assert (tmp_path / "transfer.png").stat().st_size > 1000

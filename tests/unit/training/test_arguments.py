@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mf2.hub.file_names import RESOLVED_NAME
 from mf2.peft_dfn import DFNConfig
-from mf2.training.arguments import (
-    RESOLVED_NAME,
-    FinetuneArguments,
-    PretrainArguments,
-    check_same_run,
-    load_yaml,
-    parse_arguments,
-    run_script,
-    save_resolved,
-)
+from mf2.training.arguments import FinetuneArguments, PretrainArguments, check_same_run, parse_arguments, save_resolved
+from mf2.utils.command_line import run_script
+from mf2.utils.yaml_files import load_yaml
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted(path for path in (ROOT / "training" / "configs").glob("*.yaml") if "accelerate" not in path.name)

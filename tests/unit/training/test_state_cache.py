@@ -252,7 +252,7 @@ save, left = states._save, [5]  # the shared spaces, the texts, and three chunks
 def kill_in_the_middle(tensors, file):
     left[0] -= 1
     if left[0] < 0:
-        with states.replacing_file(file) as partial:
+        with states.replacing(file) as partial:
             partial.write_bytes(b"half a file")
             os.kill(os.getpid(), signal.SIGKILL)
     save(tensors, file)
@@ -270,8 +270,9 @@ def test_a_killed_process_leaves_whole_chunks(base, faces, tmp_path, small_chunk
     killed = subprocess.run([sys.executable, "-c", KILLED, *flags], env=environment, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list((tmp_path / "states").rglob("images-*"))) == 3
-    assert len(list((tmp_path / "states").rglob(".*.part"))) == 1
+    assert len(list((tmp_path / "states").rglob(".images-*"))) == 1
     _, _, train, _, _ = fill(base, faces, tmp_path / "states")
+    assert not list((tmp_path / "states").rglob(".images-*"))
     assert computed == [("train", 1, 0), ("train", 1, 1), ("train", 1, 2), ("validation", 0, 0), ("validation", 0, 1)]
     assert train.images(1, np.arange(NUM_TRAIN))["au_states"].isfinite().all()
 

@@ -10,8 +10,9 @@ from transformers import TrainerControl, TrainerState
 from transformers.modeling_outputs import ModelOutput
 
 from mf2.training.arguments import PretrainArguments
-from mf2.training.checkpoints import find_resume_checkpoint, replacing_file
+from mf2.training.checkpoints import find_resume_checkpoint
 from mf2.training.trainer import COLLAPSE_WINDOWS, CollapseCallback, PretrainingTrainer, make_training_arguments
+from mf2.utils.files import replacing
 
 
 class StandIn(nn.Module):
@@ -127,7 +128,7 @@ def test_the_newest_complete_checkpoint_is_continued(tmp_path):
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     file = tmp_path / "metrics.json"
     file.write_text("old")
-    with pytest.raises(OSError, match="full"), replacing_file(file) as partial:
+    with pytest.raises(OSError, match="full"), replacing(file) as partial:
         partial.write_text("half")
         raise OSError("full")
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,9 @@
+"""The device that a command line names."""
+
+
+def check_device(name: str) -> None:
+    """Raise a `ValueError` where `--device` names a GPU and torch finds none."""
+    import torch  # not above: it would slow --help
+
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")

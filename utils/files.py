@@ -1,0 +1,41 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes its name when the block ends well, else vanishes.
+
+    The folder is made where it is missing. The temporary name starts with a dot, holds the process's number and ends
+    like `path`: processes that write the same file do not meet, and writers that go by a file's suffix are content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    with replacing(path) as part:
+        part.write_text(text, "utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(Path(path).read_text("utf-8"))
