@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..hub.sources import check_model_source
-
-MIN_OPSET = 18
-"""What torch's exporter writes by itself; `GridSample` came with opset 16."""
-DTYPES = ("float32", "float16")
+from .onnx_settings import CHECKED_BATCHES, MIN_OPSET, TOLERANCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="checkpoint, or adapter with its base: a folder or Hub repository")
     add("--onnx", required=True, type=Path, metavar="FILE", help="file to write; large weights lie beside it")
     add("--opset", type=int, default=MIN_OPSET, metavar="N", help=f"at least {MIN_OPSET} [%(default)s]")
-    add("--dtype", choices=DTYPES, default="float32", help="type of the weights [%(default)s]")
+    add("--dtype", choices=tuple(TOLERANCES), default="float32", help="type of the weights [%(default)s]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoModel, AutoProcessor
 
     from ..auto_mf2 import register_auto_classes
-    from .onnx_export import CHECKED_BATCHES, TOLERANCES, export_onnx
+    from .onnx_export import export_onnx
 
     register_auto_classes()
     model = AutoModel.from_pretrained(args.model).eval()

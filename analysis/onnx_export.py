@@ -24,12 +24,9 @@ from .. import __version__
 from ..modeling_mf2 import MF2Model
 from ..processing_mf2 import MF2Processor
 from ..regions_mf2 import au_boxes_from_landmarks, mean_face
-from .export import MIN_OPSET
+from .onnx_settings import CHECKED_BATCHES, MIN_OPSET, TOLERANCES
 from .recognizer import INPUT_NAMES
 
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
-"""Largest difference to PyTorch in float32, of a value v as a fraction of 1 + |v|, by the type of the weights."""
-CHECKED_BATCHES = (1, 3, 8)
 METADATA_KEY = "mf2"
 
 

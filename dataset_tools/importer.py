@@ -21,7 +21,8 @@ from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_landmarks
-from .readers.registry import About, Report, add_reader_parsers, emotions_of, load_reader
+from .readers.interface import About, Report, emotions_of
+from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
 from .schema import au_ids_of, write_mfa
 from .stage_report import Tally

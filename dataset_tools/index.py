@@ -1,6 +1,6 @@
 """`mf2 data index`: brings the annotations and images of a data set together, and reports every oddity.
 
-OUT/frames.parquet    the frame table (see `readers`)
+OUT/frames.parquet    the frame table (see `readers.interface`)
 OUT/report.json, OUT/report.md
 """
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from ..labels_mf2 import EMOTIONS
 from ..utils.markdown import markdown_table
-from .readers.registry import READERS, About, load_reader
+from .readers.interface import About
+from .readers.registry import READERS, load_reader
 
 _HEADER = ("name", "data set", "AUs", "emotions", "split")
 

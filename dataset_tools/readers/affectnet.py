@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, parse_landmarks, read_text_table
-from .registry import About, License
+from .interface import About, License
 
 CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 NOT_EMOTIONS = {8: "None", 9: "Uncertain", 10: "No face"}

@@ -29,7 +29,7 @@ from ...labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
 from ...utils.markdown import markdown_table
 from ..stage_report import Tally
 from .frame_table import parse_ints, safe_entries
-from .registry import About, License
+from .interface import About, License
 
 ABOUT = About(
     name="Aff-Wild2",

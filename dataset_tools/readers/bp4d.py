@@ -16,7 +16,7 @@ import pyarrow as pa
 from ...labels_mf2 import ACTION_UNITS
 from .folds import BP4D_PARTS, add_fold_argument, split_of_fold
 from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
-from .registry import About, License
+from .interface import About, License
 
 ABOUT = About(
     name="BP4D",

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS
 from .frame_table import ReadReport
+from .interface import About, License
 from .micro_expressions import add_arguments, read_expressions
-from .registry import About, License
 
 __all__ = ["ABOUT", "add_arguments", "read"]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import Folder, ReadReport, frame_table
-from .registry import About, License
+from .interface import About, License
 
 CODES = ("Neutral", "Anger", "Contempt", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
 CONVENTION = {"Contempt": "Other"}

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
 from .frame_table import EMOTION_MISSING, Folder, ReadReport, active, frame_table, parse_landmarks, read_text_table
-from .registry import About, License
+from .interface import About, License
 
 SPLITS = ("train", "validation")
 ABOUT = About(

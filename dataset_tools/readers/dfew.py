@@ -13,7 +13,7 @@ import pyarrow as pa
 from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, read_text_table
-from .registry import About, License
+from .interface import About, License
 from .video_frames import COUNTED, add_sampling_argument, sample_clips
 
 CODES = {

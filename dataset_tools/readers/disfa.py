@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
 from .frame_table import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
-from .registry import About, License
+from .interface import About, License
 from .video_frames import frames_of_videos
 
 HIGHEST = 5

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from ...utils.markdown import markdown_table
 from ..stage_report import NUM_EXAMPLES, Tally
-from .registry import with_emotions
+from .interface import with_emotions
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 EMOTION_MISSING = -1  # in a reader's table; null in the result
@@ -360,7 +360,7 @@ def frame_table(
     on: Sequence[str] = (),
     emotions: Sequence[str] = EMOTIONS,
 ) -> pa.Table:
-    """Labels and images together as the frame table of `readers`; what does not fit is counted in the report.
+    """Labels and images together as the frame table of `interface`; what does not fit is counted in the report.
 
     Args:
         labels: see the module; with a column `path` where `images` is None.

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
-from .registry import About, License
+from .interface import About, License
 
 ABOUT = About(
     name="GFT",

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS
 from .frame_table import Folder, ReadReport, frame_table, listed_aus, read_text_lines
-from .registry import About, License
+from .interface import About, License
 
 CROPS = {"aligned": "_aligned", "original": ""}
 """Folder -> what its file names add."""

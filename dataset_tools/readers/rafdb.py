@@ -12,7 +12,7 @@ import pyarrow as pa
 from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import Folder, ReadReport, frame_table, read_text_lines
-from .registry import About, License
+from .interface import About, License
 
 CODES = {
     "1": "Surprise",

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
 from .frame_table import Folder, ReadReport, frame_table
-from .registry import About, License
+from .interface import About, License
 
 OWN_EMOTIONS = ("Anger", "Disgust", "Fear", "Happiness", "Neutral", "Sadness", "Surprise")
 SPLITS = {"train": "train", "val": "validation"}

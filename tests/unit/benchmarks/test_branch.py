@@ -181,8 +181,8 @@ def test_runs_take_turns_and_warm_up_is_not_timed(monkeypatch):
 def test_peak_memory_is_what_was_used_meanwhile():
     """The high-water mark of before would hide it, and so would memory that this process has freed and kept."""
     code = (
-        "import torch; from mf2.training import measure; torch.ones(50_000_000); own = measure.memory_in_use('cpu'); "
-        "print(measure.peak_memory_during(lambda: torch.ones(25_000_000), 'cpu') - own)"
+        "import torch; from mf2.benchmarks import timing; torch.ones(50_000_000); own = timing.memory_in_use('cpu'); "
+        "print(timing.peak_memory_during(lambda: torch.ones(25_000_000), 'cpu') - own)"
     )
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert 90e6 <= int(printed) < 150e6

@@ -246,17 +246,17 @@ def test_an_interrupted_cache_goes_on(base, faces, cache, tmp_path, small_chunks
 
 KILLED = """
 import os, signal, sys
-from mf2.training import finetune, states
-states.ROWS_PER_CHUNK = 4
-save, left = states._save, [5]  # the shared spaces, the texts, and three chunks
+from mf2.training import finetune, state_cache
+state_cache.ROWS_PER_CHUNK = 4
+save, left = state_cache._save, [5]  # the shared spaces, the texts, and three chunks
 def kill_in_the_middle(tensors, file):
     left[0] -= 1
     if left[0] < 0:
-        with states.replacing(file) as partial:
+        with state_cache.replacing(file) as partial:
             partial.write_bytes(b"half a file")
             os.kill(os.getpid(), signal.SIGKILL)
     save(tensors, file)
-states._save = kill_in_the_middle
+state_cache._save = kill_in_the_middle
 finetune.main(sys.argv[1:])
 """
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mf2.dataset_tools.readers import affectnet, dfew, folds, rafdb
-from mf2.dataset_tools.readers.registry import READERS, emotions_of, load_reader
+from mf2.dataset_tools.readers.interface import emotions_of
+from mf2.dataset_tools.readers.registry import READERS, load_reader
 from mf2.dataset_tools.readers.video_frames import VideoReader, middle_frames, split_video_path
 from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
 
