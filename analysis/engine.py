@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
-from ..landmarks_mf2 import head_poses
+from ..head_pose_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
 from .caption_check import CAPTION_PREFIX, check_captions
 from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
