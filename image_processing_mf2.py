@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from .images_mf2 import ImageSource, image_name, read_image, split_images
 from .labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, NUM_LANDMARKS, get_action_unit
-from .landmarks_mf2 import LandmarkDetector, load_detector
+from .landmarks_mf2 import LandmarkDetector, detect_in_pictures, find_detector
 from .regions_mf2 import (
     affine,
     alignment_matrix,
@@ -293,7 +293,7 @@ def detect_faces(
     detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]
 ) -> list[np.ndarray | None]:
     """The `(faces, 68, 2)` landmarks of each image, None and a warning where there is no face."""
-    faces = [[face.landmarks_px for face in found] for found in detector.detect(images)]
+    faces = [[face.landmarks_px for face in found] for found in detect_in_pictures(detector, images)]
     for name, found in zip(names, faces, strict=True):
         if not found:
             logger.warning(f"No face was found in {name}: it is taken as a face crop, with mean-face regions.")
@@ -314,7 +314,8 @@ class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
     au_ids (`list[int]`): the AUs to make boxes for, in output order.
     au_region_size (`float`): side of an AU box as a fraction of the image.
     eye_centers (`list[list[float]]`): the template, x and y of both eye centres as fractions, image left first.
-    landmark_detector (`str`): the registered detector that `landmarks="detect"` runs.
+    landmark_detector (`str`): the registered detector that `landmarks="detect"` prefers; at a call, the one it runs.
+    landmark_model_file (`str`): that detector's model file, at a call only; see `landmarks_mf2.find_model_file`.
     max_pixels (`int`): larger pictures are refused.
     """
 
@@ -323,6 +324,7 @@ class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
     au_region_size: float | None
     eye_centers: list | tuple | None
     landmark_detector: str | None
+    landmark_model_file: str | None
     max_pixels: int | None
 
 
@@ -334,6 +336,8 @@ class _FaceCall(NamedTuple):
     augment: Augmentation | None
     augment_seeds: Sequence[int] | None
     return_au_crops: bool
+    detector: str | None
+    model_file: str | None
 
 
 class _FaceImageProcessing(BaseImageProcessor):
@@ -390,7 +394,8 @@ class _FaceImageProcessing(BaseImageProcessor):
         Raises:
             ValueError: an unreadable picture, wrong landmarks or a wrong option; what and what to do are said.
         """
-        call = _FaceCall(landmarks, face, augment, augment_seeds, return_au_crops)
+        detector, model_file = (kwargs.pop(name, None) for name in ("landmark_detector", "landmark_model_file"))
+        call = _FaceCall(landmarks, face, augment, augment_seeds, return_au_crops, detector, model_file)
         return super().preprocess(split_images(images), call, return_tensors=return_tensors, **kwargs)
 
     def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:
@@ -450,7 +455,8 @@ class _FaceImageProcessing(BaseImageProcessor):
         if isinstance(landmarks, str):
             if landmarks != "detect":
                 raise ValueError(f"landmarks is {landmarks!r}; the one word known is 'detect'.")
-            landmarks = load_detector(settings["landmark_detector"], settings["device"])
+            preferred, device = self.landmark_detector, settings["device"]
+            landmarks = find_detector(preferred, device, call.detector, call.model_file)
 
         faces: list[np.ndarray | None] = [None] * len(pictures)
         if isinstance(landmarks, LandmarkDetector):

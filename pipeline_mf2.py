@@ -16,7 +16,7 @@ from transformers.image_utils import load_image
 from transformers.pipelines.base import ChunkPipeline
 
 from .images_mf2 import ImageSource, image_name, read_image
-from .landmarks_mf2 import DetectedFace, LandmarkDetector, load_detector
+from .landmarks_mf2 import DetectedFace, LandmarkDetector, detect_in_pictures, find_detector
 from .regions_mf2 import affine, apply_matrix, check_landmarks
 
 CAPTION_KINDS = ("emotion", "key_au", "au")
@@ -70,6 +70,8 @@ class FacialStatePipeline(ChunkPipeline):
         landmarks: `"detect"` (the default) runs the processor's detector, a detector is run itself; points in pixels
             of the upright picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each,
             are used as they are (None: that picture is a face crop); `"mean_face"` takes every picture as a face crop.
+        landmark_detector, landmark_model_file: the detector that `"detect"` runs, by name, and the model file that it
+            reads; `mf2 detectors` shows what there is, and where a file is found without being named.
         captions: which sentences to write: any of `emotion`, `key_au`, `au`.
         thresholds: probabilities from which an AU is active, instead of the checkpoint's; see
             `MF2Processor.post_process_facial_states`.
@@ -113,6 +115,8 @@ class FacialStatePipeline(ChunkPipeline):
     def _sanitize_parameters(
         self,
         landmarks: str | LandmarkDetector | None = None,
+        landmark_detector: str | None = None,
+        landmark_model_file: str | None = None,
         captions: str | Sequence[str] | None = None,
         thresholds: float | Sequence[float] | Mapping[str, float] | None = None,
         timeout: float | None = None,
@@ -120,7 +124,12 @@ class FacialStatePipeline(ChunkPipeline):
         captions = [captions] if isinstance(captions, str) else captions
         if unknown := sorted(set(captions or ()) - set(CAPTION_KINDS)):
             raise ValueError(f"captions has {', '.join(unknown)}; known are {', '.join(CAPTION_KINDS)}.")
-        before = {"landmarks": check_landmark_mode(landmarks), "timeout": timeout}
+        before = {
+            "landmarks": check_landmark_mode(landmarks),
+            "landmark_detector": landmark_detector,
+            "landmark_model_file": landmark_model_file,
+            "timeout": timeout,
+        }
         params = before, {"captions": captions}, {"thresholds": thresholds}
         return tuple({name: value for name, value in of.items() if value is not None} for of in params)
 
@@ -131,7 +140,12 @@ class FacialStatePipeline(ChunkPipeline):
 
     # ------------------------------------------------------------------------------------------------------- steps
     def preprocess(
-        self, inputs: Any, landmarks: str | LandmarkDetector = "detect", timeout: float | None = None
+        self,
+        inputs: Any,
+        landmarks: str | LandmarkDetector = "detect",
+        landmark_detector: str | None = None,
+        landmark_model_file: str | None = None,
+        timeout: float | None = None,
     ) -> Iterator[dict[str, Any]]:
         """One chunk for each face; a picture without any has one chunk, which `postprocess` leaves out."""
         given = inputs if isinstance(inputs, Mapping) else {"image": inputs}
@@ -139,7 +153,7 @@ class FacialStatePipeline(ChunkPipeline):
         if "landmarks" in given:
             landmarks = "mean_face" if given["landmarks"] is None else given["landmarks"]
         is_mean_face = isinstance(landmarks, str) and landmarks == "mean_face"
-        faces = [] if is_mean_face else self._locate(picture, landmarks)
+        faces = [] if is_mean_face else self._locate(picture, landmarks, landmark_detector, landmark_model_file)
         points = np.stack([face.landmarks_px for face in faces]) if faces else None
         # The label space is the active adapter's; the model takes boxes for just its AUs.
         image_processor = self.processor.for_label_spaces(self.model.label_space).image_processor
@@ -173,11 +187,14 @@ class FacialStatePipeline(ChunkPipeline):
             source = load_image(source, timeout=timeout)
         return read_image(source, name, max_pixels=self.processor.image_processor.max_pixels)
 
-    def _locate(self, picture: np.ndarray, landmarks: FaceLandmarks) -> list[DetectedFace]:
+    def _locate(
+        self, picture: np.ndarray, landmarks: FaceLandmarks, detector: str | None, model_file: str | None
+    ) -> list[DetectedFace]:
         if isinstance(landmarks, str):
-            landmarks = load_detector(self.processor.image_processor.landmark_detector, self.device)
+            preferred = self.processor.image_processor.landmark_detector
+            landmarks = find_detector(preferred, self.device, detector, model_file)
         if isinstance(landmarks, LandmarkDetector):
-            return largest_first(landmarks.detect([picture])[0])
+            return largest_first(detect_in_pictures(landmarks, [picture])[0])
         return largest_first(faces_from_landmarks(landmarks))
 
     def _describe_face(

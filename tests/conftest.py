@@ -1,10 +1,14 @@
 """What tests of several folders share; the data that they are made of stand in `samples`."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-REAL_FACES = Path(__file__).parents[1].parent / "shared" / "data" / "real_faces"
+SHARED = Path(__file__).parents[1].parent / "shared"
+REAL_FACES = SHARED / "data" / "real_faces"
+PHOTOGRAPHS = SHARED / "data" / "photographs"
+LANDMARKER_VARIABLE = "MF2_FACE_LANDMARKER"
 
 
 @pytest.fixture
@@ -19,6 +23,32 @@ def real_faces() -> Path:
     if not REAL_FACES.is_dir():
         pytest.skip(f"{REAL_FACES} is not here")
     return REAL_FACES
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """Whole photographs, of one person each in `single/`, of several in `groups/`; skipped where they are not."""
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip(f"{PHOTOGRAPHS} is not here")
+    return PHOTOGRAPHS
+
+
+@pytest.fixture(scope="session")
+def face_landmarker() -> Path:
+    """MediaPipe's real FaceLandmarker bundle; the test is skipped where it, or MediaPipe, is not."""
+    file = Path(os.environ.get(LANDMARKER_VARIABLE) or SHARED / "models" / "face_landmarker.task")
+    if not file.is_file():
+        pytest.skip(f"{file} is not here; {LANDMARKER_VARIABLE} names MediaPipe's face_landmarker.task")
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_detectors_of_this_machine(monkeypatch, tmp_path_factory):
+    """No test finds a detector's model file, or another default detector, because this machine has one."""
+    for name in (LANDMARKER_VARIABLE, "MF2_LANDMARK_DETECTOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MF2_DETECTORS", str(tmp_path_factory.getbasetemp() / "no_detectors"))
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ MODEL_FILES = {
     "transformers_mf2.py",
 }
 HUB_FILES = MODEL_FILES | {
+    "face_detectors_mf2.py",
+    "face_tiles_mf2.py",
     "image_processing_mf2.py",
     "images_mf2.py",
     "landmarks_mf2.py",
