@@ -417,7 +417,8 @@ class MF2Config(PreTrainedConfig):
         another tower and replaces it.
 
         `paper` is BLIP-2 stage 1 on EVA ViT-g/14: 186,705,470 trainable parameters a branch, which the paper's 186.7 M
-        (Table IV) are. `base` is ViT-B/16, for one GPU. `tiny` is a small convolutional tower that is trained too: for
+        (Table IV) are; with the embeddings of AUs and of places in a region, which are ours, the local branch has
+        186,740,030. `base` is ViT-B/16, for one GPU. `tiny` is a small convolutional tower that is trained too: for
         tests and for runs that have nothing to download.
         """
         if size not in _SIZES:

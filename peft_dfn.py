@@ -1,4 +1,4 @@
-"""DFN, the decoupled fine-tuning network of MF² (paper, section III-C), as a PEFT method.
+"""DFN, the decoupled fine-tuning network of MF² (paper, section III-B), as a PEFT method.
 
     model = get_peft_model(model, DFNConfig(au_ids=[1, 2, 4, 6, 9, 12, 25, 26], emotions=[]))
 
@@ -10,6 +10,11 @@ after some of its layers and ends in a state of its own, which heads of its own 
 
 Nothing upstream is changed or differentiated. So the states can be stored once (`training/state_cache.py`), any number
 of adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
+
+The paper describes it in words and Figure 2 (c) alone; its equations end before, at Eq. 5. Its figures disagree on what
+the side network reads: Table VI gives the "CLS tokens" of the *last* layer of ViT and BERT, beside 7 adapter layers for
+each modality, and the text counts 4N cells of N layers. A single state needs no row of cells, so 7 states of each
+branch and modality are kept here, the last among them, and a tower has a cell for each.
 
 Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522)
 for the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions,
@@ -165,7 +170,10 @@ class DFNConfig(PeftConfig):
 
 # ------------------------------------------------------------------------------------------------------ side network
 class SideCell(nn.Module):
-    """A bottleneck with a residual: u + W_up · act(W_down · u), Eq. 7."""
+    """A bottleneck with a residual: u + W_up · act(W_down · u).
+
+    The paper names the down- and the up-projection and the activation between them; the residual is IISAN's.
+    """
 
     def __init__(self, width: int, r: int, activation: str):
         super().__init__()
@@ -184,10 +192,11 @@ class SideCell(nn.Module):
 class SideTower(nn.Module):
     """Cells in a row, one for each state that is kept of a branch; each mixes its state into what came before.
 
-        u_j = g_j · x_j + (1 − g_j) · h_j,   g_j = σ(α_j / T)          Eq. 6
-        h_{j+1} = u_j + W_up · act(W_down · u_j),   h_0 = 0            Eq. 7
+        u_j = g_j · x_j + (1 − g_j) · h_j,   g_j = σ(α_j / T)
+        h_{j+1} = u_j + W_up · act(W_down · u_j),   h_0 = 0
 
-    The paper leaves open which of both the gate weighs; here, as in IISAN, it is the branch's state.
+    Of the gate the paper gives T alone (Table VI). Here, as in IISAN, it weighs the branch's state x against what came
+    before.
     """
 
     def __init__(self, width: int, num_states: int, config: DFNConfig):

@@ -66,7 +66,7 @@ def test_the_papers_count_needs_the_parameters_around_the_encoders():
 
 # ----------------------------------------------------------------------------------------------------------- equations
 def slow_tower(tower, states: list[torch.Tensor], config: DFNConfig) -> torch.Tensor:
-    """Eq. 6 and 7, cell by cell, over the vectors that a branch left after its layers."""
+    """A tower's recurrence, cell by cell, over the vectors that a branch left after its layers."""
     hidden = torch.zeros_like(states[0])
     for j, layer in enumerate(KEPT[len(states), config.num_kept_states]):
         gate = 0.5

@@ -51,10 +51,14 @@ def part_of(name: str) -> str:
     return next(part for part in PARTS_AT_PAPER_SIZE if name.startswith(part))
 
 
-@pytest.mark.parametrize(("size", "one_branch"), [("paper", 186_705_470), ("base", 180_805_950)])
-def test_trainable_parameters(size, one_branch):
+@pytest.mark.parametrize(
+    ("size", "one_branch", "local_branch"),
+    [("paper", 186_705_470, 186_740_030), ("base", 180_805_950, 180_828_990)],
+)
+def test_trainable_parameters(size, one_branch, local_branch):
     model = model_of(size)
     of_face, of_aus = trainable(model.emo), trainable(model.au)
+    assert sum(of_aus.values()) == local_branch
     embeddings = {name: of_aus.pop(name) for name in ("au_embeddings.weight", "region_embeddings.weight")}
     assert sum(of_face.values()) == sum(of_aus.values()) == one_branch
     assert embeddings["au_embeddings.weight"] == 12 * 768
