@@ -224,9 +224,14 @@ def contrastive_loss(
         `(…)` losses.
     """
     log_probs = logits.masked_fill(~candidates, torch.finfo(logits.dtype).min).log_softmax(-1)
-    targets = (1 - label_smoothing) * positives / positives.sum(-1, keepdim=True)
-    targets = targets + label_smoothing * candidates / candidates.sum(-1, keepdim=True)
+    targets = contrastive_targets(positives, candidates, label_smoothing)
     return -(targets * log_probs.masked_fill(~candidates, 0.0)).sum(-1)
+
+
+def contrastive_targets(positives: torch.Tensor, candidates: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """What each row is to be: `(…, M)` shares that sum to 1. Arguments as in [`contrastive_loss`]."""
+    targets = (1 - label_smoothing) * positives / positives.sum(-1, keepdim=True)
+    return targets + label_smoothing * candidates / candidates.sum(-1, keepdim=True)
 
 
 def sample_hard_negatives(
@@ -309,6 +314,8 @@ class MatchPairs:
 def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -> dict[str, torch.Tensor]:
     """`itc`, `itm` and `itg` of a branch (Eq. 3-5); a weight of 0 in its configuration skips one.
 
+    With `itc` comes `itc_floor`, see [`itc_floor`] and [`split_floors`].
+
     Captions that are equal are positives of each other in ITC and never each other's negatives in ITM. BLIP-2 has only
     the diagonal, which template-like captions and frames of one video would make wrong.
     """
@@ -317,6 +324,7 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
         comparison = compare(branch, images, texts)
         if config.itc_weight:
             losses["itc"] = itc_loss(comparison, texts.valid, config.label_smoothing)
+            losses["itc_floor"] = itc_floor(comparison, texts.valid, config.label_smoothing)
         if config.itm_weight:
             losses["itm"] = itm_loss(branch, images, texts, comparison)
     if config.itg_weight:
@@ -383,6 +391,19 @@ def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float
     both = contrastive_loss(comparison.image_to_text[rows], positives, candidates, label_smoothing)
     both = both + contrastive_loss(comparison.text_to_image[rows], positives, candidates, label_smoothing)
     return _mean_over_batch(both.sum() / 2, rows.sum())
+
+
+def itc_floor(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """The least that [`itc_loss`] can be: the entropy of its targets, which equal captions and smoothing spread."""
+    rows = valid.T
+    targets = contrastive_targets(comparison.positives[rows], comparison.candidates[rows], label_smoothing)
+    return _mean_over_batch(torch.special.entr(targets).sum(), rows.sum())
+
+
+def split_floors(losses: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses, and the floors among them under the names of their losses."""
+    floors = {name.removesuffix("_floor"): value for name, value in losses.items() if name.endswith("_floor")}
+    return {name: value for name, value in losses.items() if not name.endswith("_floor")}, floors
 
 
 def draw_match_pairs(comparison: Comparison, hardness: float) -> MatchPairs:

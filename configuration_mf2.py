@@ -212,6 +212,7 @@ class MF2Config(PreTrainedConfig):
     model_type = "mf2"
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "losses",
+        "loss_floors",
         "au_embeds",
         "emotion_embeds",
         "au_states",

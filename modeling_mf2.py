@@ -42,6 +42,7 @@ from .alignment_mf2 import (
     image_text_similarity,
     read_distinct_texts,
     recognition_losses,
+    split_floors,
 )
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .labels_mf2 import LabelSpace
@@ -79,6 +80,7 @@ class MF2Output(ModelOutput):
 
     loss: torch.FloatTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
+    loss_floors: dict[str, torch.FloatTensor] | None = None
     au_logits: torch.FloatTensor | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_embeds: torch.FloatTensor | None = None
@@ -731,12 +733,13 @@ class MF2Model(MF2PreTrainedModel):
         texts = {name: text for name, text in texts.items() if name in self.branches and text[0] is not None}
         views = self.encode_branches(pixel_values, au_boxes, keep_key_values=self._aligns and bool(texts))
         seen = self.recognize(views)
-        losses = self._losses(views, seen, emotion_labels, au_labels, texts)
+        losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts))
         return MF2Output(
             loss=self.recognizers.weigh(losses),
             losses=losses or None,
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
+            loss_floors=floors or None,
             **self._describe(views),
         )
 
@@ -748,7 +751,7 @@ class MF2Model(MF2PreTrainedModel):
         au_labels: torch.Tensor | None,
         texts: dict[str, tuple[torch.Tensor | None, ...]],
     ) -> dict[str, torch.Tensor]:
-        """The recognisers' losses, or those of the adapter in their place.
+        """The recognisers' losses, or those of the adapter in their place, with their floors.
 
         Args:
             texts: By branch, its ids, mask and caption ids.

@@ -11,10 +11,10 @@ after some of its layers and ends in a state of its own, which heads of its own 
 Nothing upstream is changed or differentiated. So the states can be stored once (`training/state_cache.py`), any number
 of adapters answer from one pass (`MF2Model.forward_adapters`), and an adapter cannot be merged.
 
-The paper describes it in words and Figure 2 (c) alone; its equations end before, at Eq. 5. Its figures disagree on what
-the side network reads: Table VI gives the "CLS tokens" of the *last* layer of ViT and BERT, beside 7 adapter layers for
-each modality, and the text counts 4N cells of N layers. A single state needs no row of cells, so 7 states of each
-branch and modality are kept here, the last among them, and a tower has a cell for each.
+The paper describes it in words and Figure 2 (c) alone; its equations end before, at Eq. 5. It leaves open what the
+side network reads: Table VI gives the "CLS tokens" of the *last* layer of ViT and BERT, beside 7 adapter layers for
+each modality, and the text counts 4N cells. A single state needs no row of cells, so 7 states of each branch and
+modality are kept here, the last among them, and a tower has a cell for each.
 
 Ancestors: IISAN (arXiv 2404.02059) for decoupled side towers over kept states, Ladder Side-Tuning (arXiv 2206.06522)
 for the gate. Symbols in shapes: B images, K views (1, or one per AU region), J layers, D width, A AUs, E emotions,
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .alignment_mf2 import compare_embeds, itc_loss
+from .alignment_mf2 import compare_embeds, itc_floor, itc_loss
 from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
@@ -274,17 +274,18 @@ class DFNSide(RecognitionHeads):
         texts: Mapping[str, PooledTexts],
         branches: Mapping[str, Any],
     ) -> dict[str, torch.Tensor]:
-        """The task's `emotion` and `au`, and for each branch with texts `emo_itc` or `au_itc`.
+        """The task's `emotion` and `au`, and for each branch with texts `emo_itc` or `au_itc` with its floor.
 
         Args:
             branches: By name, what projects into a branch's shared space: `embed_image`, `embed_text`, `temperature`.
         """
         losses = super().losses(seen, emotion_labels, au_labels, texts, branches)
         for branch, text in texts.items():
-            losses[f"{branch}_itc"] = self._align(branch, seen.side_states[branch], text, branches[branch])
+            aligned = self._align(branch, seen.side_states[branch], text, branches[branch])
+            losses |= {f"{branch}_{name}": value for name, value in aligned.items()}
         return losses
 
-    def _align(self, branch: str, image_ends: torch.Tensor, texts: PooledTexts, space: Any) -> torch.Tensor:
+    def _align(self, branch: str, image_ends: torch.Tensor, texts: PooledTexts, space: Any) -> dict[str, torch.Tensor]:
         """ITC (Eq. 3) of the towers' ends through the branch's frozen projections, as before: per AU, or of the best
         region with the whole caption."""
         text_ends = self.end_of(branch, "text", texts.states)  # (B, G, D)
@@ -298,7 +299,10 @@ class DFNSide(RecognitionHeads):
             texts.caption_ids,
             texts.valid,
         )
-        return itc_loss(comparison, texts.valid, self.config.label_smoothing)
+        return {
+            name: measure(comparison, texts.valid, self.config.label_smoothing)
+            for name, measure in (("itc", itc_loss), ("itc_floor", itc_floor))
+        }
 
     def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """The task's losses plus λ times the alignment's; None of none."""

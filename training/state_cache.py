@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mf2.alignment_mf2 import split_floors
 from mf2.data_loading.batches import CaptionTable, FaceCollator, Split, row_seed
 from mf2.dataset_tools.schema import sha256_of_file
 from mf2.modeling_mf2 import MF2Model, MF2Output, SharedSpace
@@ -339,10 +340,11 @@ class StatesModel(nn.Module):
             for name in seen.side_states
             if f"{name}_text_states" in states
         }
-        losses = self.side.losses(seen, emotion_labels, au_labels, texts, self.spaces)
+        losses, floors = split_floors(self.side.losses(seen, emotion_labels, au_labels, texts, self.spaces))
         return MF2Output(
             loss=self.side.weigh(losses),
             losses=losses,
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
+            loss_floors=floors or None,
         )

@@ -20,6 +20,7 @@ from mf2.data_loading.batches import EpochSampler
 from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalars
 from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
+from mf2.modeling_mf2 import MF2Output
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import RunArguments, reject_unknown
 
@@ -155,7 +156,8 @@ class CollapseCallback(TrainerCallback):
 class PretrainingTrainer(Trainer):
     """The Trainer with MF²'s habits.
 
-    - Each loss is logged apart, as the mean over the logging window and all processes.
+    - Each loss is logged apart, as the mean over the logging window and all processes, and above the least that it can
+      be: equal captions and smoothed targets keep ITC from 0, by more than what it has to learn.
     - A loss that is not finite ends the run with its name.
     - Rows come in an order that (seed, epoch) decide, so that a resumed run sees what an uninterrupted one sees.
     - Evaluation passes `image_names` of a batch: images (or states of images), never text.
@@ -209,7 +211,7 @@ class PretrainingTrainer(Trainer):
                 f"The loss is {outputs.loss.item()} at step {self.state.global_step + 1} ({parts}). Lower "
                 f"learning_rate (now {self.args.learning_rate}) or warm up longer; with bf16, try without."
             )
-        for name, value in outputs.losses.items():
+        for name, value in above_floors(outputs).items():
             self._loss_sums[LOSS_NAMES.index(name)] += torch.stack([value.detach().float(), torch.ones_like(value)])
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -254,6 +256,12 @@ class PretrainingTrainer(Trainer):
                 f"{folder} could not be written ({error}); {free_space(self.args.output_dir)}. Earlier checkpoints "
                 f"are intact: make room and run the same command again."
             ) from error
+
+
+def above_floors(outputs: MF2Output) -> dict[str, torch.Tensor]:
+    """Each loss less the least that it can be on its batch."""
+    floors = outputs.get("loss_floors") or {}
+    return {name: value - floors.get(name, 0.0) for name, value in outputs.losses.items()}
 
 
 def free_space(folder: str | os.PathLike) -> str:

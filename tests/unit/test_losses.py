@@ -12,6 +12,8 @@ from mf2.alignment_mf2 import (
     draw_groups,
     draw_match_pairs,
     image_text_similarity,
+    itc_floor,
+    itc_loss,
     recognition_losses,
     sample_hard_negatives,
     split_by_length,
@@ -63,6 +65,24 @@ def test_positives_share_the_target():
     target = torch.tensor([[0.9 / 3 + 0.02, 0.02, 0.9 / 3 + 0.02, 0.9 / 3 + 0.02, 0.02]])
     loss = contrastive_loss(logits, positives, everything, 0.1)
     torch.testing.assert_close(loss, F.cross_entropy(logits, target, reduction="none"), **EXACT)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_floor_of_itc_is_what_the_best_similarities_leave(smoothing):
+    """Logits that are the logarithms of the targets, in both directions; with rows that have no text."""
+    captions = torch.tensor([0, 0, 1, 2, 2, 2, 5])
+    valid = torch.tensor([True] * 6 + [False])
+    candidates = (valid[:, None] & valid)[None]
+    positives = (captions[:, None] == captions) & candidates
+    shares = (1 - smoothing) * positives[0][:6] / positives[0][:6].sum(1, keepdim=True) + smoothing * valid / 6
+    best = torch.zeros(1, 7, 7)
+    best[0, :6] = shares.clamp(min=1e-30).log()
+    floor = itc_floor(Comparison(best, best, positives, candidates), valid[:, None], smoothing)
+    at_best = itc_loss(Comparison(best, best, positives, candidates), valid[:, None], smoothing)
+    torch.testing.assert_close(floor, at_best)
+    worse = best + random(1, 7, 7)
+    assert itc_loss(Comparison(worse, worse, positives, candidates), valid[:, None], smoothing) > floor + 1e-3
+    assert floor > 0.5
 
 
 def test_equal_captions_are_not_pushed_apart():

@@ -14,6 +14,7 @@ import torch
 from samples import mfa_row
 from tiny_mf2 import save_tiny
 
+from mf2.alignment_mf2 import split_floors
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.batches import FaceCollator
@@ -306,12 +307,14 @@ def test_a_batch_is_what_the_live_model_sees(base, faces, tmp_path, dtype, small
             name: live.pool_texts(name, *(batch[f"{prefix}{part}"] for part in parts))
             for name, prefix in (("emo", ""), ("au", "au_"))
         }
-        expected = side.losses(seen, batch["emotion_labels"], batch["au_labels"], texts, live.branches)
+        losses = side.losses(seen, batch["emotion_labels"], batch["au_labels"], texts, live.branches)
+        expected, floors = split_floors(losses)
         outputs = method.trainer.model(**collate_states([cached_rows[(epoch, row)] for row in rows]))
         assert set(outputs.losses) == {"emotion", "au", "emo_itc", "au_itc"}
         bounds = {"rtol": TOLERANCE[dtype], "atol": TOLERANCE[dtype]}
         for name, loss in expected.items():
             torch.testing.assert_close(outputs.losses[name], loss, **bounds)
+        assert outputs.loss_floors == floors and set(floors) == {"emo_itc", "au_itc"}
         torch.testing.assert_close(outputs.au_logits, seen.au_logits, **bounds)
         torch.testing.assert_close(outputs.emotion_logits, seen.emotion_logits, **bounds)
 

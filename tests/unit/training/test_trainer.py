@@ -25,13 +25,14 @@ class StandIn(nn.Module):
         self.norm = nn.LayerNorm(2)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.loss = 1.0
+        self.floors: dict[str, torch.Tensor] | None = None
         self.seen: set[str] = set()
 
     def forward(self, **inputs):
         self.seen = set(inputs)
         loss = self.loss * self.temperature / self.temperature.detach()
         logits = {"au_logits": torch.zeros(2, 12), "emotion_logits": torch.zeros(2, 8)}
-        return ModelOutput(loss=loss, losses={"emo_itc": loss, "au": 2 * loss}, **logits)
+        return ModelOutput(loss=loss, losses={"emo_itc": loss, "au": 2 * loss}, loss_floors=self.floors, **logits)
 
 
 @pytest.fixture
@@ -88,6 +89,16 @@ def test_losses_are_logged_apart_as_means_of_the_window(trainer):
     trainer.compute_loss(trainer.model, BATCH)
     trainer.log(logs := {"loss": 3.0})
     assert logs["loss_au"] == pytest.approx(6.0)
+
+
+def test_losses_are_logged_above_their_floors(trainer):
+    """ITC of 3.2 above a floor of 2.6 has learned something; 3.2 reads as guessing among 32."""
+    for trainer.model.loss, floor in ((3.2, 2.6), (1.0, 0.5)):
+        trainer.model.floors = {"emo_itc": torch.tensor(floor)}
+        loss = trainer.compute_loss(trainer.model, BATCH)
+    assert loss.item() == pytest.approx(1.0)
+    trainer.log(logs := {"loss": 2.1})
+    assert logs["loss_emo_itc"] == pytest.approx((0.6 + 0.5) / 2) and logs["loss_au"] == pytest.approx(4.2)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
