@@ -133,7 +133,7 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result
 def describe_machine(device: str) -> dict[str, Any]:
     """What figures depend on: processor, threads, versions; and when it was."""
     facts = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -8,7 +8,7 @@ from caption_rig import Waits
 
 from mf2.dataset_tools.captions.limits import Budget, Pacer, TokenBucket, retry_after_s
 
-NOW = datetime.datetime(2026, 11, 20, 12, 0, 0, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2026, 11, 20, 12, 0, 0, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(
