@@ -26,9 +26,9 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import logging
 
-from .images_mf2 import ImageSource, image_name, read_image, split_images
+from .images_mf2 import ImageSource, image_name, is_rescaled, read_image, split_images
 from .labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, NUM_LANDMARKS, get_action_unit
-from .landmarks_mf2 import LandmarkDetector, detect_in_pictures, find_detector
+from .landmarks_mf2 import LandmarkDetector, check_landmark_word, detect_in_pictures, find_detector
 from .regions_mf2 import (
     affine,
     alignment_matrix,
@@ -306,6 +306,56 @@ def largest_face(faces: np.ndarray) -> np.ndarray:
     return faces[[width_height.prod(axis=-1).argmax()]]
 
 
+# -------------------------------------------------------------------------------------- the base class's settings
+def _refuse_meaningless(settings: dict[str, Any]) -> None:
+    """Raise a `ValueError` for a setting of transformers' base class that would have no effect here."""
+    bilinear = Image.Resampling.BILINEAR
+    resample = settings.get("resample")
+    meaningless = {
+        "resample": (
+            resample not in (None, bilinear),
+            "pictures are sampled bilinearly, without aliasing; leave it out",
+        ),
+        "do_convert_rgb": (settings.get("do_convert_rgb") is False, "the model reads RGB; leave it out"),
+        "data_format": (
+            settings.get("data_format") not in (None, "channels_first"),
+            "pixel_values are channels first; move the axis of what is returned",
+        ),
+        "return_tensors": (settings.get("return_tensors") not in (None, "pt", "np"), "it must be 'pt' or 'np'"),
+    }
+    for name, (is_given, advice) in meaningless.items():
+        if is_given:
+            raise ValueError(f"{name} is {settings[name]}: {advice}.")
+
+
+def _check_sizes(pictures: Sequence[np.ndarray], names: Sequence[str], settings: dict[str, Any]) -> None:
+    """Hold pictures that are not to be resized, `do_resize=False`, against the model's size."""
+    if settings.get("do_resize") is not False:
+        return
+    size = (settings["size"].height, settings["size"].width)
+    for picture, name in zip(pictures, names, strict=True):
+        if picture.shape[:2] != size:
+            height, width = picture.shape[:2]
+            raise ValueError(
+                f"do_resize is False, but {name} is {width}×{height} pixels and size {size[1]}×{size[0]}; leave "
+                "do_resize out, or give pictures of that size."
+            )
+
+
+def _scale_factors(images: Sequence[ImageSource], names: Sequence[str], settings: dict[str, Any]) -> list[float]:
+    """What the 0…255 of each picture are multiplied by: `rescale_factor`, or with `do_rescale=False` what gives back
+    the values that came in, which are then normalised as they are."""
+    if settings["do_rescale"]:
+        return [settings["rescale_factor"]] * len(images)
+    factors = [1 / 255 if is_rescaled(source) else 1.0 for source in images]
+    if settings["do_normalize"] and 1.0 in factors:
+        raise ValueError(
+            f"do_rescale is False, but the values of {names[factors.index(1.0)]} go to 255, and image_mean and "
+            "image_std are for [0, 1]; leave do_rescale out, give floats in [0, 1], or set do_normalize=False, too."
+        )
+    return factors
+
+
 # ------------------------------------------------------------------------------------------------------ processors
 class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
     """What can be set on the processor, or given at a call.
@@ -373,14 +423,15 @@ class _FaceImageProcessing(BaseImageProcessor):
         Args:
             images: one or several pictures of any sizes, see `read_image`.
             landmarks: 68 points in pixels of the (EXIF-upright) picture: `(68, 2)` for one, `(images, 68, 2)`, or a
-                list with None where there are none; `"detect"` or a detector finds them; None takes every picture as
-                a face crop, whose centre fills the target, with the boxes of the mean face.
+                list with None where there are none; `"detect"` or a detector finds them; `"mean_face"` or None takes
+                every picture as a face crop, whose centre fills the target, with the boxes of the mean face.
             face: `"largest"`, or `"all"` for a row for each face of a picture.
             augment: what to vary at random, for training.
             augment_seeds: one for each image; what is drawn depends on nothing else. Fresh randomness without.
             return_au_crops: also return the pixels of the AU boxes.
             return_tensors: `"pt"` or `"np"`.
-            **kwargs: any of `MF2ImageProcessorKwargs`, for this call; `device` is where to sample.
+            **kwargs: any of `MF2ImageProcessorKwargs`, for this call; `device` is where to sample. With
+                `do_rescale=False` floats in [0, 1] stay what they are; 0…255 stays, too, and cannot be normalised.
         Returns:
             For N faces, A AUs:
             - **pixel_values** `(N, 3, H, W)` float32.
@@ -405,6 +456,7 @@ class _FaceImageProcessing(BaseImageProcessor):
         for name in ("crop_size", "do_center_crop", "pad_size", "do_pad"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is {kwargs[name]}, which has no effect here; set size, do_align or augment.")
+        _refuse_meaningless(kwargs)
         kwargs["au_ids"] = [get_action_unit(int(au_id)).id for au_id in kwargs["au_ids"]]
         if np.shape(kwargs["eye_centers"]) != (2, 2):
             raise ValueError(f"eye_centers is {kwargs['eye_centers']}; give x and y of both, image left first.")
@@ -416,6 +468,8 @@ class _FaceImageProcessing(BaseImageProcessor):
         names = [image_name(source, image_idx) for image_idx, source in enumerate(images)]
         options = {"max_pixels": settings["max_pixels"], "channels": settings["input_data_format"]}
         pictures = [read_image(source, name, **options) for source, name in zip(images, names, strict=True)]
+        _check_sizes(pictures, names, settings)
+        factors = _scale_factors(images, names, settings)
         image_idx, source_landmarks = self._locate(pictures, names, call, settings)
         size = (settings["size"].height, settings["size"].width)
 
@@ -431,7 +485,9 @@ class _FaceImageProcessing(BaseImageProcessor):
             pixels = jitter_colors(pixels, samples)
         boxes = au_boxes_from_landmarks(landmarks_px, size, settings["au_ids"], settings["au_region_size"])
         data = {
-            "pixel_values": self._normalize(pixels, settings),
+            "pixel_values": self._normalize(
+                pixels.mul_(pixels.new_tensor(factors)[image_idx].view(-1, 1, 1, 1)), settings
+            ),
             "au_boxes": torch.from_numpy(boxes),
             "au_ids": torch.tensor(settings["au_ids"], dtype=torch.int64).expand(len(boxes), -1).contiguous(),
             "align_matrix": torch.from_numpy(matrices[:, :2]).float(),
@@ -451,10 +507,8 @@ class _FaceImageProcessing(BaseImageProcessor):
         """The faces to process: the image of each, `(N,)`, and its landmarks there, `(N, 68, 2)`, NaN without any."""
         if call.face not in ("largest", "all"):
             raise ValueError(f"face is {call.face!r}; it must be 'largest' or 'all'.")
-        landmarks = call.landmarks
+        landmarks = check_landmark_word(call.landmarks)
         if isinstance(landmarks, str):
-            if landmarks != "detect":
-                raise ValueError(f"landmarks is {landmarks!r}; the one word known is 'detect'.")
             preferred, device = self.landmark_detector, settings["device"]
             landmarks = find_detector(preferred, device, call.detector, call.model_file)
 
@@ -489,9 +543,7 @@ class _FaceImageProcessing(BaseImageProcessor):
         return matrices, target_landmarks, is_found
 
     def _normalize(self, pixels: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
-        """`(N, 3, H, W)` in [0, 255] to the model's range, in place."""
-        if settings["do_rescale"]:
-            pixels.mul_(settings["rescale_factor"])
+        """`(N, 3, H, W)`, rescaled, to the model's range, in place."""
         if settings["do_normalize"]:
             mean, std = (pixels.new_tensor(settings[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
             pixels.sub_(mean).div_(std)

@@ -1,16 +1,20 @@
 """Pictures as people have them to 8-bit RGB arrays, with one clear error for what cannot be read."""
 
+import base64
+import binascii
 import io
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
+from transformers.image_utils import ChannelDimension
 
-ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
+ImageSource = str | os.PathLike | bytes | BinaryIO | Mapping[str, Any] | Image.Image | np.ndarray | torch.Tensor
 
 MIN_SIDE = 8
 UPRIGHT = 1
@@ -19,7 +23,7 @@ UPRIGHT = 1
 
 def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One picture, a list of them, or a batched array `(batch, …)` to a list of single pictures."""
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image, Mapping)) or hasattr(images, "read"):
         return [images]
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return list(images) if images.ndim == 4 else [images]
@@ -35,9 +39,11 @@ def read_image(
     """Any picture as 8-bit RGB, the right way up.
 
     Args:
-        source: a path, the bytes of an image file, a PIL image, or an array or tensor: `(H, W)`, `(H, W, C)` or
-            `(C, H, W)` with 1, 3 or 4 channels. Integers are 8-bit, or 16-bit where a value exceeds 255 or the type is
-            uint16; floats lie in [0, 1], or in [0, 255] where one exceeds 1.
+        source: a path, the bytes of an image file, a file object open for reading bytes, a data URI
+            (`data:image/…;base64,…`), the undecoded image of a data set (`{"bytes": …, "path": …}`), a PIL image, or
+            an array or tensor: `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels. Integers are 8-bit, or
+            16-bit where a value exceeds 255 or the type is uint16; floats lie in [0, 1], or in [0, 255] where one
+            exceeds 1.
         name: what to call it in an error.
         max_pixels: the largest accepted number of pixels; checked before a file is decoded.
         channels: `"channels_first"` or `"channels_last"` for arrays; inferred otherwise, last preferred.
@@ -47,6 +53,7 @@ def read_image(
         FileNotFoundError: no such file.
         ValueError: it cannot be read as a picture, or is too small or too large; named, with what to do about it.
     """
+    source = _unwrap(source, name)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         array = _from_array(source, name, max_pixels, channels)
     elif isinstance(source, Image.Image):
@@ -56,17 +63,44 @@ def read_image(
             array = _from_pil(image, name, max_pixels)
     else:
         raise ValueError(
-            f"{name} is a {type(source).__name__}; give a path, bytes, a PIL image, an array or a tensor."
+            f"{name} is a {type(source).__name__}; give a path, bytes, an open file, a data URI, a PIL image, an "
+            "array or a tensor."
         )
     return array
+
+
+def _unwrap(source: ImageSource, name: str) -> Any:
+    """The bytes or the path in a file object, a data URI or an undecoded image; anything else as it is."""
+    if isinstance(source, Mapping):
+        found = source.get("bytes")
+        found = source.get("path") if found is None else found
+        if found is None:
+            raise ValueError(f"{name} has {', '.join(map(str, source)) or 'no keys'}; it needs 'bytes' or a 'path'.")
+        return found
+    if isinstance(source, str) and source.startswith("data:"):
+        header, _, content = source.partition(",")
+        try:
+            if not header.endswith(";base64"):
+                raise ValueError("it is not base64")
+            return base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"{name} is no data URI of an image ({error}); write data:image/png;base64,….") from error
+    if hasattr(source, "read") and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ValueError(f"{name} is a file that was opened as text; open it with mode 'rb'.")
+        return content
+    return source
 
 
 def _open_file(source: str | bytes | os.PathLike, name: str) -> Image.Image:
     """Open a file, reading no more than its header; what Pillow raises becomes a `ValueError`."""
     if not isinstance(source, bytes):
+        is_address = str(source).startswith(("http://", "https://"))
         source = Path(source)
         if not source.exists():
-            raise FileNotFoundError(f"{name} does not exist; give a path on this machine.")
+            advice = "fetch it first, only the pipeline does" if is_address else "give a path on this machine"
+            raise FileNotFoundError(f"{name} does not exist; {advice}.")
     num_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     if num_bytes == 0:
         raise ValueError(f"{name} is empty (0 bytes); remove it or fetch it again.")
@@ -125,8 +159,8 @@ def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> int:
-    known = {"channels_first": 0, "channels_last": 2}
-    candidates = [known[str(channels)]] if channels else [2, 0]
+    known = {ChannelDimension.FIRST: 0, ChannelDimension.LAST: 2}
+    candidates = [known[ChannelDimension(channels)]] if channels else [2, 0]
     for axis in candidates:
         if len(shape) == 3 and shape[axis] in (1, 3, 4):
             return axis
@@ -153,7 +187,18 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
     return np.rint(array * (255.0 / full)).astype(np.uint8)
 
 
+def is_rescaled(source: ImageSource) -> bool:
+    """Whether it is an array or a tensor of floats within [0, 1] already, as `do_rescale` would leave them."""
+    if not isinstance(source, (np.ndarray, torch.Tensor)):
+        return False
+    is_float = source.is_floating_point() if isinstance(source, torch.Tensor) else source.dtype.kind == "f"
+    return bool(is_float and source.max() <= 1)
+
+
 def image_name(source: ImageSource, image_idx: int) -> str:
     """What an error calls a picture: its place in the batch, and its file where it has one."""
-    path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "filename", "")
+    path = source.get("path") if isinstance(source, Mapping) else source
+    if not isinstance(path, (str, os.PathLike)):
+        path = next((getattr(source, key) for key in ("filename", "name") if hasattr(source, key)), "")
+    path = path if isinstance(path, (str, os.PathLike)) and not str(path).startswith("data:") else ""
     return f"image {image_idx} ({os.fspath(path)})" if path else f"image {image_idx}"

@@ -24,6 +24,7 @@ from .face_detectors_mf2 import (
     MediaPipeDetector,
     Need,
 )
+from .labels_mf2 import NUM_LANDMARKS
 
 logger = logging.get_logger(__name__)
 
@@ -39,7 +40,9 @@ DETECTOR_VARIABLE = "MF2_LANDMARK_DETECTOR"
 """Environment variable: the registered detector of `"detect"`."""
 FOLDER_VARIABLE = "MF2_DETECTORS"
 """Environment variable: the folder of model files."""
-WITHOUT_DETECTOR = "Or pass landmarks=<array of (68, 2) pixels>, another detector, or None for the mean face."
+DETECT, MEAN_FACE = "detect", "mean_face"
+"""The words for where faces are, wherever landmarks are asked for: find them, or take the picture as a face crop."""
+WITHOUT_DETECTOR = 'Or pass landmarks=<array of (68, 2) pixels>, another detector, or "mean_face".'
 
 
 # -------------------------------------------------------------------------------------------------------- registry
@@ -207,16 +210,41 @@ def find_detector(
     return load_detector(chosen, device, model_file, f"`mf2 detectors` shows what is there. {instead}")
 
 
+def check_landmark_word(landmarks: Any) -> Any:
+    """`landmarks`, with None for the mean face; a `ValueError` for a word that is not in the vocabulary."""
+    if isinstance(landmarks, str) and landmarks not in (DETECT, MEAN_FACE):
+        raise ValueError(
+            f"landmarks is {landmarks!r}; give {DETECT!r}, {MEAN_FACE!r}, a detector, 68 points in pixels, or None, "
+            f"which is {MEAN_FACE!r}."
+        )
+    return None if isinstance(landmarks, str) and landmarks == MEAN_FACE else landmarks
+
+
 def detect_in_pictures(
     detector: LandmarkDetector, images: Sequence[np.ndarray], in_tiles: bool = True
 ) -> list[list[DetectedFace]]:
     """The faces of pictures; in tiles, small ones of large pictures too, where the detector is a `BoxDetector`.
 
     Other detectors are given the pictures as they are.
+
+    Raises:
+        ValueError: the detector does not give the 68 points of a face, or no list for each picture.
     """
     if in_tiles and isinstance(detector, BoxDetector):
-        return detector.detect(images, in_tiles=True)
-    return detector.detect(images)
+        found = detector.detect(images, in_tiles=True)
+    else:
+        found = list(detector.detect(images))
+    if len(found) != len(images):
+        raise ValueError(
+            f"The detector {detector.name} returned {len(found)} lists of faces for {len(images)} pictures."
+        )
+    for face in (face for faces in found for face in faces):
+        if np.shape(face.landmarks_px) != (NUM_LANDMARKS, 2):
+            raise ValueError(
+                f"The detector {detector.name} returned landmarks of the shape {np.shape(face.landmarks_px)}; they "
+                f"must be the ({NUM_LANDMARKS}, 2) iBUG points in pixels. Let its `detect` choose those of its points."
+            )
+    return found
 
 
 def describe_detector(name: str, model_file: str | os.PathLike | None = None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,7 +164,12 @@ class DFNConfig(PeftConfig):
         self._check_label_space()
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library."""
+        """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library.
+
+        A base that is a folder is recorded absolutely: from elsewhere, a relative path would be somebody's repository.
+        """
+        if self.base_model_name_or_path and Path(self.base_model_name_or_path).is_dir():
+            self.base_model_name_or_path = str(Path(self.base_model_name_or_path).resolve())
         kwargs["auto_mapping_dict"] = {"base_model_class": "AutoModel", "parent_library": "transformers"}
         super().save_pretrained(save_directory, **kwargs)
 

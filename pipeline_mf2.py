@@ -14,10 +14,21 @@ from typing import Any
 import numpy as np
 from transformers.image_utils import load_image
 from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
 
 from .images_mf2 import ImageSource, image_name, read_image
-from .landmarks_mf2 import DetectedFace, LandmarkDetector, detect_in_pictures, find_detector
+from .landmarks_mf2 import (
+    DETECT,
+    MEAN_FACE,
+    DetectedFace,
+    LandmarkDetector,
+    check_landmark_word,
+    detect_in_pictures,
+    find_detector,
+)
 from .regions_mf2 import affine, apply_matrix, check_landmarks
+
+logger = logging.get_logger(__name__)
 
 CAPTION_KINDS = ("emotion", "key_au", "au")
 BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -28,14 +39,11 @@ RESULT_KEYS = {"au_probs": "aus", "active_aus": "active", "emotion": "emotion", 
 FaceLandmarks = str | LandmarkDetector | np.ndarray | Sequence[Any] | None
 
 
+WHERE_POSSIBLE = object()
+"""The default of `landmarks`: a detector, and the mean face where there is none."""
+
+
 # ----------------------------------------------------------------------------------------------------------- faces
-def check_landmark_mode(landmarks: Any) -> Any:
-    """The same, or a `ValueError` for a word that is neither `detect` nor `mean_face`."""
-    if isinstance(landmarks, str) and landmarks not in ("detect", "mean_face"):
-        raise ValueError(f"landmarks is {landmarks!r}; give 'detect', 'mean_face', a detector, or points in pixels.")
-    return landmarks
-
-
 def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
     """Given points, `(68, 2)` or `(faces, 68, 2)`, as faces whose boxes span their points."""
     points = check_landmarks(np.reshape(landmarks_px, (-1, *np.shape(landmarks_px)[-2:])))
@@ -67,9 +75,10 @@ class FacialStatePipeline(ChunkPipeline):
     """Action units, emotion and, on request, sentences of all faces of pictures.
 
     Options, of the pipeline or of a call:
-        landmarks: `"detect"` (the default) runs the processor's detector, a detector is run itself; points in pixels
-            of the upright picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each,
-            are used as they are (None: that picture is a face crop); `"mean_face"` takes every picture as a face crop.
+        landmarks: `"detect"` runs the processor's detector, a detector is run itself; points in pixels of the upright
+            picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each, are used as they
+            are (None: that picture is a face crop); `"mean_face"` or None takes every picture as a face crop. Left
+            out, it is `"detect"` or, where no detector is ready, `"mean_face"`, with one warning.
         landmark_detector, landmark_model_file: the detector that `"detect"` runs, by name, and the model file that it
             reads; `mf2 detectors` shows what there is, and where a file is found without being named.
         captions: which sentences to write: any of `emotion`, `key_au`, `au`.
@@ -83,13 +92,14 @@ class FacialStatePipeline(ChunkPipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+    _default_landmarks: LandmarkDetector | str | None = None
 
-    def __call__(self, inputs: Any, landmarks: FaceLandmarks = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, landmarks: FaceLandmarks = WHERE_POSSIBLE, **kwargs: Any) -> Any:
         """Analyse pictures.
 
         Args:
-            inputs: a path, an address (http, https), bytes, a PIL image, an array or a tensor; a list, generator or
-                data set of them; or of `{"image": …, "landmarks": …}`.
+            inputs: a path, an address (http, https), a data URI, bytes, an open file, a PIL image, an array or a
+                tensor; a list, generator or data set of them; or of `{"image": …, "landmarks": …}`.
             landmarks, **kwargs: see the class; `batch_size` and `num_workers` as for every pipeline.
         Returns:
             For each picture a list of its faces, the largest first, empty where a detector found none; each has
@@ -106,15 +116,16 @@ class FacialStatePipeline(ChunkPipeline):
             ValueError: a picture cannot be read, or points are no landmarks; names it.
             ImportError, OSError: the detector's package or weights are missing; says what to do.
         """
-        if landmarks is not None and not isinstance(landmarks, (str, LandmarkDetector)):
+        is_one_for_all = landmarks is None or isinstance(landmarks, (str, LandmarkDetector))
+        if landmarks is not WHERE_POSSIBLE and not is_one_for_all:
             inputs = _join_landmarks(inputs, landmarks)
-        elif landmarks is not None:
+        elif is_one_for_all:
             kwargs["landmarks"] = landmarks
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
         self,
-        landmarks: str | LandmarkDetector | None = None,
+        landmarks: str | LandmarkDetector | None = WHERE_POSSIBLE,
         landmark_detector: str | None = None,
         landmark_model_file: str | None = None,
         captions: str | Sequence[str] | None = None,
@@ -125,7 +136,7 @@ class FacialStatePipeline(ChunkPipeline):
         if unknown := sorted(set(captions or ()) - set(CAPTION_KINDS)):
             raise ValueError(f"captions has {', '.join(unknown)}; known are {', '.join(CAPTION_KINDS)}.")
         before = {
-            "landmarks": check_landmark_mode(landmarks),
+            "landmarks": None if landmarks is WHERE_POSSIBLE else check_landmark_word(landmarks) or MEAN_FACE,
             "landmark_detector": landmark_detector,
             "landmark_model_file": landmark_model_file,
             "timeout": timeout,
@@ -142,17 +153,21 @@ class FacialStatePipeline(ChunkPipeline):
     def preprocess(
         self,
         inputs: Any,
-        landmarks: str | LandmarkDetector = "detect",
+        landmarks: Any = WHERE_POSSIBLE,
         landmark_detector: str | None = None,
         landmark_model_file: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[dict[str, Any]]:
         """One chunk for each face; a picture without any has one chunk, which `postprocess` leaves out."""
-        given = inputs if isinstance(inputs, Mapping) else {"image": inputs}
+        given = inputs if isinstance(inputs, Mapping) and "image" in inputs else {"image": inputs}
         picture = self._read(given["image"], timeout)
         if "landmarks" in given:
-            landmarks = "mean_face" if given["landmarks"] is None else given["landmarks"]
-        is_mean_face = isinstance(landmarks, str) and landmarks == "mean_face"
+            landmarks = check_landmark_word(given["landmarks"])
+            landmarks = MEAN_FACE if landmarks is None else landmarks
+        elif landmarks is WHERE_POSSIBLE:
+            is_asked_for = landmark_detector is not None or landmark_model_file is not None
+            landmarks = DETECT if is_asked_for else self._detector_or_mean_face()
+        is_mean_face = isinstance(landmarks, str) and landmarks == MEAN_FACE
         faces = [] if is_mean_face else self._locate(picture, landmarks, landmark_detector, landmark_model_file)
         points = np.stack([face.landmarks_px for face in faces]) if faces else None
         # The label space is the active adapter's; the model takes boxes for just its AUs.
@@ -186,6 +201,19 @@ class FacialStatePipeline(ChunkPipeline):
         if isinstance(source, str) and source.startswith(("http://", "https://")):
             source = load_image(source, timeout=timeout)
         return read_image(source, name, max_pixels=self.processor.image_processor.max_pixels)
+
+    def _detector_or_mean_face(self) -> LandmarkDetector | str:
+        """The processor's detector or, where none can be set up, the mean face, which is said once."""
+        if self._default_landmarks is None:
+            try:
+                self._default_landmarks = find_detector(self.processor.image_processor.landmark_detector, self.device)
+            except (ImportError, OSError, ValueError) as error:
+                self._default_landmarks = MEAN_FACE
+                logger.warning(
+                    f"{error} Until then every picture is taken as one face crop, with the regions of the mean face: "
+                    "faces are not found, and scores are lower (the model's card has both)."
+                )
+        return self._default_landmarks
 
     def _locate(
         self, picture: np.ndarray, landmarks: FaceLandmarks, detector: str | None, model_file: str | None

@@ -4,6 +4,8 @@ The installed one is known by its signatures, not by its number.
 """
 
 import inspect
+import logging
+import warnings
 from typing import Any
 
 import torch
@@ -46,8 +48,31 @@ class AdapterCalls:
     """A model's adapters through PEFT's public functions, `peft.functional`; to be inherited before `PreTrainedModel`.
 
     transformers' methods of these names do the same, but first ask for the PEFT that was current when they were
-    released, or for one that is still to come, whatever the adapter needs. `load_adapter` is transformers' own.
+    released, or for one that is still to come, whatever the adapter needs.
     """
+
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
+        """As usual, but only this adapter's weights are held against its file, and they must all be there.
+
+        transformers' own reports the weights of every other adapter of its kind as missing.
+        """
+        loader = logging.getLogger("transformers.integrations.peft")
+        level = loader.level
+        loader.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        finally:
+            loader.setLevel(level)
+        name = adapter_name or "default"
+        info.missing_keys = {key for key in info.missing_keys if f".{name}." in key}
+        if info.missing_keys:
+            raise ValueError(
+                f"{peft_model_id or 'What was given'} lacks {len(info.missing_keys)} weights of its adapter, "
+                f"{min(info.missing_keys)} for example."
+            )
+        return info
 
     def _check_adapters(self, *names: str) -> None:
         if not self._hf_peft_config_loaded:

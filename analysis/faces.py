@@ -8,15 +8,13 @@ import numpy as np
 
 from ..dataset_tools.detectors import load_backend
 from ..dataset_tools.landmark_files import read_landmarks
-from ..landmarks_mf2 import DetectedFace, LandmarkDetector
+from ..landmarks_mf2 import DETECT, MEAN_FACE, DetectedFace, LandmarkDetector, detect_in_pictures
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
 from ..regions_mf2 import check_landmarks
 from ..utils.command_line import one_line
 from .media import Frame
 from .tracking import FaceTracker
 
-MEAN_FACE = "mean_face"
-DETECT = "detect"
 WITHOUT_DETECTOR = (
     "Or give points with --landmarks FILE, take every picture as a face crop with --landmarks mean_face, or name "
     "another --backend."
@@ -77,9 +75,12 @@ class _Detection:
     def __init__(self, detector: LandmarkDetector):
         self.detector = detector
 
+    def _detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
+        return detect_in_pictures(self.detector, images, in_tiles=False)
+
     def __call__(self, frames: Sequence[Frame]) -> list[list[DetectedFace] | Exception | None]:
         try:
-            return [_usable(faces) for faces in self.detector.detect([frame.image for frame in frames])]
+            return [_usable(faces) for faces in self._detect([frame.image for frame in frames])]
         except Exception as error:  # a detector meets odd pictures with errors of any type
             if len(frames) == 1:
                 return [error]

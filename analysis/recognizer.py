@@ -8,7 +8,6 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..auto_mf2 import register_auto_classes
-from ..hub.sources import load_adapter
 from ..labels_mf2 import LabelSpace
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
@@ -78,7 +77,7 @@ class Recognizer:
         loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
         processor = AutoProcessor.from_pretrained(model)
         for name, adapter in zip(names, adapters, strict=True):
-            load_adapter(loaded, adapter, name)
+            loaded.load_adapter(adapter, adapter_name=name)
             if name not in loaded.label_spaces:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
         if compile:

@@ -184,7 +184,9 @@ class Search:
     def _find_batch(self, positions: Sequence[int]) -> Iterator[Finding]:
         pictures = [_read_picture(self.stored.row(position)) for position in positions]
         readable = [picture for picture in pictures if picture is not None]
-        faces = iter(self.detector.detect(readable) if readable else [])
+        from ..landmarks_mf2 import detect_in_pictures  # loads torch, which not every data tool needs
+
+        faces = iter(detect_in_pictures(self.detector, readable, in_tiles=False) if readable else [])
         for picture in pictures:
             if picture is None:
                 yield Finding(None, _UNREADABLE)

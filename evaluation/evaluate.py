@@ -39,7 +39,7 @@ from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
 from mf2.hub.evaluation_markdown import format_report
 from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import Overlap, find_overlap, refuse_seen
-from mf2.hub.sources import check_model_source, load_adapter
+from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
@@ -86,7 +86,7 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedMo
         name = Path(folder).resolve().name.replace(".", "_")  # a module's name has no dots
         if name in folders:
             raise ValueError(f"Two adapters are called {name}: {folders[name]} and {folder}; rename one.")
-        load_adapter(model, folder, name)
+        model.load_adapter(folder, adapter_name=name)
         folders[name] = folder
     return model, AutoProcessor.from_pretrained(name_or_path), folders
 

@@ -121,7 +121,8 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
 def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftModel:
     """The model with a new adapter, which records what it was made for."""
     adapted = get_peft_model(model, config)
-    config.base_model_name_or_path, config.revision = base, task.revision  # where PEFT has written a local folder
+    config.base_model_name_or_path = base if task.revision else str(Path(base).resolve())
+    config.revision = task.revision  # PEFT has written the folder of the download
     return adapted
 
 

@@ -131,8 +131,8 @@ def test_bad_arrays_and_tensors(array, complaint, as_tensor):
 def test_things_that_are_no_pictures():
     with pytest.raises(ValueError, match="the list is empty"):
         split_images([])
-    with pytest.raises(ValueError, match="image 1 is a dict"):
-        MF2ImageProcessor()([PHOTO, {"bytes": JPEG}])
+    with pytest.raises(ValueError, match="image 1 is a set"):
+        MF2ImageProcessor()([PHOTO, {1, 2}])
     with pytest.raises(ValueError, match=r"shape \(40, 48, 3\)"):
         MF2ImageProcessor()(PHOTO, input_data_format="channels_first")
 
@@ -141,7 +141,7 @@ def test_things_that_are_no_pictures():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"landmarks": "detekt"}, "'detekt'; the one word known is 'detect'"),
+        ({"landmarks": "detekt"}, "'detekt'; give 'detect', 'mean_face'"),
         ({"face": "first"}, "'first'; it must be 'largest' or 'all'"),
         ({"landmarks": np.zeros((2, 68, 2))}, "2 sets of landmarks for 1 images"),
         ({"landmarks": [None, None, None]}, "3 sets of landmarks for 1 images"),
