@@ -13,8 +13,9 @@ from transformers import ViTImageProcessor, pipeline
 from transformers.image_utils import ChannelDimension
 
 import mf2
+from mf2 import landmarks_mf2
 from mf2.labels_mf2 import MEAN_FACE_68
-from mf2.landmarks_mf2 import DetectedFace, register_detector
+from mf2.landmarks_mf2 import DetectedFace
 from mf2.pipeline_mf2 import FacialStatePipeline
 
 BACKENDS = pytest.mark.parametrize("processor_class", [mf2.MF2ImageProcessor, mf2.MF2ImageProcessorPil])
@@ -167,7 +168,7 @@ def test_without_a_detector_the_default_is_the_mean_face_said_once(picture, capl
     def missing(device=None):
         raise ImportError("This landmark detector needs the package nowhere.")
 
-    register_detector("missing", missing)
+    monkeypatch.setitem(landmarks_mf2._FACTORIES, "missing", missing)
     model, processor = make_tiny()
     processor.image_processor.landmark_detector = "missing"
     pipe = pipeline("facial-state-analysis", model=model, processor=processor)
