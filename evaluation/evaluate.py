@@ -24,9 +24,15 @@ from mf2.auto_mf2 import register_auto_classes
 from mf2.data_loading.batches import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import SystemTable
+from mf2.evaluation.landmark_sources import (
+    SOURCES,
+    LandmarkSource,
+    compare_landmarks,
+    headline,
+    landmark_sources,
+)
 from mf2.evaluation.plots import draw_all
 from mf2.evaluation.predictions import (
-    LANDMARK_CHOICES,
     Predictions,
     collect_logits,
     from_logits,
@@ -52,20 +58,32 @@ __all__ = ["Predictions", "evaluate_predictions", "main", "predict"]
 
 logger = logging.getLogger(__name__)
 
+OWN_LANDMARKS = "its own"
 PREDICTIONS_NAME = "predictions.parquet"
 REPORT_NAME = "metrics.md"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is to be scored, the rows that it was measured on, and the group of each row where groups are asked for."""
+    """What is to be scored, the rows that it was measured on, and the group of each row where groups are asked for.
+
+    Args:
+        predictions: by the source of the landmarks; of another system, `OWN_LANDMARKS` alone.
+        sources: how many faces each source located; none of another system.
+    """
 
     name: str
     label_space: LabelSpace
-    predictions: Predictions
+    predictions: dict[str, Predictions]
     split: Split
     groups: list[Any] | None
     overlap: Overlap
+    sources: dict[str, LandmarkSource]
+
+    @property
+    def landmarks(self) -> str:
+        """The source whose scores are reported in full."""
+        return headline(self.predictions)
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -95,23 +113,21 @@ def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
     """The predictions of the checkpoint, or of each of its adapters."""
     model, processor, adapters = load_model(arguments.model, arguments.adapter)
     for adapter in adapters or (None,):
-        sources = [arguments.model]
+        trained = [arguments.model]
         if adapter is not None:
             model.set_adapter(adapter)
-            sources.append(adapters[adapter])
+            trained.append(adapters[adapter])
         label_space = model.label_space
         split, groups = load_rows(arguments, label_space)
-        overlap = check_overlap(split, sources, arguments.allow_seen)
-        predictions = predict(
-            model,
-            processor.for_label_spaces(label_space).image_processor,
-            split,
-            arguments.batch_size,
-            arguments.device,
-            LANDMARK_CHOICES[arguments.landmarks],
-        )
+        overlap = check_overlap(split, trained, arguments.allow_seen)
+        image_processor = processor.for_label_spaces(label_space).image_processor
+        sources = landmark_sources(arguments.landmarks, image_processor.landmark_detector, arguments.device)
+        predictions = {
+            name: predict(model, image_processor, split, arguments.batch_size, arguments.device, source)
+            for name, source in sources.items()
+        }
         name = adapter or Path(arguments.model).resolve().name
-        yield Measured(name, label_space, predictions, split, groups, overlap)
+        yield Measured(name, label_space, predictions, split, groups, overlap, sources)
 
 
 def measure_system(arguments: argparse.Namespace) -> Iterator[Measured]:
@@ -119,7 +135,7 @@ def measure_system(arguments: argparse.Namespace) -> Iterator[Measured]:
     table = SystemTable.read(arguments.predictions)
     split, groups = load_rows(arguments, table.label_space)
     overlap = find_overlap(split.rows, [])
-    yield Measured(table.name, table.label_space, table.match(split), split, groups, overlap)
+    yield Measured(table.name, table.label_space, {OWN_LANDMARKS: table.match(split)}, split, groups, overlap, {})
 
 
 def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
@@ -155,15 +171,18 @@ def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Ove
 # ------------------------------------------------------------------------------------------------------------- scores
 def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
     """What `metrics.json` holds."""
-    predictions, label_space = measured.predictions, measured.label_space
+    predictions, label_space = measured.predictions[measured.landmarks], measured.label_space
     resampling = {"num_bootstrap": arguments.num_bootstrap, "seed": arguments.seed}
     evaluation = {
         "data": measured.split.description,
         "protocol": arguments.protocol,
-        "landmarks": "its own" if arguments.predictions else arguments.landmarks,
+        "landmarks": measured.landmarks,
         "overlap": measured.overlap.to_dict(),
         **evaluate_predictions(predictions, label_space, **resampling),
     }
+    if measured.sources:
+        compared = compare_landmarks(measured.predictions, measured.sources, label_space, **resampling)
+        evaluation["by_landmarks"] = compared
     if measured.groups is not None:
         by_group = evaluate_by_group(predictions, label_space, measured.groups, **resampling)
         evaluation["by_group"] = {"column": arguments.group_by, **by_group}
@@ -184,7 +203,11 @@ def score_texts(measured: Measured, arguments: argparse.Namespace) -> dict[str, 
     split = take_rows(measured.split, arguments.caption_rows)
     outputs, captions = [], {kind: [] for kind in caption_kinds(model.config)}
     batches = image_batches(
-        split, processor.image_processor, arguments.batch_size, arguments.device, LANDMARK_CHOICES[arguments.landmarks]
+        split,
+        processor.image_processor,
+        arguments.batch_size,
+        arguments.device,
+        measured.sources[measured.landmarks],
     )
     for batch in batches:
         outputs.append(keep_scored(MF2Model.forward(model, **batch)))
@@ -211,7 +234,7 @@ def keep_scored(output: MF2Output) -> MF2Output:
 def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
     """Write everything into the folder, `metrics.json` last, and print the tables."""
     folder.mkdir(parents=True, exist_ok=True)
-    measured.predictions.save(folder / PREDICTIONS_NAME, measured.label_space)
+    measured.predictions[measured.landmarks].save(folder / PREDICTIONS_NAME, measured.label_space)
     draw_all(metrics["evaluation"], measured.label_space.emotions, folder)
     text = format_report(metrics)
     write_text(folder / REPORT_NAME, text)
@@ -245,9 +268,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--caption_rows", type=int, default=1000, help="rows for --captions, evenly spaced [%(default)s]")
     add(
         "--landmarks",
-        choices=tuple(LANDMARK_CHOICES),
-        default="dataset",
-        help="what faces are aligned by [%(default)s]",
+        nargs="+",
+        choices=SOURCES,
+        help="what faces are aligned by: the data set's points, a detector's, none [all; detect where one is ready]",
     )
     add("--max_rows", type=int, help="score this many rows, evenly spaced [all]")
     add("--num_bootstrap", type=int, default=1000, help="resamples of videos for the intervals [%(default)s]")

@@ -40,9 +40,6 @@ def no_landmarks(example: FaceExample) -> None:
     """None: the picture is taken as a face crop, with the regions of the mean face."""
 
 
-LANDMARK_CHOICES: dict[str, LandmarkChoice] = {"dataset": exact_landmarks, "mean_face": no_landmarks}
-
-
 # -------------------------------------------------------------------------------------------------------- predictions
 @dataclass(frozen=True)
 class Predictions:

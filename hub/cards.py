@@ -18,6 +18,7 @@ from mf2.labels_mf2 import LabelSpace
 from mf2.utils.files import read_json, replacing
 
 TAGS = ("mf2", "facial-action-units", "facial-expression-recognition", "emotion")
+SCORED_WITH = {"detect": "detected landmarks", "mean_face": "no landmarks", "given": "given landmarks"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -202,11 +203,19 @@ def loading_lines(repo_id: str, sha: str | None = None, base: PinnedRepo | None 
 
 # ------------------------------------------------------------------------------------------------------------- results
 def list_scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """The scores that search pages show: name, metric id, value; those that do not apply are left out."""
+    """The scores that search pages show: name, metric id, value; those that do not apply are left out.
+
+    Where several sources of landmarks were measured, each name says which; what anyone can have comes first.
+    """
+    by_source = {f" ({SCORED_WITH[name]})": scores for name, scores in evaluation.get("by_landmarks", {}).items()}
     scores = [
-        ("mean AU F1", "f1", evaluation["aus"]["f1"]),
-        ("emotion top-1 accuracy", "accuracy", evaluation["emotion"].get("top1")),
-        ("emotion macro-F1", "f1", evaluation["emotion"].get("macro_f1")),
+        (f"{name}{said}", metric, of_source[task].get(key))
+        for said, of_source in (by_source or {"": evaluation}).items()
+        for name, metric, task, key in (
+            ("mean AU F1", "f1", "aus", "f1"),
+            ("emotion top-1 accuracy", "accuracy", "emotion", "top1"),
+            ("emotion macro-F1", "f1", "emotion", "macro_f1"),
+        )
     ]
     return [(name, metric, round(value, 4)) for name, metric, value in scores if value is not None]
 
@@ -233,10 +242,10 @@ def eval_results_yaml(evaluation: Mapping[str, Any], repo: PinnedRepo) -> str:
     entries = [
         EvalResultEntry(
             dataset_id=repo.repo_id,
-            task_id=re.sub(r"\W+", "_", name).lower(),
+            task_id=re.sub(r"\W+", "_", name).strip("_").lower(),
             value=value,
             dataset_revision=repo.sha,
-            notes=f"{evaluation['data']['split']} split, image only",
+            notes=f"{evaluation['data']['split']} split, no text; the name says which landmarks",
         )
         for name, _, value in list_scores(evaluation)
     ]

@@ -5,6 +5,11 @@ from typing import Any
 
 from mf2.utils.markdown import markdown_table
 
+LANDMARK_NAMES = {
+    "detect": "landmarks found by the detector",
+    "mean_face": "without landmarks (every picture a face crop)",
+    "given": "with the data set's own landmarks",
+}
 CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
 
 
@@ -15,7 +20,10 @@ def format_report(metrics: dict[str, Any]) -> str:
 
 def format_scores(evaluation: dict[str, Any], heading: str = "##") -> str:
     """The tables alone, each kind under a heading of that level."""
-    parts = [_headline_table(evaluation)]
+    parts = []
+    if compared := evaluation.get("by_landmarks"):
+        parts += [_landmark_table(compared), f"In full, {LANDMARK_NAMES[evaluation['landmarks']]}:"]
+    parts.append(_headline_table(evaluation))
     if evaluation["aus"]["per_au"]:
         parts += [f"{heading} Action units", _au_table(evaluation)]
     if evaluation["emotion"]["num_labelled"]:
@@ -51,6 +59,23 @@ def _heading(metrics: dict[str, Any]) -> str:
 def _headline_table(evaluation: dict[str, Any]) -> str:
     rows = [*_au_headlines(evaluation), *_emotion_headlines(evaluation)]
     return markdown_table(("score", "value", "trivial"), rows)
+
+
+def _landmark_table(compared: dict[str, Any]) -> str:
+    """The scores by what was known of where faces are; what anyone can have comes first."""
+    rows = [
+        (
+            LANDMARK_NAMES[source],
+            f"{scores['located']:,} of {scores['faces']:,}",
+            with_interval(scores["aus"], "f1"),
+            with_interval(scores["aus_tuned"], "f1"),
+            with_interval(scores["emotion"], "top1"),
+            with_interval(scores["emotion"], "macro_f1"),
+        )
+        for source, scores in compared.items()
+    ]
+    header = ("faces", "located", "mean AU F1 at 0.5", "at own thresholds", "emotion top-1", "emotion macro-F1")
+    return markdown_table(header, rows)
 
 
 def _au_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

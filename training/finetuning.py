@@ -51,7 +51,8 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     metrics["model"] |= {"method": arguments.method, "base": base}
     save(method, task, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
-        finish(arguments, metrics, task.processor, task.evaluation, settings.device)
+        base = task.base if method.is_adapter else None
+        finish(arguments, metrics, task.processor, task.evaluation, settings.device, base)
     return metrics
 
 

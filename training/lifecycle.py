@@ -10,13 +10,15 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from mf2.data_loading.batches import Split, spaced_rows
+from mf2.evaluation.landmark_sources import GIVEN, brief_scores, landmark_sources
 from mf2.evaluation.metrics import tune_thresholds
-from mf2.evaluation.predictions import from_logits
+from mf2.evaluation.predictions import from_logits, predict
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.hub.cards import write_card
 from mf2.hub.file_names import METRICS_NAME, OVERLAY_NAME
 from mf2.labels_mf2 import LabelSpace
-from mf2.modeling_mf2 import MF2ForConditionalGeneration
+from mf2.landmarks_mf2 import MEAN_FACE
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
 from mf2.training.checkpoints import find_resume_checkpoint
@@ -145,6 +147,29 @@ def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:
     return logged
 
 
+def add_scores_without_landmarks(
+    metrics: dict[str, Any],
+    folder: Path,
+    base: str | Path | None,
+    processor: MF2Processor,
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """Score what was saved without landmarks, too: `by_landmarks`, and which of them `evaluation` is (`landmarks`)."""
+    model = MF2Model.from_pretrained(base or folder)
+    if base is not None:
+        model.load_adapter(str(folder))
+    (source,) = landmark_sources([MEAN_FACE], "", device).values()
+    image_processor = processor.for_label_spaces(model.label_space).image_processor
+    predictions = predict(model, image_processor, split, batch_size, device, source)
+    evaluation = metrics["evaluation"]
+    compared = {MEAN_FACE: brief_scores(evaluate_predictions(predictions, model.label_space), source.num_faces, 0)}
+    if source.num_given:
+        compared[GIVEN] = brief_scores(evaluation, source.num_faces, source.num_given)
+    evaluation |= {"landmarks": GIVEN if source.num_given else MEAN_FACE, "by_landmarks": compared}
+
+
 # --------------------------------------------------------------------------------------------------------------- save
 def finish(
     arguments: RunArguments,
@@ -152,9 +177,16 @@ def finish(
     processor: MF2Processor,
     evaluation: Split,
     device: torch.device,
+    base: str | Path | None = None,
 ) -> None:
-    """Add `metrics.json`, `overlay.png` and the card to the checkpoint or adapter that was saved."""
+    """Add `metrics.json`, `overlay.png` and the card to the checkpoint or adapter that was saved.
+
+    Args:
+        base: the checkpoint of an adapter.
+    """
     output_dir = Path(arguments.output_dir)
+    batch_size = arguments.per_device_eval_batch_size
+    add_scores_without_landmarks(metrics, output_dir, base, processor, evaluation, batch_size, device)
     write_json(output_dir / METRICS_NAME, metrics)
     if arguments.overlay_faces:
         rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)

@@ -14,11 +14,13 @@ from sklearn.metrics import f1_score
 from tiny_mf2 import save_tiny
 from transformers import AutoModel
 
+from mf2 import landmarks_mf2
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.evaluate import evaluate_predictions, main, predict
 from mf2.evaluation.protocols import load_protocol
 from mf2.hub.provenance import record_training_videos
-from mf2.labels_mf2 import AU_IDS
+from mf2.labels_mf2 import AU_IDS, MEAN_FACE_68
+from mf2.landmarks_mf2 import DetectedFace
 from mf2.utils.command_line import run_script
 
 ROOT = Path(__file__).parents[2]
@@ -112,12 +114,60 @@ def test_the_functions_give_what_the_command_writes(finished, checkpoint, data):
 
 # ------------------------------------------------------------------------------------------------------------ choices
 def test_landmarks_of_the_mean_face_give_other_scores(checkpoint, data, tmp_path):
-    for landmarks in ("dataset", "mean_face"):
+    for landmarks in ("given", "mean_face"):
         out = tmp_path / landmarks
         assert evaluate("--model", checkpoint, "--data", data, "--output_dir", out, "--landmarks", landmarks) == 0
         assert metrics_of(out)["evaluation"]["landmarks"] == landmarks
-    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet")["AU1"] for name in ("dataset", "mean_face")]
+    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet")["AU1"] for name in ("given", "mean_face")]
     assert not np.allclose(*tables)
+
+
+class ShiftedFaces:
+    """Finds a face a little beside the middle of each picture, but in every third none."""
+
+    name = "shifted"
+
+    def __init__(self, device=None):
+        self.seen = 0
+
+    def detect(self, images):
+        found = []
+        for image in images:
+            self.seen += 1
+            side = min(image.shape[:2])
+            points = (np.array(MEAN_FACE_68) * 0.8 + 0.12) * side
+            found.append([DetectedFace((0, 0, side, side), points, 1.0)] if self.seen % 3 else [])
+        return found
+
+
+def test_scores_stand_side_by_side_by_what_was_known_of_the_faces(checkpoint, data, tmp_path, monkeypatch):
+    """One run measures all sources; each score is that of a run with that source alone."""
+    monkeypatch.setitem(landmarks_mf2._FACTORIES, "shifted", ShiftedFaces)
+    monkeypatch.setenv("MF2_LANDMARK_DETECTOR", "shifted")
+
+    def measure(*landmarks):
+        monkeypatch.setattr(landmarks_mf2, "_LOADED", {})
+        out = tmp_path / "-".join(landmarks or ("all",))
+        chosen = ("--landmarks", *landmarks) if landmarks else ()
+        assert evaluate("--model", checkpoint, "--data", data, "--output_dir", out, *chosen) == 0
+        return metrics_of(out)["evaluation"]
+
+    found = measure()
+    compared, rows = found["by_landmarks"], found["data"]["rows"]
+    assert found["landmarks"] == "given" and list(compared) == ["detect", "mean_face", "given"]
+    assert compared["given"]["aus"]["f1"] == found["aus"]["f1"]
+    located = {name: (scores["located"], scores["faces"]) for name, scores in compared.items()}
+    assert located == {"detect": (rows - rows // 3, rows), "mean_face": (0, rows), "given": (rows, rows)}
+    for name in ("detect", "mean_face"):
+        alone = measure(name)
+        assert alone["landmarks"] == name and list(alone["by_landmarks"]) == [name]
+        assert alone["aus"]["f1"] == compared[name]["aus"]["f1"]
+        assert alone["emotion"]["top1"] == compared[name]["emotion"]["top1"]
+    report = (tmp_path / "all" / "metrics.md").read_text()
+    places = [
+        report.index(text) for text in ("found by the detector", "without landmarks", "data set's own", "| AU1 ")
+    ]
+    assert places == sorted(places)
 
 
 def test_another_systems_predictions_are_scored_the_same_way(finished, data, tmp_path):

@@ -1,5 +1,6 @@
 """Cards: what the Hub reads of them, and that no figure comes from anywhere but the measurement."""
 
+import copy
 import json
 import re
 
@@ -11,6 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.dataset_card import card as dataset_text
 from mf2.dataset_tools.privacy import restricted_sources
+from mf2.evaluation.landmark_sources import brief_scores
 from mf2.hub.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
 from mf2.labels_mf2 import EMOTIONS
 
@@ -60,6 +62,28 @@ def test_the_hub_reads_a_checkpoints_card(tmp_path):
     for text in ("| AU12 | Lip Corner Puller | 0.620 |", "Art. 5(1)(f)", "Annex III", "Art. 50(3)", "GDPR", "BIPA"):
         assert text in card.text
     assert "seed\n7)" in card.text and "torch 2.15.0" in card.text and "**generated** faces only" in card.text
+
+
+def test_published_scores_say_which_landmarks_they_had_the_strangers_first(tmp_path):
+    """Who brings pictures of their own has no landmarks beside them, and reaches the first scores, not the last."""
+    metrics = measured()
+    scores = metrics["evaluation"]
+    worse = copy.deepcopy(scores)
+    worse["aus"]["f1"], worse["emotion"]["top1"] = 0.1234, 0.0567
+    compared = {"mean_face": brief_scores(worse, 50, 0), "given": brief_scores(scores, 50, 50)}
+    metrics["evaluation"] |= {"landmarks": "given", "by_landmarks": compared}
+    write_card(folder_of(tmp_path, {}, metrics), Placement("org/mf2-small"))
+    card = ModelCard.load(tmp_path / "README.md")
+    names = [result.metric_name for result in card.data.eval_results]
+    assert names[0] == "mean AU F1 (no landmarks)" and card.data.eval_results[0].metric_value == 0.1234
+    assert names[3] == "mean AU F1 (given landmarks)" and len(names) == 6
+    first, full = card.text.index("| without landmarks"), card.text.index("| mean AU F1 at 0.5")
+    assert first < card.text.index("| with the data set's own landmarks") < full
+    assert "from the image alone" not in card.text and "expect the\nfirst row" in card.text
+    entries = parse_eval_result_entries(
+        yaml.safe_load(eval_results_yaml(metrics["evaluation"], PinnedRepo("o/d", SHA)))
+    )
+    assert entries[0].task_id == "mean_au_f1_no_landmarks" and "landmarks" in entries[0].notes
 
 
 def test_a_fine_tuned_checkpoint_names_its_base(tmp_path):

@@ -1,0 +1,109 @@
+"""Where faces are, as a model is told: by the data set, by a detector, or not at all; and its scores under each.
+
+A model's scores depend on it. Whoever brings pictures of their own has no landmarks beside them: what they reach is
+what a detector gives, or, without one, the mean face.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mf2.data_loading.batches import FaceExample
+from mf2.evaluation.predictions import Predictions, exact_landmarks, no_landmarks
+from mf2.evaluation.scores import evaluate_predictions
+from mf2.labels_mf2 import LabelSpace
+from mf2.landmarks_mf2 import DETECT, MEAN_FACE, LandmarkDetector, detect_in_pictures, find_detector
+
+logger = logging.getLogger(__name__)
+
+GIVEN = "given"
+SOURCES = (DETECT, MEAN_FACE, GIVEN)
+"""In the order in which scores are shown: what anyone can have first."""
+SCORES = {"aus": ("f1",), "aus_tuned": ("f1",), "emotion": ("top1", "macro_f1", "uar")}
+"""What is compared: by task the names of scores."""
+
+
+@dataclass
+class LandmarkSource:
+    """What the image processor is given for each face.
+
+    It counts the faces, those that it located, and those that the data set gives points of.
+    """
+
+    name: str
+    locate: Callable[[FaceExample], np.ndarray | None]
+    num_faces: int = 0
+    num_located: int = 0
+    num_given: int = 0
+
+    def __call__(self, example: FaceExample) -> np.ndarray | None:
+        points = self.locate(example)
+        self.num_faces += 1
+        self.num_located += points is not None
+        self.num_given += example.landmarks_px is not None
+        return points
+
+
+def _detect(detector: LandmarkDetector, example: FaceExample) -> np.ndarray | None:
+    """The largest face that the detector finds, as `processor(landmarks="detect")` takes it."""
+    found = detect_in_pictures(detector, [example.image])[0]
+    return max(found, key=lambda face: face.area_px).landmarks_px if found else None
+
+
+def landmark_sources(
+    names: Sequence[str] | None, preferred_detector: str, device: str | torch.device
+) -> dict[str, LandmarkSource]:
+    """The sources of these names, in the order of `SOURCES`; of None all, without a detector where none is ready.
+
+    Args:
+        preferred_detector: the checkpoint's.
+    Raises:
+        ImportError, OSError, ValueError: a detector was asked for and cannot be set up.
+    """
+    sources = {}
+    for name in SOURCES if names is None else [name for name in SOURCES if name in names]:
+        if name != DETECT:
+            sources[name] = LandmarkSource(name, exact_landmarks if name == GIVEN else no_landmarks)
+            continue
+        try:
+            detector = find_detector(preferred_detector, device)
+        except (ImportError, OSError, ValueError) as error:
+            if names is not None:
+                raise
+            logger.warning(f"Scores with detected landmarks are left out: {error}")
+            continue
+        sources[name] = LandmarkSource(name, partial(_detect, detector))
+    return sources
+
+
+def headline(predictions: Mapping[str, Predictions]) -> str:
+    """The source whose scores are reported in full: the data set's own landmarks, where they were measured."""
+    return GIVEN if GIVEN in predictions else next(iter(predictions))
+
+
+def compare_landmarks(
+    predictions: Mapping[str, Predictions],
+    sources: Mapping[str, LandmarkSource],
+    label_space: LabelSpace,
+    **resampling: Any,
+) -> dict[str, dict[str, Any]]:
+    """`by_landmarks`: by source what `brief_scores` gives."""
+    return {
+        name: brief_scores(
+            evaluate_predictions(predictions[name], label_space, **resampling), source.num_faces, source.num_located
+        )
+        for name, source in sources.items()
+    }
+
+
+def brief_scores(evaluation: Mapping[str, Any], num_faces: int, num_located: int) -> dict[str, Any]:
+    """`faces`, how many of them were `located`, and of an evaluation `SCORES` with their intervals."""
+    return {"faces": num_faces, "located": num_located} | {
+        task: {key: evaluation[task].get(key) for score in wanted for key in (score, f"{score}_interval")}
+        for task, wanted in SCORES.items()
+    }
