@@ -114,6 +114,7 @@ def card(
     return render_card(
         "dataset.md",
         name=manifest.get("pretty_name", "MFA data set"),
+        configs=manifest.get("configs", []),
         tables=count_tables(counts),
         num_shared_groups=num_shared_groups,
         writers=sorted({writer for split in counts.values() for writer in split["caption writers"]}),

@@ -23,8 +23,10 @@ from .dataset_card import Config, card, count, front_matter
 from .privacy import is_restricted
 from .recipe import RECIPE_FORMAT, export_recipe
 from .schema import (
+    ANNOTATIONS,
     CAPTION_COLUMNS,
     DATA_FOLDER,
+    FULL,
     MANIFEST_NAME,
     check_target,
     dataset_fingerprint,
@@ -33,9 +35,6 @@ from .schema import (
     read_manifest,
     replacing_folder,
 )
-
-ANNOTATIONS = "annotations"
-FULL = "full"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +68,19 @@ def run(args: argparse.Namespace) -> None:
         export(args.source, args.out, full=args.full, overwrite=args.overwrite)
     print((args.out / "README.md").read_text("utf-8").split("---\n", 2)[2].strip())
     if not args.recipe_only:
-        print(f"\n`datasets.load_dataset({str(args.out)!r})`")
+        print(f"\n{loading_line(str(args.out), args.full)}")
     rule = required_privacy(json.loads((args.out / MANIFEST_NAME).read_text("utf-8")))
     print(f"\n{args.out}: on the Hub {'private' if rule.private else 'public if you like'}; {rule.reason}.")
+
+
+def loading_line(source: str, has_images: bool, revision: str | None = None) -> str:
+    """Python that loads what a repository is for: the rows with their images, where it has them."""
+    arguments = [
+        f'"{source}"',
+        *([f'"{FULL}"'] if has_images else []),
+        *([f'revision="{revision}"'] if revision else []),
+    ]
+    return f"data = load_dataset({', '.join(arguments)})"
 
 
 @dataclass(frozen=True)

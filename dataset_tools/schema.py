@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value, load_dataset
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value, get_dataset_config_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from .. import __version__
@@ -36,6 +36,10 @@ FORMAT = "mfa"
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST_NAME = "manifest.json"
+ANNOTATIONS, FULL = "annotations", "full"
+"""The configurations of a data set on the Hub: without and with pixels."""
+DEFAULT_FOLDER = "outputs"
+"""Where everything is written by default; no owner of a data set."""
 DATA_FOLDER = "data"
 ROWS_PER_SHARD = 5000
 ROWS_PER_GROUP = 100  # a row group is what a viewer or a streaming reader fetches at once
@@ -312,9 +316,9 @@ def load_mfa(
     """Load one split of a data set and check that it is what training expects.
 
     Args:
-        path: a folder made by `write_mfa`, or the id of a data set on the Hub.
+        path: a folder made by `write_mfa`, or the id of a data set on the Hub, `org/name` or `org/name:configuration`.
         split: `train`, `validation` or `test`.
-        config: configuration of a Hub data set that has several.
+        config: configuration of a Hub data set that has several; where pixels are needed, `full` by default.
         with_images: whether the pixels are needed.
         au_ids: the AUs whose columns are needed, with the eight emotions; None takes the data set's own AUs and
             emotions (`features["emotion"].names`), whatever they are.
@@ -331,14 +335,25 @@ def load_mfa(
             dataset = load_dataset("parquet", data_files={split: files}, split=split)
         except (DatasetGenerationError, pa.ArrowException) as error:
             raise ValueError(f"{path} ({split}) cannot be read: {error.__cause__ or error}") from error
-    elif Path(path).is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
-        raise FileNotFoundError(f"{path} is neither a data set folder nor a Hub id such as `org/name`.")
     else:
-        dataset = load_dataset(str(path), config, split=split)
+        dataset = _load_from_hub(str(path), split, config, with_images)
     if fill_aus and au_ids is not None:
         dataset = _with_unlabelled_aus(dataset, au_ids)
     check_mfa(dataset, f"{path} ({split})", with_images=with_images, au_ids=au_ids)
     return dataset
+
+
+def _load_from_hub(path: str, split: str, config: str | None, with_images: bool) -> Dataset:
+    """A split of `org/name` or `org/name:configuration`; a folder that is missing is not looked for on the Hub."""
+    repo_id, _, named = path.partition(":")
+    owner, _, name = repo_id.partition("/")
+    is_folder = Path(path).is_absolute() or path.startswith((".", "~")) or "/" in name or not name
+    if is_folder or Path(owner).is_dir() or owner == DEFAULT_FOLDER:
+        raise FileNotFoundError(f"{path} is neither a data set folder nor a Hub id such as `org/name`.")
+    config = config or named or None
+    if config is None and with_images and FULL in get_dataset_config_names(repo_id):
+        config = FULL
+    return load_dataset(repo_id, config, split=split)
 
 
 def _with_unlabelled_aus(dataset: Dataset, au_ids: Sequence[int]) -> Dataset:
@@ -374,6 +389,11 @@ def check_mfa(
         emotions = found["emotion"].names if isinstance(found.get("emotion"), ClassLabel) else EMOTIONS
     expected = mfa_features(with_images, au_ids, emotions)
     if missing := [name for name in expected if name not in found and name not in PROVENANCE_COLUMNS]:
+        if missing == ["image"]:
+            raise ValueError(
+                f"{source} has annotations alone, without the column image; join them with the pictures: "
+                "mf2 data join SOURCE OUT --images ROOT"
+            )
         raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(found)}.")
     wrong = [
         f"{name} is {found[name]} instead of {feature}"

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "caption": ("captions.command", "write the three captions of every image"),
     "top_up": ("top_up", "replace the selected frames whose captions failed by unused ones"),
     "validate": ("captions.validate_command", "check captions against the labels and report violations"),
+    "join": ("join", "join annotations without images, of a folder or of the Hub, with the pictures"),
     "export": ("export", "make a Hub repository of a data set: card, annotations, and the images on request"),
     "build": ("build", "run the stages of a configuration file, each skipped while its inputs are unchanged"),
 }

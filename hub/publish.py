@@ -91,4 +91,8 @@ def pinned_lines(contents: "Contents", placement: "Placement", sha: str) -> str:
     if contents.kind == "recipe":
         call = f'snapshot_download("{placement.repo_id}", repo_type="dataset", revision="{sha}")'
         return f"from huggingface_hub import snapshot_download\n\nfolder = {call}"
-    return f'from datasets import load_dataset\n\ndata = load_dataset("{placement.repo_id}", revision="{sha}")'
+    from mf2.dataset_tools.export import loading_line
+    from mf2.dataset_tools.schema import FULL, read_manifest
+
+    has_images = FULL in read_manifest(contents.source).get("configs", [])
+    return f"from datasets import load_dataset\n\n{loading_line(placement.repo_id, has_images, sha)}"

@@ -1,25 +1,44 @@
 """What readers of a data set on the loopback Hub do, in a process of their own."""
 
+from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
 
+from mf2.data_loading.batches import Split, find_label_space
+from mf2.dataset_tools.join import join_images
 from mf2.dataset_tools.schema import load_mfa
+from mf2.evaluation.protocols import load_protocol
 
 
-def read_data_set(repo_id: str) -> dict[str, Any]:
-    """Both configurations by `load_mfa`, in a stream, and what is refused."""
-    full = load_mfa(repo_id, "train", config="full")
+def batch_rows(path: str) -> int:
+    """How many rows training and evaluation find there."""
+    label_space = find_label_space([path], "train")
+    return len(Split.join([path], "train", None, label_space).faces) + len(
+        load_protocol(path, "validation", "mfa", label_space.au_ids).faces
+    )
+
+
+def joined_red(repo_id: str, pictures: Path, out: Path) -> list[int]:
+    """The red values of the annotations joined with other pictures."""
+    return [row["image"].getpixel((0, 0))[0] for row in load_mfa(join_images(repo_id, pictures, out), "train")]
+
+
+def read_data_set(repo_id: str, pictures: str, out: str) -> dict[str, Any]:
+    """Both configurations by `load_mfa`, in a stream, joined with pictures, and what is refused."""
+    full = load_mfa(repo_id, "train")
     annotations = load_mfa(repo_id, "validation", with_images=False)
     stream = load_dataset(repo_id, "full", split="train", streaming=True)
     return {
         "red": [row["image"].getpixel((0, 0))[0] for row in full],
         "landmarks": [row["landmarks"][0] for row in full],
+        "trained_on": [batch_rows(repo_id), batch_rows(f"{repo_id}:full")],
+        "joined": joined_red(repo_id, Path(pictures), Path(out)),
         "captions": list(annotations["caption_emotion"]),
         "columns": annotations.column_names,
         "streamed": [[row["frame"], row["image"].size] for row in stream.take(3)],
         "refusals": {
-            "pixels": _refusal(repo_id, "train"),
+            "pixels": _refusal(f"{repo_id}:annotations", "train"),
             "split": _refusal(repo_id, "test", with_images=False),
             "repository": _refusal("alice/nothing", "train"),
         },

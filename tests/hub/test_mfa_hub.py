@@ -6,9 +6,10 @@ import pytest
 from fresh_process import call_fresh
 from hub_repos import HubFile, Repo
 from hub_server import Account, HubServer
-from samples import write_mfa_folder
+from samples import write_mfa_folder, write_picture
 
 from mf2.dataset_tools.export import export
+from mf2.dataset_tools.schema import load_mfa
 
 CLIENTS = Path(__file__).with_name("mfa_clients.py")
 
@@ -21,14 +22,27 @@ def test_a_data_set_is_read_by_its_id(tmp_path):
     files = [path for path in folder.rglob("*") if path.is_file()]
     content = {path.relative_to(folder).as_posix(): HubFile(path.read_bytes()) for path in files}
     repo.commit("main", "data", content)
+    pictures = tmp_path / "pictures"
+    for row in (row for split in ("train", "validation") for row in load_mfa(source, split)):
+        write_picture(pictures / row["file_name"], 100 + row["frame"])
     with HubServer({"hf_alice": Account("alice")}) as hub:
         hub.repos["datasets", "alice/faces"] = repo
         env = hub.client_env(tmp_path / "client", token="hf_alice")
-        found = call_fresh(CLIENTS, "read_data_set", env=env, repo_id="alice/faces")
+        found = call_fresh(
+            CLIENTS,
+            "read_data_set",
+            env=env,
+            repo_id="alice/faces",
+            pictures=str(pictures),
+            out=str(tmp_path / "joined"),
+        )
     assert found["red"] == list(range(8)) and found["landmarks"] == [[n, n] for n in range(8)]
     assert found["captions"] == ["A calm face."] * 4 and "image" not in found["columns"]
     assert found["streamed"] == [[n, [16, 16]] for n in range(3)]
     refusals = found["refusals"]
-    assert refusals["pixels"].startswith("ValueError: alice/faces (train) lacks the columns image")
+    assert refusals["pixels"].startswith("ValueError: alice/faces:annotations (train) has annotations alone")
+    assert "mf2 data join" in refusals["pixels"]
+    assert found["trained_on"] == [12, 12]
+    assert found["joined"] == [100 + n for n in range(8)]
     assert "test" in refusals["split"] and refusals["split"].startswith("ValueError")
     assert refusals["repository"].startswith("DatasetNotFoundError: ") and "alice/nothing" in refusals["repository"]
