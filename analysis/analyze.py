@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from ..hub.sources import DEFAULT_MODEL, check_model_source
+from ..utils.command_line import illustration
+from .report.command import REPORT_NAME, write_report
 
 FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
 CAPTION_KINDS = ("emotion", "au", "key_au")
@@ -71,18 +73,23 @@ def run(args: argparse.Namespace) -> int:
     )
     summary = analyze(args.paths, args.output, options)
     folder = shard_folder(args.output, args.shard)
-    if args.overlay:
-        from .overlay import write_overlays
-
-        write_overlays(folder)
-    if args.report:
-        from .report.command import write_report
-
-        print(write_report(folder))
+    illustrate(folder, args.overlay, args.report)
     for name, reason in summary.failed.items():
         print(f"mf2 analyze: failed: {name}: {reason}", file=sys.stderr)
     print(f"{summary.to_line()}; see {folder}")
     return 1 if summary.errors else 0
+
+
+def illustrate(folder: Path, overlay: bool, report: bool) -> None:
+    """Draw the overlays and write the report of a finished run, as far as they are wanted."""
+    if overlay:
+        with illustration(folder / "overlay"):
+            from .overlay import write_overlays
+
+            write_overlays(folder)
+    if report:
+        with illustration(folder / REPORT_NAME):
+            print(write_report(folder))
 
 
 def _with_table(formats: tuple[str, ...], needs_parquet: bool) -> tuple[str, ...]:

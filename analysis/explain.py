@@ -38,15 +38,13 @@ def run(args: argparse.Namespace) -> int:
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
         raise ValueError(f"{args.image}: {located.error or 'no face was found; try --landmarks mean_face.'}")
-    explained = []
-    for face in located.faces:
-        explanation = explain(recognizer, located.frame, face)
-        name = f"face-{face.id}.png"
+    pictures = {f"face-{face.id}.png": explain(recognizer, located.frame, face) for face in located.faces}
+    faces = [explanation.to_dict() | {"picture": name} for name, explanation in pictures.items()]
+    content = {"image": str(args.image), "model": args.model, "faces": faces}
+    write_json(args.output / "explanation.json", content)
+    for name, explanation in pictures.items():
+        print(explanation.to_text())
         with replacing(args.output / name) as part:
             draw_explanation(explanation, recognizer).save(part)
-        explained.append(explanation.to_dict() | {"picture": name})
-        print(explanation.to_text())
-    content = {"image": str(args.image), "model": args.model, "faces": explained}
-    write_json(args.output / "explanation.json", content)
     print(args.output)
     return 0

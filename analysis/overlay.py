@@ -21,6 +21,7 @@ from transformers import AutoProcessor
 from ..auto_mf2 import register_auto_classes
 from ..labels_mf2 import LabelSpace
 from ..regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks, cover_matrix, mean_face
+from ..utils.command_line import illustration
 from ..utils.drawing import FaceState, boxes_to_corners, compose, panel_height
 from ..utils.files import replacing
 from .media import VIDEO_SUFFIXES, Source, import_av, read_frames
@@ -39,6 +40,8 @@ RATE, TIME_BASE = 30, Fraction(1, 90_000)
 def write_overlays(folder: Path) -> Path:
     """Draw the sources of a run into `overlay/`, pictures as PNG, videos and animations as MP4.
 
+    One that cannot be drawn is a warning; the others are drawn.
+
     Args:
         folder: a finished run with `faces.parquet`.
     Returns:
@@ -54,7 +57,9 @@ def write_overlays(folder: Path) -> Path:
     for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(most_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)
         frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], min(MAX_PANELS, most_faces[name]))
-        _write_drawing(frames, folder / OVERLAY_NAME / free_name(name, taken))
+        stem = folder / OVERLAY_NAME / free_name(name, taken)
+        with illustration(stem):
+            _write_drawing(frames, stem)
     return folder / OVERLAY_NAME
 
 

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..labels_mf2 import NUM_LANDMARKS
+from ..utils.command_line import illustration
 from ..utils.files import replacing, write_json
 from .contact_sheet import draw_contact_sheet
 from .detectors import load_backend
@@ -353,12 +354,13 @@ def _given(stored: StoredDataset, pending: Iterable[int], path: Path) -> dict[in
 def _write(
     args: argparse.Namespace, stored: StoredDataset, findings: Mapping[int, Finding], description: Mapping[str, Any]
 ) -> None:
-    """Write the report, the contact sheet and, last, the data set."""
+    """Write the report, the data set and, last, the contact sheet."""
     folder = _work_folder(args)
     tally = _count(stored, findings)
     report = {**description, **tally.to_dict()}
     _write_not_found(folder / "not_found.csv", stored, findings)
-    _draw_sheet(folder / "contact_sheet.png", stored, findings)
+    shown = [number * len(stored) // SHEET_FACES for number in range(SHEET_FACES)]  # all over the data set
+    sheet_rows = [{**stored.row(position), **_new_landmarks(findings, position)} for position in dict.fromkeys(shown)]
     write_json(folder / "report.json", report)
     manifest = {"landmarks": {**description, "counts": dict(tally.counts)}}
     with tqdm(total=len(stored), desc="data set", unit="image") as bar:
@@ -368,6 +370,7 @@ def _write(
             return _new_landmarks(findings, position)
 
         stored.rewrite(args.out or args.data, change, manifest)
+    _draw_sheet(folder / "contact_sheet.png", sheet_rows, stored.emotions)
     print(tally.to_markdown())
     print(f"{args.out or args.data}; see contact_sheet.png and not_found.csv in {folder}")
 
@@ -398,9 +401,7 @@ def _write_not_found(path: Path, stored: StoredDataset, findings: Mapping[int, F
                 writer.writerow((names[position], "unreadable" if finding.num_faces == _UNREADABLE else "no face"))
 
 
-def _draw_sheet(path: Path, stored: StoredDataset, findings: Mapping[int, Finding]) -> None:
-    """Faces from all over the data set with their points."""
-    chosen = dict.fromkeys(number * len(stored) // SHEET_FACES for number in range(SHEET_FACES))
-    rows = [{**stored.row(position), **_new_landmarks(findings, position)} for position in chosen]
-    with replacing(path) as part:
-        draw_contact_sheet(rows, with_landmarks=True, emotions=stored.emotions).save(part)
+def _draw_sheet(path: Path, rows: Sequence[Row], emotions: Sequence[str]) -> None:
+    """Faces with their points."""
+    with illustration(path), replacing(path) as part:
+        draw_contact_sheet(rows, with_landmarks=True, emotions=emotions).save(part)

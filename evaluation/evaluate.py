@@ -232,14 +232,12 @@ def keep_scored(output: MF2Output) -> MF2Output:
 
 
 def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
-    """Write everything into the folder, `metrics.json` last, and print the tables."""
-    folder.mkdir(parents=True, exist_ok=True)
-    measured.predictions[measured.landmarks].save(folder / PREDICTIONS_NAME, measured.label_space)
-    draw_all(metrics["evaluation"], measured.label_space.emotions, folder)
+    """Write the tables and the metrics into the folder, print the tables, and draw the pictures."""
     text = format_report(metrics)
     write_text(folder / REPORT_NAME, text)
     write_json(folder / METRICS_NAME, metrics)
     print(text)
+    draw_all(metrics["evaluation"], measured.label_space.emotions, folder)
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -303,6 +301,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     measure = measure_system if arguments.predictions else measure_model
     for measured in measure(arguments):
         folder = Path(arguments.output_dir, measured.name if len(arguments.adapter) > 1 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        predictions = measured.predictions[measured.landmarks]
+        predictions.save(folder / PREDICTIONS_NAME, measured.label_space)  # before scoring, which may go on for long
         report(measured, score(measured, arguments), folder)
 
 

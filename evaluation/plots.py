@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mf2.utils.command_line import illustration
 from mf2.utils.files import replacing
 
 DPI = 120
 BLUE, ORANGE, GREY = "#2b6ca3", "#d9822b", "0.55"
 
 
-def draw_all(evaluation: dict[str, Any], emotions: tuple[str, ...], folder: Path) -> list[Path]:
-    """Write the pictures of what was scored into a folder; returns their paths.
+def draw_all(evaluation: dict[str, Any], emotions: tuple[str, ...], folder: Path) -> None:
+    """Write the pictures of what was scored into a folder.
 
     Args:
         evaluation: of `evaluate_predictions`.
@@ -29,9 +30,8 @@ def draw_all(evaluation: dict[str, Any], emotions: tuple[str, ...], folder: Path
     if any(evaluation["calibration"].values()):
         pictures["reliability.png"] = lambda: draw_reliability(evaluation["calibration"])
     for name, draw in pictures.items():
-        with replacing(folder / name) as partial:
+        with illustration(folder / name), replacing(folder / name) as partial:
             draw().savefig(partial, dpi=DPI, format="png")
-    return [folder / name for name in pictures]
 
 
 def draw_confusion(emotion: dict[str, Any], emotions: tuple[str, ...]) -> Figure:

@@ -68,12 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     filled = {name: Filled.read(table, folder, args.seeds) for name, table in chosen.items()}
     texts = [to_markdown(name, table) for name, table in filled.items()]
     if transfer:
-        texts.append(transfer.write(folder, args.seeds))
+        texts.append(transfer.to_markdown(folder, args.seeds))
     text = f"# Tables\n\nSeeds {', '.join(map(str, args.seeds))}; mean ± standard deviation.\n\n" + "\n".join(texts)
     write_text(args.output_dir / "tables.md", text)
     for name, table in filled.items():
         write_text(args.output_dir / f"table_{name}.csv", to_csv(table, args.seeds))
     print(text)
+    if transfer:
+        transfer.draw(folder, args.seeds)
 
 
 def parse_named(text: str, flag: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mf2.experiments.runs import Run, RunFolder
 from mf2.experiments.table_layouts import SHORT_COLUMNS, Measure
+from mf2.utils.command_line import illustration
 from mf2.utils.files import replacing
 from mf2.utils.markdown import markdown_table
 
@@ -55,16 +56,24 @@ class TransferTable:
         """All tests; what they need comes with them."""
         return [self.evaluation(run, name) for run in self.trained.values() for name in self.data]
 
-    def write(self, folder: RunFolder, seeds: Sequence[int]) -> str:
-        """Draw `transfer.png` into the results folder; the matrices as Markdown."""
-        matrices = {score: self._matrix(folder, seeds, measure) for score, measure in SCORES.items()}
-        self._draw({score: values for score, values in matrices.items() if values}, folder.root / "transfer.png")
+    def to_markdown(self, folder: RunFolder, seeds: Sequence[int]) -> str:
+        """The matrices in Markdown."""
+        matrices = self._matrices(folder, seeds)
         parts = ["## transfer. Trained on the row, tested on the column\n"]
         for score, values in matrices.items():
             cells = [[row, *(_show(values.get((row, name))) for name in self.data)] for row in self.trained]
             parts.append(f"{score} (%):\n\n{markdown_table(['', *self.data], cells)}")
         parts.append("A test scores what the model has outputs for and the data set labels; – is neither.\n")
         return "\n".join(parts)
+
+    def draw(self, folder: RunFolder, seeds: Sequence[int]) -> None:
+        """Draw the matrices that have values as `transfer.png` into the results folder."""
+        file = folder.root / "transfer.png"
+        with illustration(file):
+            self._draw({score: values for score, values in self._matrices(folder, seeds).items() if values}, file)
+
+    def _matrices(self, folder: RunFolder, seeds: Sequence[int]) -> dict[str, dict[tuple[str, str], list[float]]]:
+        return {score: self._matrix(folder, seeds, measure) for score, measure in SCORES.items()}
 
     def _matrix(self, folder: RunFolder, seeds: Sequence[int], measure: Measure) -> dict[tuple[str, str], list[float]]:
         """(row, column) -> the values of all seeds, where there is one."""

@@ -50,16 +50,11 @@ class Placement:
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
-def write_card(folder: str | Path, placement: Placement | None = None) -> Path:
-    """Write the `README.md` of a checkpoint or an adapter.
-
-    Args:
-        folder: with `metrics.json` and the configuration.
-        placement: where it will be published; before that the folder's name stands in.
-    """
+def write_card(folder: str | Path, placement: Placement | None = None, metrics: dict[str, Any] | None = None) -> Path:
+    """Write the `README.md` of a checkpoint or an adapter; see `make_card`."""
     file = Path(folder, CARD_NAME)
     with replacing(file) as partial:
-        partial.write_text(str(make_card(folder, placement)), "utf-8")
+        partial.write_text(str(make_card(folder, placement, metrics)), "utf-8")
     return file
 
 
@@ -73,7 +68,7 @@ def make_card(
 
     Args:
         folder: with the configuration and `metrics.json`.
-        placement: where it will be published.
+        placement: where it will be published; before that the folder's name stands in.
         metrics: instead of the folder's.
     Raises:
         ValueError: a figure that the card shows was not measured, or is not finite.

@@ -95,3 +95,8 @@ def move_checkpoint(source: Path, target: Path) -> None:
     for stale in [*target.glob("model*.safetensors"), target / INDEX_NAME]:
         if stale.name not in names:
             stale.unlink(missing_ok=True)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the weights of a checkpoint or an adapter lie in a folder."""
+    return any(folder.glob("model*.safetensors")) or (folder / "adapter_model.safetensors").is_file()

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from peft import PeftModel
+from transformers import TrainingArguments
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.hub.provenance import record_training_videos
@@ -20,7 +21,7 @@ from mf2.training.arguments import FinetuneArguments, save_resolved
 from mf2.training.checkpoints import save_for_hub, save_model, saving_folder
 from mf2.training.finetuning_methods import METHODS, Method
 from mf2.training.finetuning_task import Task, load_task
-from mf2.training.lifecycle import evaluate, finish, start_run
+from mf2.training.lifecycle import evaluate, finish, finished_metrics, show, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,18 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     register_auto_classes()
     settings, checkpoint = start_run(arguments)
     task = load_task(arguments, settings)
+    metrics = finished_metrics(arguments, task.train, task.evaluation)
+    if metrics is None:
+        metrics = fit(arguments, settings, checkpoint, task)
+    if settings.process_index == 0:
+        show(arguments, metrics, task.evaluation, settings.device)
+    return metrics
+
+
+def fit(
+    arguments: FinetuneArguments, settings: TrainingArguments, checkpoint: Path | None, task: Task
+) -> dict[str, Any]:
+    """Train by the method, from a checkpoint or the start, measure, and save everything; what `metrics.json` holds."""
     start = perf_counter()
     method = METHODS[arguments.method](arguments, settings, task)
     preparation_seconds = perf_counter() - start  # of cached states, mostly

@@ -1,5 +1,6 @@
 """What the courses of all training scripts share: how a run starts, is scored, and ends as a folder for the Hub."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +22,12 @@ from mf2.landmarks_mf2 import MEAN_FACE
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
-from mf2.training.checkpoints import find_resume_checkpoint
+from mf2.training.checkpoints import find_resume_checkpoint, has_weights
 from mf2.training.overlay import draw_overlay
 from mf2.training.trainer import LOSS_NAMES, SHOWN_SCORES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.utils.command_line import illustration
 from mf2.utils.environment import describe_environment
-from mf2.utils.files import write_json
+from mf2.utils.files import read_json, write_json
 from mf2.utils.malloc import keep_freed_memory
 
 logger = logging.getLogger(__name__)
@@ -179,7 +181,7 @@ def finish(
     device: torch.device,
     base: str | Path | None = None,
 ) -> None:
-    """Add `metrics.json`, `overlay.png` and the card to the checkpoint or adapter that was saved.
+    """Add the card and, last, `metrics.json` to the checkpoint or adapter that was saved.
 
     Args:
         base: the checkpoint of an adapter.
@@ -187,12 +189,41 @@ def finish(
     output_dir = Path(arguments.output_dir)
     batch_size = arguments.per_device_eval_batch_size
     add_scores_without_landmarks(metrics, output_dir, base, processor, evaluation, batch_size, device)
+    (output_dir / OVERLAY_NAME).unlink(missing_ok=True)  # it shows what lay here before
+    write_card(output_dir, metrics=metrics)
     write_json(output_dir / METRICS_NAME, metrics)
-    if arguments.overlay_faces:
-        rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)
-        writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
-        draw_overlay(writer, processor, [evaluation.faces[int(row)] for row in rows], output_dir / OVERLAY_NAME)
-    write_card(output_dir)
+
+
+def finished_metrics(arguments: RunArguments, train: Split, evaluation: Split) -> dict[str, Any] | None:
+    """What `metrics.json` of a run that is finished holds; None where something is left to train or to measure.
+
+    A folder is finished with its weights and its metrics, measured on these data; with other data under the same name
+    it is not. `--resume_from_checkpoint auto` alone takes it as it is.
+    """
+    output_dir = Path(arguments.output_dir)
+    if arguments.resume_from_checkpoint != "auto" or not (output_dir / METRICS_NAME).is_file():
+        return None
+    metrics = read_json(output_dir / METRICS_NAME)
+    measured_on = [metrics.get(part, {}).get("data") for part in ("training", "evaluation")]
+    if measured_on != json.loads(json.dumps([train.description, evaluation.description])):
+        return None
+    if not has_weights(output_dir):
+        return None
+    logger.info(f"{output_dir} was trained and measured to its end; remove its {METRICS_NAME} to measure it anew.")
+    return metrics
+
+
+def show(arguments: RunArguments, metrics: dict[str, Any], evaluation: Split, device: torch.device) -> None:
+    """Draw `overlay.png` where it is wanted and missing, name it in the card, and log the scores."""
+    output_dir = Path(arguments.output_dir)
+    file = output_dir / OVERLAY_NAME
+    if arguments.overlay_faces and not file.is_file():
+        with illustration(file):
+            rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)
+            writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
+            processor = MF2Processor.from_pretrained(output_dir)
+            draw_overlay(writer, processor, [evaluation.faces[int(row)] for row in rows], file)
+        write_card(output_dir)
     logger.info(summary(metrics, output_dir))
 
 

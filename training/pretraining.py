@@ -18,7 +18,16 @@ from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments, reject_unknown, save_resolved
 from mf2.training.checkpoints import save_for_hub
-from mf2.training.lifecycle import evaluate, finish, make_augmentation, provenance, start_run, unlabelled_aus
+from mf2.training.lifecycle import (
+    evaluate,
+    finish,
+    finished_metrics,
+    make_augmentation,
+    provenance,
+    show,
+    start_run,
+    unlabelled_aus,
+)
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
 from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
 
@@ -37,16 +46,11 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     register_auto_classes()
     settings, checkpoint = start_run(arguments)
     train, evaluation = load_data(arguments, settings)
-    model, processor = make_model(arguments, train)
-    trainer = make_trainer(arguments, settings, model, processor, train, evaluation)
-    if trainer.is_world_process_zero():
-        save_resolved(arguments, arguments.output_dir)
-        record_training_videos(arguments.output_dir, train.rows, arguments.model_name_or_path)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = evaluate(arguments, trainer, model, model.config, train, evaluation, result)
-    save_for_hub(trainer, processor, arguments.output_dir)
-    if trainer.is_world_process_zero():
-        finish(arguments, metrics, processor, evaluation, settings.device)
+    metrics = finished_metrics(arguments, train, evaluation)
+    if metrics is None:
+        metrics = fit(arguments, settings, checkpoint, train, evaluation)
+    if settings.process_index == 0:
+        show(arguments, metrics, evaluation, settings.device)
     return metrics
 
 
@@ -65,7 +69,7 @@ def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tupl
 
 def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
     """The folder of the generated sample, drawn now if it is not there."""
-    from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+    from mf2.dataset_tools.synthetic.synth import SynthConfig, draw_sheet, synthesize
 
     reject_unknown(list(arguments.synth), list(SynthConfig.__dataclass_fields__), "synth")
     config = SynthConfig(**arguments.synth)
@@ -74,6 +78,8 @@ def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
         synthesize(folder, config, num_workers=os.cpu_count() or 1, show_progress=is_main)
     elif read_manifest(folder).get("config") != dataclasses.asdict(config):
         raise ValueError(f"{folder} was generated with other options than synth = {arguments.synth}; remove it.")
+    else:
+        draw_sheet(folder, config)
     return str(folder)
 
 
@@ -106,6 +112,23 @@ def make_model(arguments: PretrainArguments, train: Split) -> tuple[MF2ForPreTra
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
+def fit(
+    arguments: PretrainArguments, settings: TrainingArguments, checkpoint: Path | None, train: Split, evaluation: Split
+) -> dict[str, Any]:
+    """Train from a checkpoint or the start, measure, and save everything; what `metrics.json` holds."""
+    model, processor = make_model(arguments, train)
+    trainer = make_trainer(arguments, settings, model, processor, train, evaluation)
+    if trainer.is_world_process_zero():
+        save_resolved(arguments, arguments.output_dir)
+        record_training_videos(arguments.output_dir, train.rows, arguments.model_name_or_path)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = evaluate(arguments, trainer, model, model.config, train, evaluation, result)
+    save_for_hub(trainer, processor, arguments.output_dir)
+    if trainer.is_world_process_zero():
+        finish(arguments, metrics, processor, evaluation, settings.device)
+    return metrics
+
+
 def make_trainer(
     arguments: PretrainArguments,
     settings: TrainingArguments,

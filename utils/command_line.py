@@ -1,4 +1,4 @@
-"""How a command ends: with its exit status, and a user's error as one line instead of a traceback. No torch."""
+"""How a command ends: its exit status, a user's error as one line, and a failed picture as a warning. No torch."""
 
 import logging
 import os
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """What a wrong argument, file, setting or installation raises; anything else is a defect and keeps its traceback."""
@@ -28,6 +30,24 @@ def run_command(prog: str, command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; run the same command to continue.", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def illustration(file: str | Path) -> Iterator[None]:
+    """The block in which a command makes what only illustrates its product, once the product itself is on disk.
+
+    Whatever fails in there is a warning of one line, defects of what draws included (their traceback is logged for
+    debugging): the command goes on, and ends as it would have. Being interrupted passes.
+
+    Args:
+        file: what the block makes; a command that is run again must make it where it is missing.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        logger.warning(f"{file} could not be made ({reason}). Nothing else is lost; the same command makes it again.")
+        logger.debug(f"What {file} failed with:", exc_info=True)
 
 
 def one_line(error: Exception) -> str:

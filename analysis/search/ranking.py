@@ -18,6 +18,7 @@ from ...dataset_tools.contact_sheet import draw_grid
 from ...labels_mf2 import PROTOTYPES
 from ...modeling_mf2 import MF2Model
 from ...processing_mf2 import MF2Processor
+from ...utils.command_line import illustration
 from ...utils.files import replacing, write_json
 from ..media import Source
 from ..report.page import shorten
@@ -176,6 +177,9 @@ def write_results(output: Path, results: dict[str, Any], matches: Sequence[Match
     """Write `results.json` and, of faces, `contact_sheet.png`."""
     if matches:
         results = results | {"matches": [asdict(match) for match in matches]}
-        with replacing(output / "contact_sheet.png") as part:
-            draw_matches(matches).save(part)
     write_json(output / "results.json", results)
+    sheet = output / "contact_sheet.png"
+    sheet.unlink(missing_ok=True)  # of an earlier search
+    if matches:
+        with illustration(sheet), replacing(sheet) as part:
+            draw_matches(matches).save(part)

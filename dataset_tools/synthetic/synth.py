@@ -11,7 +11,7 @@ import argparse
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
@@ -24,6 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from ...utils.command_line import illustration
+from ...utils.files import replacing
 from ...utils.malloc import keep_freed_memory
 from ..captions import template_captions
 from ..contact_sheet import draw_contact_sheet
@@ -40,6 +42,7 @@ _ACTIVE_RANGE = (0.40, 1.0)
 _RESIDUAL_RATE, _RESIDUAL_MAX = 0.35, 0.12  # how often and how strongly an AU moves that is not active
 _SPLITS = ("train", "validation")
 _SHEET_FACES = 48
+SHEET_NAME = "contact_sheet.png"
 _EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # what a random number generator is for
 
 Rows = Iterable[dict[str, Any]]
@@ -184,40 +187,50 @@ def synthesize(
         The folder, readable by `schema.load_mfa` and `datasets.load_dataset`.
     Raises:
         ValueError: an impossible configuration.
-        FileExistsError: `out_dir` holds something and `overwrite` is False.
+        FileExistsError: `out_dir` holds something and `overwrite` is False; a data set of the same configuration that
+            lacks its contact sheet gets it.
     """
     from ..schema import write_mfa  # not above: its imports would slow the start of every worker
 
     config = config or SynthConfig()
-    sheet: list[dict[str, Any]] = []
+    if not overwrite and lacks_only_sheet(Path(out_dir), config):
+        draw_sheet(Path(out_dir), config)
+        return Path(out_dir)
     total = config.num_train + config.num_eval
     with (
         _row_maker(config, num_workers) as rows_of,
         tqdm(total=total, desc="drawing faces", unit="img", disable=not show_progress) as bar,
     ):
-        splits = {
-            "train": _watch(rows_of("train"), bar, (), sheet),
-            "validation": _watch(rows_of("validation"), bar, _sheet_indices(config.num_eval), sheet),
-        }
+        splits = {split: _watch(rows_of(split), bar) for split in _SPLITS}
         folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
-    partial_file = folder / ".contact_sheet.part"
-    draw_contact_sheet(sheet).save(partial_file, "PNG")
-    partial_file.rename(folder / "contact_sheet.png")
+    draw_sheet(folder, config)
     return folder
 
 
-def _watch(rows: Rows, bar: tqdm, shown: Collection[int], sheet: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Pass rows on, count them and keep those with the numbers `shown` for the contact sheet."""
-    for index, row in enumerate(rows):
+def _watch(rows: Rows, bar: tqdm) -> Iterator[dict[str, Any]]:
+    """Pass rows on and count them."""
+    for row in rows:
         bar.update()
-        if index in shown:
-            sheet.append(row)
         yield row
 
 
-def _sheet_indices(num_images: int) -> set[int]:
-    """Up to `_SHEET_FACES` numbers, evenly spread."""
-    return set(np.linspace(0, num_images - 1, min(_SHEET_FACES, num_images)).round().astype(int).tolist())
+def lacks_only_sheet(folder: Path, config: SynthConfig) -> bool:
+    """Whether a folder holds the data set of a configuration, but no contact sheet."""
+    from ..schema import MANIFEST_NAME, read_manifest
+
+    if (folder / SHEET_NAME).exists() or not (folder / MANIFEST_NAME).is_file():
+        return False
+    manifest = read_manifest(folder)
+    return (manifest.get("config"), manifest.get("generator_version")) == (asdict(config), GENERATOR_VERSION)
+
+
+def draw_sheet(folder: Path, config: SynthConfig) -> None:
+    """Draw `contact_sheet.png` where a data set lacks it: faces from all over the evaluation split."""
+    file = folder / SHEET_NAME
+    if not file.exists():
+        with illustration(file), replacing(file) as part:
+            numbers = np.linspace(0, config.num_eval - 1, min(_SHEET_FACES, config.num_eval)).round().astype(int)
+            draw_contact_sheet([make_row(config, "validation", int(number)) for number in numbers]).save(part)
 
 
 def describe(config: SynthConfig) -> dict[str, Any]:

@@ -167,13 +167,25 @@ def test_the_saved_checkpoint_loads_and_answers(finished):
     assert set(states[0]["aus"]) == set(model.label_space.au_codes)
 
 
-def test_running_the_command_again_only_evaluates(finished):
+def test_running_the_command_again_changes_nothing(finished):
     output_dir, _ = finished
-    weights = (output_dir / "model.safetensors").read_bytes()
+    names = ("model.safetensors", "metrics.json", "README.md", "overlay.png")
+    before = [(output_dir / name).read_bytes() for name in names]
     config = yaml.safe_load((output_dir / "training_config.yaml").read_text())
     metrics = pretrain(PretrainArguments(**config))
     assert metrics["training"]["steps"] == 4
-    assert (output_dir / "model.safetensors").read_bytes() == weights
+    assert [(output_dir / name).read_bytes() for name in names] == before
+
+
+def test_without_its_metrics_a_trained_run_is_only_measured(finished, tmp_path):
+    output_dir = shutil.copytree(finished[0], tmp_path / "mf2-short")
+    (output_dir / "metrics.json").unlink()
+    config = yaml.safe_load((output_dir / "training_config.yaml").read_text()) | {"output_dir": str(output_dir)}
+    metrics = pretrain(PretrainArguments(**config))
+    assert metrics["training"]["steps"] == 4
+    assert metrics["evaluation"] == json.loads((finished[0] / "metrics.json").read_text())["evaluation"]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (finished[0], output_dir)]
+    assert weights[0] == weights[1]
 
 
 # ----------------------------------------------------------------------------------------------------- resume exactly
@@ -197,6 +209,7 @@ def test_an_unfinished_checkpoint_is_passed_over(folder, tmp_path):
     output_dir = tmp_path / "run"
     run_in_process(folder, output_dir, max_steps=2, save_steps=1)
     (output_dir / "checkpoint-2" / "trainer_state.json").write_text('{"epoch": 0.')
+    (output_dir / "metrics.json").unlink()
     metrics = run_in_process(folder, output_dir, max_steps=2, save_steps=1)
     assert metrics["training"]["steps"] == 2
 

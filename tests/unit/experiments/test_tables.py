@@ -129,8 +129,9 @@ def test_transfer_tests_everybody_everywhere(tmp_path: Path):
     scores = metrics_with(0.25)
     scores["evaluation"]["emotion"] = {"num_labelled": 0}
     write_json(folder.path(test, 0) / METRICS_NAME, scores)
-    text = transfer.write(folder, [0])
+    text = transfer.to_markdown(folder, [0])
     assert "| DFN on A | – | 25.00 |" in text.replace("  ", " ").replace("  ", " ")
+    transfer.draw(folder, [0])
     assert (tmp_path / "transfer.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="two or more"):
         TransferTable({"A": "a"}, base)
