@@ -91,6 +91,15 @@ NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
 """The AU caption of a face without an active AU."""
 
 
+def unlabelled_aus(labels: Mapping[int, int | None]) -> tuple[int, ...]:
+    """The AUs of which nothing is known: those of `AU_IDS` and of `labels` without a label of 0 or 1.
+
+    Args:
+        labels: AU number -> 1, 0, or -1 or None where it is not labelled; an AU that is not there is not labelled.
+    """
+    return tuple(sorted(au_id for au_id in {*AU_IDS, *labels} if labels.get(au_id) not in (0, 1)))
+
+
 def render_au_caption(sentences: Mapping[int, str]) -> str:
     """Numbered lines `1. AU1 (Inner Brow Raiser): …` in the order of the AU numbers; the fixed caption for none."""
     lines = (

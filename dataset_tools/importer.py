@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from tqdm import tqdm
 
-from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
+from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_landmarks
@@ -240,16 +240,19 @@ def _labelled_aus(row: Mapping[str, Any]) -> dict[int, int]:
 
 
 def _template_columns(row: Mapping[str, Any], emotions: Sequence[str], seed: int) -> dict[str, str | None]:
-    """The caption columns; what labels cannot say (no AU labelled, no emotion, or none of the eight) stays null."""
+    """The caption columns; what labels do not say (no AU known to be active and some unlabelled, no emotion, or none
+    of the eight) stays null."""
     aus = _labelled_aus(row)
     name = None if row["emotion"] is None else emotions[row["emotion"]]
     emotion = name if name in EMOTIONS else None
     active = [au_id for au_id, label in aus.items() if label]
-    captions = template_captions(f"{row['dataset']}/{row['file_name']}", active, emotion, seed)
+    captions = template_captions(
+        f"{row['dataset']}/{row['file_name']}", active, emotion, seed, unlabelled_aus=unlabelled_aus(aus)
+    )
     return {
-        "caption_au": captions.au if aus else None,
+        "caption_au": captions.au,
         "caption_emotion": captions.emotion,
-        "caption_key_au": captions.key_au if aus else None,
+        "caption_key_au": captions.key_au,
         "caption_source": "template",
     }
 

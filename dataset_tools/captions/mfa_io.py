@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...labels_mf2 import unlabelled_aus
 from ..rewrite import Row, StoredDataset
 from ..schema import CAPTION_COLUMNS, PROVENANCE_COLUMNS, au_columns
 from .prompting import CaptionJob
@@ -57,18 +58,19 @@ class MfaImages:
         self.stored.rewrite(out_dir, change, {"captions": manifest})
 
     def _job(self, position: int) -> CaptionJob:
-        image_id, active_aus, emotion = self._labels[position]
-        return CaptionJob(image_id, lambda: self.stored.row(position)["image"], active_aus, emotion)
+        image_id, active_aus, emotion, unlabelled = self._labels[position]
+        return CaptionJob(image_id, lambda: self.stored.row(position)["image"], active_aus, emotion, unlabelled)
 
 
-def _read_labels(stored: StoredDataset) -> list[tuple[str, tuple[int, ...], str | None]]:
-    """(image id, active AUs, emotion) of every row, read column by column."""
+def _read_labels(stored: StoredDataset) -> list[tuple[str, tuple[int, ...], str | None, tuple[int, ...]]]:
+    """(image id, active AUs, emotion, unlabelled AUs) of every row, read column by column."""
     names = ("dataset", "file_name", "emotion", *au_columns(stored.au_ids))
     labels = []
     for dataset, file_name, emotion_idx, *of_aus in zip(*map(stored.column, names), strict=True):
-        active_aus = tuple(au_id for au_id, label in zip(stored.au_ids, of_aus, strict=True) if label == 1)
+        aus = dict(zip(stored.au_ids, of_aus, strict=True))
+        active_aus = tuple(au_id for au_id, label in aus.items() if label == 1)
         emotion = None if emotion_idx is None else stored.emotions[emotion_idx]
-        labels.append((f"{dataset}/{file_name}", active_aus, emotion))
+        labels.append((f"{dataset}/{file_name}", active_aus, emotion, unlabelled_aus(aus)))
     return labels
 
 

@@ -32,13 +32,15 @@ class CaptionJob:
     """An image to caption and its labels.
 
     `image_id` is unique to the image; `load_image` returns the encoded file (JPEG, PNG, WebP or GIF) when it is
-    needed; `emotion` is one of `EMOTIONS`, or None where it is not labelled.
+    needed; `emotion` is one of `EMOTIONS`, or None where it is not labelled. AUs that are neither active nor in
+    `unlabelled_aus` are labelled inactive.
     """
 
     image_id: str
     load_image: Callable[[], bytes]
     active_aus: tuple[int, ...]
     emotion: str | None
+    unlabelled_aus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class ImageCaptions:
 
 def template_image_captions(job: CaptionJob, seed: int = 0) -> ImageCaptions:
     """The captions of the offline backend."""
-    captions = template_captions(job.image_id, job.active_aus, job.emotion, seed)
+    captions = template_captions(job.image_id, job.active_aus, job.emotion, seed, unlabelled_aus=job.unlabelled_aus)
     texts: dict[CaptionKind, str | None] = {
         "au": captions.au,
         "emotion": captions.emotion,
@@ -109,8 +109,8 @@ class ResultReader:
 
 
 def _fixed_captions(job: CaptionJob) -> dict[CaptionKind, str]:
-    """The sentences of a face without an active AU, for which no model is asked."""
-    if job.active_aus:
+    """The sentences of a face of which all AUs are labelled and none is active, for which no model is asked."""
+    if job.active_aus or job.unlabelled_aus:
         return {}
     fixed: dict[CaptionKind, str] = {"au": NO_ACTIVE_AU_CAPTION}
     if job.emotion is not None:

@@ -10,6 +10,7 @@ from typing import Literal
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS, NO_ACTIVE_AU_CAPTION
 from .text import find_au_entries
 from .wordlists import (
+    AT_REST,
     CLAUSE_ENDS,
     DISCLAIMER,
     EMOTION_OF_WORD,
@@ -45,6 +46,7 @@ def validate_caption(
     active_aus: Collection[int],
     emotion: str | None,
     *,
+    unlabelled_aus: Collection[int] = (),
     count_tokens: TokenCounter | None = None,
 ) -> list[str]:
     """What is wrong with a caption, one sentence a violation; an empty list means valid.
@@ -54,6 +56,8 @@ def validate_caption(
             the decisive AUs).
         active_aus: numbers of the AUs that are labelled active.
         emotion: the label, one of `EMOTIONS`; None skips the emotion rules (an image without one).
+        unlabelled_aus: numbers of the AUs that are neither labelled active nor inactive: no caption may name them, and
+            none may say that the face is at rest.
         count_tokens: text -> number of tokens with the special ones; an estimate of BERT's WordPiece by default.
     Raises:
         ValueError: an unknown kind or emotion.
@@ -65,8 +69,11 @@ def validate_caption(
     if not text.strip():
         return ["The caption is empty."]
     violations: list[str] = []
+    is_unknown = bool(unlabelled_aus) and not active_aus
+    if is_unknown:
+        violations += _rest_violations(kind, text, unlabelled_aus)
     if kind == "au":
-        violations += _au_violations(text, active_aus)
+        violations += [] if is_unknown else _au_violations(text, active_aus)
     else:
         violations += _paragraph_violations(text)
         violations += _emotion_violations(text, emotion) if emotion is not None else []
@@ -98,6 +105,16 @@ def estimate_tokens(text: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------ action units
+def _rest_violations(kind: CaptionKind, text: str, unlabelled_aus: Collection[int]) -> Iterator[str]:
+    """Of a face without an AU that is labelled active, and with unlabelled ones: nothing says that it is at rest."""
+    verb = "is" if len(unlabelled_aus) == 1 else "are"
+    unknown = f"no AU is labelled active and {_codes(unlabelled_aus)} {verb} unlabelled"
+    if kind != "emotion":
+        yield f"There is no {'AU' if kind == 'au' else 'key-AU'} caption of this face: {unknown}."
+    elif rest := AT_REST.search(text):
+        yield f"The caption says that the face is at rest ({rest.group()!r}), but {unknown}."
+
+
 def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
     active = set(active_aus)
     if not active:

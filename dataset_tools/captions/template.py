@@ -1,12 +1,12 @@
 """Captions without a model: fixed phrases, chosen by a hash of the image's name; no image leaves the machine."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ...labels_mf2 import PROTOTYPES, get_action_unit, render_au_caption
 from .phrases import AU_PHRASES, EMOTION_PHRASES
-from .rules import MAX_TOKENS, estimate_tokens
+from .rules import CAPTION_KINDS, MAX_TOKENS, estimate_tokens
 from .text import au_head, no_key_au_caption
 
 MAX_EMOTION_CUES = 3
@@ -45,9 +45,9 @@ _OTHER_REASONS = (
 
 @dataclass(frozen=True)
 class Captions:
-    """The three captions of one image; those that need an emotion are None without one."""
+    """The three captions of one image; None where the labels do not say what the caption would."""
 
-    au: str
+    au: str | None
     emotion: str | None
     key_au: str | None
 
@@ -63,14 +63,25 @@ class _Chooser:
         return options[choice]
 
 
-def template_captions(image_id: str, active_aus: Sequence[int], emotion: str | None, seed: int = 0) -> Captions:
+def template_captions(
+    image_id: str,
+    active_aus: Sequence[int],
+    emotion: str | None,
+    seed: int = 0,
+    *,
+    unlabelled_aus: Collection[int] = (),
+) -> Captions:
     """The three captions of an image from its labels alone.
+
+    An unlabelled AU is neither named nor denied: where one is and no labelled one is active, nothing says that the
+    face is at rest, so that there is no AU and no key-AU caption, and the emotion caption names no movement.
 
     Args:
         image_id: any name that is unique to the image; it decides which paraphrases are used.
         active_aus: numbers of the active AUs, in any order.
         emotion: one of `EMOTIONS`, or None where it is not labelled.
         seed: another seed gives other paraphrases.
+        unlabelled_aus: numbers of the AUs that are neither labelled active nor inactive.
     Raises:
         ValueError: an AU or an emotion that is not known.
     """
@@ -79,10 +90,12 @@ def template_captions(image_id: str, active_aus: Sequence[int], emotion: str | N
         get_action_unit(au_id)
     if emotion is not None and emotion not in EMOTION_PHRASES:
         raise ValueError(f"Unknown emotion {emotion!r}; known are {', '.join(EMOTION_PHRASES)}.")
+    is_known = bool(active) or not unlabelled_aus
+    choose = {kind: _Chooser(image_id, kind, seed) for kind in CAPTION_KINDS}
     return Captions(
-        au=_au_caption(active, _Chooser(image_id, "au", seed)),
-        emotion=None if emotion is None else _emotion_caption(active, emotion, _Chooser(image_id, "emotion", seed)),
-        key_au=None if emotion is None else _key_au_caption(active, emotion, _Chooser(image_id, "key_au", seed)),
+        au=_au_caption(active, choose["au"]) if is_known else None,
+        emotion=None if emotion is None else _emotion_caption(active, emotion, choose["emotion"], is_known),
+        key_au=_key_au_caption(active, emotion, choose["key_au"]) if is_known and emotion is not None else None,
     )
 
 
@@ -107,15 +120,16 @@ def _au_caption(active: Sequence[int], choose: _Chooser) -> str:
     return render_au_caption({au_id: AU_PHRASES[au_id].terse for au_id in active})
 
 
-def _emotion_caption(active: Sequence[int], emotion: str, choose: _Chooser) -> str:
+def _emotion_caption(active: Sequence[int], emotion: str, choose: _Chooser, is_known: bool) -> str:
     key_aus = select_key_aus(active, emotion)
     others = [au_id for au_id in active if au_id not in key_aus]
     shown = sorted((key_aus + others)[:MAX_EMOTION_CUES])
     if shown:
         cue_sentence = choose(_CUE_SENTENCES).format(cues=_cue_list(shown))
     else:
-        cue_sentence = choose(_NO_CUE_SENTENCES)
-    return " ".join((_opening(emotion, choose), cue_sentence, choose(EMOTION_PHRASES[emotion].closings)))
+        cue_sentence = choose(_NO_CUE_SENTENCES) if is_known else ""
+    sentences = (_opening(emotion, choose), cue_sentence, choose(EMOTION_PHRASES[emotion].closings))
+    return " ".join(filter(None, sentences))
 
 
 def _key_au_caption(active: Sequence[int], emotion: str, choose: _Chooser) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...labels_mf2 import ACTION_UNITS, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, EMOTIONS, unlabelled_aus
 from ...utils.files import write_json
 from ..schema import load_mfa, read_manifest
 from .results import jsonl_writer
@@ -28,6 +28,7 @@ class CaptionedImage:
 
     image_id: str
     active_aus: tuple[int, ...]
+    unlabelled_aus: tuple[int, ...]
     emotion: str | None
     captions: Mapping[CaptionKind, str]
 
@@ -122,7 +123,12 @@ def check_image(
             report.missing[kind] += 1
             continue
         violations = validate_caption(
-            kind, image.captions[kind], image.active_aus, image.emotion, count_tokens=count_tokens
+            kind,
+            image.captions[kind],
+            image.active_aus,
+            image.emotion,
+            unlabelled_aus=image.unlabelled_aus,
+            count_tokens=count_tokens,
         )
         report.count(kind, violations)
         if violations:
@@ -163,16 +169,20 @@ def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _captioned_image(row: Mapping[str, Any], number: int) -> CaptionedImage:
     captions = {kind: row[f"caption_{kind}"] for kind in CAPTION_KINDS if row.get(f"caption_{kind}")}
     image_id = row.get("image_id") or row.get("file_name") or f"row {number}"
-    return CaptionedImage(str(image_id), _read_active_aus(row), _read_emotion(row.get("emotion")), captions)
+    return CaptionedImage(str(image_id), *_read_aus(row), _read_emotion(row.get("emotion")), captions)
 
 
-def _read_active_aus(row: Mapping[str, Any]) -> tuple[int, ...]:
-    """From `active_aus` (a list, or text such as `AU1+AU25`), else from the columns AU1, AU2, … that are 1."""
+def _read_aus(row: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Active and unlabelled AUs: from `active_aus` (a list, or text such as `AU1+AU25`; all others are inactive), else
+    from the columns AU1, AU2, …, which are 1, 0, or anything else for unlabelled.
+    """
     given = row.get("active_aus")
     if given is not None:
         numbers = re.findall(r"\d+", given) if isinstance(given, str) else given
-        return tuple(sorted({int(number) for number in numbers}))
-    return tuple(au_id for au_id in ACTION_UNITS if str(row.get(f"AU{au_id}", "")).strip() == "1")
+        return tuple(sorted({int(number) for number in numbers})), ()
+    texts = {au_id: str(row[f"AU{au_id}"]).strip() for au_id in ACTION_UNITS if f"AU{au_id}" in row}
+    labels = {au_id: {"1": 1, "0": 0}.get(text, -1) for au_id, text in texts.items()}
+    return tuple(au_id for au_id, label in labels.items() if label == 1), unlabelled_aus(labels)
 
 
 def _read_emotion(value: Any) -> str | None:

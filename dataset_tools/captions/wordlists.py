@@ -68,6 +68,16 @@ DISCLAIMER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 
+AT_REST = re.compile(
+    r"""\b(?:
+    no[ ](?:facial[ ])?action[ ]units?[ ](?:is|are)[ ]active
+    | (?:face|facial[ ]muscles|features)[ ](?:is|are)[ ](?:at[ ]rest|(?:nearly[ ])?still|motionless)
+    | (?:face|facial[ ]muscles|features)[ ](?:hardly|do[ ]not|does[ ]not)[ ]moves?
+    )\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""That no action unit is active."""
+
 ENGLISH = frozenset(
     ["the", "a", "an", "is", "are", "and", "of", "to", "in", "with", "this", "that", "or", "by", "be", "it", "at",
      "which", "as", "on", "from"]
