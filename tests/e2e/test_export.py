@@ -58,7 +58,7 @@ def test_annotations_are_the_default_and_have_no_pixels(source, tmp_path, capsys
     streamed = load_dataset(str(out), split="validation", streaming=True)
     assert [item["frame"] for item in streamed] == [8, 12]
     assert len(load_mfa(out, "train", with_images=False)) == 8
-    with pytest.raises(ValueError, match="lacks the columns image"):
+    with pytest.raises(ValueError, match="annotations alone, without the column image"):
         load_mfa(out, "train")
     assert read_manifest(out)["exported_from"] == dataset_fingerprint(source)
 
