@@ -23,4 +23,4 @@ docs:               ## the site of docs/, into build/site
 	mkdocs build --strict
 
 bench:              ## side-by-side timings
-	python benchmarks/branch.py
+	mf2 benchmark branch

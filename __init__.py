@@ -9,7 +9,7 @@ if __name__ == "mf2":
     import importlib
     from typing import Any
 
-    from .registration import register, register_with_peft
+    from .registration_mf2 import register, register_with_peft
 
     __version__ = "0.1.0"
 

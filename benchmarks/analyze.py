@@ -11,7 +11,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time
@@ -34,7 +34,6 @@ from mf2.dataset_tools.landmark_files import COLUMNS
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
-from mf2.utils.command_line import run_script
 from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
 
@@ -213,8 +212,8 @@ def peak_of(video: str, model: str, device: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- main
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark analyze`."""
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
     parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
     parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
@@ -234,7 +233,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
     parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
     if args.threads:
         torch.set_num_threads(args.threads)
     machine = describe_machine(args.device)
@@ -261,7 +263,3 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:
         sections[name] = Section(title, list(rows))
         print(sections[name].to_markdown(), flush=True)
     return sections
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

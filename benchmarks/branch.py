@@ -6,7 +6,6 @@ regions cost. It prints Markdown tables and writes them as JSON.
 
 import argparse
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,7 +26,6 @@ from mf2.benchmarks.timing import (
 )
 from mf2.benchmarks.workloads import PassBench, Settings, StepBench, itg_pair, pass_pairs, without_regions
 from mf2.modeling_mf2 import MF2Model
-from mf2.utils.command_line import run_script
 from mf2.utils.devices import check_device
 from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
@@ -270,15 +268,12 @@ def run_section(name: str, sections: Sections, sizes: Sequence[str], settings: S
     return Section(title, rows, list(notes))
 
 
-def parse_settings(
-    argv: Sequence[str] | None, description: str, sections: Sections, repeats: int
-) -> tuple[argparse.Namespace, Settings]:
-    """The command line: what to measure, and how.
+def add_section_arguments(parser: argparse.ArgumentParser, sections: Sections, repeats: int) -> None:
+    """What to measure, and how.
 
-    Raises:
-        ValueError: a value out of range, or no GPU where one was asked for.
+    Args:
+        repeats: the default.
     """
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
     parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections), help="sections")
     parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
@@ -291,23 +286,26 @@ def parse_settings(
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
     parser.add_argument("--dropout", type=float, help="of the Q-Formers in training steps [the configuration's]")
-    arguments = parser.parse_args(argv)
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """How to measure.
+
+    Raises:
+        ValueError: a value out of range, or no GPU where one was asked for.
+    """
     for name, low in (("repeats", 1), ("threads", 1), ("batch_size", 2)):
         value = getattr(arguments, name)
         if value is not None and value < low:
             reason = " (image-text matching needs another image)" if name == "batch_size" else ""
             raise ValueError(f"--{name} is {value}; it must be >= {low}{reason}.")
     check_device(arguments.device)
-    return arguments, Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
+    return Settings(**{name: getattr(arguments, name) for name in Settings.__dataclass_fields__})
 
 
-def run_benchmark(argv: Sequence[str] | None, title: str, description: str, sections: Sections, repeats: int) -> None:
-    """Measure what the command line asks for, print it as Markdown and, where asked, write it as JSON.
-
-    Args:
-        repeats: the default.
-    """
-    arguments, settings = parse_settings(argv, description, sections, repeats)
+def run_sections(arguments: argparse.Namespace, title: str, sections: Sections) -> None:
+    """Measure what the command line asks for, print it as Markdown and, where asked, write it as JSON."""
+    settings = read_settings(arguments)
     settings.configure_torch()
     machine = describe_machine(settings.device)
     print(f"# {title}\n")
@@ -322,9 +320,11 @@ def run_benchmark(argv: Sequence[str] | None, title: str, description: str, sect
         write_json(arguments.output, {"machine": machine, "settings": asdict(settings), "sections": results})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_benchmark(argv, "Benchmark", __doc__.splitlines()[0], SECTIONS, repeats=10)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark branch`."""
+    add_section_arguments(parser, SECTIONS, repeats=10)
 
 
-if __name__ == "__main__":
-    sys.exit(run_script(main))
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    run_sections(args, "Benchmark", SECTIONS)

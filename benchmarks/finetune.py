@@ -4,8 +4,8 @@ One run, one batch, the same images for all; weights are random, which no timing
 and writes them as JSON.
 """
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mf2.benchmarks.branch import Sections, run_benchmark
+from mf2.benchmarks.branch import Sections, add_section_arguments, run_sections
 from mf2.benchmarks.inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
 from mf2.benchmarks.timing import Phases, in_fresh_process, memory_in_use, peak_memory_during, time_side_by_side
 from mf2.benchmarks.workloads import Settings
@@ -22,7 +22,6 @@ from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.finetuning_methods import LORA_TARGETS
 from mf2.training.state_cache import FrozenSpace, StatesModel, pool_batch, shared_spaces
-from mf2.utils.command_line import run_script
 
 MFA_IMAGES = 31_320
 """Images of an epoch of MFA, to which a step is extrapolated."""
@@ -287,9 +286,11 @@ SECTIONS: Sections = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_benchmark(argv, "Fine-tuning benchmark", __doc__.splitlines()[0], SECTIONS, repeats=6)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark finetune`."""
+    add_section_arguments(parser, SECTIONS, repeats=6)
 
 
-if __name__ == "__main__":
-    sys.exit(run_script(main))
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    run_sections(args, "Fine-tuning benchmark", SECTIONS)

@@ -1,5 +1,5 @@
 """The `mf2` command line."""
 
-from .dispatch import COMMANDS, main, make_parser
+from .main_command import COMMANDS, main
 
-__all__ = ["COMMANDS", "main", "make_parser"]
+__all__ = ["COMMANDS", "main"]

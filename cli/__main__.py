@@ -2,6 +2,6 @@
 
 import sys
 
-from .dispatch import main
+from .main_command import main
 
 sys.exit(main())

@@ -39,7 +39,7 @@ from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
 from .readers.registry import load_reader
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
-from .stages import make_parser
+from .stages import make_stage_parser
 
 STATE_NAME = "build.json"
 STAGES = ("index", "select", "import", "landmarks", "caption", "top_up", "validate", "export")
@@ -145,7 +145,7 @@ class Build:
 def _run_stage(stage: Stage, *more: str) -> int:
     argv = [*stage.argv, *more]
     print(f"== {stage.name}: mf2 data {' '.join([stage.name, *argv])}")
-    module, parser = make_parser(stage.name)
+    module, parser = make_stage_parser(stage.name)
     try:
         return module.run(parser.parse_args(argv)) or 0
     except USER_ERRORS as error:

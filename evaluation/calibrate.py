@@ -282,7 +282,7 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.model / CALIBRATION_NAME, record)
     print(f"Saved into {args.model}: {', '.join(kept)}.")
     if (args.model / METRICS_NAME).is_file():
-        print(f"Its {METRICS_NAME} was measured before; `python evaluation/evaluate.py` measures it anew.")
+        print(f"Its {METRICS_NAME} was measured before; `mf2 evaluate` measures it anew.")
 
 
 @torch.no_grad()

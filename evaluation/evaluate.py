@@ -1,16 +1,16 @@
 """Measures a checkpoint, its adapters, or the predictions of another system, from images alone.
 
-    python evaluation/evaluate.py --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
-    python evaluation/evaluate.py --predictions other.csv --data data/faces --output_dir outputs/other
+    mf2 evaluate --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
+    mf2 evaluate --predictions other.csv --data data/faces --output_dir outputs/other
 
 OUTPUT_DIR gets `metrics.json`, `metrics.md` (the tables that are printed), `predictions.parquet`, `confusion.png`,
-`aus.png` and `reliability.png`; of several adapters, a folder each. Every score stands beside what a trivial predictor
-reaches and has an interval over videos. Videos that the model was trained or tuned on are refused.
+`aus.png` and `reliability.png`; of several adapters, a folder each; with `--references` also `references.json`. Every
+score stands beside what a trivial predictor reaches and has an interval over videos. Videos that the model was trained
+or tuned on are refused.
 """
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from mf2.evaluation.predictions import (
     predict,
 )
 from mf2.evaluation.protocols import PROTOCOLS, load_protocol, take_rows
+from mf2.evaluation.reference_predictors import format_table, measure_references
 from mf2.evaluation.retrieval import retrieval_scores
 from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
 from mf2.hub.evaluation_markdown import format_report
@@ -49,18 +50,16 @@ from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.utils.command_line import run_script
 from mf2.utils.devices import check_device
 from mf2.utils.environment import describe_environment
 from mf2.utils.files import write_json, write_text
-
-__all__ = ["Predictions", "evaluate_predictions", "main", "predict"]
 
 logger = logging.getLogger(__name__)
 
 OWN_LANDMARKS = "its own"
 PREDICTIONS_NAME = "predictions.parquet"
 REPORT_NAME = "metrics.md"
+REFERENCES_NAME = "references.json"
 
 
 @dataclass(frozen=True)
@@ -241,13 +240,8 @@ def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- command line
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        ValueError: a value out of range, or arguments that exclude each other.
-    """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 evaluate`."""
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
     add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters of --model to measure instead of it")
@@ -273,12 +267,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--max_rows", type=int, help="score this many rows, evenly spaced [all]")
     add("--num_bootstrap", type=int, default=1000, help="resamples of videos for the intervals [%(default)s]")
     add("--seed", type=int, default=0, help="of the resamples [%(default)s]")
+    add("--references", action="store_true", help="also simple predictors on the same data: what a score is worth")
     add("--allow_seen", action="store_true", help="look at videos of the training, too; marked in the metrics")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
     add("--batch_size", type=int, default=64, help="[%(default)s]")
-    arguments = parser.parse_args(argv)
-    check_arguments(arguments)
-    return arguments
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -289,6 +281,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("--predictions are scored as they are; --adapter and --captions need a --model.")
     if arguments.captions and arguments.adapter:
         raise ValueError("--captions reads what the checkpoint itself learned; leave out --adapter.")
+    if arguments.references and (arguments.predictions or arguments.adapter):
+        raise ValueError("--references stand beside a checkpoint: they need --model, without --adapter.")
     for name, low in {"caption_rows": 1, "max_rows": 1, "num_bootstrap": 0, "seed": 0, "batch_size": 1}.items():
         value = getattr(arguments, name)
         if value is not None and value < low:
@@ -296,8 +290,13 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     check_device(arguments.device)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(argv)
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print the tables and write everything.
+
+    Raises:
+        ValueError: a value out of range, or arguments that exclude each other.
+    """
+    check_arguments(arguments)
     measure = measure_system if arguments.predictions else measure_model
     for measured in measure(arguments):
         folder = Path(arguments.output_dir, measured.name if len(arguments.adapter) > 1 else "")
@@ -305,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictions = measured.predictions[measured.landmarks]
         predictions.save(folder / PREDICTIONS_NAME, measured.label_space)  # before scoring, which may go on for long
         report(measured, score(measured, arguments), folder)
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))
+    if arguments.references:
+        references = measure_references(arguments.model, arguments.data, arguments.seed, arguments.device)
+        write_json(Path(arguments.output_dir, REFERENCES_NAME), references)
+        print(f"## Reference predictors\n\n{format_table(references['scores'])}", end="")

@@ -8,11 +8,9 @@ All are scored on the evaluation split, AUs at the threshold 0.5:
   set's landmarks, the last feature map average-pooled to a grid and flattened;
 - the checkpoint itself, given those landmarks, the same with noise, and none, which is the mean face.
 
-It prints a Markdown table; `--output` also writes every AU's and emotion's scores as JSON.
+`mf2 evaluate --references` prints them as a Markdown table and writes every AU's and emotion's scores.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,10 +31,8 @@ from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.regions_mf2 import alignment_matrix, apply_matrix, eye_centers, mean_face
-from mf2.utils.command_line import run_script
-from mf2.utils.devices import check_device
 from mf2.utils.environment import describe_environment
-from mf2.utils.files import read_json, write_json
+from mf2.utils.files import read_json
 from mf2.utils.markdown import markdown_table
 
 JITTER = 0.03
@@ -193,6 +189,24 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(("reference", "mean AU F1", "emotion top-1"), cells)
 
 
+def measure_references(folder: str, data: str, seed: int, device: str) -> dict[str, Any]:
+    """The scores of every reference on the evaluation split of a data set, and what they depend on.
+
+    Args:
+        folder: of the checkpoint.
+        data: data set with both splits.
+        seed: of the noise and of the untrained tower.
+    Raises:
+        FileNotFoundError, ValueError: there is no such checkpoint or data set, or one without the labels.
+    """
+    model, image_processor = load_checkpoint(folder)
+    model.to(device)
+    train, evaluation = (Split.load(data, name, None, model.config.au_ids) for name in ("train", "validation"))
+    predictions = predict_references(model, image_processor, train, evaluation, seed)
+    rows = score_references(predictions, evaluation, model.config)
+    return describe(model, folder, train, evaluation, seed) | {"scores": rows}
+
+
 def describe(model: MF2Model, folder: str, train: Split, evaluation: Split, seed: int) -> dict[str, Any]:
     """What the scores depend on."""
     import sklearn
@@ -206,44 +220,3 @@ def describe(model: MF2Model, folder: str, train: Split, evaluation: Split, seed
         "probe_grid": PROBE_GRID,
         "environment": describe_environment(1) | {"scikit-learn": sklearn.__version__, "device": str(model.device)},
     }
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        ValueError: a negative seed, or no GPU where one is asked for.
-        FileNotFoundError: there is no folder for the output.
-    """
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--model", metavar="FOLDER", required=True, help="MF² checkpoint")
-    parser.add_argument("--data", metavar="FOLDER", required=True, help="MFA data set with both splits")
-    parser.add_argument("--output", metavar="FILE.json", help="write the scores there, too")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise and of the untrained tower [0]")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
-    arguments = parser.parse_args(argv)
-    check_device(arguments.device)
-    if arguments.seed < 0:
-        raise ValueError(f"--seed is {arguments.seed}; it must be >= 0.")
-    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output is {arguments.output}, but its folder does not exist; make it first.")
-    return arguments
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_arguments(argv)
-    model, image_processor = load_checkpoint(arguments.model)
-    model.to(arguments.device)
-    train, evaluation = (
-        Split.load(arguments.data, name, None, model.config.au_ids) for name in ("train", "validation")
-    )
-    predictions = predict_references(model, image_processor, train, evaluation, arguments.seed)
-    rows = score_references(predictions, evaluation, model.config)
-    print(format_table(rows), end="")
-    if arguments.output:
-        conditions = describe(model, arguments.model, train, evaluation, arguments.seed)
-        write_json(arguments.output, conditions | {"scores": rows})
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

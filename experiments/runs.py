@@ -16,11 +16,13 @@ from tqdm import tqdm
 from mf2.hub.file_names import METRICS_NAME
 from mf2.utils.files import read_json
 
+PACKAGE = Path(__file__).resolve().parents[1]
 SCRIPTS = {
-    "pretrain": "training/pretrain.py",
-    "finetune": "training/finetune.py",
-    "evaluation": "evaluation/evaluate.py",
+    "pretrain": (str(PACKAGE / "training" / "pretrain.py"),),
+    "finetune": (str(PACKAGE / "training" / "finetune.py"),),
+    "evaluation": ("-m", "mf2.cli", "evaluate"),
 }
+"""What Python runs."""
 LOG_NAME = "run.log"
 
 
@@ -77,7 +79,7 @@ class RunFolder:
             flags["seed"] = str(seed)
         flags["output_dir"] = str(self.path(run, seed))
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        return [sys.executable, str(Path(__file__).parents[1] / SCRIPTS[run.script]), *words]
+        return [sys.executable, *SCRIPTS[run.script], *words]
 
 
 def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_parallel: int) -> None:

@@ -161,7 +161,7 @@ def describe_paper_cost() -> list[str]:
     return [
         f"The paper's training and inference time an epoch (RTX A6000) and trainable parameters: {'; '.join(rows)}.",
         "The row with DFN trains from cached states; its time holds the making of the cache. Inference with and "
-        "without DFN is timed by `benchmarks/finetune.py`.",
+        "without DFN is timed by `mf2 benchmark finetune`.",
     ]
 
 

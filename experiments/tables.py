@@ -1,6 +1,6 @@
 """The paper's tables, and those that it lacks, from trainings that are run as they are needed.
 
-    python experiments/tables.py --tables II III IV V captions methods --data data/faces --output_dir results \\
+    mf2 tables --tables II III IV V captions methods --data data/faces --output_dir results \\
         --seeds 0 1 2 --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml
 
 Stopped, the same command goes on: what is done is kept. OUTPUT_DIR gets `tables.md`, and a CSV file a table with the
@@ -10,14 +10,12 @@ values of every seed.
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mf2.experiments.runs import RunFolder, run_all
 from mf2.experiments.table_layouts import Filled, Table, make_tables
 from mf2.experiments.transfer import TRANSFER, TransferTable
-from mf2.utils.command_line import run_script
 from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
 
@@ -25,7 +23,7 @@ TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """The arguments of `mf2 tables`."""
     add = parser.add_argument
     add("--tables", nargs="+", choices=TABLES, default=["II", "III", "IV", "V"], help="which tables")
     add("--data", required=True, help="MFA data set to pre-train and evaluate on")
@@ -49,10 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only_show", action="store_true", help="train nothing, show what is done")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Run what is not done, write the tables and print them."""
     task = {"data": args.task_data or args.data, "au_ids": args.task_au_ids, "emotions": args.task_emotions}
     systems = dict(parse_named(text, "--systems") for text in args.systems)
     tables = make_tables(args.data, args.llm_data, {name: value for name, value in task.items() if value}, systems)
@@ -118,7 +114,3 @@ def to_csv(filled: Filled, seeds: Sequence[int]) -> str:
         for column, values in columns.items():
             writer.writerows([row, column, seed, value] for seed, value in zip(seeds, values, strict=True))
     return text.getvalue()
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

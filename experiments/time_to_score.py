@@ -1,6 +1,6 @@
 """How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
 
-    python experiments/time_to_score.py --model outputs/demo --data data/mine --output_dir outputs/race \\
+    mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \\
         --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml --eval_steps 8
 
 Methods run one after another, each with its own settings. Evaluating costs time as well; the shorter the way, the more
@@ -8,22 +8,20 @@ of it. The common score is the least of the methods' best.
 """
 
 import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mf2.experiments.runs import Run, RunFolder, run_all
 from mf2.experiments.tables import parse_named
-from mf2.utils.command_line import run_script
 from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
 
 SCORES = ("au_f1", "emotion_macro_f1", "emotion_top1")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark time_to_score`."""
     add = parser.add_argument
     add("--model", required=True, help="checkpoint to adapt")
     add("--data", required=True, help="data set of the task")
@@ -32,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--configs", nargs="+", required=True, metavar="METHOD=FILE.yaml", help="methods and their settings")
     add("--eval_steps", default="8", help="steps between evaluations [8]")
     add("--seed", type=int, default=0, help="[0]")
-    add("--output_dir", type=Path, required=True, help="where runs and `race.md` go")
-    args = parser.parse_args(argv)
+    add("--output_dir", type=Path, required=True, help="where runs and `time_to_score.md` go")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the methods one after another, write the table and print it."""
     flags = {"model": args.model, "data": args.data, "au_ids": args.au_ids, "emotions": args.emotions}
     flags |= {"eval_steps": args.eval_steps, "save_steps": "1000000", "overlay_faces": "0"}
     given = {name: value for name, value in flags.items() if value}
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = RunFolder(args.output_dir, {})
     run_all(folder, runs, [args.seed], num_parallel=1)
     text = to_markdown({run.name: folder.metrics(run, args.seed)["training"] for run in runs}, args.seed)
-    write_text(args.output_dir / "race.md", text)
+    write_text(args.output_dir / "time_to_score.md", text)
     print(text)
 
 
@@ -52,7 +53,7 @@ def to_markdown(trained: Mapping[str, Mapping[str, Any]], seed: int) -> str:
     Args:
         trained: the `training` part of the metrics, by method.
     """
-    parts = [f"# Race to the same validation score, seed {seed}\n"]
+    parts = [f"# Time to the same validation score, seed {seed}\n"]
     for score in SCORES:
         best = {
             name: max((entry[score] for entry in t["history"] if score in entry), default=None)
@@ -73,7 +74,3 @@ def reach(training: Mapping[str, Any], score: str, goal: float) -> list[str]:
     prepared = training["preparation_seconds"]
     seconds = (first["elapsed_seconds"], prepared, first["elapsed_seconds"] + prepared)
     return [str(first["step"]), *(f"{value:.1f}" for value in seconds)]
-
-
-if __name__ == "__main__":
-    sys.exit(run_script(main))

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to [main]")
     parser.add_argument("--base_repo", metavar="ORG/NAME", help="of the base, where training named a folder")
-    parser.add_argument("--evaluation", metavar="FOLDER", help="of evaluation/evaluate.py: its scores go on the card")
+    parser.add_argument("--evaluation", metavar="FOLDER", help="of `mf2 evaluate`: its scores go on the card")
     parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
     parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
 

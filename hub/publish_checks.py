@@ -137,7 +137,7 @@ def find_threshold_problems(contents: Contents) -> Iterator[str]:
     own = dict(zip(space.au_codes, space.thresholds, strict=True))
     if other := [code for code, au in scored.items() if abs(au["threshold"] - own[code]) > THRESHOLD_TOLERANCE]:
         yield (
-            f"{', '.join(other)}: measured at other thresholds than it has; run evaluation/evaluate.py and name its "
+            f"{', '.join(other)}: measured at other thresholds than it has; run mf2 evaluate and name its "
             "folder with --evaluation."
         )
 

@@ -195,14 +195,14 @@ def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def take_evaluation(contents: Contents, folder: str | Path) -> Contents:
-    """The same with the scores and plots that `evaluation/evaluate.py` left, instead of those of the training.
+    """The same with the scores and plots that `mf2 evaluate` left, instead of those of the training.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: they are of another model or other thresholds, or of videos that it was trained on.
     """
     if not Path(folder, METRICS_NAME).is_file():
-        raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; evaluation/evaluate.py leaves one.")
+        raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; mf2 evaluate leaves one.")
     found, config = read_json(Path(folder, METRICS_NAME)), contents.config
     space = label_space_of(config)
     if space and found["model"]["label_space"] != space.to_dict():

@@ -1,11 +1,19 @@
-"""How a command ends: its exit status, a user's error as one line, and a failed picture as a warning. No torch."""
+"""Commands: how one is found, what its help shows, and how it ends. No torch.
 
+A command ends with its exit status; a user's error is one line instead of a traceback, and a failed picture a warning.
+"""
+
+import argparse
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 logger = logging.getLogger(__name__)
 
@@ -13,8 +21,90 @@ USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 """What a wrong argument, file, setting or installation raises; anything else is a defect and keeps its traceback."""
 
 
+# ------------------------------------------------------------------------------------------------------------- finding
+@dataclass(frozen=True)
+class Command:
+    """A command of `mf2`.
+
+    Args:
+        module: of this package, with `add_arguments(parser)` and `run(args)`; one with a `main(argv)` has commands of
+            its own. It is imported only when the command is used.
+        text: what the command does.
+        example: how it is typed.
+    """
+
+    module: str
+    text: str
+    example: str = ""
+
+    def load(self) -> ModuleType:
+        """The module."""
+        return importlib.import_module(f"mf2.{self.module}")
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """argparse's, which leaves the lines of an example as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(part if "\n  " in part else fill(part, width, indent) for part in text.split("\n\n"))
+
+
+def make_parser(
+    prog: str, command: Command, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """The module of a command and the parser of its arguments, whose help ends with the example."""
+    module = command.load()
+    description = command.text[0].upper() + command.text[1:] + "."
+    parser = parser_class(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    module.add_arguments(parser)
+    example = "\n".join(("example:", *(f"  {line}" for line in command.example.splitlines())))
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, example)))
+    return module, parser
+
+
+def run_one_of(
+    prog: str,
+    commands: Mapping[str, Command],
+    argv: Sequence[str] | None,
+    description: str,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> int:
+    """Run the command that the first word of a command line names; returns its exit status.
+
+    Args:
+        prog: what stands before that word.
+        argv: the words; those of this process by default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chooser = argparse.ArgumentParser(prog, description=description)
+    subparsers = chooser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in commands.items():
+        subparsers.add_parser(name, help=command.text, add_help=False)
+    name = chooser.parse_known_args(argv[:1])[0].command
+    return run_named(f"{prog} {name}", commands[name], argv[1:], parser_class)
+
+
+def run_named(
+    prog: str,
+    command: Command,
+    argv: Sequence[str],
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> int:
+    """Run a command with its arguments; returns its exit status."""
+    return run_command(prog, partial(_run, prog, command, argv, parser_class))
+
+
+def _run(prog: str, command: Command, argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int | None:
+    if hasattr(command.load(), "main"):
+        return command.load().main(argv)
+    module, parser = make_parser(prog, command, parser_class)
+    return module.run(parser.parse_args(argv))
+
+
+# -------------------------------------------------------------------------------------------------------------- ending
 def run_command(prog: str, command: Callable[[], int | None]) -> int:
-    """Run a command; what its user did wrong, and being interrupted, is a line on stderr.
+    """Run a command and show what it logs; what its user did wrong, and being interrupted, is a line on stderr.
 
     Args:
         prog: what the command is called.
@@ -23,7 +113,8 @@ def run_command(prog: str, command: Callable[[], int | None]) -> int:
         The exit status: 1 after a user's error, 130 after an interruption.
     """
     try:
-        return command() or 0
+        with _messages_on_stderr():
+            return command() or 0
     except USER_ERRORS as error:
         print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
         return 1
@@ -50,18 +141,17 @@ def illustration(file: str | Path) -> Iterator[None]:
         logger.debug(f"What {file} failed with:", exc_info=True)
 
 
+def run_script(main: Callable[[], None]) -> int:
+    """Run a script's `main`; see `run_command`."""
+    return run_command(Path(sys.argv[0]).name, main)
+
+
 def one_line(error: Exception) -> str:
     """An error's message without line breaks; of one in a data loader's process the message there, its last line."""
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
-
-
-def run_script(main: Callable[[], None]) -> int:
-    """Run a script's `main` and show what it logs; see `run_command`."""
-    with _messages_on_stderr():
-        return run_command(Path(sys.argv[0]).name, main)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import yaml
 from openai_server import OpenAIServer
 from samples import write_affwild2_labels, write_picture
 
+from mf2.cli.data import main
 from mf2.dataset_tools.index import read_frames
 from mf2.dataset_tools.schema import CAPTION_COLUMNS, load_mfa, read_manifest
-from mf2.dataset_tools.stages import main
 
 STAGES = ["index", "select", "import", "landmarks", "caption", "validate", "export"]
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from samples import picture, write_affwild2_labels, write_picture
 
+from mf2.cli.data import main
 from mf2.dataset_tools.importer import import_dataset
 from mf2.dataset_tools.index import read_frames
 from mf2.dataset_tools.readers.registry import READERS
 from mf2.dataset_tools.schema import load_mfa, read_manifest
-from mf2.dataset_tools.stages import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 pytestmark = pytest.mark.usefixtures("private_cache")

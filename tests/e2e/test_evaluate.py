@@ -1,4 +1,4 @@
-"""`evaluation/evaluate.py` as it is called: what it leaves, what it says, and what it refuses."""
+"""`mf2 evaluate` as it is called: what it leaves, what it says, and what it refuses."""
 
 import json
 import os
@@ -15,13 +15,14 @@ from tiny_mf2 import save_tiny
 from transformers import AutoModel
 
 from mf2 import landmarks_mf2
+from mf2.cli import main
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
-from mf2.evaluation.evaluate import evaluate_predictions, main, predict
+from mf2.evaluation.predictions import predict
 from mf2.evaluation.protocols import load_protocol
+from mf2.evaluation.scores import evaluate_predictions
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, MEAN_FACE_68
 from mf2.landmarks_mf2 import DetectedFace
-from mf2.utils.command_line import run_script
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ("confusion.png", "aus.png", "reliability.png")
@@ -45,7 +46,7 @@ def checkpoint(data, tmp_path_factory):
 def finished(checkpoint, data, tmp_path_factory):
     """The README's command with everything on, in a process of its own."""
     out = tmp_path_factory.mktemp("out") / "evaluation"
-    command = [sys.executable, "evaluation/evaluate.py", "--model", checkpoint, "--data", data, "--output_dir", out]
+    command = [sys.executable, "-m", "mf2.cli", "evaluate", "--model", checkpoint, "--data", data, "--output_dir", out]
     command += ["--captions", "--caption_rows", "8", "--group_by", "emotion", "--num_bootstrap", "100"]
     result = subprocess.run(
         [*map(str, command), "--device", "cpu"],
@@ -59,8 +60,8 @@ def finished(checkpoint, data, tmp_path_factory):
 
 
 def evaluate(*argv):
-    """The script in this process; returns its exit status."""
-    return run_script(lambda: main([*map(str, argv), "--device", "cpu", "--num_bootstrap", "20"]))
+    """The command in this process; returns its exit status."""
+    return main(["evaluate", *map(str, argv), "--device", "cpu", "--num_bootstrap", "20"])
 
 
 def metrics_of(out):

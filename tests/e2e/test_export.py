@@ -9,9 +9,9 @@ from datasets import load_dataset
 from openai_server import OpenAIServer
 from samples import picture, write_affwild2_labels, write_picture
 
+from mf2.cli.data import main
 from mf2.dataset_tools.export import required_privacy
 from mf2.dataset_tools.schema import dataset_fingerprint, load_mfa, mfa_features, read_manifest, write_mfa
-from mf2.dataset_tools.stages import main
 
 TERMS = {"license": "other", "license_name": "an-agreement", "license_link": "https://example.org/terms"}
 pytestmark = pytest.mark.usefixtures("private_cache")

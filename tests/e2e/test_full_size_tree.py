@@ -191,7 +191,7 @@ def run(*words: object) -> tuple[float, float]:
     """Run `mf2 data ...` in a process of its own; returns its seconds and its peak of memory in MB."""
     code = (
         "import resource, sys, time; start = time.perf_counter()\n"
-        "from mf2.dataset_tools.stages import main\n"
+        "from mf2.cli.data import main\n"
         "status = main(sys.argv[1:])\n"
         "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
         "sys.exit(status)"

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from samples import mfa_row, picture, write_mfa_folder
 
+from mf2.cli.data import main
 from mf2.dataset_tools.landmarks import IMAGES_PER_PART
 from mf2.dataset_tools.schema import load_mfa, read_manifest, write_mfa
-from mf2.dataset_tools.stages import main
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 SPLITS = ("train", "validation")

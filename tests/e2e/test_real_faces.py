@@ -6,9 +6,9 @@ import pytest
 import yaml
 from openai_server import OpenAIServer
 
+from mf2.cli.data import main
 from mf2.dataset_tools.captions.validate_command import ValidationReport, check_image, read_captioned_images
 from mf2.dataset_tools.schema import load_mfa, read_manifest
-from mf2.dataset_tools.stages import main
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 NUM_FACES = 2257

@@ -114,7 +114,7 @@ def test_the_version_is_the_same_everywhere():
 def test_help_is_quick_and_names_every_command():
     done, seconds = run_command("--help")
     assert done.returncode == 0
-    assert all(re.search(rf"^    {name}\s", done.stdout, re.M) for name in COMMANDS)
+    assert all(re.search(rf"^  {name}\s", done.stdout, re.M) for name in COMMANDS)
     assert seconds < 1
 
 

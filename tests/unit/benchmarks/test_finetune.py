@@ -7,6 +7,7 @@ import torch
 
 from mf2.benchmarks import finetune
 from mf2.benchmarks.workloads import Settings
+from mf2.cli.benchmark import main
 
 SETTINGS = Settings(repeats=1, batch_size=2, threads=1)
 
@@ -37,7 +38,7 @@ def test_cached_states_are_shaped_as_live_ones_are():
 def test_results_are_printed_and_written(tmp_path, capsys):
     file = tmp_path / "results.json"
     flags = ["--sizes", "tiny", "--repeats", "1", "--batch_size", "2", "--threads", "1", "--output", str(file)]
-    finetune.main([*flags, "--only", "steps", "inference", "cache"])
+    assert main(["finetune", *flags, "--only", "steps", "inference", "cache"]) == 0
     sections = json.loads(file.read_text("utf-8"))["sections"]
     steps = {row["method"]: row for row in sections["steps"]["rows"]}
     assert list(steps) == list(finetune.METHODS)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mf2.cli.data import COMMANDS
 from mf2.dataset_tools.build import plan, read_config
 from mf2.dataset_tools.schema import CAPTION_COLUMNS
-from mf2.dataset_tools.stages import COMMANDS, make_parser
+from mf2.dataset_tools.stages import make_stage_parser
 from mf2.dataset_tools.synthetic.synth import SynthConfig, label_table, make_row
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -38,7 +39,7 @@ def test_the_configuration_is_one(tmp_path):
     stages = list(plan(read_config(tmp_path / "mfa.yaml")))
     assert len(stages) == 8
     for stage in stages:
-        _, parser = make_parser(stage.name)
+        _, parser = make_stage_parser(stage.name)
         parser.parse_args(stage.argv)
 
 

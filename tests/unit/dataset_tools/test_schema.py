@@ -15,8 +15,8 @@ import yaml
 from datasets import Dataset, Image, load_dataset
 from PIL import Image as PILImage
 
+from mf2.cli.data import main
 from mf2.dataset_tools import schema
-from mf2.dataset_tools.stages import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -233,7 +233,7 @@ def test_writing_streams(tmp_path):
 
 def test_command_help_is_quick_and_errors_are_one_line(tmp_path, capsys):
     code = (
-        "import sys; from mf2.dataset_tools.stages import main\n"
+        "import sys; from mf2.cli.data import main\n"
         "try: main(['--help'])\n"
         "finally: print(sorted({'torch', 'pandas', 'pyarrow', 'datasets', 'numpy'} & sys.modules.keys()))"
     )

@@ -6,9 +6,9 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
+from mf2.cli.data import main
 from mf2.dataset_tools.index import read_frames, write_frames
 from mf2.dataset_tools.stage_report import Tally
-from mf2.dataset_tools.stages import main
 from mf2.dataset_tools.top_up import COUNTED, read_failed, top_up
 from mf2.labels_mf2 import AU_IDS
 from mf2.utils.files import write_json

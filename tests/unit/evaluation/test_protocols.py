@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from samples import mfa_row, write_affwild2_labels, write_picture
 
+from mf2.cli.data import main as data_command
 from mf2.dataset_tools.schema import write_mfa
-from mf2.dataset_tools.stages import main as data_command
 from mf2.evaluation.protocols import load_protocol
 from mf2.labels_mf2 import AU_IDS
 

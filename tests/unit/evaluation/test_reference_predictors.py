@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mf2.cli import main
 from mf2.data_loading.batches import Labels, Split
 from mf2.dataset_tools.schema import dataset_fingerprint
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
@@ -17,7 +18,7 @@ from mf2.evaluation.reference_predictors import (
     aligned_landmarks,
     jittered_landmarks,
     load_checkpoint,
-    main,
+    measure_references,
     model_predictions,
     probe_predictions,
     untrained_tower,
@@ -26,7 +27,6 @@ from mf2.labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, 
 from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
-from mf2.utils.command_line import run_script
 
 CPU = torch.device("cpu")
 ROWS = [
@@ -161,12 +161,14 @@ def test_the_probed_tower_is_the_checkpoints_kind_untrained(loaded):
 
 # ------------------------------------------------------------------------------------------------------------ command
 def test_the_command_prints_a_row_each_and_writes_what_scores_depend_on(checkpoint, data, tmp_path, capsys):
-    file = tmp_path / "references.json"
-    main(["--model", str(checkpoint), "--data", str(data), "--output", str(file), "--seed", "3"])
-    printed = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    flags = ["--num_bootstrap", "2", "--device", "cpu", "--references", "--seed", "3"]
+    assert (
+        main(["evaluate", "--model", str(checkpoint), "--data", str(data), "--output_dir", str(tmp_path), *flags]) == 0
+    )
+    table = capsys.readouterr().out.partition("## Reference predictors\n\n")[2]
+    printed = [line.split("|")[1:-1] for line in table.splitlines()[2:]]
     assert [cells[0].strip() for cells in printed] == ROWS
-    result = json.loads(file.read_text())
-    assert list(tmp_path.iterdir()) == [file]  # no temporary file is left
+    result = json.loads((tmp_path / "references.json").read_text())
     assert result["seed"] == 3
     assert result["data"]["evaluation"]["fingerprint"] == dataset_fingerprint(data)
     assert {"mf2", "torch", "transformers", "scikit-learn"} <= set(result["environment"])
@@ -188,29 +190,32 @@ def test_the_command_prints_a_row_each_and_writes_what_scores_depend_on(checkpoi
     assert list(scores[ROWS[4]]["aus"]["per_au"]) == [f"AU{au_id}" for au_id in AU_IDS]
 
 
-def test_wrong_arguments_are_one_line(checkpoint, data, tmp_path, capsys, monkeypatch):
+def test_what_is_no_checkpoint_or_data_set_is_said(checkpoint, data, tmp_path, monkeypatch):
     empty, foreign = tmp_path / "empty", tmp_path / "foreign"
     empty.mkdir(), foreign.mkdir()
     (foreign / "config.json").write_text('{"model_type": "bert"}')
-    for model, folder, more, message in (
-        (empty, data, [], "is no checkpoint folder: it has no config.json"),
-        (foreign, data, [], "is of a 'bert' model"),
-        (checkpoint, empty, [], "is no data set folder"),
-        (checkpoint, data, ["--seed", "-1"], "--seed is -1; it must be >= 0"),
-        (checkpoint, data, ["--output", str(tmp_path / "none" / "x.json")], "its folder does not exist"),
+    for model, folder, message in (
+        (empty, data, "is no checkpoint folder: it has no config.json"),
+        (foreign, data, "is of a 'bert' model"),
+        (checkpoint, empty, "is no data set folder"),
     ):
-        argv = ["--model", str(model), "--data", str(folder), *more]
-        assert run_script(partial(main, argv)) == 1
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert message in error, error
+        with pytest.raises((OSError, ValueError), match=message):
+            measure_references(str(model), str(folder), seed=0, device="cpu")
 
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ValueError, match="need scikit-learn; pip install"):
-        main(["--model", str(checkpoint), "--data", str(data)])
+        measure_references(str(checkpoint), str(data), seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("flags", [("--predictions", "other.csv"), ("--model", "m", "--adapter", "a")])
+def test_references_stand_beside_a_checkpoint(flags, capsys):
+    assert main(["evaluate", *flags, "--data", "d", "--output_dir", "o", "--references"]) == 1
+    assert "--references stand beside a checkpoint" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_all_emotions_is_refused(loaded, tmp_path):
-    config = type(loaded[0].config).from_dict(loaded[0].config.to_dict() | {"emotions": ["Neutral", "Happiness"]})
+    fewer = {"emotions": ["Neutral", "Happiness"], "id2label": None, "label2id": None}
+    config = type(loaded[0].config).from_dict(loaded[0].config.to_dict() | fewer)
     MF2Model(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not recognise both AUs and the emotions Neutral"):
         load_checkpoint(str(tmp_path))

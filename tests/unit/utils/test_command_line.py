@@ -49,6 +49,8 @@ def test_a_message_is_the_one_that_helps(error, line):
 
 def test_the_commands_load_no_torch():
     """Which takes seconds."""
-    code = "import sys, mf2.cli, mf2.dataset_tools.stages, mf2.utils.command_line; print('torch' in sys.modules)"
+    code = (
+        "import sys, mf2.cli, mf2.cli.data, mf2.cli.benchmark, mf2.utils.command_line; print('torch' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

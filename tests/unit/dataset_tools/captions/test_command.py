@@ -9,9 +9,9 @@ import pytest
 from openai_server import OpenAIServer, completion
 from PIL import Image
 
+from mf2.cli.data import main
 from mf2.dataset_tools.captions import template_captions, validate_caption
 from mf2.dataset_tools.schema import load_mfa, read_manifest, write_mfa
-from mf2.dataset_tools.stages import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 PROFILES = """

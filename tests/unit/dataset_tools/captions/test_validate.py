@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mf2.dataset_tools.stages import main
+from mf2.cli.data import main
 
 GOOD = {
     "image_id": "a.jpg",

@@ -1,0 +1,34 @@
+"""`mf2 benchmark …`: what is timed side by side."""
+
+from collections.abc import Sequence
+
+from ..utils.command_line import Command, run_one_of
+
+COMMANDS = {
+    "branch": Command(
+        "benchmarks.branch",
+        "time our branch beside passes of transformers' Blip2QFormerModel on the same weights and inputs",
+        "mf2 benchmark branch --sizes tiny --repeats 5",
+    ),
+    "finetune": Command(
+        "benchmarks.finetune",
+        "time fine-tuning methods side by side: full, LoRA, head only, DFN live and DFN from cached states",
+        "mf2 benchmark finetune --sizes tiny --threads 1",
+    ),
+    "analyze": Command(
+        "benchmarks.analyze",
+        "time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video",
+        "mf2 benchmark analyze --sizes tiny --threads 1",
+    ),
+    "time_to_score": Command(
+        "experiments.time_to_score",
+        "time each fine-tuning method to the same validation score, what it prepares included",
+        "mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \\\n"
+        "  --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mf2 benchmark COMMAND …`; returns the exit status."""
+    return run_one_of("mf2 benchmark", COMMANDS, argv, "Measure times and memory side by side.")

@@ -1,0 +1,19 @@
+"""`mf2 data …`: the stages of a data set, and `build`, which runs them."""
+
+from collections.abc import Sequence
+
+from ..dataset_tools.stages import STAGES, StageParser
+from ..utils.command_line import Command, run_one_of
+
+COMMANDS = STAGES | {
+    "build": Command(
+        "dataset_tools.build",
+        "run the stages of a configuration file, each skipped while its inputs are unchanged",
+        "mf2 data build --config mfa.yaml --dry_run",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mf2 data COMMAND …`; returns the exit status."""
+    return run_one_of("mf2 data", COMMANDS, argv, "Make a data set, stage by stage.", StageParser)

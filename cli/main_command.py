@@ -1,0 +1,107 @@
+"""The `mf2` command: finds the module of a command, and nothing else, so that `mf2 --help` answers at once."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ..utils.command_line import Command, run_named
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "data": {
+        "data": Command("cli.data", "make a data set, stage by stage: generate, import, select, caption, check"),
+    },
+    "train & adapt": {
+        "calibrate": Command(
+            "evaluation.calibrate",
+            "choose the AU thresholds of a checkpoint on labelled faces",
+            "mf2 calibrate --model outputs/demo --data outputs/demo/data",
+        ),
+    },
+    "evaluate": {
+        "evaluate": Command(
+            "evaluation.evaluate",
+            "score a checkpoint, its adapters or another system, from images alone",
+            "mf2 evaluate --model outputs/demo --data outputs/demo/data --output_dir outputs/demo/evaluation\n"
+            "mf2 evaluate --predictions other.csv --data outputs/demo/data --output_dir outputs/other",
+        ),
+        "tables": Command(
+            "experiments.tables",
+            "make the paper's tables from trainings that are run as they are needed",
+            "mf2 tables --tables II III --data outputs/demo/data --output_dir outputs/tables \\\n"
+            "  --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml",
+        ),
+        "benchmark": Command("cli.benchmark", "time branches, fine-tuning methods and mf2 analyze, side by side"),
+    },
+    "use": {
+        "analyze": Command(
+            "analysis.analyze",
+            "name the action units and emotions of pictures, folders and videos",
+            "mf2 analyze photos clip.mp4 --output outputs/analysis --captions emotion --report",
+        ),
+        "search": Command(
+            "analysis.search.command",
+            "find the faces that fit a description, or the words that fit a face",
+            'mf2 search "brows lowered, lips pressed" photos\nmf2 search --like face.jpg photos',
+        ),
+        "explain": Command(
+            "analysis.explain",
+            "show where in a face each AU is seen, and check the sentences",
+            "mf2 explain face.jpg --output outputs/explanation",
+        ),
+        "report": Command(
+            "analysis.report.command",
+            "make one web page of what `mf2 analyze` found",
+            "mf2 report outputs/analysis --title 'Interview 12'",
+        ),
+        "demo": Command(
+            "analysis.demo", "show everything on generated faces: analysis, pictures and a report", "mf2 demo"
+        ),
+    },
+    "share": {
+        "export": Command(
+            "analysis.export",
+            "write a checkpoint's image path as ONNX and check it against PyTorch",
+            "mf2 export --model outputs/demo --onnx mf2.onnx",
+        ),
+        "publish": Command(
+            "hub.publish",
+            "check a checkpoint, an adapter or a data set and push it to the Hub",
+            "mf2 publish outputs/demo --repo org/mf2-demo --dry_run",
+        ),
+    },
+}
+"""Group of the help -> its commands."""
+
+COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
+
+LAUNCHED = {
+    "train & adapt": ("accelerate launch training/pretrain.py --help", "accelerate launch training/finetune.py --help")
+}
+"""What a group has beside its commands."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mf2 COMMAND …`; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv[0] if argv else None
+    if name == "--version":
+        print(importlib.import_module("mf2").__version__)
+        return 0
+    if name in ("-h", "--help"):
+        print(show_help())
+        return 0
+    if name not in COMMANDS:
+        wrong = f"there is no {name!r}; " if argv else ""
+        print(f"mf2: error: {wrong}name a command: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_named(f"mf2 {name}", COMMANDS[name], argv[1:])
+
+
+def show_help() -> str:
+    """The commands by group, on one screen."""
+    lines = ["usage: mf2 COMMAND …", "", "MF²: facial action units, emotions and captions."]
+    for group, commands in GROUPS.items():
+        lines.append(f"{group}:")
+        lines += [f"  {line}" for line in LAUNCHED.get(group, ())]
+        lines += [f"  {name:<10} {command.text}" for name, command in commands.items()]
+    return "\n".join([*lines, "", "mf2 COMMAND --help tells more; mf2 --version prints the version."])
