@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import deprecations
 import pytest
 
+SERVERS = Path(__file__).with_name("servers")
 SHARED = Path(__file__).parents[1].parent / "shared"
 REAL_FACES = SHARED / "data" / "real_faces"
 PHOTOGRAPHS = SHARED / "data" / "photographs"
@@ -57,3 +59,30 @@ def mfa_folder(tmp_path, private_cache) -> Path:
     from samples import write_mfa_folder
 
     return write_mfa_folder(tmp_path / "made")
+
+
+# -------------------------------------------------------------------------------------- what we use is not deprecated
+@pytest.fixture(scope="session", autouse=True)
+def deprecations_file(tmp_path_factory) -> Path:
+    """Where this process and those that it starts write down what of a library is deprecated and used by us."""
+    path = tmp_path_factory.mktemp("deprecations") / "notes.txt"
+    path.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(deprecations.NOTES, str(path))
+        patch.setenv("PYTHONPATH", str(SERVERS), prepend=os.pathsep)
+        deprecations.watch_log()
+        yield path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    deprecations.watch_warnings()
+
+
+@pytest.fixture(autouse=True)
+def nothing_deprecated_is_used(deprecations_file):
+    """So that what a library renames is seen while it is still a warning."""
+    yield
+    if notes := deprecations_file.read_text().splitlines():
+        deprecations_file.write_text("")
+        pytest.fail("deprecated, and used by our code:\n" + "\n".join(dict.fromkeys(notes)), pytrace=False)

@@ -1,0 +1,5 @@
+"""Runs at the start of every process that tests start with this folder in PYTHONPATH."""
+
+import deprecations
+
+deprecations.watch_process()
