@@ -57,7 +57,14 @@ def call_fresh(
         return json.loads(report.read_text())
 
 
+def _watch_deprecations() -> None:
+    sys.path.insert(0, str(Path(__file__).parent))
+    importlib.import_module("deprecations").watch_process()
+    del sys.path[0]
+
+
 def _run(call: str, report: str) -> None:
+    _watch_deprecations()
     script, function, hidden, arguments = json.loads(Path(call).read_text())
     sys.meta_path[:] = [Without(finder, hidden) for finder in sys.meta_path]
     for name in hidden:
