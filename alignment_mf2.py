@@ -261,6 +261,7 @@ def recognition_losses(
     emotion_logits: torch.Tensor | None,
     emotion_labels: torch.Tensor | None,
     au_pos_weight: Sequence[float] | None = None,
+    emotion_logit_shift: Sequence[float] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Binary cross-entropy over the labelled AUs and cross-entropy over the labelled emotions.
 
@@ -268,14 +269,16 @@ def recognition_losses(
         au_logits, au_labels: `(B, A)`; -1 is unlabelled.
         emotion_logits, emotion_labels: `(B, E)` and `(B,)`; -100 is unlabelled.
         au_pos_weight: One factor an AU on its active rows.
+        emotion_logit_shift: Added to the emotion logits.
     Returns:
         `au` and `emotion`, whichever has logits and labels.
     """
     losses = {}
     if emotion_logits is not None and emotion_labels is not None:
-        total = F.cross_entropy(
-            emotion_logits.float(), emotion_labels, ignore_index=EMOTION_UNLABELLED, reduction="sum"
-        )
+        emotion_logits = emotion_logits.float()
+        if emotion_logit_shift is not None:
+            emotion_logits = emotion_logits + emotion_logits.new_tensor(emotion_logit_shift)
+        total = F.cross_entropy(emotion_logits, emotion_labels, ignore_index=EMOTION_UNLABELLED, reduction="sum")
         losses["emotion"] = _mean_over_batch(total, (emotion_labels != EMOTION_UNLABELLED).sum())
     if au_logits is not None and au_labels is not None:
         labelled = au_labels != AU_UNLABELLED

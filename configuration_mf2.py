@@ -202,6 +202,11 @@ class MF2Config(PreTrainedConfig):
         label_smoothing: Of ITC and ITG.
         itc_weight, itm_weight, itg_weight, emotion_weight, au_weight: Factors of the losses; 0 skips one.
         au_pos_weight: Weight of active against not active per AU in the AU loss, from the training split.
+        emotion_logit_shift: Added to the emotion logits in their loss, one an emotion: log-frequencies of the training
+            split, scaled, so that rare emotions are not drowned (logit adjustment, Menon et al., arXiv 2007.07314).
+        joint_width: Width of a view in the joint view of the face and all AU regions that the recognisers read beside
+            their own; 0 is the paper's, where an AU reads its region and the face only. A multiple of 4.
+        recognition_dropout: Of what the recognisers read.
         emotion_text_length, key_au_text_length, au_text_length, au_sentence_length: Token limits of the texts.
         caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
             `"key_au"` where one branch learned both.
@@ -250,6 +255,9 @@ class MF2Config(PreTrainedConfig):
     emotion_weight: float | int = 1.0
     au_weight: float | int = 1.0
     au_pos_weight: list[float | int] | tuple | None = None
+    emotion_logit_shift: list[float | int] | tuple | None = None
+    joint_width: int = 0
+    recognition_dropout: float | int = 0.0
     emotion_text_length: int = 61
     key_au_text_length: int = 128
     au_text_length: int = 169
@@ -357,6 +365,13 @@ class MF2Config(PreTrainedConfig):
             raise ValueError(f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs.")
         if not all(weight > 0 for weight in self.au_pos_weight or ()):
             raise ValueError(f"au_pos_weight is {list(self.au_pos_weight)}; every weight must be > 0.")
+        shift = self.emotion_logit_shift
+        if shift is not None and len(shift) != len(self.emotions):
+            raise ValueError(f"emotion_logit_shift has {len(shift)} values for {len(self.emotions)} emotions.")
+        _check_range(self, "joint_width", 0)
+        if self.joint_width % 4:
+            raise ValueError(f"joint_width is {self.joint_width}; it must be a multiple of 4, the attention heads.")
+        _check_range(self, "recognition_dropout", 0, 1)
         if not self.local_feature_levels:
             raise ValueError("local_feature_levels is empty; [-1] is the tower's output.")
 
@@ -436,7 +451,7 @@ def _paper_size() -> dict[str, Any]:
 
 
 def _base_size() -> dict[str, Any]:
-    return {"vision_config": {"model_type": "vit", "image_size": 224, "patch_size": 16}}
+    return {"vision_config": {"model_type": "vit", "image_size": 224, "patch_size": 16}, "joint_width": 64}
 
 
 def _tiny_size() -> dict[str, Any]:
@@ -467,6 +482,7 @@ def _tiny_size() -> dict[str, Any]:
         "au_text_mode": "per_au",
         "au_pairs_per_image": 2,
         "local_feature_levels": [-2, -1],
+        "joint_width": 32,
         "projection_dim": 64,
         "initializer_range": 0.1,  # BERT's 0.02 suits a width of 768; narrow layers start to learn late with it
         "bos_token_id": 1999,

@@ -492,10 +492,9 @@ class MF2Model(MF2PreTrainedModel):
                     nn.Sequential(nn.LayerNorm(level_width), nn.Linear(level_width, width))
                     for level_width in level_widths
                 )
-        branches = [
-            c for c, on in ((config.emo_config, config.use_emo_vl), (config.au_config, config.use_au_vl)) if on
-        ]
-        self.recognizers = MF2Recognizers(sum(branch.hidden_size for branch in branches), config)
+        self.recognizers = MF2Recognizers(
+            {name: branch.query_tokens.shape[-1] for name, branch in self.branches.items()}, config
+        )
         self.post_init()
         if config.freeze_vision:
             self.vision_model.requires_grad_(False)
@@ -565,7 +564,7 @@ class MF2Model(MF2PreTrainedModel):
         old, config = self.config.label_space, self.config
         new = LabelSpace(label_space.au_ids or old.au_ids, label_space.emotions)
         config.au_ids, config.emotions = list(new.au_ids), list(new.emotions)
-        config.au_thresholds, config.au_pos_weight = None, None
+        config.au_thresholds, config.au_pos_weight, config.emotion_logit_shift = None, None, None
         config.au_pairs_per_image = min(config.au_pairs_per_image or len(new.au_ids), len(new.au_ids)) or None
         config.check()
         if "au" in self.branches:

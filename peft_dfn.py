@@ -86,6 +86,8 @@ class DFNConfig(PeftConfig):
         au_thresholds: Decision thresholds of the AUs, in (0, 1); 0.5 by default.
         emotion_weight, au_weight: Of the task losses.
         au_pos_weight: Weight of active against not active per AU.
+        emotion_logit_shift: Added to the emotion logits in their loss, one an emotion.
+        joint_width, recognition_dropout: As in [`MF2Config`], of the adapter's recognisers.
         training_data: Provenance, one entry a data set.
         code_version: Version of the code that wrote the adapter.
     """
@@ -106,6 +108,9 @@ class DFNConfig(PeftConfig):
     emotion_weight: float = field(default=1.0, metadata={"help": "weight of the emotion loss"})
     au_weight: float = field(default=1.0, metadata={"help": "weight of the AU loss"})
     au_pos_weight: list[float] | None = field(default=None, metadata={"help": "weight of active rows, one an AU"})
+    emotion_logit_shift: list[float] | None = field(default=None, metadata={"help": "added in the emotion loss"})
+    joint_width: int = field(default=0, metadata={"help": "width of a view in the recognisers' joint view; 0 is none"})
+    recognition_dropout: float = field(default=0.0, metadata={"help": "of what the recognisers read"})
     training_data: list[dict] | None = field(default=None, metadata={"help": "provenance, an entry a data set"})
     code_version: str = field(default=CODE_VERSION, metadata={"help": "version of the code that wrote it"})
 
@@ -251,7 +256,7 @@ class DFNSide(RecognitionHeads):
     """
 
     def __init__(self, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]):
-        super().__init__(sum(widths.values()), config)
+        super().__init__(widths, config)
         self.towers = nn.ModuleDict(
             {
                 f"{branch}_{modality}": SideTower(width, min(config.num_kept_states, num_layers[branch]), config)

@@ -3,18 +3,23 @@
 They read *pooled* states, `{branch: (B, K, J, D)}`: the mean over a branch's queries in K views (1 face, or the A
 regions of its AUs) after each of J layers. The recognisers below read the last; an adapter that wraps them (DFN) reads
 others as well. Whatever sits in their place has this interface.
+
+The paper's recognisers read a region and the face (`joint_width=0`). AUs occur together, and a face shows each of them
+in more places than its own region, so that others have a joint view of all of them beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .alignment_mf2 import recognition_losses
 from .configuration_mf2 import MF2Config
 from .labels_mf2 import LabelSpace
+from .regions_mf2 import nearest_au_indexes
 
 BASE = "base"
 """The name of a checkpoint's own recognisers among those of its adapters."""
@@ -50,17 +55,72 @@ class PooledTexts:
     valid: torch.Tensor
 
 
+class JointView(nn.Module):
+    """All views of a face, seen together: each is projected, tells which it is and attends to all; none is pooled.
+
+    The views stand side by side in what is returned, so that a head has weights of its own for each of them. Attention
+    alone, pooled or read at one view, gains less.
+
+    Args:
+        widths: Width of each branch that is on, the global one first.
+        num_views: Views of each branch.
+        width: Of a view in the joint one.
+        dropout: In training, of the views as they come, of attention's outcome and of what is returned.
+    """
+
+    HEADS = 4
+
+    def __init__(self, widths: Mapping[str, int], num_views: Mapping[str, int], width: int, dropout: float):
+        super().__init__()
+        self.num_views = {name: num_views[name] for name in widths}
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.LayerNorm(of), nn.Dropout(dropout), nn.Linear(of, width))
+                for name, of in widths.items()
+            }
+        )
+        self.view_embeddings = nn.Embedding(sum(self.num_views.values()), width)
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """`{branch: (B, K, D)}` -> `(B, V · width)`, V all views."""
+        views = torch.cat([project(features[name]) for name, project in self.projections.items()], dim=1)
+        views = views + self.view_embeddings.weight
+        query, key, value = (
+            x.unflatten(-1, (self.HEADS, -1)).transpose(1, 2)
+            for x in self.query_key_value(self.attention_norm(views)).chunk(3, dim=-1)
+        )
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        views = views + self.dropout(self.attention_output(seen))
+        return self.dropout(self.norm(views)).flatten(1)
+
+
 class RecognitionHeads(nn.Module):
     """Two linear heads: emotion from [global ; mean of local], AU i from [local i ; global]; a branch may be off.
 
+    With a [`JointView`] both read it beside these.
+
     Args:
-        config: of a model or an adapter: its `label_space` and `au_pos_weight`.
+        widths: Width of each branch that is on, the global one first.
+        config: of a model or an adapter: its `label_space`, `au_pos_weight`, `emotion_logit_shift`, `joint_width` and
+            `recognition_dropout`.
     """
 
-    def __init__(self, head_width: int, config: Any):
+    def __init__(self, widths: Mapping[str, int], config: Any):
         super().__init__()
         self.config = config
+        self.widths = dict(widths)
         label_space = config.label_space
+        head_width = sum(widths.values())
+        self.dropout = nn.Dropout(config.recognition_dropout)
+        if config.joint_width:
+            num_views = {"emo": 1, "au": len(label_space.region_au_ids)}
+            self.joint_view = JointView(widths, num_views, config.joint_width, config.recognition_dropout)
+            head_width += config.joint_width * sum(num_views[name] for name in widths)
         if label_space.emotions:
             self.emotion_head = nn.Linear(head_width, len(label_space.emotions))
         if label_space.au_ids:
@@ -69,13 +129,15 @@ class RecognitionHeads(nn.Module):
 
     def read(self, features: Mapping[str, torch.Tensor]) -> Recognition:
         """`{branch: (B, K, D)}`, the global branch before the local one -> logits."""
-        views = list(features.values())
+        views = [self.dropout(view) for view in features.values()]
+        joint = [self.joint_view(features)] if hasattr(self, "joint_view") else []
         seen = Recognition()
         if hasattr(self, "emotion_head"):
-            seen.emotion_logits = self.emotion_head(torch.cat([view.mean(1) for view in views], dim=-1))
+            seen.emotion_logits = self.emotion_head(torch.cat([view.mean(1) for view in views] + joint, dim=-1))
         if hasattr(self, "au_head"):
             num_views = max(view.shape[1] for view in views)
-            joined = torch.cat([view.expand(-1, num_views, -1) for view in reversed(views)], dim=-1)
+            beside = [*reversed(views), *(view[:, None] for view in joint)]
+            joined = torch.cat([view.expand(-1, num_views, -1) for view in beside], dim=-1)
             logits = self.au_head(joined)  # (B, K, A): the layer is called, so that what wraps it is seen
             seen.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
         return seen
@@ -89,8 +151,14 @@ class RecognitionHeads(nn.Module):
         branches: Mapping[str, Any],
     ) -> dict[str, torch.Tensor]:
         """`emotion` and `au`, whichever has labels; texts and branches are an adapter's to read."""
+        config = self.config
         return recognition_losses(
-            seen.au_logits, au_labels, seen.emotion_logits, emotion_labels, self.config.au_pos_weight
+            seen.au_logits,
+            au_labels,
+            seen.emotion_logits,
+            emotion_labels,
+            config.au_pos_weight,
+            config.emotion_logit_shift,
         )
 
 
@@ -102,19 +170,42 @@ class MF2Recognizers(RecognitionHeads):
 
     @torch.no_grad()
     def resized(self, old: LabelSpace, config: MF2Config) -> "MF2Recognizers":
-        """Recognisers of the configuration's label space, which know what they share with those of the old one."""
-        some_head = next(self.children())
-        new = MF2Recognizers(some_head.in_features, config).to(some_head.weight)
+        """Recognisers of the configuration's label space, which know what they share with those of the old one.
+
+        In the joint view a new AU's region is seen as that of the known AU whose regions are nearest, and read by
+        nothing yet.
+        """
+        new = MF2Recognizers(self.widths, config).to(next(self.parameters()))
+        space = config.label_space
+        views = [0] * ("emo" in self.widths)  # for each new view the old one
+        if "au" in self.widths:
+            nearest = nearest_au_indexes(space.region_au_ids, old.region_au_ids)
+            views += [len(views) + index for index in nearest]
+        if config.joint_width:
+            kept = {name: tensor for name, tensor in self.joint_view.state_dict().items() if "embeddings" not in name}
+            new.joint_view.load_state_dict(kept, strict=False)
+            new.joint_view.view_embeddings.weight.copy_(self.joint_view.view_embeddings.weight[views])
+        known = [True] * ("emo" in self.widths) + [a in old.region_au_ids for a in space.region_au_ids] * (
+            "au" in self.widths
+        )
         for head, before, after in (
-            ("emotion_head", old.emotions, config.label_space.emotions),
-            ("au_head", old.au_ids, config.label_space.au_ids),
+            ("emotion_head", old.emotions, space.emotions),
+            ("au_head", old.au_ids, space.au_ids),
         ):
-            for row, name in enumerate(after):
-                if name in before:
-                    own, known = getattr(new, head), getattr(self, head)
-                    own.weight[row] = known.weight[before.index(name)]
-                    own.bias[row] = known.bias[before.index(name)]
+            rows = [(row, before.index(name)) for row, name in enumerate(after) if name in before]
+            for row, old_row in rows:
+                target, source = getattr(new, head), getattr(self, head)
+                target.weight[row] = self._columns(source.weight[old_row], views, known)
+                target.bias[row] = source.bias[old_row]
         return new
+
+    def _columns(self, weights: torch.Tensor, views: Sequence[int], known: Sequence[bool]) -> torch.Tensor:
+        """A row of a head for other views: the joint view's parts are taken along, those of new AUs are zero."""
+        own, joint = weights.split([sum(self.widths.values()), len(weights) - sum(self.widths.values())])
+        if not len(joint):
+            return own
+        parts = joint.unflatten(0, (-1, self.config.joint_width))[views] * joint.new_tensor(known)[:, None]
+        return torch.cat([own, parts.flatten()])
 
     @property
     def label_space(self) -> LabelSpace:

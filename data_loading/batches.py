@@ -140,6 +140,11 @@ class Labels:
         weights = np.clip(inactive / np.maximum(active, 1), *POS_WEIGHT_BOUNDS)
         return np.where(active + inactive > 0, weights, 1.0).tolist()
 
+    def emotion_logit_shift(self, num_emotions: int, strength: float) -> list[float]:
+        """`strength` times the log of each emotion's share of the labelled rows; one that no row has counts as one."""
+        counts = np.bincount(self.emotion[self.emotion >= 0], minlength=num_emotions).clip(min=1)
+        return (strength * np.log(counts / counts.sum())).tolist()
+
     def unlabelled_aus(self) -> list[int]:
         """Positions of the AUs that no row labels."""
         return np.flatnonzero((self.aus == AU_UNLABELLED).all(0)).tolist()

@@ -74,6 +74,9 @@ class SplitArguments:
     augmentation: dict = _arg({}, "ranges of the augmentation, fields of mf2.processing_mf2.Augmentation")
     dataloader_num_workers: int = _arg(1, "processes that read images, for each training process", low=0, fixed=False)
     weight_aus: bool = _arg(True, "weigh active against not active AUs by their counts in the training split")
+    balance_emotions: float = _arg(
+        0.0, "how far rare emotions count as much as frequent ones: 0 not at all, 1 fully (logit adjustment)", low=0
+    )
     tuning_rows: int = _arg(2000, "rows of the training split on which AU thresholds are tuned", low=1)
 
 

@@ -34,6 +34,9 @@ LORA_TARGETS = r"(emo|au)\.qformer\..*\.(query|value)"
 NOT_OF_STATES = (
     "au_thresholds",
     "au_pos_weight",
+    "emotion_logit_shift",
+    "joint_width",
+    "recognition_dropout",
     "training_data",
     "emotions",
     "id2label",
@@ -114,6 +117,7 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
         au_ids=list(task.label_space.au_ids),
         emotions=list(task.label_space.emotions),
         au_pos_weight=task.train.labels.au_pos_weight() if arguments.weight_aus and task.label_space.au_ids else None,
+        emotion_logit_shift=emotion_shift(arguments, task),
         training_data=provenance(task.train),
     )
 
@@ -207,8 +211,17 @@ def load_resized(arguments: FinetuneArguments, task: Task, model_class: type[MF2
     model.resize_label_space(task.label_space)
     if arguments.weight_aus:
         model.config.au_pos_weight = task.train.labels.au_pos_weight()
+    model.config.emotion_logit_shift = emotion_shift(arguments, task)
     model.config.training_data = [*(model.config.training_data or []), *provenance(task.train)]
     return model
+
+
+def emotion_shift(arguments: FinetuneArguments, task: Task) -> list[float] | None:
+    """What balances the task's emotions in their loss."""
+    num_emotions = len(task.label_space.emotions)
+    if not (arguments.balance_emotions and num_emotions):
+        return None
+    return task.train.labels.emotion_logit_shift(num_emotions, arguments.balance_emotions)
 
 
 def live_collator(arguments: FinetuneArguments, task: Task, captions: CaptionTable | None = None) -> FaceCollator:

@@ -1,6 +1,7 @@
 """A model with its tokenizer and processor, from the arguments and what the training split holds."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -39,9 +40,17 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
     return train_tokenizer([*texts, *CAPTION_PROMPTS.values()], arguments.vocab_size)
 
 
-def build_config(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2Config:
-    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides."""
+def build_config(
+    arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
+) -> MF2Config:
+    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides.
+
+    Args:
+        au_ids: The AUs of the model, where they are others than those asked for.
+    """
     fields = vocabulary_fields(tokenizer) | arguments.model
+    if au_ids is not None:
+        fields["au_ids"] = list(au_ids)
     for name in ("emo_config", "au_config"):
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         fields[name] = vocabulary | arguments.model.get(name, {})
@@ -50,11 +59,13 @@ def build_config(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBas
     return config
 
 
-def build_model(arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase) -> MF2ForPreTraining:
+def build_model(
+    arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
+) -> MF2ForPreTraining:
     """A new model, with published starts where they are named, or a checkpoint."""
     if arguments.model_name_or_path:
         return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
-    model = MF2ForPreTraining(build_config(arguments, tokenizer))
+    model = MF2ForPreTraining(build_config(arguments, tokenizer, au_ids))
     starts = {
         "text": arguments.init_text,
         "qformer": arguments.init_qformer,

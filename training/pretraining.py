@@ -26,7 +26,6 @@ from mf2.training.lifecycle import (
     provenance,
     show,
     start_run,
-    unlabelled_aus,
 )
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
 from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
@@ -45,26 +44,32 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     """
     register_auto_classes()
     settings, checkpoint = start_run(arguments)
-    train, evaluation = load_data(arguments, settings)
+    train, evaluation, au_ids = load_data(arguments, settings)
     metrics = finished_metrics(arguments, train, evaluation)
     if metrics is None:
-        metrics = fit(arguments, settings, checkpoint, train, evaluation)
+        metrics = fit(arguments, settings, checkpoint, train, evaluation, au_ids)
     if settings.process_index == 0:
         show(arguments, metrics, evaluation, settings.device)
     return metrics
 
 
 # --------------------------------------------------------------------------------------------------------------- data
-def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tuple[Split, Split]:
-    """The training and the evaluation split; `synth` is generated into the output folder first, once."""
+def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tuple[Split, Split, list[int]]:
+    """The training and the evaluation split, and the AUs of their labels.
+
+    `synth` is generated into the output folder first, once.
+    """
     path = arguments.train_data
     with settings.main_process_first(local=False, desc="data"):
         if path == "synth":
             path = generate_sample(arguments, is_main=settings.process_index == 0)
         au_ids = au_ids_of(arguments)
         train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
+        if not arguments.model_name_or_path and (labelled := labelled_aus(train, au_ids)) != au_ids:
+            au_ids = labelled
+            train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
         evaluation = Split.load(arguments.eval_data or path, arguments.eval_split, arguments.max_eval_rows, au_ids)
-    return train, evaluation
+    return train, evaluation, au_ids
 
 
 def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
@@ -83,18 +88,33 @@ def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
     return str(folder)
 
 
+def labelled_aus(train: Split, au_ids: list[int]) -> list[int]:
+    """The AUs that some row labels: a new model answers for no other. All of them where there is none."""
+    unlabelled = train.labels.unlabelled_aus()
+    left_out = [f"AU{au_ids[index]}" for index in unlabelled]
+    if not unlabelled:
+        return au_ids
+    if len(unlabelled) == len(au_ids):
+        logger.warning("No row of the training split labels an AU; the AU outputs mean nothing.")
+        return au_ids
+    logger.warning(f"{', '.join(left_out)}: no row of the training split labels them; the model leaves them out.")
+    return [au_id for index, au_id in enumerate(au_ids) if index not in unlabelled]
+
+
 def au_ids_of(arguments: PretrainArguments) -> list[int]:
-    """The AUs that the model will have."""
+    """The AUs that are asked for."""
     if arguments.model_name_or_path:
         return list(MF2Config.from_pretrained(arguments.model_name_or_path).au_ids)
     return list(arguments.model.get("au_ids", AU_IDS))
 
 
 # -------------------------------------------------------------------------------------------------------------- model
-def make_model(arguments: PretrainArguments, train: Split) -> tuple[MF2ForPreTraining, MF2Processor]:
-    """The model with what the training split decides (AU weights, provenance), and its processor."""
+def make_model(
+    arguments: PretrainArguments, train: Split, au_ids: list[int]
+) -> tuple[MF2ForPreTraining, MF2Processor]:
+    """The model with what the training split decides (AUs and their weights, provenance), and its processor."""
     tokenizer = build_tokenizer(arguments, train.rows)
-    model = build_model(arguments, tokenizer)
+    model = build_model(arguments, tokenizer, au_ids)
     config = model.config
     if list(config.emotions) != list(EMOTIONS) or not config.au_ids:
         raise ValueError(
@@ -103,20 +123,23 @@ def make_model(arguments: PretrainArguments, train: Split) -> tuple[MF2ForPreTra
         )
     if arguments.weight_aus:
         config.au_pos_weight = train.labels.au_pos_weight()
+    if arguments.balance_emotions:
+        config.emotion_logit_shift = train.labels.emotion_logit_shift(len(EMOTIONS), arguments.balance_emotions)
     config.training_data = [*(config.training_data or []), *provenance(train)]
-    if unlabelled := unlabelled_aus(train, config.label_space):
-        logger.warning(
-            f"{', '.join(unlabelled)}: no row of the training split labels them; their outputs mean nothing."
-        )
     return model, build_processor(arguments, config, tokenizer)
 
 
 # ---------------------------------------------------------------------------------------------------------------- fit
 def fit(
-    arguments: PretrainArguments, settings: TrainingArguments, checkpoint: Path | None, train: Split, evaluation: Split
+    arguments: PretrainArguments,
+    settings: TrainingArguments,
+    checkpoint: Path | None,
+    train: Split,
+    evaluation: Split,
+    au_ids: list[int],
 ) -> dict[str, Any]:
     """Train from a checkpoint or the start, measure, and save everything; what `metrics.json` holds."""
-    model, processor = make_model(arguments, train)
+    model, processor = make_model(arguments, train, au_ids)
     trainer = make_trainer(arguments, settings, model, processor, train, evaluation)
     if trainer.is_world_process_zero():
         save_resolved(arguments, arguments.output_dir)

@@ -97,8 +97,8 @@ def test_what_else_a_processor_returns_is_not_needed():
 
 
 def test_recognisers_read_global_and_local_features():
-    """Emotion from [global ; mean of local], AU i from [local i ; global]."""
-    model = make_model(MF2Model)
+    """Emotion from [global ; mean of local], AU i from [local i ; global], as in the paper."""
+    model = make_model(MF2Model, joint_width=0)
     outputs = model(**make_images())
     face, aus = outputs.emotion_states.mean(1), outputs.au_states.mean(2)
     expected = model.recognizers.emotion_head(torch.cat([face, aus.mean(1)], dim=-1))

@@ -224,6 +224,12 @@ def test_au_weights_are_counts_within_bounds_and_one_where_nothing_is_labelled()
     assert labels.unlabelled_aus() == [1]
 
 
+def test_the_emotions_shares_balance_their_loss():
+    labels = Labels(np.zeros((6, 0), dtype=np.int64), np.array([0, 0, 0, 2, -100, 0]))
+    shift = labels.emotion_logit_shift(3, strength=0.5)
+    np.testing.assert_allclose(shift, 0.5 * np.log([4 / 6, 1 / 6, 1 / 6]))
+
+
 def test_unlabelled_emotions_become_minus_100(split):
     rows = split.rows.map(lambda row, index: {"emotion": None if index == 0 else row["emotion"]}, with_indices=True)
     assert Labels.from_rows(rows, AU_IDS).emotion[0] == -100
