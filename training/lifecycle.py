@@ -26,7 +26,7 @@ from mf2.training.checkpoints import find_resume_checkpoint, has_weights
 from mf2.training.overlay import draw_overlay
 from mf2.training.trainer import LOSS_NAMES, SHOWN_SCORES, PretrainingTrainer, make_training_arguments, sigmoid
 from mf2.utils.command_line import illustration
-from mf2.utils.environment import describe_environment
+from mf2.utils.environment import check_all_processes_run, describe_environment
 from mf2.utils.files import read_json, write_json
 from mf2.utils.malloc import keep_freed_memory
 
@@ -45,6 +45,7 @@ class TaskConfig(Protocol):
 # -------------------------------------------------------------------------------------------------------------- setup
 def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
     """Join the processes, check and make the output folder; the Trainer's settings and the checkpoint to continue."""
+    check_all_processes_run()
     settings = make_training_arguments(arguments)
     with settings.main_process_first(local=False, desc="output folder"):
         check_same_run(arguments, arguments.output_dir)
