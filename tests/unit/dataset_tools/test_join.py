@@ -3,9 +3,9 @@
 import pytest
 from samples import write_mfa_folder, write_picture
 
+from mf2.cli.data import main
 from mf2.dataset_tools.export import export
 from mf2.dataset_tools.schema import load_mfa, read_manifest
-from mf2.dataset_tools.stages import main
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from mf2.cli.data import main
 from mf2.dataset_tools.captions import template_captions, validate_caption
 from mf2.dataset_tools.captions.prompting import CaptionJob
 from mf2.dataset_tools.captions.results import _fixed_captions, template_image_captions
 from mf2.dataset_tools.importer import _template_columns
-from mf2.dataset_tools.stages import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, NO_ACTIVE_AU_CAPTION, unlabelled_aus
 
 AT_REST = template_captions("image", (), "Happiness")
