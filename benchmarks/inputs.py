@@ -57,11 +57,14 @@ def caption_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerBase:
 
 
 def make_config(size: str, seed: int, dropout: float | None = None, **fields) -> MF2Config:
-    """A configuration of that size, with the captions' special tokens; `dropout` replaces the Q-Formers'."""
+    """A configuration of that size, with the captions' special tokens; `dropout` replaces the Q-Formers'.
+
+    Written text reads the queries as BLIP-2's does, whose passes MF² is held against.
+    """
     tokenizer = caption_tokenizer(MF2Config.from_size(size).emo_config.vocab_size, seed)
     for name in ("emo_config", "au_config"):
         rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        fields[name] = rates | fields.get(name, {})
+        fields[name] = {"text_reads_queries": "entering"} | rates | fields.get(name, {})
     return MF2Config.from_size(size, **vocabulary_fields(tokenizer), **fields)
 
 
