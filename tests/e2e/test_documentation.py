@@ -1,4 +1,4 @@
-"""Every block of the README and of docs/ that can run, runs: Python as it stands, commands as far as their arguments."""
+"""Every block of README and docs that can run, runs: Python as it stands, commands as far as their arguments."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from tiny_checkpoint import save_tiny_checkpoint
 
 import mf2
 from mf2.cli.main_command import main
+from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.peft_dfn import DFNConfig
 from mf2.training.arguments import FinetuneArguments, PretrainArguments, parse_arguments
 
@@ -49,11 +50,11 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-class Parsed(Exception):
+class Understood(Exception):  # noqa: N818
     """Raised in place of running a command whose arguments were understood."""
 
 
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else value[0])
+@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda part: part if isinstance(part, str) else part[0])
 def test_commands_name_arguments_that_there_are(page, words, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     program, *rest = words
@@ -62,11 +63,11 @@ def test_commands_name_arguments_that_there_are(page, words, monkeypatch, capsys
 
         def only_parse(self, *args, **kwargs):
             understand(self, *args, **kwargs)
-            raise Parsed
+            raise Understood
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
-        with pytest.raises(Parsed):
-            raise Parsed if rest[-1] == "--help" else SystemExit(main(rest))
+        with pytest.raises(Understood):
+            raise Understood if rest[-1] == "--help" else SystemExit(main(rest))
     elif program in LAUNCHERS and any(word in ARGUMENTS for word in rest):
         script = next(word for word in rest if word in ARGUMENTS)
         parse_arguments(ARGUMENTS[script], [word for word in rest[rest.index(script) + 1 :] if word != "--help"])
@@ -86,7 +87,7 @@ def sandbox(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sandbox")
     base = folder / "outputs" / "demo"
     save_tiny_checkpoint(base)
-    write_mfa_folder(base / "data")
+    write_mfa_folder(base / "data", landmarks=[[16 * x, 16 * y] for x, y in MEAN_FACE_68])
     for name, au_ids in {"dfn": (1, 4, 12), "other": (9, 12)}.items():
         config = DFNConfig(r=2, au_ids=list(au_ids), emotions=[], base_model_name_or_path=str(base))
         get_peft_model(mf2.MF2Model.from_pretrained(base), config).save_pretrained(base.with_name(name))
