@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import CaptionTable, Labels, training_texts
+from mf2.data_loading.captions import CaptionTable, training_texts
+from mf2.data_loading.splits import Labels
 from mf2.dataset_tools.captions import template_captions
 from mf2.dataset_tools.schema import au_columns
 from mf2.dataset_tools.synthetic.au_prior import sample_aus

@@ -1,1 +1,1 @@
-"""From a data set in the MFA schema to batches."""
+"""From a data set in the MFA schema to batches: splits, tokenised captions, collators."""

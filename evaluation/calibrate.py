@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
-from mf2.data_loading.batches import Split
+from mf2.data_loading.splits import Split
 from mf2.evaluation.calibration import (
     au_calibration,
     au_nll,

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
-from mf2.data_loading.batches import Split
+from mf2.data_loading.splits import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import SystemTable
 from mf2.evaluation.landmark_sources import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mf2.data_loading.batches import Split
+from mf2.data_loading.splits import Split
 from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import EMOTIONS, LabelSpace, get_action_unit
 

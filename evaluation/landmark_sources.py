@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mf2.data_loading.batches import FaceExample
+from mf2.data_loading.splits import FaceExample
 from mf2.evaluation.predictions import Predictions, exact_landmarks, no_landmarks
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.labels_mf2 import LabelSpace

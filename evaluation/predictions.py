@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from mf2.data_loading.batches import FaceCollator, FaceExample, Split
+from mf2.data_loading.collators import FaceCollator
+from mf2.data_loading.splits import FaceExample, Split
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.utils.files import replacing

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from mf2.data_loading.batches import Labels, Split, describe_rows, spaced_rows
+from mf2.data_loading.splits import Labels, Split, describe_rows, spaced_rows
 from mf2.dataset_tools.schema import au_columns, load_mfa, read_manifest
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 

@@ -24,7 +24,8 @@ from transformers import set_seed
 from transformers.utils import CONFIG_NAME
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import FaceExample, Labels, Split, row_seed
+from mf2.data_loading.collators import row_seed
+from mf2.data_loading.splits import FaceExample, Labels, Split
 from mf2.evaluation.metrics import au_metrics, emotion_metrics
 from mf2.evaluation.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
 from mf2.labels_mf2 import EMOTIONS

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from mf2.alignment_mf2 import image_text_similarity
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import CAPTION_PROMPTS, Split, TokenTable
+from mf2.data_loading.captions import CAPTION_PROMPTS, TokenTable
+from mf2.data_loading.splits import Split
 from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
 from mf2.modeling_mf2 import CAPTION_BRANCH, MF2Model, MF2Output
 

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from mf2.configuration_mf2 import CODE_VERSION
-from mf2.data_loading.batches import CaptionTable, FaceCollator
+from mf2.data_loading.captions import CaptionTable
+from mf2.data_loading.collators import FaceCollator
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.training.arguments import FinetuneArguments, reject_unknown

@@ -9,7 +9,8 @@ from huggingface_hub import snapshot_download
 from transformers import TrainingArguments
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import CaptionTable, Split, find_label_space
+from mf2.data_loading.captions import CaptionTable
+from mf2.data_loading.splits import Split, find_label_space
 from mf2.dataset_tools.importer import import_dataset
 from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from mf2.data_loading.batches import Split, spaced_rows
+from mf2.data_loading.splits import Split, spaced_rows
 from mf2.evaluation.landmark_sources import GIVEN, brief_scores, landmark_sources
 from mf2.evaluation.metrics import tune_thresholds
 from mf2.evaluation.predictions import from_logits, predict

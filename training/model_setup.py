@@ -8,7 +8,7 @@ import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import CAPTION_PROMPTS, caption_prompt_ids, training_texts
+from mf2.data_loading.captions import CAPTION_PROMPTS, caption_prompt_ids, training_texts
 from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor, load_tokenizer
 from mf2.training.arguments import PretrainArguments

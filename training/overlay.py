@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mf2.data_loading.batches import FaceExample
+from mf2.data_loading.splits import FaceExample
 from mf2.evaluation.caption_scores import caption_kinds
 from mf2.labels_mf2 import EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration

@@ -10,7 +10,9 @@ from transformers import TrainingArguments
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import CaptionTable, FaceCollator, Split
+from mf2.data_loading.captions import CaptionTable
+from mf2.data_loading.collators import FaceCollator
+from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import read_manifest
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, EMOTIONS

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from mf2.data_loading.batches import EpochSampler
+from mf2.data_loading.collators import EpochSampler
 from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalars
 from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace

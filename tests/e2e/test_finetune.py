@@ -20,7 +20,7 @@ from samples import mfa_row
 from tiny_mf2 import save_tiny, write_pictures
 from transformers import AutoModel, AutoProcessor
 
-from mf2.data_loading.batches import Split
+from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import write_mfa
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.predictions import predict

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import load_dataset
 
-from mf2.data_loading.batches import Split, find_label_space
+from mf2.data_loading.splits import Split, find_label_space
 from mf2.dataset_tools.join import join_images
 from mf2.dataset_tools.schema import load_mfa
 from mf2.evaluation.protocols import load_protocol

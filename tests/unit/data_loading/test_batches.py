@@ -5,18 +5,9 @@ import pytest
 import torch
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import (
-    POS_WEIGHT_BOUNDS,
-    CaptionTable,
-    EpochSampler,
-    FaceCollator,
-    Labels,
-    Split,
-    TokenTable,
-    caption_hash,
-    row_seed,
-    training_texts,
-)
+from mf2.data_loading.captions import CaptionTable, TokenTable, caption_hash, training_texts
+from mf2.data_loading.collators import EpochSampler, FaceCollator, row_seed
+from mf2.data_loading.splits import POS_WEIGHT_BOUNDS, Labels, Split
 from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
 from mf2.dataset_tools.schema import load_mfa
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mf2.cli import main
-from mf2.data_loading.batches import Labels, Split
+from mf2.data_loading.splits import Labels, Split
 from mf2.dataset_tools.schema import dataset_fingerprint
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.predictions import exact_landmarks, image_batches, no_landmarks

@@ -17,7 +17,7 @@ from tiny_mf2 import save_tiny
 from mf2.alignment_mf2 import split_floors
 from mf2.auto_mf2 import register_auto_classes
 from mf2.configuration_mf2 import MF2Config
-from mf2.data_loading.batches import FaceCollator
+from mf2.data_loading.collators import FaceCollator
 from mf2.dataset_tools.schema import write_mfa
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.modeling_mf2 import MF2Model
