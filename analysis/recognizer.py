@@ -11,6 +11,7 @@ from ..auto_mf2 import register_auto_classes
 from ..labels_mf2 import LabelSpace
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
+from ..utils.threads import fit_threads
 
 INPUT_NAMES = ("pixel_values", "au_boxes")
 
@@ -74,6 +75,7 @@ class Recognizer:
         if len({BASE, *names}) <= len(names):
             raise ValueError(f"Adapters are called {', '.join(names)}; the names must differ, and none is {BASE!r}.")
         where = choose_device(device)
+        fit_threads(where)  # looks at the cores first here, so that the first batch knows what is free
         loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
         processor = AutoProcessor.from_pretrained(model)
         for name, adapter in zip(names, adapters, strict=True):
@@ -96,6 +98,7 @@ class Recognizer:
         Args:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)` of the image processor.
         """
+        fit_threads(self.device)
         inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
         outputs = self.model.forward_adapters(list(self._prefixes), **inputs, au_ids=self.image_processor.au_ids)
         rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
@@ -111,6 +114,7 @@ class Recognizer:
         au_ids = self.model.label_space.au_ids
         written = {}
         for kind in kinds:
+            fit_threads(self.device)
             ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, num_beams=1)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
         return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]

@@ -20,6 +20,11 @@ COMMANDS = {
         "time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video",
         "mf2 benchmark analyze --sizes tiny --threads 1",
     ),
+    "shared_machine": Command(
+        "benchmarks.shared_machine",
+        "time a training step beside busy processes, by how many threads it has and how these wait for each other",
+        "mf2 benchmark shared_machine --busy 0 6",
+    ),
     "time_to_score": Command(
         "experiments.time_to_score",
         "time each fine-tuning method to the same validation score, what it prepares included",

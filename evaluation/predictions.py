@@ -23,6 +23,7 @@ from mf2.data_loading.splits import FaceExample, Split
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.utils.files import replacing
+from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def image_batches(
     collate = partial(_collate, FaceCollator(image_processor), landmarks_of)
     loader = DataLoader(split.faces, batch_size=batch_size, collate_fn=collate)
     for batch in tqdm(loader, desc=f"{split.description['split']} images", unit="batch", leave=False):
+        fit_threads(device)
         yield {name: batch[name].to(device) for name in IMAGE_NAMES}
 
 

@@ -160,7 +160,8 @@ class RunArguments:
     )
     cpu_threads: int | None = _arg(
         None,
-        "threads of a process that computes on the CPU; with several, runs agree to rounding only "
+        "threads of a process that computes on the CPU, at most: fewer where other processes take its cores; with "
+        "several, runs agree to rounding only "
         "[default: the launcher's, 1 for accelerate]",
         low=1,
         fixed=False,

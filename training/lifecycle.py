@@ -29,6 +29,7 @@ from mf2.utils.command_line import illustration
 from mf2.utils.environment import check_all_processes_run, describe_environment
 from mf2.utils.files import read_json, write_json
 from mf2.utils.malloc import keep_freed_memory
+from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
         keep_freed_memory()
     if arguments.cpu_threads:
         torch.set_num_threads(arguments.cpu_threads)
+    fit_threads(settings.device)  # looks at the cores first here, so that the first step knows what is free
     if checkpoint:
         logger.info(f"Continuing from {checkpoint}.")
     set_seed(arguments.seed)

@@ -23,6 +23,7 @@ from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2Output
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import RunArguments, reject_unknown
+from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,16 @@ class EpochCallback(TrainerCallback):
         self.sampler.epoch = int(state.epoch)
 
 
+class ThreadsCallback(TrainerCallback):
+    """Fits the threads of the CPU to the cores that are free, before each step and batch of an evaluation."""
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        fit_threads(args.device)
+
+    def on_prediction_step(self, args, state, control, **kwargs) -> None:
+        fit_threads(args.device)
+
+
 class ConsoleCallback(ProgressCallback):
     """The progress bar, with one line a log instead of a dictionary."""
 
@@ -175,6 +186,7 @@ class PretrainingTrainer(Trainer):
         self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
         self.add_callback(EpochCallback(self._train_sampler))
         self.add_callback(CollapseCallback())
+        self.add_callback(ThreadsCallback())
         if self.pop_callback(ProgressCallback):
             self.add_callback(ConsoleCallback())
 

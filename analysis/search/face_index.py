@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ...modeling_mf2 import MF2Model
 from ...processing_mf2 import MF2Processor
 from ...utils.files import replacing, write_json
+from ...utils.threads import fit_threads
 from ..faces import Face, FindFaces, LocatedFrame, locate_faces
 from ..media import Frame, Source, read_frames
 from ..recognizer import INPUT_NAMES
@@ -77,6 +78,7 @@ class Encoder:
             [frame.image for frame, _ in faces], landmarks=[face.landmarks_px for _, face in faces]
         )
         inputs = {name: batch[name].to(self.model.device) for name in INPUT_NAMES}
+        fit_threads(self.model.device)
         with torch.inference_mode():
             embeds = self.model.get_image_features(**inputs, branch=self.branch).pooler_output.cpu()
         return (EncodedFace(*face, values) for face, values in zip(faces, embeds, strict=True))

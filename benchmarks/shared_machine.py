@@ -1,0 +1,191 @@
+"""Time a training step beside busy processes, by how many threads it has and how these wait for each other.
+
+    mf2 benchmark shared_machine --busy 0 6
+
+Each setting has a process of its own; they take turns, so that whatever else runs on the machine slows all of them.
+Steps of threads that spin take very long beside busy loops; what is not measured when `--busy_s` is over is left out.
+"""
+
+import argparse
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any
+
+import torch
+
+from mf2.benchmarks.inputs import IMAGE_SIZES, make_batch, make_config, make_model
+from mf2.benchmarks.timing import describe_machine
+from mf2.utils.files import write_json
+from mf2.utils.markdown import markdown_table
+from mf2.utils.threads import WINDOW_S, fit_threads
+
+SETTLE_S = 2 * WINDOW_S
+"""A turn begins with so many seconds of steps that are not timed."""
+BUSY_LOOP = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Threads of an operator, whether they are fitted to what is free, and the environment when OpenMP is loaded."""
+
+    threads: int
+    fit: bool = False
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_settings(threads: int) -> dict[str, Setting]:
+    """What can be compared: as the commands do it; OpenMP's default; threads that sleep when they wait; one thread."""
+    return {
+        "fitted": Setting(threads, fit=True),
+        "spinning": Setting(threads),
+        "sleeping": Setting(threads, environ={"OMP_WAIT_POLICY": "passive"}),
+        "single": Setting(1),
+    }
+
+
+SETTINGS = tuple(make_settings(1))
+
+
+# ------------------------------------------------------------------------------------------------------------- process
+class Stepper:
+    """A process that takes training steps when it is asked to, and sleeps otherwise."""
+
+    def __init__(self, setting: Setting, size: str, batch_size: int):
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        with _environment(setting.environ):
+            self._process = context.Process(
+                target=_take_steps, args=(other, setting.threads, setting.fit, size, batch_size), daemon=True
+            )
+            self._process.start()
+
+    def measure(self, steps: int) -> list[float]:
+        """The seconds of each step, after as many as the fitting of threads takes."""
+        self._connection.send(steps)
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """These settings of OpenMP and no others, for processes that start in the block."""
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))]:
+        del os.environ[name]
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _take_steps(connection: Connection, threads: int, fit: bool, size: str, batch_size: int) -> None:
+    """Take as many steps (forward, backward, update at a rate of 0) as are received; sends the seconds of each."""
+    torch.set_num_threads(threads)
+    config = make_config(size, seed=0)
+    model = make_model(config, 0, "cpu")
+    batch = make_batch(config, batch_size, IMAGE_SIZES[size], 0, "cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def step() -> float:
+        start = time.perf_counter()
+        if fit:
+            fit_threads("cpu")
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    while True:
+        count = connection.recv()
+        settled = time.monotonic() + SETTLE_S
+        while time.monotonic() < settled:
+            step()
+        connection.send([step() for _ in range(count)])
+
+
+# ------------------------------------------------------------------------------------------------------------- measure
+@contextmanager
+def busy_loops(count: int, seconds: float) -> Iterator[Callable[[], bool]]:
+    """So many processes that compute without a pause while the block runs; yields whether they still do."""
+    end = time.monotonic() + seconds
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP, str(seconds)]) for _ in range(count)]
+    try:
+        yield lambda: time.monotonic() < end
+    finally:
+        for loop in loops:
+            loop.terminate()
+            loop.wait()
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of a step by setting and number of busy loops, and the load average at the end of each."""
+    settings = make_settings(args.threads)
+    steppers = {name: Stepper(settings[name], args.size, args.batch_size) for name in args.settings}
+    try:
+        return [_measure_beside(count, steppers, args) for count in args.busy]
+    finally:
+        for stepper in steppers.values():
+            stepper.close()
+
+
+def _measure_beside(count: int, steppers: Mapping[str, Stepper], args: argparse.Namespace) -> dict[str, Any]:
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    with busy_loops(count, args.busy_s) as are_running:
+        for name in [name for _ in range(args.turns) for name in steppers]:
+            measured = steppers[name].measure(args.steps)
+            if not are_running():
+                break
+            seconds[name] += measured
+    return {"busy": count, "load": round(os.getloadavg()[0], 1), "seconds": seconds}
+
+
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Median seconds of a step, and how many times the fastest setting's beside the fewest busy loops that is."""
+    header = ["a step, s", *(f"{row['busy']} busy loops (load {row['load']})" for row in rows)]
+    fastest = min(median(seconds) for seconds in rows[0]["seconds"].values() if seconds)
+    names = list(rows[0]["seconds"])
+    return markdown_table(header, [[name, *(_show(row["seconds"][name], fastest) for row in rows)] for name in names])
+
+
+def _show(seconds: Sequence[float], fastest: float) -> str:
+    return f"{median(seconds):.2f} ({median(seconds) / fastest:.1f} ×)" if seconds else "–"
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark shared_machine`."""
+    add = parser.add_argument
+    add("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what is compared [all]")
+    add("--busy", type=int, nargs="+", default=[0, 6], metavar="N", help="busy loops beside the steps [0 6]")
+    add("--busy_s", type=float, default=120, help="seconds to measure for, at most; the loops end then [120]")
+    add("--turns", type=int, default=3, help="turns of each setting [3]")
+    add("--steps", type=int, default=2, help="timed steps of a turn [2]")
+    add("--threads", type=int, default=os.cpu_count(), help="of an operator [%(default)s]")
+    add("--size", choices=tuple(IMAGE_SIZES), default="tiny", help="of the model [%(default)s]")
+    add("--batch_size", type=int, default=32, help="[%(default)s]")
+    add("--output", metavar="FILE.json", help="write the results there, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    if min(args.turns, args.steps, args.threads, args.batch_size) < 1 or args.busy_s <= 0 or min(args.busy) < 0:
+        raise ValueError("Every number must be above 0, but --busy, which may be 0.")
+    machine = describe_machine("cpu")
+    rows = measure(args)
+    print(to_markdown(rows))
+    if args.output:
+        write_json(args.output, {"machine": machine, "settings": vars(args), "rows": rows})
