@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import importlib
 import io
 import os
 import warnings
@@ -105,11 +106,45 @@ def _open_file(source: str | bytes | os.PathLike, name: str) -> Image.Image:
     if num_bytes == 0:
         raise ValueError(f"{name} is empty (0 bytes); remove it or fetch it again.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` has its own bound
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return _open_lazily(source)
+    except OPEN_ERRORS as error:
+        if _is_heif(source) and _register_heif(name):
+            return _open_file(source, name)
         raise ValueError(f"{name} cannot be opened as an image ({error}); remove it or convert it.") from error
+
+
+OPEN_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def _open_lazily(source: bytes | Path) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` has its own bound
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What a HEIC or HEIF file says after `ftyp`."""
+
+
+def _is_heif(source: bytes | Path) -> bool:
+    """Whether it is a picture as iPhones make them."""
+    if isinstance(source, Path):
+        source = source.read_bytes() if source.is_file() else b""
+    return source[4:8] == b"ftyp" and source[8:12] in HEIF_BRANDS
+
+
+def _register_heif(name: str) -> bool:
+    """Have Pillow read HEIC; False where it does already, a `ValueError` where what does it is missing."""
+    if "HEIF" in Image.OPEN:
+        return False
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is a HEIC picture, which needs pillow-heif ({error}): pip install 'mf2-face[heif]', or convert "
+            "it to JPEG."
+        ) from error
+    return True
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:

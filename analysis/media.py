@@ -22,6 +22,9 @@ PICTURE_SUFFIXES = {
     ".avif",
     ".bmp",
     ".gif",
+    ".heic",
+    ".heif",
+    ".hif",
     ".jfif",
     ".jp2",
     ".jpeg",
@@ -48,11 +51,18 @@ VIDEO_SUFFIXES = {
     ".webm",
     ".wmv",
 }
-ANIMATED_SUFFIXES = {".gif", ".png", ".webp"}
+MOVING_SUFFIXES = {".avif", ".gif", ".png", ".tif", ".tiff", ".webp"}
+"""Pictures that may hold several; a `.jpg` may too, but what follows its first are previews and depth."""
+PAGE_S = 0.1
+"""What a picture takes that has no time of its own, such as a page of a TIFF, in seconds."""
+NEW_SUBFILE_TYPE, REDUCED_PAGE = 254, 1
+"""A tag of TIFF, and the bit of it that says that the page is a smaller version of another."""
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
 FRAMES_AHEAD = 8
 """Decoded frames that may wait for the caller: what large frames cost."""
+MAX_PIXEL_ASPECT = 4
+"""Pixels that are stretched more are a damaged header."""
 MAX_MISSING_S = 1.0
 """A video whose last frame comes earlier than this before its stated end is broken."""
 
@@ -116,6 +126,7 @@ class Frame:
         index: number of the frame in its video as it is decoded, from 0; 0 for a picture.
         time_s: since the beginning, in seconds.
         image: `(height, width, 3)` uint8 RGB, upright.
+        is_moving: whether it is one of a video's or an animation's.
     """
 
     source: Source
@@ -124,6 +135,7 @@ class Frame:
     time_s: float = 0.0
     image: np.ndarray | None = None
     error: str = ""
+    is_moving: bool = False
 
 
 def read_frames(
@@ -178,7 +190,7 @@ def _read_picture(source: Source, source_idx: int, first: int) -> Iterable[Frame
 
 def _open_animation(path: Path) -> Image.Image | None:
     """The picture if it moves; of everything else, and of what cannot be opened, `read_image` tells."""
-    if path.suffix.lower() not in ANIMATED_SUFFIXES:
+    if path.suffix.lower() not in MOVING_SUFFIXES:
         return None
     try:
         image = Image.open(path)
@@ -190,15 +202,20 @@ def _open_animation(path: Path) -> Image.Image | None:
     return None
 
 
+def _is_whole_page(image: Image.Image) -> bool:
+    """Whether it is a picture of its own, and not a TIFF's preview of one."""
+    return not getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & REDUCED_PAGE
+
+
 def _read_animation(animation: Image.Image, source: Source, source_idx: int, first: int) -> Iterator[Frame]:
     index, time_s = -1, 0.0
     try:
         with animation:
-            for index, image in enumerate(ImageSequence.Iterator(animation)):
+            for index, image in enumerate(filter(_is_whole_page, ImageSequence.Iterator(animation))):
                 if index >= first:
                     picture = read_image(image.copy(), "the picture", MAX_PIXELS)
-                    yield Frame(source, source_idx, index, time_s, picture)
-                time_s += image.info.get("duration", 100) / 1000
+                    yield Frame(source, source_idx, index, time_s, picture, is_moving=True)
+                time_s += image.info.get("duration", PAGE_S * 1000) / 1000
     except (OSError, ValueError, SyntaxError) as error:
         yield from _failure(
             source, source_idx, index + 1, first, f"damaged after {index + 1} frames: {one_line(error)}"
@@ -229,16 +246,36 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            start_s = max(container.start_time or 0, 0) / 1e6  # of .ts and .mts, which count from anywhere
+            pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
             for index, decoded in enumerate(container.decode(stream)):
-                time_s = index / float(rate) if decoded.time is None else float(decoded.time)
+                time_s = index / float(rate) if decoded.time is None else float(decoded.time) - start_s
                 slot = index if fps is None else int(time_s * fps + 1e-6)
                 if slot != last_slot and index >= first:
-                    yield Frame(source, source_idx, index, time_s, _upright(decoded))
+                    image = _as_shown(decoded, pixel_aspect)
+                    yield Frame(source, source_idx, index, time_s, image, is_moving=True)
                 last_slot = slot
             _check_end(container, stream, index, time_s)
     except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
         text = f"unreadable as a video after {index + 1} frames: {one_line(error)}"
         yield from _failure(source, source_idx, index + 1, first, text)
+
+
+def count_frames(source: Source) -> int:
+    """How many frames a video holds, without decoding them; of an animation, how many pictures.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if not source.is_video:
+        with Image.open(source.path) as image:
+            return getattr(image, "n_frames", 1)
+    av = import_av()
+    try:
+        with av.open(os.fspath(source.path)) as container:
+            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"{source.name} cannot be read: {one_line(error)}") from error
 
 
 def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
@@ -254,8 +291,30 @@ def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
         raise ValueError(f"it ends at {time_s:.1f} s of {length_s:.1f} s")
 
 
-def _upright(decoded: Any) -> np.ndarray:
-    """`(height, width, 3)` RGB of a decoded frame, turned as its container says."""
-    image = decoded.to_ndarray(format="rgb24")
-    quarter_turns = round((getattr(decoded, "rotation", 0) or 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+def _as_shown(decoded: Any, pixel_aspect: Fraction) -> np.ndarray:
+    """`(height, width, 3)` RGB of a decoded frame as a player shows it: with square pixels, turned and mirrored.
+
+    Args:
+        pixel_aspect: width of a stored pixel, in its heights; the shorter side of the picture's stretch is kept.
+    """
+    width, height = decoded.width, decoded.height
+    if not 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
+        pixel_aspect = Fraction(1)  # a damaged header
+    width, height = round(width * max(pixel_aspect, 1)), round(height * max(1 / pixel_aspect, 1))
+    image = decoded.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    matrix = decoded.side_data.get("DISPLAYMATRIX")
+    return image if matrix is None else _lay_out(image, np.frombuffer(bytes(matrix), "<i4").reshape(3, 3))
+
+
+def _lay_out(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """A picture under a container's display matrix, the nearest of the four turns and their mirror images.
+
+    Args:
+        matrix: `(3, 3)` as it is stored: x' = m00 x + m10 y, y' = m01 x + m11 y, y down (ISO 14496-12, 8.3.2).
+    """
+    (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
+    if abs(xx) + abs(yy) >= abs(xy) + abs(yx):
+        x_sign, y_sign = xx, yy
+    else:
+        image, x_sign, y_sign = image.swapaxes(0, 1), yx, xy
+    return np.ascontiguousarray(image[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1])

@@ -1,16 +1,20 @@
 """Sources and frames: what is taken, in which order, when, and which way up."""
 
+import importlib
+import importlib.util
+import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from blob_faces import draw_frame, write_video
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mf2.analysis import analyze, media
-from mf2.analysis.media import find_sources, printable, read_frames
+from mf2.analysis.media import count_frames, find_sources, printable, read_frames
 from mf2.analysis.peer_formats import PEER_WRITERS
 from mf2.analysis.tables import WRITERS, free_name, short_names
 from mf2.pipeline_mf2 import CAPTION_KINDS
@@ -77,24 +81,123 @@ def test_a_failure_is_not_told_twice(tmp_path):
     assert list(read_frames(enumerate(sources), skip=(0, 0))) == []
 
 
-def test_videos_are_turned_upright(tmp_path, monkeypatch):
-    """As phones store them: a matrix in the container says how to turn what is encoded."""
-    video = write_video(tmp_path / "clip.mp4", [draw_frame([(0, 0, 40, 30)])] * 2)
+# What a player shows of QUADRANTS under each display matrix: a, b, c, d of x' = a x + c y, y' = b x + d y, y down.
+QUADRANTS = np.array([[(255, 0, 0), (0, 0, 255)], [(0, 255, 0), (0, 0, 0)]], np.uint8)
+LAYOUTS = {
+    "as it is": ((1, 0, 0, 1), QUADRANTS),
+    "a quarter turn": ((0, 1, -1, 0), np.rot90(QUADRANTS, -1)),
+    "a half turn": ((-1, 0, 0, -1), np.rot90(QUADRANTS, 2)),
+    "three quarters": ((0, -1, 1, 0), np.rot90(QUADRANTS, 1)),
+    "mirrored": ((-1, 0, 0, 1), QUADRANTS[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), QUADRANTS[::-1]),
+    "transposed": ((0, 1, 1, 0), QUADRANTS.swapaxes(0, 1)),
+    "turned and mirrored": ((0, -1, -1, 0), np.rot90(QUADRANTS, 2).swapaxes(0, 1)),
+}
+
+
+def write_quadrants(file: Path, pixel_aspect: Fraction | None = None) -> Path:
+    """Five frames of four colours, 160 × 96 stored pixels, ten a second."""
+    frame = QUADRANTS.repeat(48, axis=0).repeat(80, axis=1)
+    with av.open(str(file), "w", format="mpegts" if file.suffix.lower() == ".mts" else None) as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file
+
+
+def set_matrix(file: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write a display matrix into the track header of an MP4."""
+    content = bytearray(file.read_bytes())
+    start = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    file.write_bytes(content)
+
+
+def colors_of(image: np.ndarray) -> np.ndarray:
+    """Those of the middles of the four quadrants, as black or full channels."""
+    height, width = image.shape[:2]
+    return (image[height // 4 :: height // 2, width // 4 :: width // 2] > 128).astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_videos_are_turned_and_mirrored_as_their_container_says(tmp_path, name):
+    matrix, expected = LAYOUTS[name]
+    video = write_quadrants(tmp_path / "clip.mp4")
+    set_matrix(video, matrix)
     (source,), _ = find_sources([video])
-    plain = next(read_frames([(0, source)])).image
-    with av.open(str(video)) as container:
-        decoded = next(container.decode(video=0))
-    for rotation, turns in ((0, 0), (90, 1), (-90, 3), (180, 2)):
-        turned = media._upright(_Turned(decoded, rotation))
-        assert np.array_equal(turned, np.rot90(plain, turns)), rotation
+    for frame in read_frames([(0, source)]):
+        assert frame.is_moving and max(frame.image.shape) == 160
+        np.testing.assert_array_equal(colors_of(frame.image), expected)
 
 
-class _Turned:
-    def __init__(self, frame: av.VideoFrame, rotation: int) -> None:
-        self.frame, self.rotation = frame, rotation
+@pytest.mark.parametrize(
+    ("suffix", "pixel_aspect", "size"),
+    [
+        (".mp4", (4, 3), (96, 213)),
+        (".mkv", (2, 1), (96, 320)),
+        (".mp4", (1, 2), (192, 160)),
+        (".mp4", (99, 1), (96, 160)),
+    ],
+)
+def test_pixels_become_square(tmp_path, suffix, pixel_aspect, size):
+    """As of camcorders: 1440 stored columns are shown as 1920."""
+    (source,), _ = find_sources([write_quadrants(tmp_path / f"clip{suffix}", Fraction(*pixel_aspect))])
+    frames = list(read_frames([(0, source)]))
+    assert [frame.image.shape[:2] for frame in frames] == [size] * 5
+    np.testing.assert_array_equal(colors_of(frames[0].image), QUADRANTS)
 
-    def to_ndarray(self, **kwargs):
-        return self.frame.to_ndarray(**kwargs)
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".MTS"])
+def test_time_begins_with_the_video(tmp_path, suffix):
+    """Transport streams count from anywhere."""
+    (source,), _ = find_sources([write_quadrants(tmp_path / f"clip{suffix}")])
+    assert [frame.time_s for frame in read_frames([(0, source)])] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert [frame.index for frame in read_frames([(0, source)], fps=5)] == [0, 2, 4]
+    assert count_frames(source) == 5
+
+
+@pytest.mark.parametrize(("name", "pause"), [("a.tiff", 0.1), ("a.avif", 0.25), ("a.gif", 0.25), ("a.webp", 0.25)])
+def test_every_picture_of_a_file_is_a_frame(tmp_path, name, pause):
+    pages = [Image.new("RGB", (40, 30), (60 * number,) * 3) for number in range(3)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:], duration=250)
+    (source,), _ = find_sources([tmp_path / name])
+    frames = list(read_frames([(0, source)]))
+    assert [round(frame.image.mean() / 60) for frame in frames] == [0, 1, 2]
+    assert [frame.time_s for frame in frames] == pytest.approx([0, pause, 2 * pause])
+    assert all(frame.is_moving for frame in frames) and count_frames(source) == 3
+    assert [frame.index for frame in read_frames([(0, source)], skip=(0, 0))] == [1, 2]
+
+
+def test_the_preview_in_a_tiff_is_no_frame(tmp_path):
+    """Scanners and cameras store a small version as a page of its own."""
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "a.tif"), True) as file:
+        for size, kind in ((64, 0), (16, 1), (64, 0)):
+            info = TiffImagePlugin.ImageFileDirectory_v2()
+            info[254] = kind
+            Image.new("RGB", (size, size), (200,) * 3).save(file, "TIFF", tiffinfo=info)
+            file.newFrame()
+    (source,), _ = find_sources([tmp_path / "a.tif"])
+    assert [frame.image.shape[0] for frame in read_frames([(0, source)])] == [64, 64]
+
+
+def test_a_heic_picture_is_read_or_named_as_what_it_is(tmp_path):
+    if importlib.util.find_spec("pillow_heif") is None:
+        (tmp_path / "a.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+        (source,), _ = find_sources([tmp_path])
+        (failure,) = read_frames([(0, source)])
+        assert "is a HEIC picture, which needs pillow-heif" in failure.error
+        assert "pip install 'mf2-face[heif]'" in failure.error
+        return
+    pillow_heif = importlib.import_module("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(QUADRANTS.repeat(32, axis=0).repeat(32, axis=1))).save(tmp_path / "a.HEIC")
+    (source,), _ = find_sources([tmp_path])
+    (frame,) = read_frames([(0, source)])
+    np.testing.assert_array_equal(colors_of(frame.image), QUADRANTS)
 
 
 def test_without_pyav_videos_say_what_is_missing(tmp_path, monkeypatch):
