@@ -3,6 +3,7 @@
 Pillow alone, so that a video's frames are drawn in milliseconds.
 """
 
+import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..labels_mf2 import ACTION_UNITS
+from .tag_places import place_tags
 
 AU_NAMES = {unit.code: unit.name for unit in ACTION_UNITS.values()}
 COLORS = matplotlib.colormaps["viridis"]
@@ -21,7 +23,13 @@ PANEL_WIDTH = 440
 LINE, TITLE = 17, 26
 """Heights of a line and of a panel's title, in pixels at scale 1, like all lengths here."""
 MARGIN, NAME_WIDTH, BAR_WIDTH = 12, 186, 190
-MAX_SCALE = 1.8
+MAX_SCALE, MAX_TAG_SCALE = 1.8, 2.5
+SHEET_ASPECT = 2.0
+"""Width of a picture with its panels, in its heights."""
+TAG_WIDTH = 1.4
+"""How wide a tag may be beside other faces, in widths of its face's box."""
+LINES_OF_FACE = 120
+"""A line is at most so thin a part of a face, so that small faces are seen under their regions."""
 TEXT_COLUMNS = 72
 CAPTION_TITLES = {"emotion": "Emotion", "key_au": "Key AUs", "au": "AUs"}
 
@@ -92,11 +100,12 @@ def draw_picture(picture: Image.Image, faces: Sequence[FaceState], height: int) 
     size = (round(picture.width * zoom), round(picture.height * zoom))
     drawn = picture.resize(size, Image.Resampling.BICUBIC) if zoom > 1 else picture.copy()
     draw = ImageDraw.Draw(drawn)
-    thickness = max(1.0, drawn.height / 360)
     for face in faces:
-        draw_regions(draw, face.regions_px * zoom, list(face.aus.values()), thickness)
-        if face.box_px is not None:
-            draw_tag(draw, [value * zoom for value in face.box_px], face, thickness)
+        regions_px = face.regions_px * zoom
+        side = float(np.ptp(regions_px.reshape(-1, 2), axis=0).max())
+        thickness = min(max(1.0, drawn.height / 360), max(1.0, side / LINES_OF_FACE))
+        draw_regions(draw, regions_px, list(face.aus.values()), thickness)
+    draw_tags(draw, [face for face in faces if face.box_px is not None], zoom, size)
     return drawn
 
 
@@ -109,14 +118,31 @@ def draw_regions(draw: ImageDraw.ImageDraw, regions_px: np.ndarray, probs: Seque
             draw.line([*points, points[0]], fill=color_of(probs[index]), width=width, joint="curve")
 
 
-def draw_tag(draw: ImageDraw.ImageDraw, box_px: Sequence[float], face: FaceState, scale: float) -> None:
-    """The face's box with its title and active AUs."""
+def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float, size: tuple[int, int]) -> None:
+    """The faces' boxes, and their titles with the active AUs, or without where there is no room for so much."""
+    scale = min(MAX_TAG_SCALE, max(1.0, size[1] / 360))
+    font = font_of(12 * scale)
+    boxes = [tuple(value * zoom for value in face.box_px) for face in faces]
+    for box in boxes:
+        draw.rectangle(box, outline=PAPER, width=max(1, round(scale / 2)))
+    limits = [math.inf if len(faces) == 1 else TAG_WIDTH * (box[2] - box[0]) for box in boxes]
+    texts = [_tag_texts(face, font, limit) for face, limit in zip(faces, limits, strict=True)]
+    sizes = [[(font.getlength(text) + 6 * scale, 15 * scale) for text in of_face] for of_face in texts]
+    for of_face, place in zip(texts, place_tags(boxes, sizes, size), strict=True):
+        if place is not None:
+            number, tag = place
+            draw.rectangle(tag, fill=INK)
+            draw.text((tag[0] + 3 * scale, (tag[1] + tag[3]) / 2), of_face[number], font=font, fill=PAPER, anchor="lm")
+
+
+def _tag_texts(face: FaceState, font: ImageFont.FreeTypeFont, limit: float) -> list[str]:
+    """What a tag may say, the longest first: title and as many active AUs as the limit allows, the title, a number."""
     active = [code for code, prob in face.aus.items() if prob >= face.thresholds[code]]
-    text = " ".join([face.title, *active])
-    draw.rectangle(tuple(box_px), outline=PAPER, width=max(1, round(scale)))
-    font, corner = font_of(12 * scale), (box_px[0], max(0.0, box_px[1] - 15 * scale))
-    draw.rectangle(draw.textbbox(corner, text, font=font), fill=INK)
-    draw.text(corner, text, font=font, fill=PAPER)
+    texts = [
+        " ".join([face.title, *active[:count]]) + " …" * (count < len(active)) for count in range(len(active) + 1)
+    ]
+    longest = next((text for text in reversed(texts) if font.getlength(text) <= limit), face.title)
+    return [*dict.fromkeys((longest, face.title, face.title.removeprefix("face ")))]
 
 
 # ----------------------------------------------------------------------------------------------------------- panel
@@ -158,19 +184,34 @@ def _draw_bar(
 
 
 def compose(picture: Image.Image, faces: Sequence[FaceState], num_panels: int, panel_px: int) -> Image.Image:
-    """The annotated picture with panels of its first faces at its side.
+    """The annotated picture with panels of its first faces at its side, in columns.
 
     Args:
         num_panels: panels that there is room for, whether or not there are faces.
         panel_px: see `panel_height`; the picture is enlarged to hold all panels.
     """
-    drawn = draw_picture(picture, faces, panel_px * num_panels)
     if not num_panels:
-        return drawn
-    scale = min(MAX_SCALE, drawn.height / (panel_px * num_panels))
-    sheet = Image.new("RGB", (drawn.width + round(PANEL_WIDTH * scale), drawn.height), PAPER)
+        return draw_picture(picture, faces, 0)
+    num_columns = _num_columns(picture.size, num_panels, panel_px)
+    num_rows = math.ceil(num_panels / num_columns)
+    drawn = draw_picture(picture, faces, panel_px * num_rows)
+    scale = min(MAX_SCALE, drawn.height / (panel_px * num_rows))
+    width, height = round(PANEL_WIDTH * scale), drawn.height // num_rows
+    sheet = Image.new("RGB", (drawn.width + num_columns * width, drawn.height), PAPER)
     sheet.paste(drawn, (0, 0))
-    height = drawn.height // num_panels
     for place, face in enumerate(faces[:num_panels]):
-        sheet.paste(draw_panel(face, height, scale), (drawn.width, place * height))
+        column, row = divmod(place, num_rows)
+        sheet.paste(draw_panel(face, height, scale), (drawn.width + column * width, row * height))
     return sheet
+
+
+def _num_columns(size: tuple[int, int], num_panels: int, panel_px: int) -> int:
+    """In how many columns of panels the sheet comes nearest to `SHEET_ASPECT`."""
+
+    def aspect(num_columns: int) -> float:
+        least = panel_px * math.ceil(num_panels / num_columns)
+        height = max(size[1], least)
+        scale = min(MAX_SCALE, height / least)
+        return size[0] / size[1] + num_columns * PANEL_WIDTH * scale / height
+
+    return min(range(1, num_panels + 1), key=lambda count: abs(math.log(aspect(count) / SHEET_ASPECT)))
