@@ -131,10 +131,11 @@ class BoxDetector(ABC):
     @classmethod
     def describe(cls, model_file: Path | None = None) -> dict[str, Any]:
         """Its name, its package's version, and the SHA-256 of each model file, by name."""
+        files = [Path(need.name) for need in cls.needs(model_file)[1:] if need.is_there]
         return {
             "name": cls.name,
             "version": _version_of(cls.name),
-            "model_sha256": {file.name: _sha256(file) for file in cls.model_files(model_file) if file.is_file()},
+            "model_sha256": {file.name: _sha256(file) for file in files},
         }
 
 

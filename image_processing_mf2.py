@@ -28,7 +28,13 @@ from transformers.utils import logging
 
 from .images_mf2 import ImageSource, image_name, is_rescaled, read_image, split_images
 from .labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, NUM_LANDMARKS, get_action_unit
-from .landmarks_mf2 import LandmarkDetector, check_landmark_word, detect_in_pictures, find_detector
+from .landmarks_mf2 import (
+    PREFERRED_DETECTOR,
+    LandmarkDetector,
+    check_landmark_word,
+    detect_in_pictures,
+    find_detector,
+)
 from .regions_mf2 import (
     affine,
     alignment_matrix,
@@ -403,7 +409,7 @@ class _FaceImageProcessing(BaseImageProcessor):
     au_ids = list(AU_IDS)
     au_region_size = 0.14
     eye_centers = [list(center) for center in EYE_CENTERS]
-    landmark_detector = "face-alignment"
+    landmark_detector = PREFERRED_DETECTOR
     max_pixels = 2**26
     model_input_names = ["pixel_values", "au_boxes", "au_ids"]
 

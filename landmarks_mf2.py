@@ -36,6 +36,8 @@ _FACTORIES: dict[str, DetectorFactory] = {
 }
 _LOADED: dict[tuple[str, str, str], LandmarkDetector] = {}
 
+PREFERRED_DETECTOR = FaceAlignmentDetector.name
+"""The detector of the paper."""
 DETECTOR_VARIABLE = "MF2_LANDMARK_DETECTOR"
 """Environment variable: the registered detector of `"detect"`."""
 FOLDER_VARIABLE = "MF2_DETECTORS"
@@ -257,6 +259,7 @@ def describe_detector(name: str, model_file: str | os.PathLike | None = None) ->
 
 __all__ = [
     "FACE_MESH_TO_68",
+    "PREFERRED_DETECTOR",
     "BoxDetector",
     "DetectedFace",
     "FaceAlignmentDetector",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..hub.sources import DEFAULT_MODEL, check_model_source
 from ..utils.command_line import illustration
+from .face_arguments import FaceSearch, add_face_arguments
 from .report.command import REPORT_NAME, write_report
 
 FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
@@ -26,19 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", type=_listed(FORMATS), default=("parquet",), metavar="F,…", help=f"{', '.join(FORMATS)} [parquet]")
     add("--overlay", action="store_true", help="also write annotated pictures and videos")
     add("--report", action="store_true", help="also write report.html")
-    seeing = parser.add_argument_group("what is looked for")
-    seeing.add_argument(
-        "--captions", type=_listed(CAPTION_KINDS), default=(), metavar="K,…", help="emotion, au, key_au"
-    )
-    seeing.add_argument(
-        "--landmarks",
-        default="detect",
-        metavar="detect|mean_face|FILE",
-        help="find faces; take every picture as a face crop; or read points from a CSV or npz of video and frame "
-        "[detect]",
-    )
-    seeing.add_argument("--backend", help="detector: its name, or module:factory of your own [the checkpoint's]")
-    seeing.add_argument("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
+    add("--captions", type=_listed(CAPTION_KINDS), default=(), metavar="K,…", help="emotion, au, key_au")
+    add_face_arguments(parser)
     work = parser.add_argument_group("how the work is done")
     work.add_argument("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     work.add_argument("--batch_size", type=_positive(int), default=16, metavar="N", help="faces in a pass [16]")
@@ -61,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
         adapters=tuple(args.adapter),
         device=args.device,
         batch_size=args.batch_size,
-        landmarks=args.landmarks,
-        backend=args.backend,
-        model_file=args.model_file,
+        faces=FaceSearch.from_args(args),
         captions=args.captions,
         fps=args.fps,
         shard=args.shard,
@@ -76,8 +64,11 @@ def run(args: argparse.Namespace) -> int:
     illustrate(folder, args.overlay, args.report)
     for name, reason in summary.failed.items():
         print(f"mf2 analyze: failed: {name}: {reason}", file=sys.stderr)
+    has_missed = options.faces.is_file and not summary.faces
+    if has_missed:
+        print(f"mf2 analyze: failed: no frame has landmarks in {options.faces.landmarks}", file=sys.stderr)
     print(f"{summary.to_line()}; see {folder}")
-    return 1 if summary.errors else 0
+    return 1 if summary.errors or has_missed else 0
 
 
 def illustrate(folder: Path, overlay: bool, report: bool) -> None:

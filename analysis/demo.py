@@ -59,6 +59,7 @@ def show(model: Path, output: Path, device: str | None = None) -> Path:
     from ..evaluation.caption_scores import caption_kinds
     from .demo_sample import LANDMARKS_NAME, write_sample
     from .engine import AnalyzeOptions, analyze
+    from .face_arguments import FaceSearch
     from .report.command import write_report
     from .run_folder import MANIFEST_NAME
 
@@ -68,7 +69,7 @@ def show(model: Path, output: Path, device: str | None = None) -> Path:
     options = AnalyzeOptions(
         model=str(model),
         device=device,
-        landmarks=str(sample / LANDMARKS_NAME),
+        faces=FaceSearch(str(sample / LANDMARKS_NAME)),
         captions=caption_kinds(MF2Config.from_pretrained(model)),
     )
     summary = analyze(write_sample(sample, NUM_PICTURES), run_folder, options)

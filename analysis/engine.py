@@ -21,7 +21,8 @@ from .. import __version__
 from ..head_pose_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
 from .caption_check import CAPTION_PREFIX, check_captions
-from .faces import DETECT, Face, LocatedFrame, locate_faces, make_finder
+from .face_arguments import FaceSearch
+from .faces import Face, LocatedFrame, describe_finder, locate_faces, make_finder
 from .media import FRAMES_AHEAD, Source, find_sources, import_av, read_frames
 from .peer_formats import PEER_WRITERS
 from .recognizer import INPUT_NAMES, Recognizer
@@ -56,9 +57,7 @@ class AnalyzeOptions:
     adapters: tuple[str, ...] = ()
     device: str | None = None
     batch_size: int = 16
-    landmarks: str = DETECT
-    backend: str | None = None
-    model_file: str | None = None
+    faces: FaceSearch = field(default_factory=FaceSearch)
     captions: tuple[str, ...] = ()
     fps: float | None = None
     shard: tuple[int, int] = (1, 1)
@@ -69,7 +68,8 @@ class AnalyzeOptions:
     def row_settings(self) -> dict[str, Any]:
         """The options that rows depend on, as JSON has them."""
         free = ("device", "num_threads", "compile")
-        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name not in free}))
+        settings = {name: value for name, value in asdict(self).items() if name not in free}
+        return json.loads(json.dumps(settings | settings.pop("faces")))
 
 
 @dataclass
@@ -138,7 +138,8 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
         import_av()
     started = time.perf_counter()
     recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
-    settings = options.row_settings() | {"sources": [source.name for source in sources]}
+    found_with = describe_finder(options.faces, recognizer.image_processor.landmark_detector)
+    settings = options.row_settings() | {"detector": found_with, "sources": [source.name for source in sources]}
     run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
     if run.is_finished:
         counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
@@ -167,9 +168,8 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     """Add the rows of everything that comes after what the run's parts hold."""
     position = run.position
     tracker = run.resume_tracker() if position[0] >= 0 else None
-    names = [source.name for source in sources]
-    backend = options.backend or recognizer.image_processor.landmark_detector
-    find = make_finder(options.landmarks, backend, str(recognizer.device), options.model_file, names)
+    preferred = recognizer.image_processor.landmark_detector
+    find = make_finder(options.faces, preferred, str(recognizer.device), sources)
     run.claim()
     remaining = list(enumerate(sources))[max(position[0], 0) :]
     size = options.batch_size

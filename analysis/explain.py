@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from ..hub.sources import DEFAULT_MODEL, check_model_source
+from .face_arguments import FaceSearch, add_face_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("image", type=Path, metavar="IMAGE", help="a picture with one or more faces")
     add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
     add("--output", type=Path, default=Path("outputs/explanation"), metavar="DIR", help="[outputs/explanation]")
-    add("--landmarks", default="detect", metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
-    add("--backend", help="detector [the checkpoint's]")
-    add("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
+    add_face_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
     recognizer = Recognizer.from_pretrained(args.model, device=args.device)
     source = Source(args.image, str(args.image), is_video=False)
-    backend = args.backend or recognizer.image_processor.landmark_detector
-    find = make_finder(args.landmarks, backend, str(recognizer.device), args.model_file, [source.name])
+    preferred = recognizer.image_processor.landmark_detector
+    find = make_finder(FaceSearch.from_args(args), preferred, str(recognizer.device), [source])
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
         raise ValueError(f"{args.image}: {located.error or 'no face was found; try --landmarks mean_face.'}")

@@ -3,17 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
-from ..dataset_tools.detectors import load_backend
-from ..dataset_tools.landmark_files import read_landmarks
-from ..landmarks_mf2 import DETECT, MEAN_FACE, DetectedFace, LandmarkDetector, detect_in_pictures
+from ..dataset_tools.detectors import choose_backend, describe_backend, load_backend
+from ..dataset_tools.landmark_files import FrameRange, list_videos, listed, match_videos, read_landmarks
+from ..dataset_tools.schema import sha256_of_file
+from ..landmarks_mf2 import DetectedFace, LandmarkDetector, detect_in_pictures
 from ..pipeline_mf2 import faces_from_landmarks, largest_first
 from ..regions_mf2 import check_landmarks
 from ..utils.command_line import one_line
-from .media import Frame
+from .face_arguments import MEAN_FACE, FaceSearch
+from .media import Frame, Source, count_frames
 from .tracking import FaceTracker
+
+logger = logging.get_logger(__name__)
 
 WITHOUT_DETECTOR = (
     "Or give points with --landmarks FILE, take every picture as a face crop with --landmarks mean_face, or name "
@@ -48,86 +54,138 @@ FindFaces = Callable[[Sequence[Frame]], list[list[DetectedFace] | Exception | No
 
 
 # ---------------------------------------------------------------------------------------------------- ways to find
-def make_finder(
-    landmarks: str, backend: str, device: str | None, model_file: str | None, names: list[str]
-) -> FindFaces:
-    """The way that `--landmarks` names.
+def make_finder(search: FaceSearch, preferred: str, device: str | None, sources: Sequence[Source]) -> FindFaces:
+    """The way to find faces that is asked for.
 
     Args:
-        landmarks: `detect`, `mean_face`, or a file, see `dataset_tools.landmark_files`.
-        backend: a registered detector, or `module:factory` of one's own.
+        search: the way.
+        preferred: the checkpoint's detector.
         device: of the detector.
-        model_file: of the detector.
-        names: of the sources.
+        sources: what will be looked at.
     Raises:
-        ValueError, ImportError, OSError: the detector cannot be set up, or the file cannot be read.
+        ValueError, ImportError, OSError: the detector cannot be set up, or the file cannot be read or has landmarks of
+            none of the sources.
     """
-    if landmarks == MEAN_FACE:
+    if search.landmarks == MEAN_FACE:
         return lambda frames: [None] * len(frames)
-    if landmarks == DETECT:
-        return _Detection(load_backend(backend, device, model_file, WITHOUT_DETECTOR))
-    return _GivenLandmarks(Path(landmarks), names)
+    if search.is_file:
+        return _GivenLandmarks(Path(search.landmarks), sources, search.first_frame)
+    backend = choose_backend(preferred, search.backend, search.model_file)
+    return _Detection(load_backend(backend, device, search.model_file, WITHOUT_DETECTOR), search)
+
+
+def describe_finder(search: FaceSearch, preferred: str) -> dict[str, Any] | None:
+    """What faces are found with: a detector, see `describe_detector`, a file with its SHA-256, or None."""
+    if search.landmarks == MEAN_FACE:
+        return None
+    if search.is_file:
+        file = Path(search.landmarks)
+        return {"name": file.name, "sha256": sha256_of_file(file) if file.is_file() else None}
+    return describe_backend(choose_backend(preferred, search.backend, search.model_file), search.model_file)
 
 
 class _Detection:
     """Runs a detector; a frame with which it fails is an error of that frame alone."""
 
-    def __init__(self, detector: LandmarkDetector):
-        self.detector = detector
-
-    def _detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
-        return detect_in_pictures(self.detector, images, in_tiles=False)
+    def __init__(self, detector: LandmarkDetector, search: FaceSearch):
+        self.detector, self.search = detector, search
 
     def __call__(self, frames: Sequence[Frame]) -> list[list[DetectedFace] | Exception | None]:
+        found: dict[int, list[DetectedFace] | Exception] = {}
+        in_tiles = [self._takes_tiles(frame) for frame in frames]
+        for wanted in set(in_tiles):
+            places = [place for place, is_tiled in enumerate(in_tiles) if is_tiled == wanted]
+            found |= zip(places, self._detect([frames[place] for place in places], wanted), strict=True)
+        return [found[place] for place in range(len(frames))]
+
+    def _takes_tiles(self, frame: Frame) -> bool:
+        return self.search.small_faces == "always" or (self.search.small_faces == "pictures" and not frame.is_moving)
+
+    def _detect(self, frames: Sequence[Frame], in_tiles: bool) -> list[list[DetectedFace] | Exception]:
         try:
-            return [_usable(faces) for faces in self._detect([frame.image for frame in frames])]
+            found = detect_in_pictures(self.detector, [frame.image for frame in frames], in_tiles)
+            return [self._usable(faces) for faces in found]
         except Exception as error:  # a detector meets odd pictures with errors of any type
             if len(frames) == 1:
                 return [error]
-            return [found for frame in frames for found in self([frame])]
+            return [found for frame in frames for found in self._detect([frame], in_tiles)]
 
-
-def _usable(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
-    """The faces that can be aligned, the largest first; a detector may call something a face that has no eyes."""
-    usable = []
-    for face in faces:
-        try:
-            check_landmarks(face.landmarks_px)
-        except ValueError:
-            continue
-        usable.append(face)
-    return largest_first(usable)
+    def _usable(self, faces: Sequence[DetectedFace]) -> list[DetectedFace]:
+        """The faces that are wanted and can be aligned, the largest first; some detectors see faces without eyes."""
+        usable = []
+        for face in faces:
+            if face.score < self.search.min_face_score or face.side_px < self.search.min_face_size:
+                continue
+            try:
+                check_landmarks(face.landmarks_px)
+            except ValueError:
+                continue
+            usable.append(face)
+        return largest_first(usable)
 
 
 class _GivenLandmarks:
     """Landmarks of a file.
 
-    `video` in it is the source as it was given, or its name without folder and suffix; `frame` counts from 0. Pictures
-    of a video that are numbered in a folder, `clip/00012.jpg`, are also found as frame 12 of `clip`.
+    `video` in it is a source as it was given or with fewer folders, with or without its suffix, see `match_videos`.
+    Pictures of a video that are numbered in a folder, `clip/00012.jpg`, are also found as frame 12 of `clip`.
     """
 
-    def __init__(self, file: Path, names: Iterable[str]):
-        self.videos = {name: self._videos(name) for name in names}
-        self.points = read_landmarks(file, _Videos({key for keys in self.videos.values() for key in keys}))
-
-    @staticmethod
-    def _videos(name: str) -> tuple[str, ...]:
-        path = Path(name)
-        return name, path.stem, path.parent.name
+    def __init__(self, file: Path, sources: Sequence[Source], first_frame: int | None = None):
+        ranges = list_videos(file)
+        self.videos = match_videos([source.name for source in sources], ranges)
+        self.folders = match_videos({name for source in sources if (name := _numbered_folder(source))}, ranges)
+        known = {*self.videos.values(), *self.folders.values()}
+        if not known:
+            raise ValueError(
+                f"The landmark file {file} has landmarks of {listed(ranges) or 'nothing'}, and of none of "
+                f"{listed(source.name for source in sources)}: its column video must name them."
+            )
+        self.origins = {
+            source.name: _origin(source, ranges[self.videos[source.name]], first_frame)
+            for source in sources
+            if source.name in self.videos
+        }
+        if from_one := [name for name, origin in self.origins.items() if origin == 1]:
+            logger.warning(
+                f"{file}: the frames of {listed(from_one)} count from 1; --first_frame 0 takes them from 0."
+            )
+        self.points = read_landmarks(file, _Videos(known))
 
     def __call__(self, frames: Sequence[Frame]) -> list[list[DetectedFace] | Exception | None]:
         return [self._find(frame) for frame in frames]
 
     def _find(self, frame: Frame) -> list[DetectedFace] | Exception:
-        name, stem, folder = self.videos[frame.source.name]
-        keys = [(name, frame.index), (stem, frame.index)]
-        if stem.isdecimal() and not frame.source.is_video:
-            keys.append((folder, int(stem)))
+        name, keys = frame.source.name, []
+        if name in self.videos:
+            keys.append((self.videos[name], frame.index + self.origins[name]))
+        if (folder := _numbered_folder(frame.source)) in self.folders:
+            keys.append((self.folders[folder], int(frame.source.path.stem)))
         points = next((self.points[key] for key in keys if key in self.points), None)
         try:
             return [] if points is None else faces_from_landmarks(points)
         except ValueError as error:
             return error
+
+
+def _numbered_folder(source: Source) -> str | None:
+    """The folder of a picture whose name is a number."""
+    path = Path(source.name)
+    return str(path.parent) if path.stem.isdecimal() and not source.is_video and path.parent.name else None
+
+
+def _origin(source: Source, frames: FrameRange, first_frame: int | None) -> int:
+    """The number of a source's first frame in a file that has those frames of it.
+
+    A file that has frame 0 counts from 0, one whose last number is that of all frames from 1; where neither tells, 0.
+    """
+    if first_frame is not None:
+        return first_frame
+    if frames.origin is not None or frames.first == 0:
+        return frames.origin or 0
+    if frames.count == 1 and not source.is_video:
+        return frames.first
+    return int(frames.last == count_frames(source))
 
 
 @dataclass(frozen=True)

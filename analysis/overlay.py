@@ -29,8 +29,8 @@ from .run_folder import MANIFEST_NAME
 from .tables import BOX, LANDMARKS, STATUS_OK, TABLE_NAME, free_name
 
 OVERLAY_NAME = "overlay"
-MAX_PANELS = 2
-"""Faces of a picture that have a panel; all have their regions drawn."""
+MAX_PANELS, MAX_VIDEO_PANELS = 12, 4
+"""Faces of a picture, and of a video's frame, that have a panel; all have their regions drawn."""
 CAPTION_LINES = 8
 ROWS_AT_ONCE = 256
 RATE, TIME_BASE = 30, Fraction(1, 90_000)
@@ -56,7 +56,8 @@ def write_overlays(folder: Path) -> Path:
     sources = groupby(_rows(file), key=itemgetter("source"))
     for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(most_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], min(MAX_PANELS, most_faces[name]))
+        num_panels = min(MAX_VIDEO_PANELS if source.is_video else MAX_PANELS, most_faces[name])
+        frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], num_panels)
         stem = folder / OVERLAY_NAME / free_name(name, taken)
         with illustration(stem):
             _write_drawing(frames, stem)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from mf2.analysis.engine import AnalyzeOptions, analyze, collect_rows
-from mf2.analysis.faces import DETECT, MEAN_FACE
+from mf2.analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
 from mf2.analysis.media import find_sources, import_av
 from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
@@ -107,7 +107,7 @@ def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator
         for kind, way in itertools.product(args.kinds, args.landmarks):
             landmarks = str(folder / LANDMARKS[way]) if way == "given" else LANDMARKS[way]
             options = AnalyzeOptions(
-                str(folder / size), device=args.device, batch_size=batch_size, landmarks=landmarks
+                str(folder / size), device=args.device, batch_size=batch_size, faces=FaceSearch(landmarks)
             )
             runs[kind, way] = analysis_of(folder / kind, recognizer, options)
         cpu: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
@@ -206,7 +206,7 @@ def measure_memory(folder: Path, args: argparse.Namespace) -> Iterator[dict[str,
 
 def peak_of(video: str, model: str, device: str) -> int:
     """The most bytes that the process has while a video is analysed; runs in a fresh process."""
-    options = AnalyzeOptions(model, device=device, landmarks=MEAN_FACE)
+    options = AnalyzeOptions(model, device=device, faces=FaceSearch(MEAN_FACE))
     with tempfile.TemporaryDirectory() as output:
         return peak_memory_during(lambda: analyze([video], output, options), "cpu")
 

@@ -53,6 +53,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "make one web page of what `mf2 analyze` found",
             "mf2 report outputs/analysis --title 'Interview 12'",
         ),
+        "detectors": Command(
+            "analysis.detectors", "list the face detectors: what is there, and what to put where", "mf2 detectors"
+        ),
         "demo": Command(
             "analysis.demo", "show everything on generated faces: analysis, pictures and a report", "mf2 demo"
         ),

@@ -1,8 +1,10 @@
-"""The landmark detector that a command line names."""
+"""The landmark detector that a command line names, or the one that is there."""
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .schema import sha256_of_file
 
 if TYPE_CHECKING:
     from ..landmarks_mf2 import LandmarkDetector
@@ -32,3 +34,20 @@ def load_backend(
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The detector {name} cannot be loaded as module:factory ({error}).") from error
     return load_detector(factory(device, model_file=model_file) if model_file else factory(device))
+
+
+def choose_backend(preferred: str, name: str | None = None, model_file: str | Path | None = None) -> str:
+    """The backend to run: what is named, a `module:factory` too, else as `choose_detector` says."""
+    from ..landmarks_mf2 import choose_detector
+
+    return name if name and ":" in name else choose_detector(preferred, name, model_file)
+
+
+def describe_backend(name: str, model_file: str | Path | None = None) -> dict[str, Any]:
+    """A backend's name, its package's version and the SHA-256 of its model files, as far as they are known."""
+    from ..landmarks_mf2 import describe_detector
+
+    if ":" not in name:
+        return describe_detector(name, model_file)
+    hashes = {Path(model_file).name: sha256_of_file(Path(model_file))} if model_file else {}
+    return {"name": name, "version": None, "model_sha256": hashes}

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
 from .captions import template_captions
 from .index import read_frames
-from .landmark_files import Frame, read_landmarks
+from .landmark_files import Frame, read_landmarks_of
 from .readers.interface import About, Report, emotions_of
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
@@ -176,7 +176,7 @@ def read_given_landmarks(given: Path | None, root: Path, frames: pa.Table) -> di
     path = given or root / LANDMARKS_NAME
     if given is None and not path.is_file():
         return {}
-    return read_landmarks(path, set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True)))
+    return read_landmarks_of(path, set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True)))
 
 
 def _rows(

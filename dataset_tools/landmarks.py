@@ -38,13 +38,12 @@ from ..labels_mf2 import NUM_LANDMARKS
 from ..utils.command_line import illustration
 from ..utils.files import replacing, write_json
 from .contact_sheet import draw_contact_sheet
-from .detectors import load_backend
-from .landmark_files import read_landmarks
+from .detectors import choose_backend, load_backend
+from .landmark_files import read_landmarks_of
 from .rewrite import Row, StoredDataset
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
 from .stage_report import Tally
 
-DEFAULT_BACKEND = "face-alignment"
 IMAGES_PER_PART = 64
 SHEET_FACES = 48
 COUNTED = {
@@ -77,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", type=Path, help="folder of a data set")
     add("--out", type=Path, help="folder of the data set with landmarks (default: in the place of DATA)")
-    add("--backend", metavar="NAME", help="face-alignment (the default), mediapipe, or module:factory of your own")
-    add("--model_file", type=Path, metavar="FILE", help="model of the backend, where it reads one")
+    add("--backend", metavar="NAME", help="detector, or module:factory of your own; see `mf2 detectors`")
+    add("--model_file", type=Path, metavar="FILE", help="model that the backend reads; see `mf2 detectors`")
     add("--landmarks", type=Path, metavar="FILE", help="given landmarks (.csv or .npz) instead of a backend")
     add("--redo", action="store_true", help="also for images that have landmarks already")
     add(
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.landmarks:
         _write(args, stored, _given(stored, pending, args.landmarks), {"file_sha256": sha256_of_file(args.landmarks)})
         return 0
-    search = Search(args.data, args.backend or DEFAULT_BACKEND, args.model_file, args.device, args.batch_size)
+    search = Search(args.data, *_choose_backend(args.backend, args.model_file), args.device, args.batch_size)
     earlier = {} if args.redo else _from_earlier(args, stored, pending, search.describe())
     pending = [position for position in pending if position not in earlier]
     parts = Parts(_work_folder(args) / "parts" / search.key(pending), pending)
@@ -124,6 +123,14 @@ def run(args: argparse.Namespace) -> int:
     _write(args, stored, earlier | parts.read(), search.describe())
     shutil.rmtree(_work_folder(args) / "parts", ignore_errors=True)
     return 0
+
+
+def _choose_backend(name: str | None, model_file: Path | None) -> tuple[str, Path | None]:
+    """The backend to run and its model file, where it reads one."""
+    from ..landmarks_mf2 import PREFERRED_DETECTOR, find_model_file
+
+    backend = choose_backend(PREFERRED_DETECTOR, name, model_file)
+    return backend, model_file if ":" in backend else find_model_file(backend, model_file)
 
 
 def _work_folder(args: argparse.Namespace) -> Path:
@@ -346,7 +353,7 @@ def _sha256_of_image(stored: StoredDataset, position: int) -> str:
 def _given(stored: StoredDataset, pending: Iterable[int], path: Path) -> dict[int, Finding]:
     """The findings of a landmark file."""
     frames = dict(enumerate(zip(stored.column("video_id"), stored.column("frame"), strict=True)))
-    given = read_landmarks(path, {frames[position] for position in pending})
+    given = read_landmarks_of(path, {frames[position] for position in pending})
     points = {position: given.get(frames[position]) for position in pending}
     return {position: Finding(xy, _NO_FACE if xy is None else 1) for position, xy in points.items()}
 

@@ -9,6 +9,7 @@ Faces are kept in an index and encoded once.
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...hub.sources import DEFAULT_MODEL, check_model_source
+from ..face_arguments import FaceSearch, add_face_arguments
 
 if TYPE_CHECKING:
     from ..media import Source
     from .face_index import Encoder
 
 BRANCHES = ("emo", "au")
-DETECT = "detect"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--texts", type=Path, metavar="FILE", help="one text a line")
     add("--top_k", type=int, default=12, metavar="N", help="how many [%(default)s]")
     add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions [%(default)s]")
-    add("--landmarks", default=DETECT, metavar="detect|mean_face|FILE", help="as of `mf2 analyze` [detect]")
-    add("--backend", help="detector [the checkpoint's]")
-    add("--model_file", metavar="FILE", help="weights of the detector, where it wants them named")
     add("--fps", type=float, default=1.0, help="frames a second to take of videos [%(default)s]")
     add("--index", type=Path, metavar="DIR", help="where encoded faces are kept [a folder in ~/.cache/mf2]")
     add("--output", type=Path, default=Path("outputs/search"), help="folder of the results [%(default)s]")
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     add("--batch_size", type=int, default=16, metavar="N", help="faces in a pass [%(default)s]")
+    add_face_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,18 +111,19 @@ def _make_encoder(args: argparse.Namespace, sources: Sequence["Source"]) -> "Enc
 
     recognizer = Recognizer.from_pretrained(args.model, device=args.device)
     recognizer.model.get_branch(args.branch)
-    backend = args.backend or recognizer.image_processor.landmark_detector
-    names = [source.name for source in sources]
-    find = make_finder(args.landmarks, backend, str(recognizer.device), args.model_file, names)
+    preferred = recognizer.image_processor.landmark_detector
+    find = make_finder(FaceSearch.from_args(args), preferred, str(recognizer.device), sources)
     return Encoder(recognizer.model, recognizer.processor, find, args.branch, args.batch_size, args.fps)
 
 
 def _faces_key(args: argparse.Namespace, encoder: "Encoder") -> str:
-    """Names the way in which faces are found; a changed file of landmarks is another way."""
-    if args.landmarks == DETECT:
-        return f"{args.backend or encoder.processor.image_processor.landmark_detector} {args.model_file or ''}".strip()
-    file = Path(args.landmarks)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else args.landmarks
+    """Names the way in which faces are found; another model of a detector is another way, as is a changed file."""
+    from ..faces import describe_finder
+
+    search = FaceSearch.from_args(args)
+    found_with = describe_finder(search, encoder.processor.image_processor.landmark_detector)
+    limits = [search.min_face_score, search.min_face_size, search.small_faces, search.first_frame]
+    return json.dumps([found_with, limits])
 
 
 def default_index_folder(folder: str | Path, branch: str) -> Path:

@@ -97,6 +97,7 @@ def test_every_frame_and_face_has_a_row(whole_run, media, capsys):
         "other_files": 1,
         "failed": {},
     }
+    assert manifest["settings"]["detector"] == {"name": DETECT[1], "version": None, "model_sha256": {}}
     assert manifest["thresholds"]["AU1"] == 0.45 and manifest["label_space"]["emotions"] == list(EMOTIONS)
     assert not (whole_run / ".parts").exists()
 
@@ -298,6 +299,19 @@ def test_landmarks_of_a_file(checkpoint, media, tmp_path):
     rows = read_rows(tmp_path / "run")
     assert [row["status"] for row in rows[:3]] == ["no_face", "ok", "no_face"]
     assert rows[1]["landmarks"] == pytest.approx(points, abs=1e-4)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["settings"]["detector"]["name"] == "landmarks.csv"
+
+
+def test_a_file_of_landmarks_without_a_face_is_a_failure(checkpoint, media, tmp_path, capsys):
+    """Neither for videos that it does not name, nor for frames that the video does not have."""
+    names = [f"{axis}{point}" for point in range(68) for axis in "xy"]
+    file = tmp_path / "landmarks.csv"
+    for video, message in (("walk.mp4", "has landmarks of walk.mp4, and of none of"), ("clip", "no frame has")):
+        file.write_text(f"video,frame,{','.join(names)}\n{video},500,{','.join(map(str, range(136)))}\n")
+        options = ("--model", checkpoint, "--output", tmp_path / video, "--landmarks", file)
+        assert analyze(media / "clip.mp4", *options) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_adapters_answer_from_one_pass(whole_run, checkpoint, media, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tiny_mf2 import make_tiny, save_tiny, write_pictures
 
+from mf2.analysis.face_arguments import FaceSearch
 from mf2.analysis.faces import make_finder
 from mf2.analysis.media import find_sources
 from mf2.analysis.search import face_index
@@ -19,7 +20,7 @@ from mf2.cli import main
 from mf2.dataset_tools.captions import template_captions
 from mf2.labels_mf2 import PROTOTYPES
 
-MEAN_FACE = make_finder("mean_face", "", None, None, [])
+MEAN_FACE = make_finder(FaceSearch("mean_face"), "", None, [])
 TEXT = "The lip corners are pulled up."
 
 
