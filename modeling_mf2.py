@@ -200,17 +200,26 @@ class MF2Branch(SharedSpace):
             au_ids: Other AUs than the branch was trained on; an unknown one gets the embedding of the trained AU whose
                 regions are nearest.
         """
+        return self(au_ids)
+
+    def forward(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
+        """See `query_embeds`. The queries are the branch's own weight: what wraps modules (offloading) lets them be
+        read in a call of the branch alone."""
         if not hasattr(self, "au_embeddings"):
             return self.query_tokens
-        embeddings, known = self.au_embeddings.weight, tuple(self.config.au_ids)
-        if au_ids is not None and tuple(au_ids) != known:
-            embeddings = embeddings[nearest_au_indexes(tuple(au_ids), known)]
-        return self.query_tokens + embeddings[:, None]
+        known, device = tuple(self.config.au_ids), self.query_tokens.device
+        if au_ids is None or tuple(au_ids) == known:
+            rows = torch.arange(len(known), device=device)
+        else:
+            rows = torch.tensor(nearest_au_indexes(tuple(au_ids), known), device=device)
+        return self.query_tokens + self.au_embeddings(rows)[:, None]
 
     def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
         """(…, N, W) tokens of the tower -> what the queries attend to, of the same shape."""
         states = self.vision_layernorm(vision_states)
-        return states + self.region_embeddings.weight if hasattr(self, "region_embeddings") else states
+        if not hasattr(self, "region_embeddings"):
+            return states
+        return states + self.region_embeddings(torch.arange(states.shape[-2], device=states.device))
 
     def project_vision(self, vision_states: torch.Tensor) -> Iterator[KeyValue | None]:
         """(rows, regions, N, W) vision tokens -> as [`MF2QFormer.project_vision`], from the normalised ones."""
@@ -301,7 +310,11 @@ class MF2Branch(SharedSpace):
 
     def predict_tokens(self, text_states: torch.Tensor) -> torch.Tensor:
         """(…, D) text states -> (…, vocabulary) logits of the next token."""
-        return self.lm_head(text_states, self.embeddings.word_embeddings.weight)
+        words = self.embeddings.word_embeddings
+        if words.weight.is_meta:  # offloaded: the weight is there in a call alone
+            every = torch.arange(self.lm_head.bias.shape[0], device=text_states.device)
+            return self.lm_head(text_states, words(every))
+        return self.lm_head(text_states, words.weight)
 
     def match(
         self,

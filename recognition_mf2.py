@@ -89,7 +89,7 @@ class JointView(nn.Module):
     def forward(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """`{branch: (B, K, D)}` -> `(B, V · width)`, V all views."""
         views = torch.cat([project(features[name]) for name, project in self.projections.items()], dim=1)
-        views = views + self.view_embeddings.weight
+        views = views + self.view_embeddings(torch.arange(views.shape[-2], device=views.device))
         query, key, value = (
             x.unflatten(-1, (self.HEADS, -1)).transpose(1, 2)
             for x in self.query_key_value(self.attention_norm(views)).chunk(3, dim=-1)
