@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 NUM_SCORE_BINS = 1024
 """Average precision inside a resample counts probabilities of one quantile bin as tied; up to this many distinct
 probabilities it is exact."""
@@ -54,7 +54,7 @@ class Resampler:
         return (counts @ self._weights).T.astype(float)
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> list[float] | None:
+def confidence_interval(samples: np.ndarray, level: float = CONFIDENCE_LEVEL) -> list[float] | None:
     """`[low, high]`, the central share `level` of `(R,)` samples; resamples where the score is undefined are left out.
 
     None where it is undefined in all of them.

@@ -31,7 +31,7 @@ from mf2.evaluation.calibration import (
     fit_emotion_temperature,
 )
 from mf2.evaluation.metrics import au_metrics, tune_thresholds
-from mf2.evaluation.predictions import collect_logits, from_logits, image_batches
+from mf2.evaluation.predictions import collect_logits, image_batches, predictions_from_logits
 from mf2.evaluation.protocols import load_protocol
 from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import find_overlap, record_training_videos
@@ -134,7 +134,9 @@ PARTS = {
 """Part of a calibration -> how it is fitted, and the score that decides whether it is kept; in this order."""
 
 
-def choose(fit: Sample, held_out: Sample, label_space: LabelSpace, force: bool) -> tuple[Calibration, list[str]]:
+def select_calibration(
+    fit: Sample, held_out: Sample, label_space: LabelSpace, force: bool
+) -> tuple[Calibration, list[str]]:
     """Fit each part on one sample, and keep it if its score gains on the other, or by force.
 
     Returns:
@@ -262,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
     split = load_protocol(args.data, args.split, "mfa", label_space.au_ids, args.max_rows)
     sample, groups = read_sample(model, split, args)
     held = hold_out(groups, args.holdout, args.seed)
-    chosen, kept = choose(sample.take(~held), sample.take(held), label_space, args.force)
+    chosen, kept = select_calibration(sample.take(~held), sample.take(held), label_space, args.force)
     before, after = (sample.take(held).measure(one, label_space) for one in (Calibration.of(label_space), chosen))
     overlap = find_overlap(split.rows, [args.model])
     print(format_gains(before, after))
@@ -291,7 +293,7 @@ def read_sample(model: PreTrainedModel, split: Split, args: argparse.Namespace) 
     processor = AutoProcessor.from_pretrained(args.model).for_label_spaces(model.label_space)
     batches = image_batches(split, processor.image_processor, args.batch_size, args.device)
     au_logits, emotion_logits = collect_logits(model(**batch) for batch in batches)
-    found = from_logits(split, model.label_space, au_logits, emotion_logits)
+    found = predictions_from_logits(split, model.label_space, au_logits, emotion_logits)
     nothing = np.zeros((len(found), 0))
     logits = (nothing if given is None else given for given in (au_logits, emotion_logits))
     return Sample(*logits, found.au_labels, found.emotion_labels), found.group_ids

@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from mf2.auto_mf2 import register_auto_classes
 from mf2.data_loading.splits import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
-from mf2.evaluation.external_predictions import SystemTable
+from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.landmark_sources import (
     SOURCES,
     LandmarkSource,
@@ -35,17 +35,17 @@ from mf2.evaluation.plots import draw_all
 from mf2.evaluation.predictions import (
     Predictions,
     collect_logits,
-    from_logits,
     image_batches,
     predict,
+    predictions_from_logits,
 )
-from mf2.evaluation.protocols import PROTOCOLS, load_protocol, take_rows
+from mf2.evaluation.protocols import PROTOCOLS, load_protocol, subsample
 from mf2.evaluation.reference_predictors import format_table, measure_references
 from mf2.evaluation.retrieval import retrieval_scores
 from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
 from mf2.hub.evaluation_markdown import format_report
 from mf2.hub.file_names import METRICS_NAME
-from mf2.hub.provenance import Overlap, find_overlap, refuse_seen
+from mf2.hub.provenance import Overlap, find_overlap, refuse_overlap
 from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
@@ -63,7 +63,7 @@ REFERENCES_NAME = "references.json"
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What is to be scored, the rows that it was measured on, and the group of each row where groups are asked for.
 
     Args:
@@ -108,7 +108,7 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedMo
     return model, AutoProcessor.from_pretrained(name_or_path), folders
 
 
-def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
+def measure_model(arguments: argparse.Namespace) -> Iterator[Measurement]:
     """The predictions of the checkpoint, or of each of its adapters."""
     model, processor, adapters = load_model(arguments.model, arguments.adapter)
     for adapter in adapters or (None,):
@@ -126,15 +126,15 @@ def measure_model(arguments: argparse.Namespace) -> Iterator[Measured]:
             for name, source in sources.items()
         }
         name = adapter or Path(arguments.model).resolve().name
-        yield Measured(name, label_space, predictions, split, groups, overlap, sources)
+        yield Measurement(name, label_space, predictions, split, groups, overlap, sources)
 
 
-def measure_system(arguments: argparse.Namespace) -> Iterator[Measured]:
+def measure_system(arguments: argparse.Namespace) -> Iterator[Measurement]:
     """The predictions of another system, from its CSV; what it was trained on is not known."""
-    table = SystemTable.read(arguments.predictions)
+    table = ExternalPredictions.read(arguments.predictions)
     split, groups = load_rows(arguments, table.label_space)
     overlap = find_overlap(split.rows, [])
-    yield Measured(table.name, table.label_space, {OWN_LANDMARKS: table.match(split)}, split, groups, overlap, {})
+    yield Measurement(table.name, table.label_space, {OWN_LANDMARKS: table.match(split)}, split, groups, overlap, {})
 
 
 def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
@@ -159,7 +159,7 @@ def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Ove
     """Refuse videos that the model has seen, unless they are allowed; say where it is not known."""
     overlap = find_overlap(split.rows, sources)
     if not allow_seen:
-        refuse_seen(overlap, sources)
+        refuse_overlap(overlap, sources)
     if overlap.seen is None:
         logger.warning(f"{' and '.join(sources)} do not record their training videos; overlap cannot be checked.")
     elif overlap.seen:
@@ -168,7 +168,7 @@ def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Ove
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
-def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
+def score(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
     """What `metrics.json` holds."""
     predictions, label_space = measured.predictions[measured.landmarks], measured.label_space
     resampling = {"num_bootstrap": arguments.num_bootstrap, "seed": arguments.seed}
@@ -195,11 +195,11 @@ def score(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def score_texts(measured: Measured, arguments: argparse.Namespace) -> dict[str, Any]:
+def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
     """`retrieval` and `captions`: how faces and captions find each other, and what the checkpoint writes."""
     model = MF2ForConditionalGeneration.from_pretrained(arguments.model).eval().to(arguments.device)
     processor = AutoProcessor.from_pretrained(arguments.model)
-    split = take_rows(measured.split, arguments.caption_rows)
+    split = subsample(measured.split, arguments.caption_rows)
     outputs, captions = [], {kind: [] for kind in caption_kinds(model.config)}
     batches = image_batches(
         split,
@@ -209,10 +209,10 @@ def score_texts(measured: Measured, arguments: argparse.Namespace) -> dict[str, 
         measured.sources[measured.landmarks],
     )
     for batch in batches:
-        outputs.append(keep_scored(MF2Model.forward(model, **batch)))
+        outputs.append(select_outputs(MF2Model.forward(model, **batch)))
         for kind, written in captions.items():
             written += processor.batch_decode(model.generate(**batch, caption_kind=kind, num_beams=1))
-    predictions = from_logits(split, measured.label_space, *collect_logits(outputs))
+    predictions = predictions_from_logits(split, measured.label_space, *collect_logits(outputs))
 
     def count_tokens(text: str) -> int:
         return len(processor.tokenizer(text)["input_ids"])
@@ -223,14 +223,14 @@ def score_texts(measured: Measured, arguments: argparse.Namespace) -> dict[str, 
     }
 
 
-def keep_scored(output: MF2Output) -> MF2Output:
+def select_outputs(output: MF2Output) -> MF2Output:
     """Logits and embeddings on the CPU; the states, which are larger, are let go."""
     names = ("au_logits", "emotion_logits", "au_embeds", "emotion_embeds")
     kept = {name: getattr(output, name) for name in names}
     return MF2Output(**{name: tensor.float().cpu() for name, tensor in kept.items() if tensor is not None})
 
 
-def report(measured: Measured, metrics: dict[str, Any], folder: Path) -> None:
+def write_report(measured: Measurement, metrics: dict[str, Any], folder: Path) -> None:
     """Write the tables and the metrics into the folder, print the tables, and draw the pictures."""
     text = format_report(metrics)
     write_text(folder / REPORT_NAME, text)
@@ -303,7 +303,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         predictions = measured.predictions[measured.landmarks]
         predictions.save(folder / PREDICTIONS_NAME, measured.label_space)  # before scoring, which may go on for long
-        report(measured, score(measured, arguments), folder)
+        write_report(measured, score(measured, arguments), folder)
     if arguments.references:
         references = measure_references(arguments.model, arguments.data, arguments.seed, arguments.device)
         write_json(Path(arguments.output_dir, REFERENCES_NAME), references)

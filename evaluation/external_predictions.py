@@ -17,7 +17,7 @@ NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class SystemTable:
+class ExternalPredictions:
     """The CSV of another system: a row a frame with `video`, `frame`, `AU…` (probability or 0/1) and `emotion`.
 
     Args:
@@ -30,7 +30,7 @@ class SystemTable:
     label_space: LabelSpace
 
     @classmethod
-    def read(cls, file: str | Path) -> "SystemTable":
+    def read(cls, file: str | Path) -> "ExternalPredictions":
         """Read and check the file.
 
         Raises:
@@ -75,7 +75,7 @@ class SystemTable:
         emotion_probs = np.zeros((len(keys), len(self.label_space.emotions)))
         if self.label_space.emotions:
             emotion_probs = np.eye(len(EMOTIONS))[[EMOTIONS.index(name) for name in found["emotion"]]]
-        return Predictions.of_split(split, self.label_space.emotions, au_probs, emotion_probs)
+        return Predictions.from_split(split, self.label_space.emotions, au_probs, emotion_probs)
 
 
 def _check_cells(table: pd.DataFrame, codes: Sequence[str], file: str) -> None:

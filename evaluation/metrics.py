@@ -198,7 +198,7 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def scalars(aus: dict[str, Any], emotion: dict[str, Any]) -> dict[str, float]:
+def scalar_metrics(aus: dict[str, Any], emotion: dict[str, Any]) -> dict[str, float]:
     """The figures worth a curve, flat: `au_f1`, `au_f1/AU12`, `emotion_top1`, … and their baselines."""
     flat = {f"au_{name}": aus[name] for name in ("f1", "f1_all_positive", "average_precision")}
     flat |= {f"au_f1/{code}": values["f1"] for code, values in aus["per_au"].items()}

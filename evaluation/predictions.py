@@ -69,7 +69,7 @@ class Predictions:
         return len(self.emotion_labels)
 
     @classmethod
-    def of_split(
+    def from_split(
         cls, split: Split, emotions: Sequence[str], au_probs: np.ndarray, emotion_probs: np.ndarray
     ) -> "Predictions":
         """Probabilities for the rows of a split, beside its labels.
@@ -182,7 +182,7 @@ def predict(
     logits = collect_logits(
         model(**batch) for batch in image_batches(split, image_processor, batch_size, device, landmarks_of)
     )
-    return from_logits(split, model.label_space, *logits)
+    return predictions_from_logits(split, model.label_space, *logits)
 
 
 def collect_logits(outputs: Iterator[Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -196,7 +196,7 @@ def collect_logits(outputs: Iterator[Any]) -> tuple[np.ndarray | None, np.ndarra
     return au_logits, emotion_logits
 
 
-def from_logits(
+def predictions_from_logits(
     split: Split, label_space: LabelSpace, au_logits: np.ndarray | None, emotion_logits: np.ndarray | None
 ) -> Predictions:
     """The predictions of a split from `(N, A)` and `(N, E)` logits; None, or no column, for a head that is not there.
@@ -210,4 +210,4 @@ def from_logits(
         raise ValueError(f"There are logits of shape {au_probs.shape} for AU labels {split.labels.aus.shape}.")
     has_emotions = emotion_logits is not None and emotion_logits.shape[1]
     emotion_probs = softmax(emotion_logits, axis=1) if has_emotions else nothing
-    return Predictions.of_split(split, label_space.emotions, au_probs, emotion_probs)
+    return Predictions.from_split(split, label_space.emotions, au_probs, emotion_probs)

@@ -39,7 +39,7 @@ def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], m
         loaded = load_labelled_split(path, split, au_ids)
     else:
         loaded = load_abaw_validation(path, au_ids)
-    return take_rows(loaded, max_rows)
+    return subsample(loaded, max_rows)
 
 
 def load_labelled_split(path: str, split: str, au_ids: Sequence[int]) -> Split:
@@ -52,7 +52,7 @@ def load_labelled_split(path: str, split: str, au_ids: Sequence[int]) -> Split:
     return Split(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
 
 
-def take_rows(split: Split, max_rows: int | None) -> Split:
+def subsample(split: Split, max_rows: int | None) -> Split:
     """The split, or `max_rows` rows of it, evenly spaced."""
     if max_rows is None or max_rows >= len(split.rows):
         return split

@@ -205,10 +205,10 @@ def measure_references(folder: str, data: str, seed: int, device: str) -> dict[s
     train, evaluation = (Split.load(data, name, None, model.config.au_ids) for name in ("train", "validation"))
     predictions = predict_references(model, image_processor, train, evaluation, seed)
     rows = score_references(predictions, evaluation, model.config)
-    return describe(model, folder, train, evaluation, seed) | {"scores": rows}
+    return describe_conditions(model, folder, train, evaluation, seed) | {"scores": rows}
 
 
-def describe(model: MF2Model, folder: str, train: Split, evaluation: Split, seed: int) -> dict[str, Any]:
+def describe_conditions(model: MF2Model, folder: str, train: Split, evaluation: Split, seed: int) -> dict[str, Any]:
     """What the scores depend on."""
     import sklearn
 

@@ -48,7 +48,7 @@ def retrieval_scores(
         if branch in model.branches and len(faces):
             texts, text_of_face = np.unique(captions[faces].astype(str), return_inverse=True)
             embeds = TextReader(model, tokenizer).embed(kind, texts.tolist())
-            scores[kind] = recall_both_ways(face_embeds(outputs, branch, embeds)[faces], embeds, text_of_face)
+            scores[kind] = bidirectional_recall(face_embeds(outputs, branch, embeds)[faces], embeds, text_of_face)
     return scores
 
 
@@ -102,7 +102,7 @@ def au_sentences(caption: str, config: MF2Config) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- recall
-def recall_both_ways(faces: torch.Tensor, texts: torch.Tensor, text_of_face: np.ndarray) -> dict[str, Any]:
+def bidirectional_recall(faces: torch.Tensor, texts: torch.Tensor, text_of_face: np.ndarray) -> dict[str, Any]:
     """Recall of faces by texts and of texts by faces; see `retrieval_scores`.
 
     Args:

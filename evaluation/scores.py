@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from mf2.evaluation.bootstrap import (
-    LEVEL,
+    CONFIDENCE_LEVEL,
     Resampler,
     au_average_precision_samples,
     au_f1_samples,
+    confidence_interval,
     emotion_samples,
-    interval,
     mean_of_known,
 )
 from mf2.evaluation.calibration import au_calibration, emotion_calibration
@@ -54,7 +54,7 @@ def evaluate_predictions(
         "bootstrap": {
             "num_resamples": resampler.num_resamples if resampler else 0,
             "num_videos": len(np.unique(groups)),
-            "level": LEVEL,
+            "level": CONFIDENCE_LEVEL,
             "seed": seed,
         },
     }
@@ -89,10 +89,10 @@ def score_aus(
         "average_precision": au_average_precision_samples(resampler, probs, labels),
     }
     for name, of_aus in samples.items():
-        scores[f"{name}_interval"] = interval(mean_of_known(of_aus))
+        scores[f"{name}_interval"] = confidence_interval(mean_of_known(of_aus))
         for index, code in enumerate(codes):
             if code in scores["per_au"]:
-                scores["per_au"][code][f"{name}_interval"] = interval(of_aus[:, index])
+                scores["per_au"][code][f"{name}_interval"] = confidence_interval(of_aus[:, index])
     return scores
 
 
@@ -104,9 +104,9 @@ def score_emotion(predictions: Predictions, label_space: LabelSpace, resampler: 
         return scores
     samples = emotion_samples(resampler, probs, labels)
     for name in ("top1", "macro_f1", "uar"):
-        scores[f"{name}_interval"] = interval(samples[name])
+        scores[f"{name}_interval"] = confidence_interval(samples[name])
     for index, name in enumerate(emotions):
-        scores["per_class"][name]["f1_interval"] = interval(samples["f1"][:, index])
+        scores["per_class"][name]["f1_interval"] = confidence_interval(samples["f1"][:, index])
     return scores
 
 
@@ -185,5 +185,5 @@ def _gap(score: str, groups: dict[str, Any], samples: dict[str, dict[str, np.nda
     best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
     gap = {"best": best, "worst": worst, "gap": values[best] - values[worst], "gap_interval": None}
     if score in samples[best]:
-        gap["gap_interval"] = interval(samples[best][score] - samples[worst][score])
+        gap["gap_interval"] = confidence_interval(samples[best][score] - samples[worst][score])
     return gap

@@ -55,7 +55,7 @@ def per_cent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def seconds_an_epoch(metrics: dict[str, Any]) -> float | None:
+def seconds_per_epoch(metrics: dict[str, Any]) -> float | None:
     """Training time, what was prepared for it included."""
     training = metrics["training"]
     return (training["seconds"] + training.get("preparation_seconds", 0.0)) / max(training["epochs"], 1e-9)
@@ -72,7 +72,7 @@ EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper
 }
 OWN_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
 SHORT_COLUMNS: dict[str, Measure] = {"AU F1": au_f1()} | OWN_EMOTION_COLUMNS
-COST_COLUMNS: dict[str, Measure] = {"s an epoch": seconds_an_epoch, "trained, M": millions_trained}
+COST_COLUMNS: dict[str, Measure] = {"s an epoch": seconds_per_epoch, "trained, M": millions_trained}
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -234,14 +234,14 @@ def methods_table(base: Run, task: Mapping[str, str]) -> Table:
 
 # ------------------------------------------------------------------------------------------------------------- values
 @dataclass(frozen=True)
-class Filled:
+class FilledTable:
     """A table's numbers: by row and column those of every seed, in order; None is not measured."""
 
     table: Table
     values: Mapping[str, Mapping[str, list[float | None]]]
 
     @classmethod
-    def read(cls, table: Table, folder: RunFolder, seeds: Sequence[int]) -> "Filled":
+    def read(cls, table: Table, folder: RunFolder, seeds: Sequence[int]) -> "FilledTable":
         """From the metrics of the runs that are done."""
         values = {}
         for name, run in table.rows.items():

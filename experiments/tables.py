@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mf2.experiments.runs import RunFolder, run_all
-from mf2.experiments.table_layouts import Filled, Table, make_tables
+from mf2.experiments.table_layouts import FilledTable, Table, make_tables
 from mf2.experiments.transfer import TRANSFER, TransferTable
 from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.only_show:
         runs = [run for table in chosen.values() for run in table.rows.values()]
         run_all(folder, runs + (transfer.runs if transfer else []), args.seeds, args.parallel)
-    filled = {name: Filled.read(table, folder, args.seeds) for name, table in chosen.items()}
+    filled = {name: FilledTable.read(table, folder, args.seeds) for name, table in chosen.items()}
     texts = [to_markdown(name, table) for name, table in filled.items()]
     if transfer:
         texts.append(transfer.to_markdown(folder, args.seeds))
@@ -82,7 +82,7 @@ def parse_named(text: str, flag: str) -> tuple[str, str]:
     return name, value
 
 
-def to_markdown(name: str, filled: Filled) -> str:
+def to_markdown(name: str, filled: FilledTable) -> str:
     """A table with the paper's rows first, then ours, then the differences."""
     table = filled.table
     columns = list(table.columns)
@@ -105,7 +105,7 @@ def paper_cells(table: Table, values: Sequence[float]) -> list[str]:
     return [f"{known[column]:.2f}" if column in known else "" for column in table.columns]
 
 
-def to_csv(filled: Filled, seeds: Sequence[int]) -> str:
+def to_csv(filled: FilledTable, seeds: Sequence[int]) -> str:
     """A line for each row, column and seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

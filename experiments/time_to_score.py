@@ -62,13 +62,15 @@ def to_markdown(trained: Mapping[str, Mapping[str, Any]], seed: int) -> str:
         if None in best.values():
             continue
         goal = min(best.values())
-        rows = [[name, f"{best[name]:.3f}", *reach(training, score, goal)] for name, training in trained.items()]
+        rows = [
+            [name, f"{best[name]:.3f}", *time_to_reach(training, score, goal)] for name, training in trained.items()
+        ]
         header = ["method", "best", "steps", "training, s", "preparation, s", "together, s"]
         parts.append(f"{score}, to {goal:.3f}:\n\n{markdown_table(header, rows)}")
     return "\n".join(parts)
 
 
-def reach(training: Mapping[str, Any], score: str, goal: float) -> list[str]:
+def time_to_reach(training: Mapping[str, Any], score: str, goal: float) -> list[str]:
     """Steps and seconds to the first evaluation that reaches the goal."""
     first = next(entry for entry in training["history"] if entry.get(score, -1.0) >= goal)
     prepared = training["preparation_seconds"]

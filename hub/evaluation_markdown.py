@@ -67,10 +67,10 @@ def _landmark_table(compared: dict[str, Any]) -> str:
         (
             LANDMARK_NAMES[source],
             f"{scores['located']:,} of {scores['faces']:,}",
-            with_interval(scores["aus"], "f1"),
-            with_interval(scores["aus_tuned"], "f1"),
-            with_interval(scores["emotion"], "top1"),
-            with_interval(scores["emotion"], "macro_f1"),
+            format_with_interval(scores["aus"], "f1"),
+            format_with_interval(scores["aus_tuned"], "f1"),
+            format_with_interval(scores["emotion"], "top1"),
+            format_with_interval(scores["emotion"], "macro_f1"),
         )
         for source, scores in compared.items()
     ]
@@ -82,13 +82,21 @@ def _au_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     aus, tuned, calibration = evaluation["aus"], evaluation["aus_tuned"], evaluation["calibration"]["aus"]
     if not aus["per_au"]:
         return
-    always = f"{show(aus['f1_all_positive'])} (always active)"
-    yield "mean AU F1 at 0.5", with_interval(aus, "f1"), always
-    yield "mean AU F1 at own thresholds", with_interval(tuned, "f1"), always
-    yield "mean AU average precision", with_interval(aus, "average_precision"), f"{show(aus['prevalence'])} (chance)"
+    always = f"{format_value(aus['f1_all_positive'])} (always active)"
+    yield "mean AU F1 at 0.5", format_with_interval(aus, "f1"), always
+    yield "mean AU F1 at own thresholds", format_with_interval(tuned, "f1"), always
+    yield (
+        "mean AU average precision",
+        format_with_interval(aus, "average_precision"),
+        f"{format_value(aus['prevalence'])} (chance)",
+    )
     if calibration:
-        yield "AU calibration error (ECE)", show(calibration["ece"]), "-"
-        yield "AU Brier score", show(calibration["brier"]), f"{show(calibration['brier_prevalence'])} (prevalence)"
+        yield "AU calibration error (ECE)", format_value(calibration["ece"]), "-"
+        yield (
+            "AU Brier score",
+            format_value(calibration["brier"]),
+            f"{format_value(calibration['brier_prevalence'])} (prevalence)",
+        )
 
 
 def _emotion_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -96,15 +104,23 @@ def _emotion_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, s
     if not emotion["num_labelled"]:
         return
     for name, title in (("top1", "top-1"), ("macro_f1", "macro-F1"), ("uar", "UAR")):
-        yield f"emotion {title}", with_interval(emotion, name), f"{show(emotion[f'majority_{name}'])} (majority)"
+        yield (
+            f"emotion {title}",
+            format_with_interval(emotion, name),
+            f"{format_value(emotion[f'majority_{name}'])} (majority)",
+        )
     trivial = (
-        f"{show(emotion['paper_compatible_accuracy_never'])} (never), "
-        f"{show(emotion['paper_compatible_accuracy_constant'])} (majority)"
+        f"{format_value(emotion['paper_compatible_accuracy_never'])} (never), "
+        f"{format_value(emotion['paper_compatible_accuracy_constant'])} (majority)"
     )
-    yield "paper-compatible accuracy (one-vs-rest)", show(emotion["paper_compatible_accuracy"]), trivial
+    yield "paper-compatible accuracy (one-vs-rest)", format_value(emotion["paper_compatible_accuracy"]), trivial
     if calibration:
-        yield "emotion calibration error (ECE)", show(calibration["ece"]), "-"
-        yield "emotion Brier score", show(calibration["brier"]), f"{show(calibration['brier_prevalence'])} (frequency)"
+        yield "emotion calibration error (ECE)", format_value(calibration["ece"]), "-"
+        yield (
+            "emotion Brier score",
+            format_value(calibration["brier"]),
+            f"{format_value(calibration['brier_prevalence'])} (frequency)",
+        )
 
 
 def _au_table(evaluation: dict[str, Any]) -> str:
@@ -115,13 +131,13 @@ def _au_table(evaluation: dict[str, Any]) -> str:
         rows.append(
             (
                 code,
-                with_interval(au, "f1"),
-                with_interval(tuned, "f1"),
-                show(tuned["threshold"]),
-                show(au["average_precision"]),
-                show(au["prevalence"]),
-                show(au["f1_all_positive"]),
-                show(calibration.get(code, {}).get("ece")),
+                format_with_interval(au, "f1"),
+                format_with_interval(tuned, "f1"),
+                format_value(tuned["threshold"]),
+                format_value(au["average_precision"]),
+                format_value(au["prevalence"]),
+                format_value(au["f1_all_positive"]),
+                format_value(calibration.get(code, {}).get("ece")),
                 f"{au['num_labelled']:,}",
             )
         )
@@ -132,7 +148,13 @@ def _au_table(evaluation: dict[str, Any]) -> str:
 
 def _emotion_table(emotion: dict[str, Any]) -> str:
     rows = [
-        (name, show(one["precision"]), show(one["recall"]), with_interval(one, "f1"), f"{one['support']:,}")
+        (
+            name,
+            format_value(one["precision"]),
+            format_value(one["recall"]),
+            format_with_interval(one, "f1"),
+            f"{one['support']:,}",
+        )
         for name, one in emotion["per_class"].items()
     ]
     return markdown_table(("emotion", "precision", "recall", "F1", "labels"), rows)
@@ -144,16 +166,16 @@ def _group_tables(by_group: dict[str, Any]) -> Iterator[str]:
             name,
             f"{group['rows']:,}",
             f"{group['videos']:,}",
-            with_interval(group["aus_tuned"], "f1"),
-            with_interval(group["emotion"], "macro_f1"),
-            with_interval(group["emotion"], "uar"),
+            format_with_interval(group["aus_tuned"], "f1"),
+            format_with_interval(group["emotion"], "macro_f1"),
+            format_with_interval(group["emotion"], "uar"),
         )
         for name, group in by_group["groups"].items()
     ]
     header = (by_group["column"], "images", "videos", "mean AU F1, own thresholds", "emotion macro-F1", "emotion UAR")
     yield markdown_table(header, rows)
     gaps = [
-        (score, gap["best"], gap["worst"], with_interval(gap, "gap"))
+        (score, gap["best"], gap["worst"], format_with_interval(gap, "gap"))
         for score, gap in by_group["gaps"].items()
         if gap is not None
     ]
@@ -166,7 +188,9 @@ def _retrieval_table(retrieval: dict[str, Any]) -> str:
     for kind, scores in retrieval.items():
         for direction in ("text_to_face", "face_to_text"):
             found = scores[direction]
-            cells = [f"{show(recall)} ({show(found['chance'][k])})" for k, recall in found["recall"].items()]
+            cells = [
+                f"{format_value(recall)} ({format_value(found['chance'][k])})" for k, recall in found["recall"].items()
+            ]
             sizes = f"{scores['num_faces']:,} faces, {scores['num_texts']:,} texts"
             rows.append((CAPTION_NAMES[kind], direction.replace("_to_", " → "), *cells, sizes))
     ks = next(iter(retrieval.values()))["text_to_face"]["recall"]
@@ -178,19 +202,19 @@ def _caption_table(captions: dict[str, Any]) -> str:
     rows = []
     for kind, scores in captions.items():
         names = ("valid_by_labels", "valid_by_output", "aus_agree_with_labels", "aus_agree_with_output")
-        cells = [show(scores[name]) for name in names]
+        cells = [format_value(scores[name]) for name in names]
         rows.append((CAPTION_NAMES[kind], f"{scores['num_captions']:,}", *cells, f"{scores['mean_tokens']:.1f}"))
     return markdown_table((*header, "tokens"), rows)
 
 
 # ------------------------------------------------------------------------------------------------------------- values
-def show(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """Three digits, or - for what there is none of."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def with_interval(scores: dict[str, Any], name: str) -> str:
+def format_with_interval(scores: dict[str, Any], name: str) -> str:
     """`0.812 [0.790, 0.834]`."""
     bounds = scores.get(f"{name}_interval")
-    text = show(scores.get(name))
+    text = format_value(scores.get(name))
     return f"{text} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else text

@@ -100,7 +100,7 @@ def find_overlap(rows: datasets.Dataset, sources: Iterable[str | Path]) -> Overl
     return Overlap(len(videos), seen if seen or is_known else None)
 
 
-def refuse_seen(overlap: Overlap, sources: Sequence[str | Path]) -> None:
+def refuse_overlap(overlap: Overlap, sources: Sequence[str | Path]) -> None:
     """Raise one `ValueError` with the count and examples when an evaluation holds videos that the model has seen."""
     if not overlap.seen:
         return

@@ -11,7 +11,7 @@ from typing import Any
 HIDDEN = "mf2"
 
 
-class Hide:
+class ImportBlocker:
     """A finder that comes first and refuses the package."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
@@ -36,6 +36,6 @@ def probe(folder: str, base_revision: str | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Hide())
+    sys.meta_path.insert(0, ImportBlocker())
     report = probe(sys.argv[1], *sys.argv[3:])
     Path(sys.argv[2]).write_text(json.dumps(report), "utf-8")

@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 from mf2.data_loading.splits import Split, spaced_rows
 from mf2.evaluation.landmark_sources import GIVEN, brief_scores, landmark_sources
 from mf2.evaluation.metrics import tune_thresholds
-from mf2.evaluation.predictions import from_logits, predict
+from mf2.evaluation.predictions import predict, predictions_from_logits
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.hub.cards import write_card
 from mf2.hub.file_names import METRICS_NAME, OVERLAY_NAME
@@ -129,7 +129,7 @@ def evaluate(
 
 def score(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -> dict[str, Any]:
     """All scores of the evaluation split (see `evaluate_predictions`), and what they were measured on."""
-    predictions = from_logits(split, label_space, *prediction.predictions)
+    predictions = predictions_from_logits(split, label_space, *prediction.predictions)
     return {"data": split.description, **evaluate_predictions(predictions, label_space)}
 
 

@@ -17,7 +17,7 @@ from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallb
 from transformers.trainer_utils import TrainOutput
 
 from mf2.data_loading.collators import EpochSampler
-from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalars
+from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalar_metrics
 from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2Output
@@ -92,7 +92,7 @@ def compute_metrics_for(label_space: LabelSpace) -> Any:
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         (au_logits, emotion_logits), (au_labels, emotion_labels) = prediction.predictions, prediction.label_ids
         aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
-        return scalars(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
+        return scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
 
     return compute_metrics
 

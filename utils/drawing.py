@@ -72,13 +72,13 @@ class FaceState:
         return lines
 
 
-def color_of(prob: float) -> tuple[int, int, int]:
+def probability_color(prob: float) -> tuple[int, int, int]:
     """The colour of a probability."""
     return tuple(round(255 * part) for part in COLORS(float(prob))[:3])
 
 
 @lru_cache(maxsize=32)
-def font_of(size: float) -> ImageFont.FreeTypeFont:
+def load_font(size: float) -> ImageFont.FreeTypeFont:
     """Pillow's own font in that size."""
     return ImageFont.load_default(size)
 
@@ -115,13 +115,13 @@ def draw_regions(draw: ImageDraw.ImageDraw, regions_px: np.ndarray, probs: Seque
         width = max(1, round(thickness * (1 + 2 * probs[index])))
         for corners in regions_px[index]:
             points = [tuple(corner) for corner in corners]
-            draw.line([*points, points[0]], fill=color_of(probs[index]), width=width, joint="curve")
+            draw.line([*points, points[0]], fill=probability_color(probs[index]), width=width, joint="curve")
 
 
 def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float, size: tuple[int, int]) -> None:
     """The faces' boxes, and their titles with the active AUs, or without where there is no room for so much."""
     scale = min(MAX_TAG_SCALE, max(1.0, size[1] / 360))
-    font = font_of(12 * scale)
+    font = load_font(12 * scale)
     boxes = [tuple(value * zoom for value in face.box_px) for face in faces]
     for box in boxes:
         draw.rectangle(box, outline=PAPER, width=max(1, round(scale / 2)))
@@ -154,14 +154,14 @@ def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
     label = f"   (label: {face.emotion_label})" if face.emotion_label else ""
     emotion = f"{face.emotion} {face.emotion_prob:.0%}" if face.emotion else ""
     title = "  ".join(filter(None, [face.title, emotion]))
-    draw.text((x, y), title + label, font=font_of(16 * scale), fill=INK)
+    draw.text((x, y), title + label, font=load_font(16 * scale), fill=INK)
     y += TITLE * scale
     for code, prob in face.aus.items():
         _draw_bar(draw, (x, y), code, prob, face, scale)
         y += LINE * scale
     lines, num_lines = face.text_lines(), int((height - y) / (LINE * scale))
     for line in lines if len(lines) <= num_lines else [*lines[: num_lines - 1], "…"]:
-        draw.text((x, y), line, font=font_of(12 * scale), fill=INK)
+        draw.text((x, y), line, font=load_font(12 * scale), fill=INK)
         y += LINE * scale
     return panel
 
@@ -172,13 +172,13 @@ def _draw_bar(
     """Name, probability as a bar, threshold as a tick, and a dot where the label says active."""
     x, y = corner
     ink = INK if prob >= face.thresholds[code] else FAINT
-    draw.text((x, y), f"{code} {AU_NAMES[code]}", font=font_of(12 * scale), fill=ink)
+    draw.text((x, y), f"{code} {AU_NAMES[code]}", font=load_font(12 * scale), fill=ink)
     start, width, bottom = x + NAME_WIDTH * scale, BAR_WIDTH * scale, y + (LINE - 5) * scale
     draw.rectangle((start, y + 2 * scale, start + width, bottom), fill=TRACK)
-    draw.rectangle((start, y + 2 * scale, start + width * prob, bottom), fill=color_of(prob))
+    draw.rectangle((start, y + 2 * scale, start + width * prob, bottom), fill=probability_color(prob))
     tick = start + width * face.thresholds[code]
     draw.line((tick, y, tick, bottom + 2 * scale), fill=INK, width=max(1, round(scale)))
-    draw.text((start + width + 6 * scale, y), f"{prob:.2f}", font=font_of(12 * scale), fill=ink)
+    draw.text((start + width + 6 * scale, y), f"{prob:.2f}", font=load_font(12 * scale), fill=ink)
     if code in face.active_labels:
         draw.circle((x - 7 * scale, y + LINE / 2 * scale), 3 * scale, fill=INK)
 

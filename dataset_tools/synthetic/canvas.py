@@ -36,12 +36,12 @@ def bell(value: ArrayLike, width: ArrayLike) -> Array:
     return np.exp(-((np.asarray(value, np.float32) / np.asarray(width, np.float32)) ** 2))
 
 
-def length(x: ArrayLike, y: ArrayLike) -> Array:
+def vector_length(x: ArrayLike, y: ArrayLike) -> Array:
     """Of the vectors (x, y); `np.hypot` guards against overflow and takes six times as long."""
     return np.sqrt(np.square(x) + np.square(y))
 
 
-def read_periodic(table: Array, place: Array) -> Array:
+def interpolate_periodic(table: Array, place: Array) -> Array:
     """Values of a table (n,) at real-valued places, linear in between; place n is place 0 again."""
     before = np.floor(place)
     index = before.astype(np.intp) % len(table)
@@ -70,7 +70,7 @@ def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
 def bezier(anchors: ArrayLike, step: float) -> Array:
     """`(n, 2)` points of the quadratic Bézier curve of three anchors, about `step` apart."""
     anchors = np.asarray(anchors, np.float32)
-    extent = length(*np.diff(anchors, axis=0).T).sum()
+    extent = vector_length(*np.diff(anchors, axis=0).T).sum()
     return _bernstein(max(4, int(np.ceil(extent / step)) + 1)) @ anchors
 
 
@@ -120,7 +120,7 @@ class Canvas:
         self.y = np.arange(Y_RANGE[0], Y_RANGE[1], 1 / pixels_per_unit, dtype=np.float32)[:, None]
         self.shape = (self.y.size, self.x.size)
         self.theta = np.arctan2(self.x, POLAR_CENTER_Y - self.y)
-        self.rho = length(self.x, self.y - POLAR_CENTER_Y)
+        self.rho = vector_length(self.x, self.y - POLAR_CENTER_Y)
         place = (self.theta - ANGLES[0]) / (ANGLES[1] - ANGLES[0])
         self._angle = place.astype(np.intp)  # of `ANGLES`, the last one before each pixel's
         self._past_angle = (place - self._angle).astype(np.float32)

@@ -24,10 +24,10 @@ from .canvas import (
     bezier,
     curve_through,
     enlarge,
-    length,
-    read_periodic,
+    interpolate_periodic,
     smoothstep,
     srgb_to_linear,
+    vector_length,
 )
 from .face_model import (
     LEFT_EYE,
@@ -119,7 +119,7 @@ def _head_outline(points: Array) -> Array:
 def shape_relief(surface: Surface, face: Face) -> None:
     """The head's form: a dome that falls off at its outline, nose, eye sockets, cheeks, mouth, chin."""
     canvas, points, identity = face.canvas, face.points, face.identity
-    dome = length(canvas.x / 1.34, (canvas.y - 0.2) / 1.95).clip(0, 1.15)
+    dome = vector_length(canvas.x / 1.34, (canvas.y - 0.2) / 1.95).clip(0, 1.15)
     surface.form += 1.05 * (1 - dome**2.6) - 0.16 * smoothstep(-0.38, 0.04, face.outline) ** 1.5
     surface.form += _nose_relief(canvas, points, identity)
     mouth_y, chin_y = float(points[[48, 54, 62], 1].mean()), float(points[8, 1])
@@ -200,7 +200,7 @@ def _shape_ears(surface: Surface, face: Face) -> Array:
     for jaw, side in ((0, -1), (16, 1)):
         x, y = face.points[jaw] + np.array([side * 0.055, 0.18], np.float32)
         leaning = canvas.x - x + side * 0.10 * (canvas.y - y)
-        radius = length(leaning / 0.125, (canvas.y - y) / 0.33)
+        radius = vector_length(leaning / 0.125, (canvas.y - y) / 0.33)
         covered = np.maximum(covered, canvas.coverage((radius - 1) * 0.13))
         surface.detail += beyond_face * (0.05 * bell(radius - 0.85, 0.16) - 0.04 * bell(radius, 0.55))
         surface.form -= 0.10 * beyond_face * bell(radius, 1.0)
@@ -423,7 +423,7 @@ def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> N
 
 def _paint_iris(color: Array, face: Face, x: Array, y: Array) -> None:
     """Rays, a dark rim and the pupil over (3, h, w), around the middle of the iris at x = y = 0."""
-    radius, angle = length(x, y), np.arctan2(y, x)
+    radius, angle = vector_length(x, y), np.arctan2(y, x)
     rays = 0.8 + 0.25 * np.cos(9 * angle + 1.0) * np.cos(5 * angle) + 0.5 * smoothstep(0.2, 0.9, y / _IRIS_RADIUS)
     rim = 1 - 0.72 * smoothstep(0.72, 1.0, radius / _IRIS_RADIUS)
     iris = 1.25 * as_color(srgb_to_linear(face.identity.iris_color)) * rays * rim
@@ -452,7 +452,9 @@ def paint_brows(surface: Surface, face: Face) -> None:
         taper = np.interp(along, [-0.10, 0.0, 0.12, 0.55, 1.0, 1.06], [0.3, 0.75, 1.0, 0.9, 0.30, 0.05])
         half = 0.052 * (1 + 0.22 * identity.shape.brow_thickness) * taper
         away = np.abs(window.y - curve_through(points)(window.x) - 0.01) / half
-        hairs = read_periodic(face.noise(3 + side).standard_normal(512), 38 * side * window.x + 30 * window.y + 100)
+        hairs = interpolate_periodic(
+            face.noise(3 + side).standard_normal(512), 38 * side * window.x + 30 * window.y + 100
+        )
         ends = smoothstep(-0.12, 0.04, along) * smoothstep(1.10, 0.98, along)
         body = (np.clip(1.25 - away, 0, 1) ** 0.8 * ends).astype(np.float32)
         surface.paint(np.clip(body * (0.85 + 0.16 * hairs), 0, 0.95), srgb_to_linear(identity.brow_color), window)

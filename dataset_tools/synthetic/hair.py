@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .canvas import ANGLES, Surface, as_color, length, read_periodic, smoothstep, srgb_to_linear
+from .canvas import ANGLES, Surface, as_color, interpolate_periodic, smoothstep, srgb_to_linear, vector_length
 from .face_model import Array
 from .face_parts import Face
 
@@ -66,7 +66,7 @@ class Hair:
         across = np.arctan2(canvas.x - self.face.identity.hair_part, canvas.y + 1.75) * _STRAND_DENSITY + wave
         strands = np.zeros(canvas.shape, np.float32)
         for weight, pace in ((1.0, 1.0), (0.7, 2.3)):
-            strands += weight * read_periodic(rng.standard_normal(_NOISE_LENGTH, np.float32), pace * across)
+            strands += weight * interpolate_periodic(rng.standard_normal(_NOISE_LENGTH, np.float32), pace * across)
         if curl >= 0.9:
             phase = rng.uniform(0, 6, 4)
             bent_x = 17 * canvas.x + phase[0] + 2 * np.sin(8 * canvas.y + phase[1])
@@ -113,7 +113,7 @@ class Hair:
             return
         width = float(points[16, 0] - points[0, 0]) / 2 + 0.75 * style.volume[1]
         half = width + 0.05 * style.curl * np.sin(5 * canvas.y) - 0.12 * smoothstep(0.6, 1.6, canvas.y)
-        outer = length(canvas.x / half, np.clip(-canvas.y, 0, None) / 1.1) - 1
+        outer = vector_length(canvas.x / half, np.clip(-canvas.y, 0, None) / 1.1) - 1
         ends = canvas.y - style.back + 0.25 * (canvas.x / half) ** 2 + 0.03 * self.strands
         beside_neck = smoothstep(0.75 * neck, neck, np.abs(canvas.x))
         above_chin = smoothstep(-0.2, -0.4, canvas.y - points[8, 1])

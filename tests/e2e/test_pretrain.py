@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
-from mf2.hub.evaluation_markdown import with_interval
+from mf2.hub.evaluation_markdown import format_with_interval
 from mf2.training.arguments import PretrainArguments, parse_arguments
 from mf2.training.pretraining import pretrain
 
@@ -133,7 +133,7 @@ def test_the_card_repeats_the_measured_figures(finished):
     scores = front_matter["model-index"][0]["results"][0]["metrics"]
     assert scores[0] == {"type": "f1", "value": round(metrics["aus"]["f1"], 4), "name": "mean AU F1"}
     for scores, name in ((metrics["aus"], "f1"), (metrics["aus_tuned"], "f1"), (metrics["emotion"], "top1")):
-        assert f" {with_interval(scores, name)} |" in card
+        assert f" {format_with_interval(scores, name)} |" in card
     assert "**generated** faces" in card
     assert "{{" not in card and "None |" not in card and "\n\n\n" not in card
 

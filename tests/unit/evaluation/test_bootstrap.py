@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from mf2.evaluation import bootstrap
-from mf2.evaluation.bootstrap import Resampler, au_average_precision_samples, au_f1_samples, emotion_samples, interval
+from mf2.evaluation.bootstrap import (
+    Resampler,
+    au_average_precision_samples,
+    au_f1_samples,
+    confidence_interval,
+    emotion_samples,
+)
 from mf2.evaluation.metrics import au_metrics, emotion_metrics
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
@@ -80,7 +86,9 @@ def test_frames_of_one_video_add_no_certainty(rows):
     """Repeating every frame must not narrow an interval over videos; resampling frames would."""
     videos, probs, labels = rows["videos"], rows["probs"], rows["labels"]
     once, thrice = (
-        interval(au_f1_samples(Resampler(np.tile(videos, n)), np.tile(probs, (n, 1)), np.tile(labels, (n, 1))).mean(1))
+        confidence_interval(
+            au_f1_samples(Resampler(np.tile(videos, n)), np.tile(probs, (n, 1)), np.tile(labels, (n, 1))).mean(1)
+        )
         for n in (1, 3)
     )
     assert once == pytest.approx(thrice)
@@ -103,14 +111,14 @@ def test_the_interval_covers_the_true_rate_about_as_often_as_it_says():
         samples = emotion_samples(
             Resampler(np.repeat(np.arange(30), 20), 300), np.eye(2)[right.astype(int)], np.ones(600, int)
         )
-        low, high = interval(samples["top1"])
+        low, high = confidence_interval(samples["top1"])
         hits += low <= 0.6 <= high
     assert 0.86 <= hits / 120 <= 1.0
 
 
 def test_undefined_samples_have_no_interval():
-    assert interval(np.full(10, np.nan)) is None
-    assert interval(np.array([np.nan, 1.0, 1.0])) == [1.0, 1.0]
+    assert confidence_interval(np.full(10, np.nan)) is None
+    assert confidence_interval(np.array([np.nan, 1.0, 1.0])) == [1.0, 1.0]
 
 
 def test_fifty_thousand_frames_take_seconds():

@@ -16,12 +16,12 @@ from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.calibrate import (
     Calibration,
     Sample,
-    choose,
     config_file_of,
     fit_thresholds,
     head_files,
     hold_out,
     save_calibration,
+    select_calibration,
 )
 from mf2.hub.provenance import read_training_videos
 from mf2.labels_mf2 import LabelSpace
@@ -44,7 +44,7 @@ def make_sample(num_rows=4000, scale=(3.0, 0.5), emotion_scale=2.0, seed=0):
 
 # ------------------------------------------------------------------------------------------------------------- fitting
 def test_known_temperatures_are_found_and_kept():
-    chosen, kept = choose(make_sample(seed=0), make_sample(seed=1), SPACE, force=False)
+    chosen, kept = select_calibration(make_sample(seed=0), make_sample(seed=1), SPACE, force=False)
     assert {"au_temperatures", "emotion_temperature"} <= set(kept)
     assert chosen.au_temperatures == pytest.approx((3.0, 0.5), rel=0.1)
     assert chosen.emotion_temperature == pytest.approx(2.0, rel=0.1)
@@ -54,9 +54,9 @@ def test_what_gains_nothing_on_the_held_out_videos_is_not_kept_unless_forced():
     """The fit sees labels that are turned round: whatever it learns is wrong for the others."""
     held_out = make_sample(scale=(1, 1), emotion_scale=1.0)
     turned = replace(held_out, au_labels=1 - held_out.au_labels, emotion_labels=(held_out.emotion_labels + 4) % 8)
-    chosen, kept = choose(turned, held_out, SPACE, force=False)
+    chosen, kept = select_calibration(turned, held_out, SPACE, force=False)
     assert kept == [] and chosen == Calibration.of(SPACE)
-    forced, kept = choose(turned, held_out, SPACE, force=True)
+    forced, kept = select_calibration(turned, held_out, SPACE, force=True)
     assert set(kept) == {"au_temperatures", "thresholds", "emotion_temperature"} and forced != chosen
 
 
@@ -75,12 +75,12 @@ def test_an_au_that_is_not_labelled_both_ways_keeps_its_threshold():
     sample.au_labels[:, 0] = 1
     assert fit_thresholds(sample, Calibration.of(SPACE)).thresholds[0] == 0.3
     sample.au_labels[:, 0] = -1
-    assert choose(sample, sample, SPACE, force=True)[0].thresholds[0] == pytest.approx(0.3)
+    assert select_calibration(sample, sample, SPACE, force=True)[0].thresholds[0] == pytest.approx(0.3)
 
 
 def test_a_model_without_emotions_is_calibrated():
     sample = replace(make_sample(), emotion_logits=np.zeros((4000, 0)), emotion_labels=np.full(4000, -100))
-    chosen, kept = choose(sample, sample, replace(SPACE, emotions=()), force=True)
+    chosen, kept = select_calibration(sample, sample, replace(SPACE, emotions=()), force=True)
     assert "emotion_temperature" not in kept and chosen.emotion_temperature == 1.0
 
 

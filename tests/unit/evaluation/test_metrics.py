@@ -10,7 +10,7 @@ from mf2.evaluation.metrics import (
     average_precision,
     emotion_metrics,
     f1_score,
-    scalars,
+    scalar_metrics,
     tune_thresholds,
 )
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
@@ -79,7 +79,7 @@ def test_no_label_at_all_gives_no_score():
     assert result["f1"] is None and result["unlabelled"] == CODES
     emotion = emotion_metrics(np.zeros((4, 8)), np.full(4, -100), EMOTIONS)
     assert emotion == {"num_labelled": 0}
-    assert scalars(result, emotion) == {}
+    assert scalar_metrics(result, emotion) == {}
 
 
 def test_emotion_scores_equal_scikit_learn(emotions):

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mf2.evaluation.external_predictions import SystemTable
-from mf2.evaluation.predictions import Predictions, align_emotions, from_logits
-from mf2.evaluation.protocols import load_protocol, take_rows
+from mf2.evaluation.external_predictions import ExternalPredictions
+from mf2.evaluation.predictions import Predictions, align_emotions, predictions_from_logits
+from mf2.evaluation.protocols import load_protocol, subsample
 from mf2.labels_mf2 import EMOTIONS, LabelSpace
 
 AUS = (1, 12)
@@ -41,7 +41,7 @@ def write(table, tmp_path):
 # ----------------------------------------------------------------------------------------------------------- a model
 def test_logits_become_probabilities_beside_their_labels(split):
     space = LabelSpace(AUS)
-    found = from_logits(split, space, np.full((len(split.rows), 2), 0.0), np.zeros((len(split.rows), 8)))
+    found = predictions_from_logits(split, space, np.full((len(split.rows), 2), 0.0), np.zeros((len(split.rows), 8)))
     assert (found.au_probs == 0.5).all() and found.emotion_probs == pytest.approx(1 / 8)
     np.testing.assert_array_equal(found.au_labels, split.labels.aus)
     assert list(found.video_ids) == list(split.rows["video_id"])
@@ -49,11 +49,11 @@ def test_logits_become_probabilities_beside_their_labels(split):
 
 def test_logits_of_other_aus_are_refused(split):
     with pytest.raises(ValueError, match=r"shape \(8, 3\) for AU labels \(8, 2\)"):
-        from_logits(split, LabelSpace(AUS), np.zeros((8, 3)), None)
+        predictions_from_logits(split, LabelSpace(AUS), np.zeros((8, 3)), None)
 
 
 def test_a_head_that_is_not_there_has_no_columns(split):
-    found = from_logits(split, LabelSpace(AUS, ()), np.zeros((len(split.rows), 2)), None)
+    found = predictions_from_logits(split, LabelSpace(AUS, ()), np.zeros((len(split.rows), 2)), None)
     assert found.emotion_probs.shape == (len(split.rows), 0) and (found.emotion_labels == -100).all()
 
 
@@ -63,10 +63,10 @@ def test_an_au_that_the_data_set_lacks_is_unlabelled(mfa_folder):
 
 
 def test_rows_are_taken_evenly_and_described_anew(split):
-    taken = take_rows(split, 3)
+    taken = subsample(split, 3)
     assert list(taken.rows["frame"]) == [split.rows["frame"][index] for index in (0, 4, 7)]
     assert taken.description["rows"] == len(taken.labels.emotion) == 3
-    assert take_rows(split, 100) is split
+    assert subsample(split, 100) is split
 
 
 def test_emotions_are_brought_to_the_models_order():
@@ -79,7 +79,9 @@ def test_emotions_are_brought_to_the_models_order():
 
 def test_the_table_of_predictions_names_its_columns(split, tmp_path):
     space = LabelSpace(AUS)
-    found = from_logits(split, space, np.zeros((len(split.rows), 2)), np.tile(np.eye(8)[4], (len(split.rows), 1)))
+    found = predictions_from_logits(
+        split, space, np.zeros((len(split.rows), 2)), np.tile(np.eye(8)[4], (len(split.rows), 1))
+    )
     emotion_labels = found.emotion_labels.copy()
     emotion_labels[0] = -100
     replace(found, emotion_labels=emotion_labels).save(tmp_path / "p.parquet", space)
@@ -92,7 +94,7 @@ def test_the_table_of_predictions_names_its_columns(split, tmp_path):
 # --------------------------------------------------------------------------------------------------- another system
 def test_a_csv_is_matched_by_video_and_frame_whatever_its_order(table, split, tmp_path):
     table.loc[table["frame"] == 5, "AU1"] = 0.1
-    shuffled = SystemTable.read(write(table.sample(frac=1, random_state=0), tmp_path))
+    shuffled = ExternalPredictions.read(write(table.sample(frac=1, random_state=0), tmp_path))
     assert shuffled.label_space.au_ids == AUS and shuffled.label_space.emotions == EMOTIONS
     found = shuffled.match(split)
     assert isinstance(found, Predictions)
@@ -102,14 +104,14 @@ def test_a_csv_is_matched_by_video_and_frame_whatever_its_order(table, split, tm
 
 
 def test_a_system_without_emotions_or_without_aus_is_read(table, tmp_path):
-    no_emotion = SystemTable.read(write(table.drop(columns="emotion"), tmp_path))
+    no_emotion = ExternalPredictions.read(write(table.drop(columns="emotion"), tmp_path))
     assert no_emotion.label_space.emotions == ()
-    no_aus = SystemTable.read(write(table.drop(columns=["AU1", "AU12"]), tmp_path))
+    no_aus = ExternalPredictions.read(write(table.drop(columns=["AU1", "AU12"]), tmp_path))
     assert no_aus.label_space.au_ids == ()
 
 
 def test_a_frame_without_prediction_is_refused(table, split, tmp_path):
-    system = SystemTable.read(write(table.iloc[2:], tmp_path))
+    system = ExternalPredictions.read(write(table.iloc[2:], tmp_path))
     with pytest.raises(ValueError, match=r"no prediction for 2 of 8 frames, for example v0 frame 0, v1 frame 1"):
         system.match(split)
 
@@ -128,16 +130,16 @@ def test_a_frame_without_prediction_is_refused(table, split, tmp_path):
 )
 def test_a_bad_cell_is_named(table, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        SystemTable.read(write(table.assign(**change), tmp_path))
+        ExternalPredictions.read(write(table.assign(**change), tmp_path))
 
 
 def test_a_file_that_is_no_table_of_predictions_is_named(table, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no predictions file .*absent\.csv"):
-        SystemTable.read(tmp_path / "absent.csv")
+        ExternalPredictions.read(tmp_path / "absent.csv")
     with pytest.raises(ValueError, match="lacks the columns video"):
-        SystemTable.read(write(table.drop(columns="video"), tmp_path))
+        ExternalPredictions.read(write(table.drop(columns="video"), tmp_path))
     with pytest.raises(ValueError, match="nothing to score"):
-        SystemTable.read(write(table[["video", "frame"]], tmp_path))
+        ExternalPredictions.read(write(table[["video", "frame"]], tmp_path))
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ValueError, match="is no CSV"):
-        SystemTable.read(tmp_path / "empty.csv")
+        ExternalPredictions.read(tmp_path / "empty.csv")

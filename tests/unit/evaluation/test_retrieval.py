@@ -12,9 +12,9 @@ from mf2.evaluation.protocols import load_protocol
 from mf2.evaluation.retrieval import (
     TextReader,
     au_sentences,
+    bidirectional_recall,
     face_embeds,
     rank_of_first,
-    recall_both_ways,
     recall_of_ranks,
     retrieval_scores,
 )
@@ -36,7 +36,7 @@ def texts_of_faces():
 @pytest.mark.parametrize("num_views", [1, 3])
 def test_recall_equals_a_search_one_by_one(texts_of_faces, num_views):
     faces, texts = unit(12, num_views, 2, 8), unit(5, num_views, 8, seed=1)
-    found = recall_both_ways(faces, texts, texts_of_faces)
+    found = bidirectional_recall(faces, texts, texts_of_faces)
     similarity = np.array(
         [
             [np.mean([max(float(q @ texts[m, g]) for q in faces[i, g]) for g in range(num_views)]) for m in range(5)]
@@ -52,16 +52,16 @@ def test_recall_equals_a_search_one_by_one(texts_of_faces, num_views):
 
 def test_blocks_change_nothing(texts_of_faces, monkeypatch):
     faces, texts = unit(12, 1, 2, 8), unit(5, 1, 8, seed=1)
-    whole = recall_both_ways(faces, texts, texts_of_faces)
+    whole = bidirectional_recall(faces, texts, texts_of_faces)
     monkeypatch.setattr(retrieval, "MAX_SIMILARITIES", 1)
-    assert recall_both_ways(faces, texts, texts_of_faces) == whole
+    assert bidirectional_recall(faces, texts, texts_of_faces) == whole
 
 
 def test_perfect_embeddings_are_always_found_and_collapsed_ones_never(texts_of_faces):
     texts = torch.eye(5)[:, None]
-    perfect = recall_both_ways(torch.eye(5)[texts_of_faces][:, None, None], texts, texts_of_faces)
+    perfect = bidirectional_recall(torch.eye(5)[texts_of_faces][:, None, None], texts, texts_of_faces)
     assert perfect["text_to_face"]["recall"]["1"] == perfect["face_to_text"]["recall"]["1"] == 1.0
-    collapsed = recall_both_ways(torch.ones(12, 1, 1, 5), torch.ones(5, 1, 5), texts_of_faces)
+    collapsed = bidirectional_recall(torch.ones(12, 1, 1, 5), torch.ones(5, 1, 5), texts_of_faces)
     assert collapsed["text_to_face"]["recall"]["1"] == collapsed["face_to_text"]["recall"]["1"] == 0.0
 
 

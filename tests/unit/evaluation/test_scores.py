@@ -5,7 +5,7 @@ import pytest
 
 from mf2.evaluation.predictions import Predictions
 from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
-from mf2.hub.evaluation_markdown import format_report, show, with_interval
+from mf2.hub.evaluation_markdown import format_report, format_value, format_with_interval
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, LabelSpace
 
 SPACE = LabelSpace(thresholds=(0.4,) * 12)
@@ -147,6 +147,6 @@ def test_the_report_says_what_was_seen_and_what_is_not_labelled(predictions):
 
 
 def test_values_are_short():
-    assert show(None) == "-" and show(0.12345) == "0.123"
-    assert with_interval({"f1": 0.5, "f1_interval": [0.4, 0.6]}, "f1") == "0.500 [0.400, 0.600]"
-    assert with_interval({"f1": 0.5, "f1_interval": None}, "f1") == "0.500"
+    assert format_value(None) == "-" and format_value(0.12345) == "0.123"
+    assert format_with_interval({"f1": 0.5, "f1_interval": [0.4, 0.6]}, "f1") == "0.500 [0.400, 0.600]"
+    assert format_with_interval({"f1": 0.5, "f1_interval": None}, "f1") == "0.500"

@@ -9,7 +9,7 @@ import pytest
 
 from mf2.experiments import paper_results, runs
 from mf2.experiments.runs import Run, RunFolder, run_all
-from mf2.experiments.table_layouts import Filled, Table, au_f1, emotion, make_tables, one_vs_rest
+from mf2.experiments.table_layouts import FilledTable, Table, au_f1, emotion, make_tables, one_vs_rest
 from mf2.experiments.tables import to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
 from mf2.hub.file_names import METRICS_NAME
@@ -22,9 +22,9 @@ def metrics_with(f1: float) -> dict:
     return {"evaluation": {"aus": {"f1": f1, "per_au": {}}}}
 
 
-def fill(values: dict[str, list[float]]) -> Filled:
+def fill(values: dict[str, list[float]]) -> FilledTable:
     table = Table("T", SCORES, {"mean": au_f1()}, {"Other": (50.0,)}, ["mean"], "a", ("a note",))
-    return Filled(table, {row: {"mean": of_seeds} for row, of_seeds in values.items()})
+    return FilledTable(table, {row: {"mean": of_seeds} for row, of_seeds in values.items()})
 
 
 def test_a_cell_is_the_mean_and_the_deviation_over_seeds():
@@ -107,7 +107,7 @@ def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch
     command = folder.command(adapted, 1)
     assert command[command.index("--model") + 1] == str(folder.path(base, 1))
     assert command[command.index("--seed") + 1] == "1"
-    assert Filled.read(Table("T", {"adapted": adapted}, {"mean": au_f1()}), folder, [0, 1]).show(
+    assert FilledTable.read(Table("T", {"adapted": adapted}, {"mean": au_f1()}), folder, [0, 1]).show(
         "adapted", "mean"
     ) == ("50.00 ± 0.00")
 

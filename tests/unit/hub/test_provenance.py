@@ -12,7 +12,7 @@ from mf2.hub.provenance import (
     hash_video,
     read_training_videos,
     record_training_videos,
-    refuse_seen,
+    refuse_overlap,
 )
 
 
@@ -38,12 +38,12 @@ def test_a_seen_video_is_refused_with_count_and_example(tmp_path):
     overlap = find_overlap(rows_of("b", "b", "c"), [tmp_path])
     assert overlap.to_dict() == {"videos": 2, "seen_videos": 1}
     with pytest.raises(ValueError, match=r"1 of 2 videos were seen .* for example b; .*--allow_seen"):
-        refuse_seen(overlap, [tmp_path])
+        refuse_overlap(overlap, [tmp_path])
 
 
 def test_the_same_name_in_another_data_set_is_another_video(tmp_path):
     record_training_videos(tmp_path, rows_of("S001"))
-    refuse_seen(find_overlap(rows_of("S001", dataset="ck"), [tmp_path]), [tmp_path])
+    refuse_overlap(find_overlap(rows_of("S001", dataset="ck"), [tmp_path]), [tmp_path])
 
 
 def test_what_the_start_has_seen_counts_too(tmp_path):
@@ -63,7 +63,7 @@ def test_a_second_record_keeps_the_first(tmp_path):
 def test_without_a_record_nothing_is_known(tmp_path):
     overlap = find_overlap(rows_of("a"), [tmp_path])
     assert overlap.to_dict() == {"videos": 1, "seen_videos": None}
-    refuse_seen(overlap, [tmp_path])
+    refuse_overlap(overlap, [tmp_path])
 
 
 def test_of_a_part_that_records_nothing_only_what_is_seen_is_known(tmp_path):
