@@ -75,8 +75,8 @@ class Explanation:
 
     def to_text(self) -> str:
         """A line on what is seen, and one for each sentence, with what is wrong about it."""
-        seen = ", ".join(f"{code} {self.aus[code]:.0%}" for code in self.active) or "no active AU"
-        lines = [f"face {self.face.id}: {self.row.get('emotion', '')} {seen}".replace("  ", " ")]
+        active = ", ".join(f"{code} {self.aus[code]:.0%}" for code in self.active) or "no active AU"
+        lines = [f"face {self.face.id}: {self.row.get('emotion', '')} {active}".replace("  ", " ")]
         for kind, caption in self.captions.items():
             flag = f"  [names {', '.join(codes)} below the threshold]" if (codes := self.unsupported[kind]) else ""
             lines.append(f"  {kind}: {' '.join(caption.split())}{flag}")

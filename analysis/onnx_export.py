@@ -41,13 +41,13 @@ class ImagePath(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`(B, 3, H, W)` and `(B, A, 2, 4)` -> a tensor for each of `output_names`, float32."""
-        seen = self.model.recognize(self.model.encode_branches(pixel_values, au_boxes))
+        recognition = self.model.recognize(self.model.encode_branches(pixel_values, au_boxes))
         outputs = []
-        if seen.au_logits is not None:
-            au_logits = seen.au_logits.float()
+        if recognition.au_logits is not None:
+            au_logits = recognition.au_logits.float()
             outputs += [au_logits, au_logits.sigmoid()]
-        if seen.emotion_logits is not None:
-            outputs.append(seen.emotion_logits.float().softmax(-1))
+        if recognition.emotion_logits is not None:
+            outputs.append(recognition.emotion_logits.float().softmax(-1))
         return tuple(outputs)
 
 

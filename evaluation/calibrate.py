@@ -142,14 +142,14 @@ def select_calibration(
     Returns:
         The calibration, and the names of the parts it took.
     """
-    chosen, kept = Calibration.of(label_space), []
+    chosen, saved_parts = Calibration.of(label_space), []
     for part, (fit_part, score) in PARTS.items():
         candidate = fit_part(fit, chosen)
         before, after = (held_out.measure(one, label_space)[score] for one in (chosen, candidate))
         if candidate != chosen and (force or (before is not None and gain_of(score, before, after) > 0)):
             chosen = candidate
-            kept.append(part)
-    return chosen, kept
+            saved_parts.append(part)
+    return chosen, saved_parts
 
 
 def gain_of(score: str, before: float, after: float) -> float:
@@ -264,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
     split = load_protocol(args.data, args.split, "mfa", label_space.au_ids, args.max_rows)
     sample, groups = read_sample(model, split, args)
     held = hold_out(groups, args.holdout, args.seed)
-    chosen, kept = select_calibration(sample.take(~held), sample.take(held), label_space, args.force)
+    chosen, saved_parts = select_calibration(sample.take(~held), sample.take(held), label_space, args.force)
     before, after = (sample.take(held).measure(one, label_space) for one in (Calibration.of(label_space), chosen))
     overlap = find_overlap(split.rows, [args.model])
     print(format_gains(before, after))
@@ -274,15 +274,15 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"The model has seen {len(overlap.seen):,} of the {overlap.num_videos:,} videos, which flatters all of it."
         )
-    if not kept:
+    if not saved_parts:
         print(f"Nothing gained on the held-out videos, so {args.model} is as it was; --force saves it all the same.")
         return
     record = {"data": split.description, "seed": args.seed, "held_out_videos": num_held, **overlap.to_dict()}
-    record |= {"saved": kept, "before": before, "after": after, "calibration": asdict(chosen)}
+    record |= {"saved": saved_parts, "before": before, "after": after, "calibration": asdict(chosen)}
     record_training_videos(args.model, split.rows)
     save_calibration(args.model, chosen)
     write_json(args.model / CALIBRATION_NAME, record)
-    print(f"Saved into {args.model}: {', '.join(kept)}.")
+    print(f"Saved into {args.model}: {', '.join(saved_parts)}.")
     if (args.model / METRICS_NAME).is_file():
         print(f"Its {METRICS_NAME} was measured before; `mf2 evaluate` measures it anew.")
 

@@ -226,8 +226,8 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
 def select_outputs(output: MF2Output) -> MF2Output:
     """Logits and embeddings on the CPU; the states, which are larger, are let go."""
     names = ("au_logits", "emotion_logits", "au_embeds", "emotion_embeds")
-    kept = {name: getattr(output, name) for name in names}
-    return MF2Output(**{name: tensor.float().cpu() for name, tensor in kept.items() if tensor is not None})
+    tensors = {name: getattr(output, name) for name in names}
+    return MF2Output(**{name: tensor.float().cpu() for name, tensor in tensors.items() if tensor is not None})
 
 
 def write_report(measured: Measurement, metrics: dict[str, Any], folder: Path) -> None:

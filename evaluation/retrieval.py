@@ -110,16 +110,16 @@ def bidirectional_recall(faces: torch.Tensor, texts: torch.Tensor, text_of_face:
         texts: `(M, G, P)`, all different.
         text_of_face: `(N,)` the text that each face shows.
     """
-    own, columns = torch.from_numpy(text_of_face), torch.arange(len(texts))
+    text_idx, columns = torch.from_numpy(text_of_face), torch.arange(len(texts))
     num_queries = faces.shape[1] * faces.shape[2]
     by_text = search(
         compare=lambda rows: similarity(faces, texts[rows]).T,
-        is_right=lambda rows: rows[:, None] == own,
+        is_right=lambda rows: rows[:, None] == text_idx,
         blocks=columns.split(max(1, MAX_SIMILARITIES // (len(faces) * num_queries))),
     )
     by_face = search(
         compare=lambda rows: similarity(faces[rows], texts),
-        is_right=lambda rows: own[rows, None] == columns,
+        is_right=lambda rows: text_idx[rows, None] == columns,
         blocks=torch.arange(len(faces)).split(max(1, MAX_SIMILARITIES // (len(texts) * num_queries))),
     )
     return {

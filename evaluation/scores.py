@@ -88,11 +88,11 @@ def score_aus(
         "f1": au_f1_samples(resampler, probs, labels, thresholds),
         "average_precision": au_average_precision_samples(resampler, probs, labels),
     }
-    for name, of_aus in samples.items():
-        scores[f"{name}_interval"] = confidence_interval(mean_of_known(of_aus))
+    for name, au_samples in samples.items():
+        scores[f"{name}_interval"] = confidence_interval(mean_of_known(au_samples))
         for index, code in enumerate(codes):
             if code in scores["per_au"]:
-                scores["per_au"][code][f"{name}_interval"] = confidence_interval(of_aus[:, index])
+                scores["per_au"][code][f"{name}_interval"] = confidence_interval(au_samples[:, index])
     return scores
 
 

@@ -184,15 +184,15 @@ def loading_lines(repo_id: str, sha: str | None = None, base: PinnedRepo | None 
 
     `revision` on an adapter's `from_pretrained` means the base; the adapter's own goes into `adapter_kwargs`.
     """
-    own = f', revision="{sha}"' if sha else ""
-    of_model = own
+    revision = f', revision="{sha}"' if sha else ""
+    of_model = revision
     if base and base.sha:
         of_model = f', revision="{base.sha}"'
         of_model += f', adapter_kwargs={{"revision": "{sha or "main"}"}}'
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"
         f'model = AutoModel.from_pretrained("{repo_id}"{of_model}, trust_remote_code=True)\n'
-        f'processor = AutoProcessor.from_pretrained("{repo_id}"{own}, trust_remote_code=True)'
+        f'processor = AutoProcessor.from_pretrained("{repo_id}"{revision}, trust_remote_code=True)'
     )
 
 

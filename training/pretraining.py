@@ -164,8 +164,10 @@ def make_trainer(
 ) -> PretrainingTrainer:
     """The Trainer over both splits."""
     config = model.config
-    told = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
-    captions = CaptionTable(told.rows, told.labels, config, processor.tokenizer, share=arguments.caption_share)
+    captioned = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
+    captions = CaptionTable(
+        captioned.rows, captioned.labels, config, processor.tokenizer, share=arguments.caption_share
+    )
     if captions.num_cut:
         logger.warning(
             f"{captions.num_cut} distinct texts are longer than their limit in the configuration and are cut."

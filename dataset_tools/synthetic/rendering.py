@@ -210,8 +210,8 @@ class Camera:
     def lay(self, layer: Array, form: Array | None, canvas: Canvas, picture: Array) -> Array:
         """Lay a lit layer `(H, W, 4)` over the picture `(size, size, 3)`; without a relief it is flat, far back."""
         x, y = self._seen_points(form, canvas)
-        seen = _sample(layer, x, y, canvas).reshape(self.size, self.size, 4)
-        return picture + seen[..., 3:] * (seen[..., :3] - picture)
+        sampled = _sample(layer, x, y, canvas).reshape(self.size, self.size, 4)
+        return picture + sampled[..., 3:] * (sampled[..., :3] - picture)
 
     def _seen_points(self, form: Array | None, canvas: Canvas) -> tuple[Array, Array]:
         """The point of face space that each pixel shows.

@@ -40,5 +40,5 @@ class AuAveragePrecision(evaluate.Metric):
         codes = au_codes or [f"AU{index}" for index in range(labels.shape[1])]
         scores = au_metrics(probs, labels, codes)
         per_au = {code: au["average_precision"] for code, au in scores["per_au"].items()}
-        kept = ("average_precision", "prevalence")
-        return {name: scores[name] for name in kept} | {"per_au": per_au, "unlabelled": scores["unlabelled"]}
+        names = ("average_precision", "prevalence")
+        return {name: scores[name] for name in names} | {"per_au": per_au, "unlabelled": scores["unlabelled"]}

@@ -48,5 +48,5 @@ class AuF1(evaluate.Metric):
         codes = au_codes or [f"AU{index}" for index in range(labels.shape[1])]
         scores = au_metrics(probs, labels, codes, thresholds)
         per_au = {code: au["f1"] for code, au in scores["per_au"].items()}
-        kept = ("f1", "f1_all_positive")
-        return {name: scores[name] for name in kept} | {"per_au": per_au, "unlabelled": scores["unlabelled"]}
+        names = ("f1", "f1_all_positive")
+        return {name: scores[name] for name in names} | {"per_au": per_au, "unlabelled": scores["unlabelled"]}
