@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mf2.analysis.report.command import write_report
+from mf2.labels_mf2 import ACTION_UNITS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -108,3 +109,22 @@ def test_it_fits_the_screen_in_both_colour_schemes(browser, report, width, schem
     brightness = sum(int(part) for part in paper[4:-1].split(","))
     assert (brightness > 600) if scheme == "light" else (brightness < 150)
     context.close()
+
+
+@pytest.mark.parametrize("width", [1100, 1280])
+def test_every_action_unit_has_a_column_that_is_seen(browser, tmp_path, width):
+    """All that there are, beside names and emotions as long as they come, without moving the table."""
+    rows = [{"source": f"holiday/IMG_20240101_{n}.jpg", "frame": 0, "time_s": 0.0, "face": 0} for n in range(3)]
+    codes = [unit.code for unit in ACTION_UNITS.values()]
+    table = pd.DataFrame(rows).assign(status="ok", error=None, emotion="Happiness", **dict.fromkeys(codes, 0.99))
+    table["emotion_Happiness"] = 1.0
+    table.to_parquet(tmp_path / "faces.parquet")
+    (tmp_path / "manifest.json").write_text(json.dumps({"model": None, "thresholds": dict.fromkeys(codes, 0.5)}))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(write_report(tmp_path).as_uri())
+    heads = page.locator("table.heat thead th.number")
+    assert heads.all_text_contents() == codes
+    frame = page.locator(".scroll", has=page.locator("table.heat")).bounding_box()
+    last = heads.last.bounding_box()
+    assert last["x"] + last["width"] <= frame["x"] + frame["width"]
+    page.close()
