@@ -249,7 +249,7 @@ FACE_MESH_TO_68: tuple[int, ...] = (
 Every vertex belongs to the outline that MediaPipe names for the part (`FaceLandmarksConnections`). Of those, jaw,
 bridge and lower lip have the ones that lie nearest to OpenFace's points on 2,242 photographs, pairs of the left and
 the right half together; the halves of the photographs choose the same. Mean distances there, in eye distances: jaw
-0.128, brows 0.077, bridge 0.047, nostrils 0.043, eyes 0.034, lips 0.060; the head's pitch is 0.7° too high.
+0.128, brows 0.077, bridge 0.047, nostrils 0.043, eyes 0.034, lips 0.060. The head's pitch differs by −0.7° on average.
 """
 FACE_LANDMARKER_PAGE = "https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker"
 

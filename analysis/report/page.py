@@ -5,7 +5,8 @@ outside (names, errors, captions, a model's card) is escaped.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,15 @@ def _show_views(views: Sequence[View]) -> list[dict[str, Any]]:
     large = make_thumbnails((row for of_view in peaks for row, _ in of_view), THUMBNAIL_PX)
     small = make_thumbnails((row for of_view in listed for row in of_view), SMALL_THUMBNAIL_PX)
     return [
-        _show_view(view, of_view, large) | {"pictures": [_show_picture(row, view, small) for row in rows]}
+        _show_view(view, of_view, large)
+        | {"pictures": [_show_picture(row, view, small, _crowded(rows)) for row in rows]}
         for view, of_view, rows in zip(views, peaks, listed, strict=True)
     ]
+
+
+def _crowded(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The pictures with several faces."""
+    return {source for source, count in Counter(row["source"] for row in rows).items() if count > 1}
 
 
 def _show_view(view: View, peaks: Sequence[Peak], thumbnails: Thumbnails) -> dict[str, Any]:
@@ -156,11 +163,13 @@ def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thu
     }
 
 
-def _show_picture(row: Mapping[str, Any], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
-    """A line of the table of pictures."""
+def _show_picture(
+    row: Mapping[str, Any], view: View, thumbnails: Thumbnails, crowded: Container[str]
+) -> dict[str, Any]:
+    """A line of the table of pictures; of several faces in a picture each has its number."""
     emotion = max(view.reading.emotions, key=lambda signal: row[signal.column], default=None)
     return {
-        "name": row["name"],
+        "name": row["name"] + f" · {row['face']}" * (row["source"] in crowded),
         "path": row["source"],
         "image": thumbnails.get(face_key(row)),
         "emotion": emotion

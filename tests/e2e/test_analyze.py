@@ -1,6 +1,7 @@
 """`mf2 analyze` from pictures and videos to tables: every frame and face, whatever the batches, also after a kill."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -419,3 +420,28 @@ def test_overlays_show_the_regions_on_every_face(whole_run, media):
         assert 0.02 < part.mean() < 0.8
     assert not changed[int(80 * zoom) :, int(140 * zoom) :].any()
     assert drawn.shape[1] > plain.shape[1], "the panel beside it"
+
+
+# ------------------------------------------------------------------------------------------- the real FaceLandmarker
+def test_photographs_are_analysed_with_the_real_detector(checkpoint, photographs, face_landmarker, tmp_path):
+    """All faces of group pictures; a score that tells; the detector, its version and the hash of its model."""
+    pictures = [photographs / "groups" / "g2_6faces.jpg", photographs / "single" / "p01.jpg"]
+    options = ("--model", checkpoint, "--backend", "mediapipe", "--model_file", face_landmarker, "--overlay")
+    assert analyze(*pictures, *options, "--output", tmp_path / "all") == 0
+    rows = read_rows(tmp_path / "all")
+    assert [Path(row["source"]).name for row in rows] == ["g2_6faces.jpg"] * 6 + ["p01.jpg"]
+    assert len({row["face_score"] for row in rows}) > 2 and all(0.5 <= row["face_score"] < 1 for row in rows)
+    found_with = json.loads((tmp_path / "all" / "manifest.json").read_text())["settings"]["detector"]
+    assert found_with["name"] == "mediapipe" and found_with["version"]
+    digest = hashlib.sha256(face_landmarker.read_bytes()).hexdigest()
+    assert found_with["model_sha256"] == {face_landmarker.name: digest}
+    assert {file.name for file in (tmp_path / "all" / "overlay").iterdir()} == {"g2_6faces.png", "p01.png"}
+
+    limits = ("--min_face_size", 150, "--min_face_score", 0.6)
+    assert analyze(*pictures, *options, *limits, "--output", tmp_path / "large") == 0
+    assert [row["status"] for row in read_rows(tmp_path / "large")] == ["no_face", "ok"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MF2_FACE_LANDMARKER", str(face_landmarker))
+        patch.setenv("MF2_LANDMARK_DETECTOR", "mediapipe")
+        assert analyze(pictures[1], "--model", checkpoint, "--output", tmp_path / "found") == 0
+    assert read_rows(tmp_path / "found")[0]["landmarks"] == rows[-1]["landmarks"]

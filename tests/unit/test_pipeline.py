@@ -150,3 +150,30 @@ def test_a_saved_pipeline_has_the_whole_processor(pipe, picture, tmp_path):
     loaded = pipeline("facial-state-analysis", model=str(tmp_path), trust_remote_code=True, device="cpu")
     assert Path(tmp_path, "pipeline_mf2.py").is_file()
     assert loaded(picture, landmarks=FACES) == pipe(picture, landmarks=FACES)
+
+
+# ------------------------------------------------------------------------------------------- the real FaceLandmarker
+def test_detect_takes_its_detector_from_a_call_a_variable_or_the_folder(
+    pipe, photographs, face_landmarker, monkeypatch, tmp_path
+):
+    """A group picture has all its faces, the same whoever names the detector."""
+    picture = str(photographs / "groups" / "g1_4faces.jpg")
+    named = pipe(picture, landmark_detector="mediapipe", landmark_model_file=str(face_landmarker))
+    assert len(named) == 4 and all(0.5 <= face["score"] < 1 and face["landmarks_found"] for face in named)
+    assert pipe(picture, landmark_model_file=str(face_landmarker)) == named
+    monkeypatch.setenv("MF2_LANDMARK_DETECTOR", "mediapipe")
+    monkeypatch.setenv("MF2_FACE_LANDMARKER", str(face_landmarker))
+    assert pipe(picture, landmarks="detect") == named
+    monkeypatch.delenv("MF2_FACE_LANDMARKER")
+    monkeypatch.setenv("MF2_DETECTORS", str(tmp_path))
+    (tmp_path / "face_landmarker.task").symlink_to(face_landmarker)
+    assert pipe(picture, landmarks="detect") == named
+
+
+def test_the_processor_takes_the_detector_that_the_pipeline_takes(pipe, photographs, face_landmarker):
+    picture = str(photographs / "groups" / "g1_4faces.jpg")
+    detection = {"landmark_detector": "mediapipe", "landmark_model_file": str(face_landmarker)}
+    batch = pipe.processor(images=picture, landmarks="detect", face="all", **detection)
+    assert len(batch["pixel_values"]) == 4 and batch["landmarks_found"].all()
+    assert len(pipe.processor(images=picture, landmarks="detect", **detection)["pixel_values"]) == 1
+    assert "landmark_model_file" not in pipe.processor.image_processor.to_dict()

@@ -158,6 +158,13 @@ def test_a_picture_that_is_gone_leaves_the_report_whole(tmp_path):
     assert "no picture" in page
 
 
+def test_the_faces_of_a_group_picture_are_numbered(tmp_path):
+    rows = [face("group.jpg", 0, 0.9, 0.9, 0.9, face_id=number) for number in range(2)]
+    page = write_report(write_run(tmp_path / "run", [*rows, face("one.jpg", 0, 0.9, 0.9, 0.9)])).read_text()
+    named = re.findall(r'class="named" data-value="([^"]*jpg[^"]*)"', page)
+    assert named[:3] == ["group.jpg · 0", "group.jpg · 1", "one.jpg"]
+
+
 @pytest.mark.parametrize("name", ["faces.csv", "faces.jsonl"])
 def test_other_tables_give_the_same_page(tmp_path, name):
     folder = write_run(tmp_path / "run", [face("gone.jpg", 0, 0.9, 0.9, 0.9), missing("film.mp4", 1, "no_face")])
