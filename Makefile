@@ -1,14 +1,22 @@
-.PHONY: docs install test test-oldest-peft demo lint types bench
+.PHONY: docs install test test-minimum test-tested test-newest pin-tested demo lint types bench
 
 install:            ## the package and everything the tests need
-	pip install -e '.[dev]'
+	pip install -c constraints/tested.txt -e '.[dev]'
 
 test:               ## the default test run: offline, CPU
 	pytest
 
-test-oldest-peft:   ## adapters under the oldest PEFT that is allowed; needs a package index
-	d=$$(mktemp -d) && pip install --quiet --no-deps --target $$d "peft==$$(sed -n 's/.*"peft>=\(.*\)".*/\1/p' pyproject.toml).0" && \
-	PYTHONPATH=$$d pytest tests/unit/test_dfn.py tests/unit/test_dfn_peft.py; s=$$?; rm -r $$d; exit $$s
+test-minimum:       ## the oldest releases that are allowed, what touches a dependency; this and the next need a package index
+	.ci/releases minimum
+
+test-tested:        ## the pinned releases, everything
+	.ci/releases tested
+
+test-newest:        ## the newest releases, within the declared ranges and beyond them, what touches a dependency
+	.ci/releases newest
+
+pin-tested:         ## everything on the newest releases that are allowed; pins them in constraints/tested.txt
+	.ci/releases pin
 
 demo:               ## the main job: pre-train a small model on a generated sample
 	accelerate launch training/pretrain.py --config training/configs/demo.yaml

@@ -12,6 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import logging
 
 from .labels_mf2 import AU_IDS, EMOTIONS, EYE_CENTERS, LabelSpace
+from .versions_mf2 import TESTED_WITH, warn_of_untested_versions
 
 logger = logging.get_logger(__name__)
 
@@ -211,6 +212,7 @@ class MF2Config(PreTrainedConfig):
         caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
             `"key_au"` where one branch learned both.
         code_version: Version of the code that wrote the checkpoint.
+        tested_with: Releases with which that code was tested, a range by distribution; loading says what lies outside.
         training_data: Provenance: one entry a data set (name, licence, fingerprint, videos).
     """
 
@@ -269,10 +271,12 @@ class MF2Config(PreTrainedConfig):
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
     code_version: str = CODE_VERSION
+    tested_with: dict[str, str] | None = None
     training_data: list | None = None
 
     def __post_init__(self, **kwargs):
         self._warn_of_other_code()
+        self._warn_of_untested_versions()
         _refuse_unknown_fields(self, kwargs)
         if self.id2label is not None and (names := _names_of(self.id2label)) != list(self.emotions):
             if self.emotions is not EMOTIONS:
@@ -307,8 +311,8 @@ class MF2Config(PreTrainedConfig):
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As usual; with the code, which is this version's, go a full `auto_map` and the pipeline."""
-        self.code_version = CODE_VERSION
+        """As usual; with this version's code go its tested ranges, a full `auto_map` and the pipeline."""
+        self.code_version, self.tested_with = CODE_VERSION, dict(TESTED_WITH)
         if self.is_remote_code():
             self.auto_map = dict(AUTO_MAP)
             self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
@@ -321,6 +325,12 @@ class MF2Config(PreTrainedConfig):
                 f"{CODE_VERSION}. With the `mf2` package installed its code wins over the checkpoint's: install "
                 f"mf2-face=={self.code_version} where results must match."
             )
+
+    def _warn_of_untested_versions(self) -> None:
+        """The record holds for the code that it was written by; any other code brings its own."""
+        if self.tested_with is None or self.code_version != CODE_VERSION:
+            self.tested_with = dict(TESTED_WITH)
+        warn_of_untested_versions(self.tested_with)
 
     def name_labels(self, emotions: Sequence[str] | None = None) -> None:
         """Let `id2label` and `label2id`, which stock code reads, be an adapter's emotions, or the checkpoint's own."""

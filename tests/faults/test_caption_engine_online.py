@@ -16,6 +16,8 @@ from mf2.dataset_tools.captions.prompting import CaptionJob, RequestBuilder
 from mf2.dataset_tools.captions.settings import RunSettings
 from mf2.dataset_tools.captions.store import CaptionStore
 
+pytestmark = pytest.mark.dependencies
+
 
 @pytest.fixture
 def server():

@@ -8,6 +8,8 @@ from fresh_process import call_fresh
 from hub_repos import HubFile, Repo
 from hub_server import Account, HubServer
 
+pytestmark = pytest.mark.dependencies
+
 CLIENTS = Path(__file__).with_name("hub_clients.py")
 
 

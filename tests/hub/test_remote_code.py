@@ -23,6 +23,8 @@ import mf2
 from mf2.auto_mf2 import MODEL_CLASSES
 from mf2.configuration_mf2 import AUTO_MAP, CODE_VERSION
 
+pytestmark = pytest.mark.dependencies
+
 VISITS = Path(__file__).with_name("checkpoint_visits.py")
 MODEL_FILES = {
     "alignment_mf2.py",
@@ -34,6 +36,7 @@ MODEL_FILES = {
     "recognition_mf2.py",
     "regions_mf2.py",
     "transformers_mf2.py",
+    "versions_mf2.py",
 }
 HUB_FILES = MODEL_FILES | {
     "face_detectors_mf2.py",

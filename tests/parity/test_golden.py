@@ -21,6 +21,8 @@ from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
 from mf2.processing_mf2 import MF2ImageProcessorPil, MF2Processor
 from mf2.utils.files import read_json
 
+pytestmark = pytest.mark.dependencies
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("golden_regenerate", GOLDEN / "regenerate.py")
 golden = importlib.util.module_from_spec(_spec)

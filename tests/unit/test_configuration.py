@@ -10,6 +10,8 @@ from transformers import ViTConfig
 from mf2.configuration_mf2 import CODE_VERSION, MF2Config, MF2QFormerConfig
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
+pytestmark = pytest.mark.dependencies
+
 REFUSED = [
     # misspelt fields: the field, its value, and the field that was meant or all there are
     ({"use_emo_v": False}, ["use_emo_v", "False", "use_emo_vl"]),

@@ -30,6 +30,8 @@ from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNConfig
 from mf2.recognition_mf2 import MF2Recognizers
 
+pytestmark = pytest.mark.dependencies
+
 SPACES = {
     "disfa": {"au_ids": DISFA, "emotions": []},
     "bp4d": {"au_ids": BP4D, "emotions": [], "au_thresholds": [0.3] * 12, "r": 3},

@@ -14,6 +14,8 @@ from mf2 import modeling_mf2
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining
 from mf2.transformers_mf2 import CACHE_NAME, CACHE_NAMES, cache_name
 
+pytestmark = pytest.mark.dependencies
+
 AUS, WORDS, DEC, NO_EOS = (1, 12, 25), 6, 29, -1
 BRANCH = {"num_query_tokens": 3, "max_position_embeddings": 16}
 

@@ -14,6 +14,8 @@ from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.landmarks_mf2 import DetectedFace
 from mf2.pipeline_mf2 import FacialStatePipeline
 
+pytestmark = pytest.mark.dependencies
+
 WIDTH, HEIGHT = 120, 80
 
 

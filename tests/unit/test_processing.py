@@ -30,6 +30,8 @@ from mf2.landmarks_mf2 import DetectedFace
 from mf2.processing_mf2 import load_tokenizer, restore_case
 from mf2.regions_mf2 import affine, apply_matrix, au_boxes_from_landmarks, mean_face
 
+pytestmark = pytest.mark.dependencies
+
 BACKENDS = pytest.mark.parametrize("processor_class", [MF2ImageProcessor, MF2ImageProcessorPil])
 SIZE = {"height": 64, "width": 64}
 

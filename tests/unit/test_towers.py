@@ -11,6 +11,8 @@ from transformers import Blip2VisionConfig, Blip2VisionModel
 from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2Model, build_vision_tower, map_to_tokens, sample_regions, tokens_to_map
 
+pytestmark = pytest.mark.dependencies
+
 VIT = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

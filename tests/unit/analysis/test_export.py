@@ -14,6 +14,8 @@ from mf2.analysis import onnx_export
 from mf2.analysis.onnx_export import METADATA_KEY, compare, export_onnx, golden_inputs
 from mf2.cli import main
 
+pytestmark = pytest.mark.dependencies
+
 AUS = (1, 12, 15)
 
 

@@ -19,6 +19,8 @@ from mf2.analysis.peer_formats import PEER_WRITERS
 from mf2.analysis.tables import WRITERS, free_name, short_names
 from mf2.pipeline_mf2 import CAPTION_KINDS
 
+pytestmark = pytest.mark.dependencies
+
 
 def save(file: Path, brightness: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from mf2.cli.data import main
 from mf2.dataset_tools import schema
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
-pytestmark = pytest.mark.usefixtures("private_cache")
+pytestmark = [pytest.mark.dependencies, pytest.mark.usefixtures("private_cache")]
 
 
 def jpeg(value: int) -> bytes:

@@ -9,6 +9,8 @@ from sklearn import metrics as sk
 
 import mf2
 
+pytestmark = pytest.mark.dependencies
+
 evaluate = pytest.importorskip("evaluate", reason="needs the extra `metrics`")
 
 MODULES = Path(mf2.__file__).parent / "evaluation" / "metric_modules"

@@ -14,6 +14,8 @@ from mf2.training.checkpoints import find_resume_checkpoint
 from mf2.training.trainer import COLLAPSE_WINDOWS, CollapseCallback, PretrainingTrainer, make_training_arguments
 from mf2.utils.files import replacing
 
+pytestmark = pytest.mark.dependencies
+
 
 class StandIn(nn.Module):
     """Takes what MF2ForPreTraining takes and keeps the names; its losses are what a test sets."""
