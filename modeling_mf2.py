@@ -423,6 +423,20 @@ class VisionFeatures:
 
 
 @dataclass
+class SampledFeatures:
+    """What the branches read of a frozen tower, so that it can be kept instead of the picture.
+
+    Args:
+        tokens: `(B, N, W)` of the whole face.
+        regions: `(B, A, R, ΣW_l)`: what is sampled in the AU regions of the maps, levels side by side; None without
+            the local branch.
+    """
+
+    tokens: torch.Tensor
+    regions: torch.Tensor | None
+
+
+@dataclass
 class BranchView:
     """A branch's query-only pass over a batch, in K views an image: 1 (the face) or A (its regions).
 
@@ -494,7 +508,7 @@ class MF2Model(MF2PreTrainedModel):
     def __init__(self, config: MF2Config):
         super().__init__(config)
         self.vision_model = build_vision_tower(config)
-        level_widths = self._complete_widths(config)
+        self.level_widths = level_widths = self._complete_widths(config)
         if config.use_emo_vl:
             self.emo = MF2Branch(config, config.emo_config, is_local=False)
         if config.use_au_vl:
@@ -615,18 +629,34 @@ class MF2Model(MF2PreTrainedModel):
             pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
             return self._read_tower(self.vision_model, pixel_values)
 
-    def encode_regions(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
-        """Tokens of the AU regions: `(B, A, 2, 4)` boxes -> `(B, A, R, W)`, both centres and all levels side by side.
+    def sample_vision(
+        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int] | None = None
+    ) -> SampledFeatures:
+        """What the branches read of the tower: the local features V^AU of section III-A come from the face's feature
+        maps, not from further tower passes.
 
-        The local features V^AU of section III-A: read from the face's feature map, not from further tower passes.
+        Args:
+            au_ids: Whose regions `au_boxes` are; those of the label space by default.
         """
-        levels = []
-        for index, feature_map in enumerate(vision.maps):
-            tokens = sample_regions(feature_map, au_boxes.flatten(1, 2), self.config.au_region_grid)
-            tokens = tokens.unflatten(1, au_boxes.shape[1:3]).flatten(2, 3)
-            if hasattr(self, "level_projections"):
-                tokens = self.level_projections[index](tokens)
-            levels.append(tokens)
+        vision = self.encode_vision(pixel_values)
+        if "au" not in self.branches:
+            return SampledFeatures(vision.tokens, None)
+        self._check_boxes(pixel_values, au_boxes, self.label_space.region_au_ids if au_ids is None else au_ids)
+        return SampledFeatures(vision.tokens, self._sample_maps(vision, au_boxes))
+
+    def _sample_maps(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
+        levels = [sample_regions(of, au_boxes.flatten(1, 2), self.config.au_region_grid) for of in vision.maps]
+        return torch.cat([level.unflatten(1, au_boxes.shape[1:3]).flatten(2, 3) for level in levels], dim=-1)
+
+    def encode_regions(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
+        """Tokens of the AU regions: `(B, A, 2, 4)` boxes -> `(B, A, R · levels, W)`, both centres side by side."""
+        return self.project_regions(self._sample_maps(vision, au_boxes))
+
+    def project_regions(self, regions: torch.Tensor) -> torch.Tensor:
+        """`(B, A, R, ΣW_l)` of all levels -> `(B, A, R · levels, W)` tokens, the levels one after the other."""
+        levels = regions.split(self.level_widths, dim=-1)
+        if hasattr(self, "level_projections"):
+            levels = [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
         return torch.cat(levels, dim=2)
 
     def _check_boxes(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int]) -> None:
@@ -658,16 +688,18 @@ class MF2Model(MF2PreTrainedModel):
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
             keep_key_values: As in [`MF2Branch.encode_image`].
         """
+        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep_key_values)
+
+    def encode_sampled(
+        self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
+    ) -> dict[str, BranchView]:
+        """As `encode_branches`, of what the tower left."""
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
-        vision = self.encode_vision(pixel_values)
         views = {}
         for name, branch in self.branches.items():
-            if name == "au":
-                self._check_boxes(pixel_values, au_boxes, au_ids)
-                vision_states = self.encode_regions(vision, au_boxes)  # (B, A, R, W)
-            else:
-                vision_states = vision.tokens[:, None]  # (B, 1, N, W)
-            views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)
+            is_local = name == "au"
+            vision_states = self.project_regions(sampled.regions) if is_local else sampled.tokens[:, None]
+            views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)  # (B, A, R, W), (B, 1, N, W)
         return views
 
     def recognize(self, views: dict[str, BranchView]) -> Recognition:
@@ -708,7 +740,7 @@ class MF2Model(MF2PreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         au_boxes: torch.Tensor | None = None,
         emotion_labels: torch.Tensor | None = None,
         au_labels: torch.Tensor | None = None,
@@ -719,6 +751,8 @@ class MF2Model(MF2PreTrainedModel):
         caption_ids: torch.Tensor | None = None,
         au_caption_ids: torch.Tensor | None = None,
         au_ids: torch.Tensor | Sequence[int] | None = None,
+        vision_tokens: torch.Tensor | None = None,
+        region_features: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
         """See faces.
@@ -734,16 +768,21 @@ class MF2Model(MF2PreTrainedModel):
             caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
             au_ids: `(B, K)` or `(K,)`: whose the K boxes of each face are, in any order; those of the label space
                 are taken. Without them the boxes are those of the label space, in its order.
+            vision_tokens, region_features: `(B, N, W)` and `(B, A, R, ΣW_l)`: what a frozen tower left of the
+                pictures, see [`SampledFeatures`]; then `pixel_values` and `au_boxes` are not read.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
         _refuse_unknown(self.forward, kwargs)
-        au_boxes = self._own_boxes(au_boxes, au_ids)
         texts = {
             "emo": (input_ids, attention_mask, caption_ids),
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
         }
         texts = {name: text for name, text in texts.items() if name in self.branches and text[0] is not None}
-        views = self.encode_branches(pixel_values, au_boxes, keep_key_values=self._aligns and bool(texts))
+        if vision_tokens is None:
+            sampled = self.sample_vision(pixel_values, self._own_boxes(au_boxes, au_ids))
+        else:
+            sampled = SampledFeatures(vision_tokens, region_features)
+        views = self.encode_sampled(sampled, keep_key_values=self._aligns and bool(texts))
         seen = self.recognize(views)
         losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts))
         return MF2Output(

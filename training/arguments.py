@@ -54,6 +54,12 @@ class DataArguments:
         "share of a step's images whose captions are read, above 0; passing text is most of a small model's work",
         low=0,
     )
+    feature_views: int | None = _arg(
+        None,
+        "views a row whose tower features are computed once and kept in OUTPUT_DIR/features, where the tower is "
+        "frozen; epochs take turns, the first view is the face as it is [default: none are kept]",
+        low=1,
+    )
     image_size: int | None = _arg(
         None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
     )
@@ -84,7 +90,7 @@ class SplitArguments:
 class ModelArguments:
     """Model."""
 
-    size: str = _arg("base", "size of a new model", choices=("tiny", "base", "paper"))
+    size: str = _arg("base", "size of a new model", choices=("tiny", "small", "base", "paper"))
     model: dict = _arg({}, "fields of MF2Config that differ from the size's")
     model_name_or_path: str | None = _arg(None, "MF² checkpoint to start from, instead of a new model")
     init_text: str | None = _arg(None, "BERT checkpoint for the text side of a new model")

@@ -14,12 +14,14 @@ from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator
 from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import read_manifest
+from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForPreTraining
 from mf2.processing_mf2 import MF2Processor
 from mf2.training.arguments import PretrainArguments, reject_unknown, save_resolved
 from mf2.training.checkpoints import save_for_hub
+from mf2.training.feature_cache import FEATURE_NAMES, cache_features, collate_features
 from mf2.training.lifecycle import (
     evaluate,
     finish,
@@ -174,13 +176,18 @@ def make_trainer(
         )
     losses = (config.itc_weight, config.itm_weight, config.itg_weight)
     settings.ddp_find_unused_parameters = 0 in losses
-    augmentation = make_augmentation(arguments)
+    collator = FaceCollator(processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
+    datasets, image_names = (train.faces, evaluation.faces), IMAGE_NAMES
+    if arguments.feature_views:
+        datasets = cache_features(arguments, settings, model, collator, train, evaluation)
+        collator, image_names = collate_features, FEATURE_NAMES
     return PretrainingTrainer(
         model,
         settings,
-        data_collator=FaceCollator(processor.image_processor, captions, augmentation, arguments.seed),
-        train_dataset=train.faces,
-        eval_dataset=evaluation.faces,
+        data_collator=collator,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
         compute_metrics=compute_metrics_for(model.label_space),
         processor=processor,
+        image_names=image_names,
     )

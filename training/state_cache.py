@@ -107,8 +107,13 @@ class StatesStore:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is missing."""
+        return self.has_shared_files and not self._missing_chunks()
+
+    @property
+    def has_shared_files(self) -> bool:
+        """Whether what belongs to no chunk is there: the spaces and the texts."""
         has_texts = self.texts_file is None or self.texts_file.is_file()
-        return has_texts and (self.folder / SPACES_NAME).is_file() and not self._missing_chunks()
+        return has_texts and (self.folder / SPACES_NAME).is_file()
 
     def open(self) -> "States":
         """The states, for reading."""
@@ -127,14 +132,18 @@ class StatesStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if process_index == 0:
             write_json(self.folder / "key.json", json.loads(json.dumps(self.key, default=str)))
-            _save(shared_spaces(model), self.folder / SPACES_NAME)
-            if self.texts_file is not None and not self.texts_file.is_file():
-                _save(self._text_states(model), self.texts_file)
+            self.fill_shared_files(model)
         description = f"states of {self.split.description['split']} rows"
         for view, chunk in tqdm(missing, desc=description, unit="chunk", disable=process_index > 0):
             _save(
                 self._chunk_states(model, view, chunk, batch_size, num_workers), chunk_file(self.folder, view, chunk)
             )
+
+    def fill_shared_files(self, model: MF2Model) -> None:
+        """Write what belongs to no chunk."""
+        _save(shared_spaces(model), self.folder / SPACES_NAME)
+        if self.texts_file is not None and not self.texts_file.is_file():
+            _save(self._text_states(model), self.texts_file)
 
     def _missing_chunks(self) -> list[tuple[int, int]]:
         chunks = [(view, c) for view in range(self.num_views) for c in range(count_chunks(len(self.split.rows)))]

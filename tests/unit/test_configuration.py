@@ -85,7 +85,7 @@ def test_a_checkpoint_from_before_the_choice_reads_as_it_was_trained(tmp_path):
 
 
 def test_an_unknown_size_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'large'; choose one of paper, base, tiny"):
+    with pytest.raises(ValueError, match="'large'; choose one of paper, base, small, tiny"):
         MF2Config.from_size("large")
 
 

@@ -79,7 +79,7 @@ def test_dots_reach_into_mappings_and_keep_the_rest(config):
         ([], "max_steps: many", "max_steps is 'many', of type str; it must be int"),
         ([], "bf16: 1", "bf16 is 1, of type int; it must be bool"),
         (["--image_size", "8"], "", "image_size is 8; it must be >= 16"),
-        (["--size", "huge"], "", "size is 'huge'; choose one of tiny, base, paper"),
+        (["--size", "huge"], "", "size is 'huge'; choose one of tiny, small, base, paper"),
         (["--per_device_train_batch_size", "0"], "", "per_device_train_batch_size is 0; it must be >= 1"),
         (["--min_learning_rate", "1"], "", "min_learning_rate is 1.0; it must be <= learning_rate"),
         (["--model_name_or_path", "x", "--init_text", "y"], "", "init_text would change a new model"),

@@ -1,0 +1,159 @@
+"""What a frozen tower leaves of the pictures, stored once, so that an epoch costs the branches alone.
+
+    features/<key>/
+        key.json                           what the features follow from, in clear
+        images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W) and `region_features` (rows, A, R, ΣW_l)
+
+They are kept as DFN's states are, see `state_cache`: under a hash of everything that they follow from, a chunk at a
+time. A few views of a row stand in for its endless augmentations; epochs take turns in showing them.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import TrainingArguments
+
+from mf2.configuration_mf2 import CODE_VERSION
+from mf2.data_loading.batches import CaptionTable, FaceCollator, Split, row_seed
+from mf2.modeling_mf2 import MF2Model
+from mf2.training.arguments import PretrainArguments
+from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks
+
+FEATURE_NAMES = ("vision_tokens", "region_features")
+
+
+class FeatureStore(StatesStore):
+    """Where the features of one split are, and how they come about."""
+
+    @property
+    def has_shared_files(self) -> bool:
+        return True
+
+    def fill_shared_files(self, model: MF2Model) -> None:
+        """Features have none: the branches, and with them the texts, are still to be trained."""
+
+    def _chunk_states(
+        self, model: MF2Model, view: int, chunk: int, batch_size: int, num_workers: int
+    ) -> dict[str, torch.Tensor]:
+        """The features of a view of a chunk's rows, by name."""
+        rows = range(chunk * ROWS_PER_CHUNK, min((chunk + 1) * ROWS_PER_CHUNK, len(self.split.rows)))
+        keyed = KeyedRows(self.split.faces, [(view, row) for row in rows])
+        parts: dict[str, list[torch.Tensor]] = {}
+        for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
+            sampled = model.sample_vision(*(batch[name].to(model.device) for name in ("pixel_values", "au_boxes")))
+            for name, of in zip(FEATURE_NAMES, (sampled.tokens, sampled.regions), strict=True):
+                if of is not None:
+                    parts.setdefault(name, []).append(of.to("cpu", self.dtype))
+        return {name: torch.cat(of) for name, of in parts.items()}
+
+
+class FeatureRows(Dataset):
+    """Rows of a split as stored features. Keys are as in `FaceDataset`; an item is where to read, for `collate`.
+
+    Args:
+        store: which is complete.
+        captions: of the training split; None is without.
+        seed: of the run.
+    """
+
+    def __init__(self, store: FeatureStore, captions: CaptionTable | None, seed: int):
+        self.labels, self.captions, self.seed = store.split.labels, captions, seed
+        chunks = range(count_chunks(len(store.split.rows)))
+        self._views = [
+            [load_file(chunk_file(store.folder, view, chunk)) for chunk in chunks] for view in range(store.num_views)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.labels.emotion)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple["FeatureRows", int | None, int]:
+        epoch, row = key if isinstance(key, tuple) else (None, key)
+        return self, epoch, int(row)
+
+    def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Features, labels and, of an epoch, texts, as a live run would see the same views."""
+        chunks = self._views[(epoch or 0) % len(self._views)]
+        batch = {
+            name: torch.stack([chunks[row // ROWS_PER_CHUNK][name][row % ROWS_PER_CHUNK] for row in rows.tolist()])
+            for name in chunks[0]
+        }
+        batch = {name: of.float() for name, of in batch.items()}
+        batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
+        batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
+        if epoch is not None and self.captions is not None:
+            batch |= self.captions.batch(rows, [row_seed(self.seed, epoch, int(row)) for row in rows])
+        return batch
+
+
+def collate_features(items: Sequence[tuple[FeatureRows, int | None, int]]) -> dict[str, torch.Tensor]:
+    """Items of one `FeatureRows` and one epoch to a batch."""
+    rows, epoch, _ = items[0]
+    return rows.batch(epoch, np.array([row for _, _, row in items]))
+
+
+def hash_module(module: nn.Module) -> str:
+    """A sha256 over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def cache_features(
+    arguments: PretrainArguments,
+    settings: TrainingArguments,
+    model: MF2Model,
+    collator: FaceCollator,
+    train: Split,
+    evaluation: Split,
+) -> tuple[FeatureRows, FeatureRows]:
+    """Both splits as stored features, computed now where they are not stored yet.
+
+    Raises:
+        ValueError: the tower is trained, so that nothing of it can be kept.
+    """
+    if not model.config.freeze_vision:
+        raise ValueError(
+            f"feature_views is {arguments.feature_views}, but the tower is trained (freeze_vision is false), so that "
+            f"its features change; leave feature_views out or freeze the tower."
+        )
+    root, dtype = Path(arguments.output_dir, "features"), torch.float16
+    config, augmentation = model.config, collator.augmentation
+    facts = {
+        "code": CODE_VERSION,
+        "tower": hash_module(model.vision_model),
+        "levels": list(config.local_feature_levels),
+        "grid": config.au_region_grid,
+        "au_ids": list(config.label_space.region_au_ids) if config.use_au_vl else [],
+        "images": collator.image_processor.to_dict(),
+    }
+    drawn = {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else {}
+    views = arguments.feature_views if augmentation else 1
+    images = FaceCollator(collator.image_processor, None, augmentation, collator.seed, views)
+    plain = FaceCollator(collator.image_processor)
+    stores = (
+        FeatureStore(root, facts | drawn, train, images, num_kept=0, dtype=dtype, num_views=views),
+        FeatureStore(root, facts, evaluation, plain, num_kept=0, dtype=dtype),
+    )
+    missing = [store for store in stores if not store.is_complete]
+    settings.distributed_state.wait_for_everyone()  # all have looked before any writes
+    was_training = model.training
+    model.eval().to(settings.device)
+    for store in missing:
+        store.fill(
+            model,
+            arguments.per_device_eval_batch_size,
+            arguments.dataloader_num_workers,
+            settings.process_index,
+            settings.world_size,
+        )
+    model.train(was_training)
+    settings.distributed_state.wait_for_everyone()
+    return FeatureRows(stores[0], collator.captions, collator.seed), FeatureRows(stores[1], None, collator.seed)
