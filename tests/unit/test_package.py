@@ -21,19 +21,8 @@ from mf2.cli import COMMANDS
 from mf2.configuration_mf2 import CODE_VERSION
 
 ROOT = Path(mf2.__file__).parent
-SUBPACKAGES = (
-    "analysis",
-    "benchmarks",
-    "cli",
-    "data_loading",
-    "dataset_tools",
-    "evaluation",
-    "experiments",
-    "hub",
-    "model_cards",
-    "training",
-    "utils",
-)
+FOLDERS = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"model_cards"}
+"""What the package is made of beside the files at the root."""
 
 
 def run_isolated(code: str) -> dict:
@@ -131,6 +120,14 @@ def test_the_version_is_printed():
 
 
 # ------------------------------------------------------------------------------------------------------------ building
+def test_every_package_is_declared():
+    """One that is not would be missing in the wheel."""
+    declared = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    found = {path.parent for path in ROOT.rglob("__init__.py") if path.relative_to(ROOT).parts[0] in FOLDERS}
+    names = {".".join(("mf2", *folder.relative_to(ROOT).parts)) for folder in found}
+    assert declared and set(re.findall(r'"([\w.]+)"', declared[1])) == names | {"mf2"}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """A folder with the sdist, and the wheel that was built from it."""
@@ -147,7 +144,7 @@ def built(tmp_path_factory) -> Path:
 def source_files() -> set[str]:
     """Everything that the package needs at run time: code and data, but not the README's pictures."""
     files = {path.name for path in ROOT.glob("*.py")}
-    for package in SUBPACKAGES:
+    for package in FOLDERS:
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 files.add(path.relative_to(ROOT).as_posix())
