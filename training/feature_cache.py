@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
 from mf2.configuration_mf2 import CODE_VERSION
-from mf2.data_loading.batches import CaptionTable, FaceCollator, Split, row_seed
+from mf2.data_loading.captions import CaptionTable
+from mf2.data_loading.collators import FaceCollator, row_seed
+from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments
 from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks

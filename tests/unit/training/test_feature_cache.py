@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import set_seed
 
-from mf2.data_loading.batches import EpochSampler, FaceCollator, Split
+from mf2.data_loading.collators import EpochSampler, FaceCollator
+from mf2.data_loading.splits import Split
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.labels_mf2 import AU_IDS
 from mf2.processing_mf2 import Augmentation
