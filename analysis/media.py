@@ -16,41 +16,9 @@ from PIL import Image, ImageSequence
 
 from ..images_mf2 import read_image
 from ..utils.command_line import one_line
+from ..utils.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from .streaming import run_ahead
 
-PICTURE_SUFFIXES = {
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".hif",
-    ".jfif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
-VIDEO_SUFFIXES = {
-    ".avi",
-    ".flv",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".mts",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-}
 MOVING_SUFFIXES = {".avif", ".gif", ".png", ".tif", ".tiff", ".webp"}
 """Pictures that may hold several; a `.jpg` may too, but what follows its first are previews and depth."""
 PAGE_S = 0.1

@@ -24,7 +24,8 @@ from ..regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmark
 from ..utils.command_line import illustration
 from ..utils.drawing import FaceState, boxes_to_corners, compose, panel_height
 from ..utils.files import replacing
-from .media import VIDEO_SUFFIXES, Source, import_av, read_frames
+from ..utils.suffixes import VIDEO_SUFFIXES
+from .media import Source, import_av, read_frames
 from .run_folder import MANIFEST_NAME
 from .tables import BOX, LANDMARKS, STATUS_OK, TABLE_NAME, free_name
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..labels_mf2 import EMOTIONS, LabelSpace
 from ..utils.files import replacing
-from .media import VIDEO_SUFFIXES
+from ..utils.suffixes import VIDEO_SUFFIXES
 from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK, free_name
 
 POINT_COLUMNS = [f"{axis}_{point}" for axis in "xy" for point in range(68)]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..utils.suffixes import VIDEO_SUFFIXES
 from . import media
-from .media import VIDEO_SUFFIXES, Source
+from .media import Source
 
 MARGIN = 0.35
 """What is kept around a face's box, as a fraction of its longer side."""

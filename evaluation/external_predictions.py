@@ -1,6 +1,6 @@
 """The predictions of another system, from its CSV: scored by the same evaluator on the same frames."""
 
-import re
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 
 from mf2.data_loading.splits import Split
+from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.evaluation.predictions import Predictions
-from mf2.labels_mf2 import EMOTIONS, LabelSpace, get_action_unit
+from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS, LabelSpace
+
+logger = logging.getLogger(__name__)
 
 KEY_COLUMNS = ("video", "frame")
 NUM_EXAMPLES = 3
@@ -43,7 +46,15 @@ class ExternalPredictions:
             table = pd.read_csv(file, dtype={"video": str}, skipinitialspace=True)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no CSV: {error}") from None
-        codes = [name for name in table.columns if re.fullmatch(r"AU\d+", name)]
+        aus = find_au_columns(table.columns)
+        if aus.intensities or aus.unused:
+            logger.warning(
+                "%s: %s", file, " ".join(filter(None, (_intensity_note(aus.intensities), _unused_note(aus.unused))))
+            )
+        table = table.drop(columns=list(aus.unused)).rename(
+            columns={column: ACTION_UNITS[au_id].code for au_id, column in aus.names.items()}
+        )
+        codes = [ACTION_UNITS[au_id].code for au_id in aus.names]
         known = {*KEY_COLUMNS, *codes, "emotion"}
         if absent := [name for name in KEY_COLUMNS if name not in table.columns]:
             raise ValueError(f"{file} lacks the columns {', '.join(absent)}; it has {', '.join(table.columns)}.")
@@ -53,7 +64,7 @@ class ExternalPredictions:
             raise ValueError(f"{file} has neither AU columns nor an emotion column, so there is nothing to score.")
         _check_cells(table, codes, str(file))
         emotions = EMOTIONS if "emotion" in table.columns else ()
-        label_space = LabelSpace(tuple(get_action_unit(int(code[2:])).id for code in codes), emotions)
+        label_space = LabelSpace(tuple(aus.names), emotions)
         return cls(Path(file).stem, table.set_index(list(KEY_COLUMNS)), label_space)
 
     def match(self, split: Split) -> Predictions:
@@ -76,6 +87,14 @@ class ExternalPredictions:
         if self.label_space.emotions:
             emotion_probs = np.eye(len(EMOTIONS))[[EMOTIONS.index(name) for name in found["emotion"]]]
         return Predictions.from_split(split, self.label_space.emotions, au_probs, emotion_probs)
+
+
+def _intensity_note(columns: Sequence[str]) -> str:
+    return f"{', '.join(columns)} are intensities by their names and are read as probabilities." if columns else ""
+
+
+def _unused_note(columns: Sequence[str]) -> str:
+    return f"{', '.join(columns)} are not used: nothing here is labelled so." if columns else ""
 
 
 def _check_cells(table: pd.DataFrame, codes: Sequence[str], file: str) -> None:

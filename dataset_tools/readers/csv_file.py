@@ -3,19 +3,23 @@
     path,AU1,AU12,emotion,group_id        and, if you like, video_id, frame, split, landmarks
     anna/001.jpg,1,0,Happiness,anna
 
-`path` is below the folder of images. An AU column holds 1, 0, and -1 or nothing for unlabelled (or intensities, with
-`--threshold`); an `emotion` is a name or nothing; `landmarks` are 136 numbers x0;y0;x1;y1;... in pixels of the image.
+`path` is below the folder of images, with slashes of either kind, or absolute and in it. An AU column (`AU1`, `AU01`,
+`au_1`, `AU01_c`, …) holds 1, 0, and -1 or nothing for unlabelled (or intensities, with `--threshold`); an `emotion` is
+a name or nothing; `landmarks` are 136 numbers x0;y0;x1;y1;... in pixels of the image.
 `group_id` (a person, say) is what no split divides; without it, each image is a group.
 """
 
 import argparse
-from pathlib import Path
+import posixpath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS
+from ...utils.suffixes import PICTURE_SUFFIXES
+from ..au_columns import find_au_columns
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
 from .frame_table import EMOTION_MISSING, Folder, ReadReport, active, frame_table, parse_landmarks, read_text_table
 from .interface import About, License
@@ -30,7 +34,11 @@ ABOUT = About(
     emotions=EMOTIONS,
     splits="column split, or at random by group_id",
 )
-COUNTED = {"columns_not_used": "columns that are not used"}
+COUNTED = {
+    "columns_not_used": "columns that are not used",
+    "dropped_outside": "dropped: rows whose path leads out of the folder of images",
+    "dropped_kind": "dropped: rows whose path has no suffix of a picture",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,21 +61,28 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     if "path" not in table:
         raise ValueError(f"The CSV file lacks the column path; it has {', '.join(table)}.")
     known = {"path", "emotion", "group_id", "video_id", "frame", "split", "landmarks"}
-    known |= {au.code for au in ACTION_UNITS.values()}
+    aus = find_au_columns(table)
+    known |= set(aus.names.values())
     report.count("columns_not_used", [name for name in table if name not in known])
-    labels = pd.DataFrame({"name": table["path"].str.strip()})
+    if aus.intensities and args.threshold is None:
+        raise ValueError(f"{', '.join(aus.intensities)} are intensities from 0 to 5; give --threshold, 2 for example.")
+    labels = pd.DataFrame({"name": _relative_paths(table["path"], root)})
     labels["video_id"] = _filled(table, "video_id", labels["name"].str.replace(r"\.\w+$", "", regex=True))
     labels["group_id"] = _filled(table, "group_id", labels["video_id"])
     labels["frame"] = _read_frames(table)
-    for au in ACTION_UNITS.values():
-        if au.code in table:
-            labels[au.code] = _read_aus(table[au.code], args.threshold)
+    for au_id, column in aus.names.items():
+        labels[ACTION_UNITS[au_id].code] = _read_aus(table[column], args.threshold)
     labels["emotion"], emotions = _read_emotions(table, args, report)
     if "split" in table:
         _refuse(table["split"], ~table["split"].isin(["", *SPLITS]), f"must be {' or '.join(SPLITS)}, or empty")
         labels["split"] = table["split"].where(table["split"] != "", None)
     if "landmarks" in table:
         labels["landmarks"] = parse_landmarks(table["landmarks"], report)
+    if not aus.names and "emotion" not in table:
+        raise ValueError(f"The CSV file has neither an AU column nor emotion; it has {', '.join(table)}.")
+    labels = report.drop(labels, labels["name"].str.match(r"\.\./|/|[A-Za-z]:"), "dropped_outside", "name")
+    suffixes = labels["name"].map(lambda name: PurePosixPath(name).suffix.lower())
+    labels = report.drop(labels, ~suffixes.isin(PICTURE_SUFFIXES), "dropped_kind", "name")
     images = folder.images(r"(?P<name>.*)", "at all")
     return frame_table(labels, report, images.assign(name=images["path"]), on=["name"], emotions=emotions), report
 
@@ -82,6 +97,18 @@ def _labels_file(root: Path, given: Path | None) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise FileNotFoundError(f"{root} must hold one CSV file, it holds {names}; name it with --labels.")
     return found[0]
+
+
+def _relative_paths(values: pd.Series, root: Path) -> pd.Series:
+    """Paths as they are below the folder: slashes of either kind, `./`, and absolute ones that lead into it."""
+    roots = {path.as_posix().rstrip("/") + "/" for path in (root, root.absolute(), root.resolve())}
+
+    def relative(text: str) -> str:
+        path = text.strip().replace("\\", "/")
+        path = next((path[len(top) :] for top in roots if top != "./" and path.startswith(top)), path)
+        return posixpath.normpath(path) if path else path
+
+    return values.map(relative)
 
 
 def _filled(table: pd.DataFrame, name: str, default: pd.Series) -> pd.Series:

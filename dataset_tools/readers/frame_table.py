@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from ...utils.markdown import markdown_table
+from ...utils.suffixes import PICTURE_SUFFIXES
 from ..stage_report import NUM_EXAMPLES, Tally
 from .interface import with_emotions
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 EMOTION_MISSING = -1  # in a reader's table; null in the result
 
 COUNTED = {
@@ -157,7 +157,7 @@ class Folder:
 
     def images(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
         """`find` among the images, of the folder `crop` alone if it is given; `pattern` leaves the suffix out."""
-        suffixes = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        suffixes = "|".join(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES))
         return self.find(rf"{pattern}\.(?:{suffixes})", f"image {looked_for}", crop)
 
     def read(self, path: str) -> bytes:

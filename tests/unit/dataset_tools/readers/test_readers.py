@@ -357,14 +357,16 @@ def test_disfa_from_its_videos(tmp_path):
 def test_csv(tmp_path):
     rows, report, emotions = read("csv", trees.own_csv(tmp_path))
     assert counts(report) == {
-        "rows": 6, "kept": 3, "unlabelled": 1, "missing_image": 2, "images_without_row": 1, "columns_not_used": 2,
+        "rows": 6, "kept": 3, "unlabelled": 1, "missing_image": 1, "dropped_outside": 1, "images_without_row": 1,
+        "columns_not_used": 2,
     }  # fmt: skip
     assert [(row["path"], row["AU1"], row["AU12"], row["emotion"], row["group_id"]) for row in rows] == [
         ("a/1.jpg", 1, 0, 4, "anna"),
         ("a/2.jpg", -1, -1, 5, "anna"),
         ("b/1.png", 0, 1, None, "bo"),
     ]
-    assert report.tally.examples["missing_image"] == ["../a/1.jpg", "b/9.jpg"] and emotions == EMOTIONS
+    assert report.tally.examples["dropped_outside"] == ["../a/1.jpg"] and emotions == EMOTIONS
+    assert report.tally.examples["missing_image"] == ["b/9.jpg"]
 
 
 def test_csv_columns(tmp_path):
@@ -399,6 +401,39 @@ def test_csv_errors(tmp_path, text, words, message):
     trees.write(trees.write_images(tmp_path, ["1.jpg", "2.jpg"]), {"labels.csv": text})
     with pytest.raises(ValueError, match=message):
         read("csv", tmp_path, *words)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif", ".JPEG"])
+@pytest.mark.parametrize("spelling", ["sub/f{}", "./sub/f{}", "sub\\f{}", ".\\sub\\f{}", "sub//f{}", "{root}/sub/f{}"])
+def test_csv_paths_as_people_write_them(tmp_path, spelling, suffix):
+    trees.write(trees.write_images(tmp_path, [f"sub/f{suffix}"]), {})
+    text = f"path,AU1\n{spelling.replace('{root}', str(tmp_path)).format(suffix)},1\n"
+    rows, report, _ = read("csv", trees.write(tmp_path, {"labels.csv": text}))
+    assert [(row["path"], row["AU1"]) for row in rows] == [(f"sub/f{suffix}", 1)], report
+
+
+def test_csv_says_why_a_row_has_no_picture(tmp_path):
+    text = "path,AU1\n1.jpg,1\n2.jpg,1\n../3.jpg,1\n/elsewhere/4.jpg,1\nnotes.txt,1\n"
+    trees.write(trees.write_images(tmp_path, ["1.jpg"]), {"labels.csv": text})
+    _, report, _ = read("csv", tmp_path)
+    counts = {name: report.tally[name] for name in ("kept", "missing_image", "dropped_outside", "dropped_kind")}
+    assert counts == {"kept": 1, "missing_image": 1, "dropped_outside": 2, "dropped_kind": 1}
+
+
+@pytest.mark.parametrize("names", [("AU01", "AU12"), ("au_1", "AU12_c"), ("AU1", "AU 12")])
+def test_csv_aus_however_they_are_spelt(tmp_path, names):
+    text = f"path,{names[0]},{names[1]},AU43\n1.jpg,1,0,1\n"
+    trees.write(trees.write_images(tmp_path, ["1.jpg"]), {"labels.csv": text})
+    ((row,), report, _) = read("csv", tmp_path)
+    assert (row["AU1"], row["AU12"]) == (1, 0) and report.tally["columns_not_used"] == 1
+
+
+def test_csv_intensities_by_name_take_a_threshold(tmp_path):
+    trees.write(trees.write_images(tmp_path, ["1.jpg"]), {"labels.csv": "path,AU01_r\n1.jpg,2.5\n"})
+    with pytest.raises(ValueError, match="AU01_r are intensities from 0 to 5; give --threshold"):
+        read("csv", tmp_path)
+    ((row,), _, _) = read("csv", tmp_path, "--threshold", "2")
+    assert row["AU1"] == 1
 
 
 def test_csv_with_a_list_of_its_own(tmp_path):
