@@ -40,12 +40,12 @@ def write(table, tmp_path):
 
 @pytest.mark.parametrize("one", ["AU01", "au_1", "AU01_c"])
 def test_aus_are_read_however_they_are_spelt(table, tmp_path, one, split):
-    found = SystemTable.read(write(table.rename(columns={"AU1": one}), tmp_path))
+    found = ExternalPredictions.read(write(table.rename(columns={"AU1": one}), tmp_path))
     assert found.label_space.au_ids == AUS and (found.match(split).au_probs == [0.75, 0]).all()
 
 
 def test_what_is_an_intensity_or_not_known_is_said(table, tmp_path, caplog):
-    found = SystemTable.read(write(table.rename(columns={"AU1": "AU01_r"}).assign(AU43=1), tmp_path))
+    found = ExternalPredictions.read(write(table.rename(columns={"AU1": "AU01_r"}).assign(AU43=1), tmp_path))
     assert found.label_space.au_ids == AUS
     assert "AU01_r are intensities by their names" in caplog.text and "AU43 are not used" in caplog.text
 
