@@ -191,6 +191,9 @@ class MF2Config(PreTrainedConfig):
             (one sentence an AU).
         emo_text: Which caption the global branch is aligned with: `"emotion"`, `"key_au"`, or `"random"` (either).
         au_pairs_per_image: `per_au` only: how many AUs a step aligns, drawn anew each step; `None` is all.
+        global_feature_level: Feature level of the tower whose tokens the global branch reads, numbered as
+            `local_feature_levels`; -1 is its output, as in the paper. A classifier's last maps know objects,
+            not faces.
         local_feature_levels: Feature levels of the tower that feed the AU regions; -1 is its output, others index its
             hidden states (ViT) or stages (CNN).
         au_region_size: Side of a region around each of an AU's two centres, as a fraction of the image.
@@ -243,6 +246,7 @@ class MF2Config(PreTrainedConfig):
     au_text_mode: str = "caption"
     emo_text: str = "emotion"
     au_pairs_per_image: int | None = None
+    global_feature_level: int = -1
     local_feature_levels: list[int] | tuple = (-1,)
     au_region_size: float | int = 0.14
     au_region_grid: int = 3
@@ -421,7 +425,9 @@ class MF2Config(PreTrainedConfig):
 
     @property
     def vision_width(self) -> int | None:
-        """Width of the tower's output; `None` where only the built tower tells (timm)."""
+        """Width of what the global branch reads; `None` where only the built tower tells (timm, inner levels)."""
+        if self.global_feature_level != -1:
+            return None
         hidden_sizes = getattr(self.vision_config, "hidden_sizes", None)
         return getattr(self.vision_config, "hidden_size", None) or (hidden_sizes[-1] if hidden_sizes else None)
 
@@ -486,6 +492,7 @@ def _small_size() -> dict[str, Any]:
         "au_text_mode": "per_au",
         "au_pairs_per_image": 1,
         "au_region_grid": 2,
+        "global_feature_level": 3,
         "local_feature_levels": [2, 3],  # maps of 1/8 and 1/16 of the side: later ones know objects, not creases
         "joint_width": 64,
         "recognition_dropout": 0.3,

@@ -602,24 +602,26 @@ class MF2Model(MF2PreTrainedModel):
     # --------------------------------------------------------------------------------------------------- seeing
     def _read_tower(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
         levels = list(self.config.local_feature_levels)
+        global_level = self.config.global_feature_level
         if isinstance(tower, BackboneMixin):
             hidden = tower(pixel_values, return_dict=True).feature_maps
             last = hidden[-1]
         else:
-            outputs = tower(pixel_values, output_hidden_states=levels != [-1], return_dict=True)
+            outputs = tower(pixel_values, output_hidden_states={*levels, global_level} != {-1}, return_dict=True)
             last, hidden = outputs.last_hidden_state, outputs.hidden_states
-        for level in levels:
+        for level in (global_level, *levels):
             if level != -1 and not -len(hidden) <= level < len(hidden):
                 raise ValueError(
-                    f"local_feature_levels holds {level}; this tower has the levels 0 to {len(hidden) - 1}, and -1 is "
+                    f"global_feature_level or local_feature_levels holds {level}; this tower has the levels 0 to "
+                    f"{len(hidden) - 1}, and -1 is "
                     f"its output."
                 )
         height, width = pixel_values.shape[-2:]
         patch_size = getattr(self.config.vision_config, "patch_size", None)
         patch_size = patch_size if isinstance(patch_size, int) else None
-        maps = [last if level == -1 else hidden[level] for level in levels]
+        face, *maps = (last if level == -1 else hidden[level] for level in (global_level, *levels))
         return VisionFeatures(
-            tokens=map_to_tokens(last) if last.ndim == 4 else last,
+            tokens=map_to_tokens(face) if face.ndim == 4 else face,
             maps=[level if level.ndim == 4 else tokens_to_map(level, height, width, patch_size) for level in maps],
         )
 

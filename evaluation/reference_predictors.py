@@ -6,6 +6,7 @@ All are scored on the evaluation split, AUs at the threshold 0.5:
 - logistic regression on the 68 landmarks of the data set, aligned by the eyes; the mean face where there are none;
 - a linear probe, the same regression, on an untrained tower of the checkpoint's kind: the faces aligned by the data
   set's landmarks, the last feature map average-pooled to a grid and flattened;
+- of a checkpoint with a frozen tower, two linear probes on it, see `tower_probes`;
 - the checkpoint itself, given those landmarks, the same with noise, and none, which is the mean face.
 
 `mf2 evaluate --references` prints them as a Markdown table and writes every AU's and emotion's scores.
@@ -26,8 +27,10 @@ from transformers.utils import CONFIG_NAME
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.collators import row_seed
 from mf2.data_loading.splits import FaceExample, Labels, Split
+from mf2.evaluation.logistic import class_probabilities
 from mf2.evaluation.metrics import au_metrics, emotion_metrics
 from mf2.evaluation.predictions import LandmarkChoice, exact_landmarks, image_batches, no_landmarks, predict
+from mf2.evaluation.tower_probes import has_probes, predict_tower_probes, probe_features
 from mf2.labels_mf2 import EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.processing_mf2 import MF2ImageProcessor
@@ -41,7 +44,6 @@ JITTER = 0.03
 PROBE_GRID = 4
 """Side of the grid to which the untrained tower's feature map is pooled: it keeps where things are in a face."""
 BATCH_SIZE = 64
-MAX_ITERATIONS = 1000
 ALIGNED_SIZE = (100, 100)
 """Height and width to which landmarks are aligned; features are standardised, so any square does."""
 
@@ -120,31 +122,6 @@ def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndar
     return np.stack(au_probs, axis=1), fit(train_labels.emotion, num_classes=len(EMOTIONS))
 
 
-def class_probabilities(
-    train_x: np.ndarray, labels: np.ndarray, eval_x: np.ndarray, num_classes: int, class_weight: str | None = None
-) -> np.ndarray:
-    """`(len(eval_x), num_classes)` of a logistic regression on standardised features.
-
-    Rows with a negative label, the unlabelled, are left out of its training. A class that it never saw has 0; a single
-    one is certain.
-    """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise ValueError("The references need scikit-learn; pip install 'mf2-face[test]'.") from None
-    probs, labelled = np.zeros((len(eval_x), num_classes)), labels >= 0
-    classes = np.unique(labels[labelled])
-    if len(classes) < 2:
-        probs[:, classes] = 1
-        return probs
-    regression = LogisticRegression(class_weight=class_weight, max_iter=MAX_ITERATIONS)
-    probe = make_pipeline(StandardScaler(), regression).fit(train_x[labelled], labels[labelled])
-    probs[:, classes] = probe.predict_proba(eval_x)
-    return probs
-
-
 # ------------------------------------------------------------------------------------------------------------- report
 def predict_references(
     model: MF2Model, image_processor: MF2ImageProcessor, train: Split, evaluation: Split, seed: int
@@ -155,6 +132,9 @@ def predict_references(
     tower = untrained_tower(model.config, seed).to(model.device)
     features = [tower_features(tower, image_processor, split) for split in (train, evaluation)]
     yield "linear probe on an untrained tower", probe_predictions(features[0], train.labels, features[1])
+    if has_probes(model):
+        frozen = [probe_features(model, image_processor, split) for split in (train, evaluation)]
+        yield from predict_tower_probes(frozen[0], train, frozen[1])
     choices: dict[str, LandmarkChoice] = {
         "exact landmarks": exact_landmarks,
         f"landmarks jittered by {JITTER:.0%} of the eye distance": partial(jittered_landmarks, seed=seed),

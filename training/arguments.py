@@ -60,6 +60,11 @@ class DataArguments:
         "frozen; epochs take turns, the first view is the face as it is [default: none are kept]",
         low=1,
     )
+    probes: bool = _arg(
+        False,
+        "score linear probes on the frozen tower, too; the card says where the model does not beat them",
+        fixed=False,
+    )
     image_size: int | None = _arg(
         None, "side of the aligned face, in pixels [default: the starting checkpoint's, else 224]", low=16
     )

@@ -131,7 +131,7 @@ def cache_features(
     facts = {
         "code": CODE_VERSION,
         "tower": hash_module(model.vision_model),
-        "levels": list(config.local_feature_levels),
+        "levels": [config.global_feature_level, *config.local_feature_levels],
         "grid": config.au_region_grid,
         "au_ids": list(config.label_space.region_au_ids) if config.use_au_vl else [],
         "images": collator.image_processor.to_dict(),

@@ -15,6 +15,7 @@ from mf2.data_loading.collators import FaceCollator
 from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import read_manifest
 from mf2.evaluation.predictions import IMAGE_NAMES
+from mf2.evaluation.tower_probes import SCORES, has_probes, headline, measure_tower_probes, not_above_probes
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -125,6 +126,8 @@ def make_model(
             f"The model has emotions {list(config.emotions)} and AUs {list(config.au_ids)}; pre-training needs the "
             f"data set's eight emotions ({', '.join(EMOTIONS)}) and at least one AU."
         )
+    if arguments.probes and not has_probes(model):
+        raise ValueError("probes is true, but there is no frozen tower with AU regions to probe; leave it out.")
     if arguments.weight_aus:
         config.au_pos_weight = train.labels.au_pos_weight()
     if arguments.balance_emotions:
@@ -150,10 +153,26 @@ def fit(
         record_training_videos(arguments.output_dir, train.rows, arguments.model_name_or_path)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = evaluate(arguments, trainer, model, model.config, train, evaluation, result)
+    if arguments.probes and trainer.is_world_process_zero():
+        metrics |= compare_with_probes(metrics, model, processor, train, evaluation)
     save_for_hub(trainer, processor, arguments.output_dir)
     if trainer.is_world_process_zero():
         finish(arguments, metrics, processor, evaluation, settings.device)
     return metrics
+
+
+def compare_with_probes(
+    metrics: dict[str, Any], model: MF2ForPreTraining, processor: MF2Processor, train: Split, evaluation: Split
+) -> dict[str, Any]:
+    """`probes`: their scores, and those (`not_above`) in which the model does not beat the better one."""
+    rows = measure_tower_probes(model.eval(), processor.image_processor, train, evaluation)
+    not_above = not_above_probes(metrics["evaluation"], rows)
+    for row in [{"name": "this model", **headline(metrics["evaluation"])}, *rows]:
+        known = (f"{title} {row[name]:.3f}" for name, title in SCORES.items() if row[name] is not None)
+        logger.info(f"{row['name']}: {', '.join(known)}")
+    if not_above:
+        logger.warning(f"A linear probe on the frozen tower is as good or better in {', '.join(not_above)}.")
+    return {"probes": {"rows": rows, "not_above": not_above}}
 
 
 def make_trainer(

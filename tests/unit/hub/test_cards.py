@@ -203,3 +203,12 @@ def test_pinned_lines_are_python_and_pin_both_commits():
     assert "revision" not in plain and pinned.count(f'revision="{SHA}"') == 2
     model_line = next(line for line in adapter.splitlines() if line.startswith("model"))
     assert f'"org/a", revision="{BASE_SHA}", adapter_kwargs={{"revision": "{SHA}"}}' in model_line
+
+
+@pytest.mark.parametrize("not_above", [[], ["mean AP"]])
+def test_a_card_says_whether_the_model_beats_the_probes_on_its_tower(tmp_path, not_above):
+    row = {"name": "a probe", "au_f1": 0.8123, "au_ap": 0.9012, "emotion_top1": 0.7, "emotion_macro_f1": 0.6}
+    text = make_card(folder_of(tmp_path, {}, measured() | {"probes": {"rows": [row], "not_above": not_above}})).text
+    assert "a probe" in text and "0.812" in text
+    assert ("does not beat the better probe in: mean AP." in text) == bool(not_above)
+    assert ("beats both in every one" in text) != bool(not_above)

@@ -1,0 +1,35 @@
+"""Logistic regression on features, as the reference predictors and the probes use it."""
+
+import numpy as np
+
+MAX_ITERATIONS = 1000
+
+
+def class_probabilities(
+    train_x: np.ndarray,
+    labels: np.ndarray,
+    eval_x: np.ndarray,
+    num_classes: int,
+    class_weight: str | None = None,
+    inverse_penalty: float = 1.0,
+) -> np.ndarray:
+    """`(len(eval_x), num_classes)` of a logistic regression on standardised features.
+
+    Rows with a negative label, the unlabelled, are left out of its training. A class that it never saw has 0; a single
+    one is certain.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise ValueError("The references need scikit-learn; pip install 'mf2-face[test]'.") from None
+    probs, labelled = np.zeros((len(eval_x), num_classes)), labels >= 0
+    classes = np.unique(labels[labelled])
+    if len(classes) < 2:
+        probs[:, classes] = 1
+        return probs
+    regression = LogisticRegression(C=inverse_penalty, class_weight=class_weight, max_iter=MAX_ITERATIONS)
+    probe = make_pipeline(StandardScaler(), regression).fit(train_x[labelled], labels[labelled])
+    probs[:, classes] = probe.predict_proba(eval_x)
+    return probs
