@@ -75,7 +75,10 @@ def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> t
 
 
 def _files_below(folder: Path) -> list[Path]:
-    return [entry for entry in sorted(folder.rglob("*"), key=os.fsencode) if not entry.is_dir()]
+    """The files below a folder, sorted, without hidden ones (`.thumbnails/…`, `._picture.jpg`)."""
+    entries = sorted(folder.rglob("*"), key=os.fsencode)
+    is_shown = [not any(part.startswith(".") for part in entry.relative_to(folder).parts) for entry in entries]
+    return [entry for entry, shown in zip(entries, is_shown, strict=True) if shown and not entry.is_dir()]
 
 
 def printable(path: str | Path) -> str:

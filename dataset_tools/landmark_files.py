@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from ..labels_mf2 import NUM_LANDMARKS
+from ..utils.text_tables import decimal_point, find_delimiter
 
 _POINT_COLUMNS = tuple(f"{axis}{point}" for point in range(NUM_LANDMARKS) for axis in "xy")
 COLUMNS = ("video", "frame", *_POINT_COLUMNS)
@@ -117,9 +118,9 @@ def _read_header(path: Path) -> tuple[list[str], str, str]:
     """The columns by our names, what separates cells, and the decimal point."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         header, first_row = file.readline(), file.readline()
-    delimiter = max(",;\t", key=header.count)
+    delimiter = find_delimiter(header)
     names = [_column(name) for name in next(csv.reader([header], delimiter=delimiter), [])]
-    return names, delimiter, "," if delimiter == ";" and "," in first_row else "."
+    return names, delimiter, decimal_point(delimiter, first_row)
 
 
 def _is_openface(names: Container[str]) -> bool:

@@ -12,6 +12,7 @@ from mf2.data_loading.splits import Split
 from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS, LabelSpace
+from mf2.utils.text_tables import decimal_point, find_delimiter
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class ExternalPredictions:
         if not Path(file).is_file():
             raise FileNotFoundError(f"There is no predictions file {file}.")
         try:
-            table = pd.read_csv(file, dtype={"video": str}, skipinitialspace=True)
+            delimiter, point = _table_form(Path(file))
+            table = pd.read_csv(file, sep=delimiter, decimal=point, dtype={"video": str}, skipinitialspace=True)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no CSV: {error}") from None
         aus = find_au_columns(table.columns)
@@ -87,6 +89,13 @@ class ExternalPredictions:
         if self.label_space.emotions:
             emotion_probs = np.eye(len(EMOTIONS))[[EMOTIONS.index(name) for name in found["emotion"]]]
         return Predictions.from_split(split, self.label_space.emotions, au_probs, emotion_probs)
+
+
+def _table_form(file: Path) -> tuple[str, str]:
+    """What separates the cells, and the decimal point."""
+    with file.open(encoding="utf-8-sig") as lines:
+        delimiter = find_delimiter(lines.readline())
+        return delimiter, decimal_point(delimiter, lines.readline())
 
 
 def _intensity_note(columns: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from ...utils.markdown import markdown_table
 from ...utils.suffixes import PICTURE_SUFFIXES
+from ...utils.text_tables import find_delimiter
 from ..stage_report import NUM_EXAMPLES, Tally
 from .interface import with_emotions
 
@@ -254,8 +255,13 @@ def read_text_lines(data: bytes, pattern: str, report: ReadReport) -> pd.DataFra
     return fields[matched].reset_index(drop=True)
 
 
+_DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
+
+
 def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """A CSV file as text, cell by cell; rows of another width than the header are counted as malformed.
+
+    Semicolons or tabs may separate the cells; with semicolons a number may have a decimal comma.
 
     Args:
         columns: only these; None: all.
@@ -263,8 +269,10 @@ def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | Non
         ValueError: a column is not there, or twice, or the file is no text or has no row; the file is named.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        delimiter = find_delimiter(file.readline())
+        file.seek(0)
         try:
-            names = [name.strip() for name in next(csv.reader(file), [])]
+            names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
         except csv.Error as error:
             raise ValueError(f"{path} has no header that can be read: {error}.") from None
     wanted = list(names if columns is None else columns)
@@ -280,7 +288,7 @@ def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | Non
         table = pacsv.read_csv(
             path,
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=pacsv.ParseOptions(invalid_row_handler=skip),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
             convert_options=pacsv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[], include_columns=wanted
             ),
@@ -289,7 +297,8 @@ def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | Non
         raise ValueError(f"{path} cannot be read as a table: {error}.") from None
     report.count("malformed", odd)
     report.tally.add("rows", len(odd) + len(table))
-    return table.to_pandas()
+    cells = table.to_pandas()
+    return cells.replace(_DECIMAL_COMMA, r"\1.\2", regex=True) if delimiter == ";" else cells
 
 
 # ----------------------------------------------------------------------------------------------------------- labels

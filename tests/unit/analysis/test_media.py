@@ -28,8 +28,17 @@ def save(file: Path, brightness: int = 0) -> Path:
     return file
 
 
+@pytest.mark.parametrize("name", ["._a.png", ".hidden.png", ".thumbnails/a.png"])
+def test_hidden_files_are_left_out_unless_they_are_named(tmp_path, name):
+    save(tmp_path / "a.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    hidden = save(tmp_path / name)
+    assert [source.path.name for source in find_sources([tmp_path])[0]] == ["a.png"]
+    assert [source.path for source in find_sources([hidden])[0]] == [hidden]
+
+
 def test_folders_are_searched_and_everything_comes_once(tmp_path):
-    for name in ("b.PNG", "a/c.jpg", "a/.hidden.webp", "out/d.png"):
+    for name in ("b.PNG", "a/c.jpg", "a/d.webp", "out/d.png"):
         save(tmp_path / "in" / name)
     (tmp_path / "in" / "a" / "text.txt").write_text("")
     named = tmp_path / "in" / "a" / "no suffix"
@@ -37,7 +46,7 @@ def test_folders_are_searched_and_everything_comes_once(tmp_path):
     paths = [tmp_path / "in" / "b.PNG", tmp_path / "in", named]
     sources, num_other = find_sources(paths, left_out=tmp_path / "in" / "out")
     names = [source.path.relative_to(tmp_path / "in").as_posix() for source in sources]
-    assert names == ["b.PNG", "a/.hidden.webp", "a/c.jpg", "a/no suffix"]
+    assert names == ["b.PNG", "a/c.jpg", "a/d.webp", "a/no suffix"]
     assert num_other == 2
 
 

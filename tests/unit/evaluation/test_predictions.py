@@ -44,6 +44,12 @@ def test_aus_are_read_however_they_are_spelt(table, tmp_path, one, split):
     assert found.label_space.au_ids == AUS and (found.match(split).au_probs == [0.75, 0]).all()
 
 
+def test_semicolons_and_decimal_commas(table, tmp_path, split):
+    file = tmp_path / "other.csv"
+    table.to_csv(file, index=False, sep=";", decimal=",")
+    assert (ExternalPredictions.read(file).match(split).au_probs == [0.75, 0]).all()
+
+
 def test_what_is_an_intensity_or_not_known_is_said(table, tmp_path, caplog):
     found = ExternalPredictions.read(write(table.rename(columns={"AU1": "AU01_r"}).assign(AU43=1), tmp_path))
     assert found.label_space.au_ids == AUS

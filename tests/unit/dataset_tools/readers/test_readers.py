@@ -412,6 +412,13 @@ def test_csv_paths_as_people_write_them(tmp_path, spelling, suffix):
     assert [(row["path"], row["AU1"]) for row in rows] == [(f"sub/f{suffix}", 1)], report
 
 
+@pytest.mark.parametrize("text", ["path;AU1;AU12\n1.jpg;2,5;0,0\n", "path\tAU1\tAU12\n1.jpg\t2.5\t0\n"])
+def test_csv_as_spreadsheets_write_it(tmp_path, text):
+    trees.write(trees.write_images(tmp_path, ["1.jpg"]), {"labels.csv": text})
+    ((row,), _, _) = read("csv", tmp_path, "--threshold", "2")
+    assert (row["AU1"], row["AU12"]) == (1, 0)
+
+
 def test_csv_says_why_a_row_has_no_picture(tmp_path):
     text = "path,AU1\n1.jpg,1\n2.jpg,1\n../3.jpg,1\n/elsewhere/4.jpg,1\nnotes.txt,1\n"
     trees.write(trees.write_images(tmp_path, ["1.jpg"]), {"labels.csv": text})
