@@ -32,7 +32,7 @@ from transformers.modeling_outputs import (
     ModelOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple, is_peft_available
+from transformers.utils import can_return_tuple, is_peft_available, logging
 
 from .alignment_mf2 import (
     TextItems,
@@ -54,6 +54,8 @@ from .transformers_mf2 import CACHE_NAME, AdapterCalls, cache_of
 if is_peft_available():
     # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
     from .peft_dfn import DFNLayer  # noqa: F401
+
+logger = logging.get_logger(__name__)
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""
@@ -1018,6 +1020,17 @@ _NOT_GENERATION_INPUTS = (
 )
 
 
+def _refuse_lookahead(settings: dict[str, Any]) -> None:
+    """Raise for generation that guesses several words ahead and checks them in one pass, which a caption's cache, that
+    begins with the queries, does not take back."""
+    config = settings.get("generation_config")
+    for name in ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit"):
+        if settings.get(name) is not None or getattr(config, name, None) is not None:
+            raise ValueError(
+                f"{name} is not supported: captions are short and are written word by word. Leave it out."
+            )
+
+
 class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
     """MF² that writes: emotion and key-AU captions from the global branch, AU captions from the local one."""
 
@@ -1093,6 +1106,12 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         """
         if caption_kind not in CAPTION_BRANCH:
             raise ValueError(f"caption_kind is {caption_kind!r}; choose one of {', '.join(CAPTION_BRANCH)}.")
+        if kwargs.get("input_ids") is not None:
+            logger.warning_once(
+                "Prompts are not read: a caption is of a kind, generate(**inputs, caption_kind="
+                f"{' | '.join(map(repr, CAPTION_BRANCH))})."
+            )
+        _refuse_lookahead(kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
         branch = CAPTION_BRANCH[caption_kind]
         self.get_branch(branch)

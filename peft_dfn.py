@@ -554,6 +554,13 @@ class DFNModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise NotImplementedError(CANNOT_MERGE)
 
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """PEFT's mean of adapters, which side networks do not have."""
+        raise NotImplementedError(
+            "DFN adapters cannot be averaged: their towers are not linear in their weights. Ask all in one pass, "
+            "model.forward_adapters(names, **inputs), and average what they say."
+        )
+
 
 # ------------------------------------------------------------------------------------------------------ registration
 def _register() -> type[BaseTuner]:

@@ -221,7 +221,7 @@ class MF2Processor(ProcessorMixin):
         """Named, ordered results of the recognisers.
 
         Args:
-            outputs: has `au_logits` `(B, A)` and `emotion_logits` `(B, E)`; either may be None.
+            outputs: has `au_logits` `(B, A)` and `emotion_logits` `(B, E)`, as attributes or keys; either may be None.
             label_space: `au_codes`, `thresholds` and `emotions` of the outputs, such as `model.label_space`; the
                 processor's AUs and the eight emotions by default.
             thresholds: probabilities from which an AU is active, instead of the label space's: one for all, one for
@@ -232,15 +232,17 @@ class MF2Processor(ProcessorMixin):
         """
         label_space = LabelSpace(au_ids=tuple(self.au_ids)) if label_space is None else label_space
         results: list[dict[str, Any]] = []
-        if getattr(outputs, "au_logits", None) is not None:
+        au_logits, emotion_logits = (
+            outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+            for name in ("au_logits", "emotion_logits")
+        )
+        if au_logits is not None:
             limits = _thresholds_by_code(label_space, thresholds)
-            results = [
-                {"aus": aus} for aus in _named_rows(outputs.au_logits.float().sigmoid(), label_space.au_codes, "AUs")
-            ]
+            results = [{"aus": aus} for aus in _named_rows(au_logits.float().sigmoid(), label_space.au_codes, "AUs")]
             for result in results:
                 result["active"] = [code for code, prob in result["aus"].items() if prob >= limits[code]]
-        if getattr(outputs, "emotion_logits", None) is not None:
-            probs = _named_rows(outputs.emotion_logits.float().softmax(dim=-1), label_space.emotions, "emotions")
+        if emotion_logits is not None:
+            probs = _named_rows(emotion_logits.float().softmax(dim=-1), label_space.emotions, "emotions")
             results = results or [{} for _ in probs]
             for result, emotions in zip(results, probs, strict=True):
                 result["emotion"] = max(emotions, key=emotions.__getitem__)

@@ -23,7 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="+", type=Path, metavar="PATH", help="pictures, videos, and folders to be searched for them")
     add("--model", default=DEFAULT_MODEL, help=f"folder or Hub repository of a checkpoint [{DEFAULT_MODEL}]")
     add("--adapter", action="append", default=[], help="also ask this DFN adapter; any number of times, in one pass")
-    add("--output", type=Path, default=Path("outputs/analysis"), metavar="DIR", help="[outputs/analysis]")
+    add(
+        "--output_dir",
+        "--output",
+        dest="output",
+        type=Path,
+        default=Path("outputs/analysis"),
+        metavar="DIR",
+        help="[outputs/analysis]",
+    )
     add("--format", type=_listed(FORMATS), default=("parquet",), metavar="F,…", help=f"{', '.join(FORMATS)} [parquet]")
     add("--overlay", action="store_true", help="also write annotated pictures and videos")
     add("--report", action="store_true", help="also write report.html")

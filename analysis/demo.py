@@ -20,7 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mf2 demo`."""
     add = parser.add_argument
     add("--model", type=Path, default=Path(DEFAULT_MODEL), help="checkpoint; made if it is not there [%(default)s]")
-    add("--output", type=Path, default=Path("outputs/demo_analysis"), metavar="DIR", help="[%(default)s]")
+    add(
+        "--output_dir",
+        "--output",
+        dest="output",
+        type=Path,
+        default=Path("outputs/demo_analysis"),
+        metavar="DIR",
+        help="[%(default)s]",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
 
 

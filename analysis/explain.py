@@ -16,7 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="a picture with one or more faces")
     add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
-    add("--output", type=Path, default=Path("outputs/explanation"), metavar="DIR", help="[outputs/explanation]")
+    add(
+        "--output_dir",
+        "--output",
+        dest="output",
+        type=Path,
+        default=Path("outputs/explanation"),
+        metavar="DIR",
+        help="[outputs/explanation]",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     add_face_arguments(parser)
 

@@ -75,7 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 data landmarks`."""
     add = parser.add_argument
     add("data", type=Path, help="folder of a data set")
-    add("--out", type=Path, help="folder of the data set with landmarks (default: in the place of DATA)")
+    add(
+        "--output_dir",
+        "--out",
+        dest="out",
+        type=Path,
+        help="folder of the data set with landmarks (default: in the place of DATA)",
+    )
     add("--backend", metavar="NAME", help="detector, or module:factory of your own; see `mf2 detectors`")
     add("--model_file", type=Path, metavar="FILE", help="model that the backend reads; see `mf2 detectors`")
     add("--landmarks", type=Path, metavar="FILE", help="given landmarks (.csv or .npz) instead of a backend")

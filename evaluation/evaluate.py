@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import ExternalPredictions
@@ -246,7 +247,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
     add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters of --model to measure instead of it")
     add("--predictions", metavar="FILE.csv", help="another system: video, frame, AU… (probability or 0/1), emotion")
-    add("--data", metavar="FOLDER", required=True, help="MFA data set: a folder or a Hub id")
+    add("--data", metavar="FOLDER", required=True, help="MFA data set: a folder, a Hub id, or a CSV file of labels")
     add("--split", default="validation", help="[%(default)s]")
     add(
         "--protocol",
@@ -297,6 +298,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a value out of range, or arguments that exclude each other.
     """
     check_arguments(arguments)
+    arguments.data = data_folder(arguments.data, arguments.output_dir)
     measure = measure_system if arguments.predictions else measure_model
     for measured in measure(arguments):
         folder = Path(arguments.output_dir, measured.name if len(arguments.adapter) > 1 else "")

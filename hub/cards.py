@@ -1,5 +1,6 @@
 """Model cards: filled from the `metrics.json` and the configuration that lie in the folder, and from nothing else."""
 
+import importlib.metadata
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from mf2.utils.files import read_json, replacing
 
 TAGS = ("mf2", "facial-action-units", "facial-expression-recognition", "emotion")
 SCORED_WITH = {"detect": "detected landmarks", "mean_face": "no landmarks", "given": "given landmarks"}
+DISTRIBUTION = "mf2-face"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -76,7 +78,7 @@ def make_card(
     folder = Path(folder)
     metrics = metrics or read_json(folder / METRICS_NAME)
     _refuse_not_finite(metrics)
-    placement = placement or Placement(metrics["model"]["name"])
+    is_local, placement = placement is None, placement or Placement(metrics["model"]["name"])
     is_adapter = (folder / ADAPTER_CONFIG_NAME).is_file()
     config = read_json(folder / (ADAPTER_CONFIG_NAME if is_adapter else CONFIG_NAME))
     training_data = list_training_data(config, metrics, placement)
@@ -88,14 +90,18 @@ def make_card(
         "restricted": restricted_sources(training_data),
         "labels": describe_labels(config),
         "results": _format_results(metrics["evaluation"]),
+        "requirements": requirements(is_adapter),
     }
+    source = "." if is_local else placement.repo_id  # a folder is loaded from within
     facts["overlay"] = (folder / OVERLAY_NAME).is_file() and not facts["restricted"]
     if is_adapter:
         base = placement.base or PinnedRepo(Path(config["base_model_name_or_path"]).name, config.get("revision"))
-        facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(placement.repo_id, base=base)}
+        facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(source, base=base)}
         template, relation = "adapter.md", "adapter"
     else:
-        facts |= {"base": placement.base, "loading": loading_lines(placement.repo_id)}
+        named = metrics["model"].get("base")
+        base = placement.base or (PinnedRepo(named, metrics["model"].get("base_revision")) if named else None)
+        facts |= {"base": base, "loading": loading_lines(source)}
         template, relation = "checkpoint.md", "finetune"
     card = ModelCard(render_card(template, card_data=_card_data(facts, placement, relation).to_yaml(), **facts))
     card.text += permission_section(placement.permission)
@@ -115,14 +121,23 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
     return ModelCardData(
         license=RESTRICTED if facts["restricted"] else facts["model"]["license"],
         library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=[*TAGS, *(() if relation == "adapter" else ("image-to-text",))],
+        pipeline_tag="image-classification" if facts["labels"]["emotions"] else None,  # what the widget names
+        tags=[*TAGS, *(("peft", "dfn") if relation == "adapter" else ("image-to-text",))],
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),
         **lineage,
         **terms,
     )
+
+
+def requirements(is_adapter: bool) -> list[str]:
+    """What the card's lines need, in the ranges that this package declares."""
+    names = ["torch", "transformers", "pillow", *(["peft"] if is_adapter else [])]
+    declared = {
+        re.split(r"[^\w-]", line, maxsplit=1)[0]: line for line in importlib.metadata.requires(DISTRIBUTION) or []
+    }
+    return [f"`{declared.get(name, name)}`" for name in names]
 
 
 def permission_section(permission: str | None) -> str:

@@ -42,9 +42,10 @@ def _heading(metrics: dict[str, Any]) -> str:
     bootstrap, seen = evaluation["bootstrap"], evaluation["overlap"]["seen_videos"]
     lines = [
         f"# {metrics['model']['name']} on {data['name']} ({data['split']})",
-        f"{data['rows']:,} images of {bootstrap['num_videos']:,} videos; landmarks: {evaluation['landmarks']}; "
-        f"protocol: {evaluation['protocol']}. In brackets, the {bootstrap['level']:.0%} interval over "
-        f"{bootstrap['num_resamples']:,} resamples of videos (seed {bootstrap['seed']}).",
+        f"{data['rows']:,} images of {data['videos']:,} videos in {bootstrap['num_videos']:,} groups; "
+        f"landmarks: {evaluation['landmarks']}; protocol: {evaluation['protocol']}. In brackets, the "
+        f"{bootstrap['level']:.0%} interval over {bootstrap['num_resamples']:,} resamples of groups "
+        f"(seed {bootstrap['seed']}).",
     ]
     if seen:
         lines.append(f"**{seen:,} of these videos were seen in training or tuning: this is no evaluation.**")
@@ -155,6 +156,8 @@ def _emotion_table(emotion: dict[str, Any]) -> str:
             format_with_interval(one, "f1"),
             f"{one['support']:,}",
         )
+        if one["support"]
+        else (name, "-", "-", "-", "0")
         for name, one in emotion["per_class"].items()
     ]
     return markdown_table(("emotion", "precision", "recall", "F1", "labels"), rows)

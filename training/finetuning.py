@@ -61,7 +61,7 @@ def fit(
     metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result)
     metrics["training"]["preparation_seconds"] = preparation_seconds
     base = arguments.model if task.revision else task.base.resolve().name
-    metrics["model"] |= {"method": arguments.method, "base": base}
+    metrics["model"] |= {"method": arguments.method, "base": base, "base_revision": task.revision}
     save(method, task, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
         base = task.base if method.is_adapter else None

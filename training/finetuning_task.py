@@ -1,6 +1,5 @@
 """What a fine-tuning run adapts, and to what: the base, and data in the task's label space."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from transformers import TrainingArguments
 
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.captions import CaptionTable
+from mf2.data_loading.csv_files import data_folders
 from mf2.data_loading.splits import Split, find_label_space
-from mf2.dataset_tools.importer import import_dataset
 from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
@@ -75,21 +74,6 @@ def locate_base(model: str) -> tuple[Path, str | None]:
         raise FileNotFoundError(f"{model} is neither a checkpoint folder nor a Hub id such as `org/mf2`.")
     folder = Path(snapshot_download(model, allow_patterns=list(CHECKPOINT_FILES)))
     return folder, folder.name
-
-
-def data_folders(paths: str, output_dir: str) -> list[str]:
-    """Data sets, separated by commas, as they can be loaded: a CSV file is imported below the output folder first."""
-    folders = [path.strip() for path in paths.split(",")]
-    return [import_csv(Path(path), output_dir) if path.endswith(".csv") else path for path in folders]
-
-
-def import_csv(file: Path, output_dir: str) -> str:
-    """Where the data set of a CSV file is; made now where the file, as it is, has none below the output folder."""
-    version = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:8]
-    folder = Path(output_dir, "data", f"{file.stem}-{version}")
-    if not folder.exists():
-        import_dataset("csv", file.parent, folder, labels=file)
-    return str(folder)
 
 
 def captions_of(task: Task) -> CaptionTable | None:

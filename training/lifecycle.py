@@ -118,7 +118,8 @@ def evaluate(
             "seed": arguments.seed,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
-            "seconds": result.metrics["train_runtime"],
+            "seconds": trainer.seconds_before + result.metrics["train_runtime"],
+            "seconds_of_earlier_starts": trainer.seconds_before,
             "batch_size": trainer.get_total_train_batch_size(trainer.args),
             "losses": last_losses(trainer),
             "history": evaluation_history(trainer),
@@ -134,7 +135,7 @@ def score(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -
 
 
 def evaluation_history(trainer: PretrainingTrainer) -> list[dict[str, float]]:
-    """The scores of every evaluation in training, with its step and the seconds since the process began to train."""
+    """The scores of every evaluation in training, with its step and the seconds of training so far."""
     names = (*SHOWN_SCORES, "elapsed_seconds")
     entries = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
     return [

@@ -123,6 +123,15 @@ class ThreadsCallback(TrainerCallback):
         fit_threads(args.device)
 
 
+class EarlierStarts(TrainerCallback):
+    """Remembers how long a run had trained by the checkpoint that it goes on from."""
+
+    seconds = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.seconds = max((entry.get("elapsed_seconds", 0.0) for entry in state.log_history), default=0.0)
+
+
 class ConsoleCallback(ProgressCallback):
     """The progress bar, with one line a log instead of a dictionary."""
 
@@ -184,11 +193,18 @@ class PretrainingTrainer(Trainer):
         self._start = perf_counter()
         self._loss_sums = torch.zeros(len(LOSS_NAMES), 2, device=self.args.device)  # sum, count
         self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
+        self._earlier = EarlierStarts()
+        self.add_callback(self._earlier)
         self.add_callback(EpochCallback(self._train_sampler))
         self.add_callback(CollapseCallback())
         self.add_callback(ThreadsCallback())
         if self.pop_callback(ProgressCallback):
             self.add_callback(ConsoleCallback())
+
+    @property
+    def seconds_before(self) -> float:
+        """What the earlier starts of a resumed run took, up to the last entry of their logs."""
+        return self._earlier.seconds
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self._train_sampler
@@ -230,7 +246,7 @@ class PretrainingTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self._drain_losses()
-        logs["elapsed_seconds"] = perf_counter() - self._start
+        logs["elapsed_seconds"] = self.seconds_before + perf_counter() - self._start
         super().log(logs, start_time)
 
     def _drain_losses(self) -> dict[str, float]:

@@ -38,7 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions [%(default)s]")
     add("--fps", type=float, default=1.0, help="frames a second to take of videos [%(default)s]")
     add("--index", type=Path, metavar="DIR", help="where encoded faces are kept [a folder in ~/.cache/mf2]")
-    add("--output", type=Path, default=Path("outputs/search"), help="folder of the results [%(default)s]")
+    add(
+        "--output_dir",
+        "--output",
+        dest="output",
+        type=Path,
+        default=Path("outputs/search"),
+        help="folder of the results [%(default)s]",
+    )
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     add("--batch_size", type=int, default=16, metavar="N", help="faces in a pass [%(default)s]")
     add_face_arguments(parser)

@@ -17,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add = parser.add_argument
     add("data", type=Path, help="data set folder")
-    add("--out", type=Path, help="folder of the captioned data set (default: in the place of DATA)")
+    add(
+        "--output_dir",
+        "--out",
+        dest="out",
+        type=Path,
+        help="folder of the captioned data set (default: in the place of DATA)",
+    )
     add("--backend", choices=("template", "model"), help="template is offline, the default without --profile")
     add("-n", "--limit", type=int, metavar="N", help="only N images, evenly spread")
     add("--seed", type=int, default=0, help="of the template (default: %(default)s)")

@@ -16,12 +16,13 @@ from transformers import AutoModel
 
 from mf2 import landmarks_mf2
 from mf2.cli import main
+from mf2.dataset_tools.schema import load_mfa
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.predictions import predict
 from mf2.evaluation.protocols import load_protocol
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.hub.provenance import record_training_videos
-from mf2.labels_mf2 import AU_IDS, MEAN_FACE_68
+from mf2.labels_mf2 import AU_IDS, EMOTIONS, MEAN_FACE_68
 from mf2.landmarks_mf2 import DetectedFace
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +170,22 @@ def test_scores_stand_side_by_side_by_what_was_known_of_the_faces(checkpoint, da
         report.index(text) for text in ("found by the detector", "without landmarks", "data set's own", "| AU1 ")
     ]
     assert places == sorted(places)
+
+
+def test_a_csv_of_labels_is_evaluated_on_as_it_is_trained_on(checkpoint, data, tmp_path):
+    """It is imported once, below the output folder; its pictures lie beside it."""
+    lines = ["path,split,emotion,AU1,AU12"]
+    for split in ("train", "validation"):
+        for number, row in enumerate(load_mfa(data, split).select(range(8))):
+            row["image"].save(tmp_path / f"{split}{number}.png")
+            lines.append(f"{split}{number}.png,{split},{EMOTIONS[row['emotion']]},{row['AU1']},{row['AU12']}")
+    (tmp_path / "faces.csv").write_text("\n".join(lines) + "\n")
+    for _ in range(2):
+        out = tmp_path / "out"
+        assert evaluate("--model", checkpoint, "--data", tmp_path / "faces.csv", "--output_dir", out) == 0
+    found = metrics_of(out)["evaluation"]
+    assert found["data"]["rows"] == 8 and set(found["aus"]["per_au"]) <= {"AU1", "AU12"}
+    assert len(list((out / "data").iterdir())) == 1
 
 
 def test_another_systems_predictions_are_scored_the_same_way(finished, data, tmp_path):

@@ -1,6 +1,7 @@
 """What code that knows transformers and PEFT, but not MF², reads off a model: it must be what the model answers."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -220,6 +221,48 @@ def test_a_generation_config_of_the_caller_wins():
     settings = GenerationConfig(max_new_tokens=3, min_new_tokens=3, eos_token_id=model.config.eos_token_id)
     assert model.generate(**batch, generation_config=settings).shape[1] == 4
     assert model.generate(**batch, generation_config=GenerationConfig(max_length=3)).shape[1] <= 3
+
+
+def test_what_generation_cannot_do_is_refused_or_said(caplog):
+    model, processor = make_tiny()
+    batch = processor(Image.new("RGB", (40, 40)))
+    for settings in (
+        {"prompt_lookup_num_tokens": 3},
+        {"generation_config": GenerationConfig(prompt_lookup_num_tokens=3)},
+    ):
+        with pytest.raises(ValueError, match="prompt_lookup_num_tokens is not supported"):
+            model.generate(**batch, **settings)
+    with_prompt = processor(Image.new("RGB", (40, 40)), text="What is seen?")
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert torch.equal(model.generate(**with_prompt, max_new_tokens=3), model.generate(**batch, max_new_tokens=3))
+    finally:
+        logger.removeHandler(caplog.handler)
+    said = [record.message for record in caplog.records if "Prompts are not read" in record.message]
+    assert not said or "caption_kind" in said[0]
+
+
+def test_adapters_are_not_averaged():
+    with pytest.raises(NotImplementedError, match="forward_adapters"):
+        two_adapters().add_weighted_adapter(["a", "b"], [0.5, 0.5], "c")
+
+
+def test_results_are_named_from_a_dictionary_too():
+    model, processor = make_tiny()
+    outputs = mf2.MF2Model.forward(model, **processor(Image.new("RGB", (40, 40))))
+    expected = processor.post_process_facial_states(outputs, model.label_space)
+    logits = {"au_logits": outputs.au_logits, "emotion_logits": outputs.emotion_logits}
+    assert processor.post_process_facial_states(logits, model.label_space) == expected
+    assert set(processor.post_process_facial_states({"au_logits": outputs.au_logits})[0]) == {"aus", "active"}
+
+
+def test_retrieval_scores_take_what_the_features_come_in():
+    model, processor = make_tiny()
+    images = model.get_image_features(**processor(Image.new("RGB", (40, 40))))
+    texts = model.get_text_features(**processor(text=["a smile", "brows"]))
+    expected = model.get_retrieval_scores(images.pooler_output, texts.pooler_output)
+    assert torch.equal(model.get_retrieval_scores(images, texts), expected) and expected.shape == (1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------- adapter a row
