@@ -20,10 +20,11 @@ from tqdm import tqdm
 from .. import __version__
 from ..head_pose_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
+from ..utils.videos import import_av
 from .caption_check import CAPTION_PREFIX, check_captions
 from .face_arguments import FaceSearch
 from .faces import Face, LocatedFrame, describe_finder, locate_faces, make_finder
-from .media import FRAMES_AHEAD, Source, find_sources, import_av, read_frames
+from .media import FRAMES_AHEAD, Source, find_sources, read_frames
 from .peer_formats import PEER_WRITERS
 from .recognizer import INPUT_NAMES, Recognizer
 from .run_folder import MANIFEST_NAME, RunFolder

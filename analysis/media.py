@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image, ImageSequence
 from ..images_mf2 import read_image
 from ..utils.command_line import one_line
 from ..utils.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from ..utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
 from .streaming import run_ahead
 
 MOVING_SUFFIXES = {".avif", ".gif", ".png", ".tif", ".tiff", ".webp"}
@@ -29,8 +29,6 @@ MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
 FRAMES_AHEAD = 8
 """Decoded frames that may wait for the caller: what large frames cost."""
-MAX_PIXEL_ASPECT = 4
-"""Pixels that are stretched more are a damaged header."""
 MAX_MISSING_S = 1.0
 """A video whose last frame comes earlier than this before its stated end is broken."""
 
@@ -194,17 +192,6 @@ def _read_animation(animation: Image.Image, source: Source, source_idx: int, fir
 
 
 # ---------------------------------------------------------------------------------------------------------- videos
-def import_av() -> ModuleType:
-    """PyAV, or an `ImportError` that says how to get it."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            f"Videos need the package av, which cannot be imported ({error}); pip install 'mf2-face[video]'."
-        ) from error
-    return av
-
-
 def _read_video(source: Source, source_idx: int, fps: float | None, first: int) -> Iterator[Frame]:
     """Frames as they are decoded; an error ends the video after what could be read of it."""
     av = import_av()
@@ -218,12 +205,12 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             start_s = max(container.start_time or 0, 0) / 1e6  # of .ts and .mts, which count from anywhere
-            pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+            pixel_aspect = pixel_aspect_of(stream)
             for index, decoded in enumerate(container.decode(stream)):
                 time_s = index / float(rate) if decoded.time is None else float(decoded.time) - start_s
                 slot = index if fps is None else int(time_s * fps + 1e-6)
                 if slot != last_slot and index >= first:
-                    image = _as_shown(decoded, pixel_aspect)
+                    image = as_shown(decoded, pixel_aspect)
                     yield Frame(source, source_idx, index, time_s, image, is_moving=True)
                 last_slot = slot
             _check_end(container, stream, index, time_s)
@@ -241,12 +228,7 @@ def count_frames(source: Source) -> int:
     if not source.is_video:
         with Image.open(source.path) as image:
             return getattr(image, "n_frames", 1)
-    av = import_av()
-    try:
-        with av.open(os.fspath(source.path)) as container:
-            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise ValueError(f"{source.name} cannot be read: {one_line(error)}") from error
+    return count_video_frames(source.path)
 
 
 def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
@@ -260,32 +242,3 @@ def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
         length_s = container.duration / 1e6
     if length_s is not None and time_s < length_s - MAX_MISSING_S:
         raise ValueError(f"it ends at {time_s:.1f} s of {length_s:.1f} s")
-
-
-def _as_shown(decoded: Any, pixel_aspect: Fraction) -> np.ndarray:
-    """`(height, width, 3)` RGB of a decoded frame as a player shows it: with square pixels, turned and mirrored.
-
-    Args:
-        pixel_aspect: width of a stored pixel, in its heights; the shorter side of the picture's stretch is kept.
-    """
-    width, height = decoded.width, decoded.height
-    if not 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
-        pixel_aspect = Fraction(1)  # a damaged header
-    width, height = round(width * max(pixel_aspect, 1)), round(height * max(1 / pixel_aspect, 1))
-    image = decoded.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    matrix = decoded.side_data.get("DISPLAYMATRIX")
-    return image if matrix is None else _lay_out(image, np.frombuffer(bytes(matrix), "<i4").reshape(3, 3))
-
-
-def _lay_out(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A picture under a container's display matrix, the nearest of the four turns and their mirror images.
-
-    Args:
-        matrix: `(3, 3)` as it is stored: x' = m00 x + m10 y, y' = m01 x + m11 y, y down (ISO 14496-12, 8.3.2).
-    """
-    (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
-    if abs(xx) + abs(yy) >= abs(xy) + abs(yx):
-        x_sign, y_sign = xx, yy
-    else:
-        image, x_sign, y_sign = image.swapaxes(0, 1), yx, xy
-    return np.ascontiguousarray(image[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1])

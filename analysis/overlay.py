@@ -25,7 +25,8 @@ from ..utils.command_line import illustration
 from ..utils.drawing import FaceState, boxes_to_corners, compose, panel_height
 from ..utils.files import replacing
 from ..utils.suffixes import VIDEO_SUFFIXES
-from .media import Source, import_av, read_frames
+from ..utils.videos import import_av
+from .media import Source, read_frames
 from .run_folder import MANIFEST_NAME
 from .tables import BOX, LANDMARKS, STATUS_OK, TABLE_NAME, free_name
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mf2.analysis.engine import AnalyzeOptions, analyze, collect_rows
 from mf2.analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
-from mf2.analysis.media import find_sources, import_av
+from mf2.analysis.media import find_sources
 from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
 from mf2.analysis.tables import row_schema
@@ -36,6 +36,7 @@ from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
 from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
+from mf2.utils.videos import import_av
 
 PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
 """Width and height of the timed JPEG files; to decode a photograph takes longer than a `tiny` model."""

@@ -1,6 +1,7 @@
 """Clips: which frames of one are taken, and frames straight from video files.
 
-Frame i (from 0) of a video is the path `clip.avi#i`; decoding streams, and needs PyAV (the extra `video`).
+Frame i (from 0) of a video is the path `clip.avi#i`; decoding streams, and needs PyAV (the extra `video`). Frames are
+as a player shows them: turned, mirrored and with square pixels.
 """
 
 import argparse
@@ -8,13 +9,14 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
+from ...utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
 from .frame_table import EMOTION_MISSING, Folder, ReadReport
 
 JPEG_QUALITY = 95
@@ -87,12 +89,10 @@ def frames_of_videos(folder: Folder, videos: pd.DataFrame, report: ReadReport) -
 
 
 def _count_frames(path: Path) -> int:
-    """The frames of a video from its packets, which needs no decoding; 0 where it cannot be opened."""
-    av = _import_av()
+    """The frames of a video; 0 where it cannot be opened."""
     try:
-        with av.open(str(path)) as container:
-            return sum(packet.size > 0 for packet in container.demux(video=0))
-    except (av.FFmpegError, IndexError):
+        return count_video_frames(path)
+    except ValueError:
         return 0
 
 
@@ -107,12 +107,12 @@ class VideoReader:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._frames: Iterator[Any] = iter(())
+        self._frames: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._next = 0
 
     def read(self, path: Path, index: int) -> bytes | None:
         """Frame `index`, from 0; None where the video ends before it or cannot be decoded."""
-        av = _import_av()
+        av = import_av()
         if path != self._path or index < self._next:
             self._path, self._frames, self._next = path, _decode(path), 0
         try:
@@ -125,20 +125,14 @@ class VideoReader:
         return None
 
 
-def _decode(path: Path) -> Iterator[Any]:
-    with _import_av().open(str(path)) as container:
-        yield from container.decode(video=0)
+def _decode(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
+    with import_av().open(str(path)) as container:
+        pixel_aspect = pixel_aspect_of(container.streams.video[0])
+        for frame in container.decode(video=0):
+            yield as_shown(frame, pixel_aspect)
 
 
-def _encode(frame: Any) -> bytes:
+def _encode(image: npt.NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    frame.to_image().save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
-
-
-def _import_av() -> ModuleType:
-    try:
-        import av
-    except ImportError:
-        raise ImportError("Reading videos needs PyAV: pip install 'mf2-face[video]'.") from None
-    return av

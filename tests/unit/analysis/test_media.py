@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import io
 import struct
 import sys
 from fractions import Fraction
@@ -13,11 +14,13 @@ import pytest
 from blob_faces import draw_frame, write_video
 from PIL import Image, TiffImagePlugin
 
-from mf2.analysis import analyze, media
+from mf2.analysis import analyze
 from mf2.analysis.media import count_frames, find_sources, printable, read_frames
 from mf2.analysis.peer_formats import PEER_WRITERS
 from mf2.analysis.tables import WRITERS, free_name, short_names
+from mf2.dataset_tools.readers.video_frames import VideoReader
 from mf2.pipeline_mf2 import CAPTION_KINDS
+from mf2.utils import videos
 
 pytestmark = pytest.mark.dependencies
 
@@ -144,6 +147,8 @@ def test_videos_are_turned_and_mirrored_as_their_container_says(tmp_path, name):
     for frame in read_frames([(0, source)]):
         assert frame.is_moving and max(frame.image.shape) == 160
         np.testing.assert_array_equal(colors_of(frame.image), expected)
+        of_reader = np.asarray(Image.open(io.BytesIO(VideoReader().read(video, frame.index))))
+        np.testing.assert_array_equal(colors_of(of_reader), expected, "as the readers of data sets see it")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +219,7 @@ def test_a_heic_picture_is_read_or_named_as_what_it_is(tmp_path):
 def test_without_pyav_videos_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'mf2-face\[video\]'"):
-        media.import_av()
+        videos.import_av()
 
 
 def test_the_command_offers_what_there_is():
