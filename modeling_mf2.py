@@ -170,6 +170,15 @@ class SharedSpace(nn.Module):
         return F.normalize(self.text_projection(text_states[..., 0, :]), dim=-1)
 
 
+def _read_directly(key_values: Iterator[KeyValue | None], direct: list[torch.Tensor]) -> Iterator[KeyValue | None]:
+    """The same; the mean of the first values, (rows, 1, H, N, D / H) -> (rows, D), goes to `direct`."""
+    first = next(key_values)
+    direct.append(first[1].mean(-2).flatten(1))
+    yield first
+    del first  # a layer's are not held while the next ones are computed
+    yield from key_values
+
+
 class MF2Branch(SharedSpace):
     """A Q-Former with its queries, text side and heads: Emo-VL over the face, or AU-VL over the AU regions.
 
@@ -258,6 +267,9 @@ class MF2Branch(SharedSpace):
         self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False
     ) -> "BranchView":
         vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
+        direct: list[torch.Tensor] = []
+        if self.config.direct_states:
+            vision_key_values = _read_directly(vision_key_values, direct)
         kept = list(vision_key_values) if keep_key_values else []
         queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
         states = self.qformer(
@@ -267,7 +279,10 @@ class MF2Branch(SharedSpace):
             pool=lambda states: states.mean(1),
             keep_key_values=keep_key_values,
         )
-        last, pooled = (x.unflatten(0, vision_states.shape[:2]) for x in (states.last, states.pooled))
+        pooled = states.pooled
+        if direct:
+            pooled = torch.cat([direct[0][:, None], pooled[:, 1:]], dim=1)
+        last, pooled = (x.unflatten(0, vision_states.shape[:2]) for x in (states.last, pooled))
         return BranchView(last, pooled, query_embeds, vision_states, states.key_values, kept)
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -444,7 +459,8 @@ class BranchView:
 
     Args:
         states: `(B, K, Q, D)` last query states.
-        pooled: `(B, K, J, D)` means over the queries, of the embeddings and of the states after each layer.
+        pooled: `(B, K, J, D)` means over the queries, of the embeddings and of the states after each layer; with
+            `direct_states` the first is the mean of the values that the first cross-attention reads.
         query_embeds: `(K, Q, D)` the queries that made them.
         vision_states: `(B, K, N, W)` what the queries attended to.
         key_values: A layer's keys and values of the queries, `(B · K, H, Q, D / H)`; empty unless they were kept.
@@ -521,9 +537,9 @@ class MF2Model(MF2PreTrainedModel):
                     nn.Sequential(nn.LayerNorm(level_width), nn.Linear(level_width, width))
                     for level_width in level_widths
                 )
-        self.recognizers = MF2Recognizers(
-            {name: branch.query_tokens.shape[-1] for name, branch in self.branches.items()}, config
-        )
+        states_read = 2 if config.direct_states else 1
+        widths = {name: states_read * branch.query_tokens.shape[-1] for name, branch in self.branches.items()}
+        self.recognizers = MF2Recognizers(widths, config)
         self.post_init()
         if config.freeze_vision:
             self.vision_model.requires_grad_(False)

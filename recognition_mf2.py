@@ -219,7 +219,11 @@ class MF2Recognizers(RecognitionHeads):
 
     def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """`{branch: (B, K, J, D)}` -> logits."""
-        return self.read({name: states[:, :, -1] for name, states in pooled.items()})
+        features = {name: states[:, :, -1] for name, states in pooled.items()}
+        if self.config.direct_states:
+            direct = {name: F.layer_norm(states[:, :, 0], states.shape[-1:]) for name, states in pooled.items()}
+            features = {name: torch.cat([direct[name], last], dim=-1) for name, last in features.items()}
+        return self.read(features)
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """As `forward`, of the recognisers of that name; these are the only ones here."""

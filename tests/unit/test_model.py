@@ -487,3 +487,27 @@ def test_classification_has_names_and_a_loss():
     torch.testing.assert_close(outputs.loss, expected, rtol=1e-5, atol=1e-5)
     assert model.config.id2label[4] == "Happiness"
     assert model(**make_images()).loss is None
+
+
+@pytest.mark.parametrize("keep_key_values", [False, True])
+def test_direct_states_are_what_the_first_cross_attention_reads(keep_key_values):
+    model = make_model(MF2Model, direct_states=True)
+    images = make_images()
+    sampled = model.sample_vision(**images)
+    views = model.encode_branches(**images, keep_key_values=keep_key_values)
+    for name, tokens in (("emo", sampled.tokens[:, None]), ("au", model.project_regions(sampled.regions))):
+        branch = model.get_branch(name)
+        attention = branch.qformer.encoder.layer[0].crossattention.attention
+        expected = attention.value(branch.normalize_vision(tokens)).mean(2)
+        torch.testing.assert_close(views[name].pooled[:, :, 0], expected, rtol=1e-5, atol=1e-5)
+    plain = make_model(MF2Model)
+    assert plain.encode_branches(**images)["au"].pooled[:, :, 0].std(0).max() < 1e-6  # of all images the same
+
+
+def test_recognisers_read_the_direct_states_beside_the_last():
+    model, images = make_model(MF2Model, direct_states=True), make_images()
+    pooled = {name: view.pooled.clone() for name, view in model.encode_branches(**images).items()}
+    before = model.recognizers(pooled)
+    pooled["au"][:, 1, 0, 0] += 1
+    after = model.recognizers(pooled)
+    assert (after.au_logits != before.au_logits).any() and (after.emotion_logits != before.emotion_logits).any()
