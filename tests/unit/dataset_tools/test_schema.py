@@ -105,7 +105,7 @@ def test_without_images_and_with_other_aus(tmp_path):
     write(tmp_path / "d", rows, with_images=False, au_ids=(*AU_IDS, 9))
     loaded = schema.load_mfa(tmp_path / "d", "train", with_images=False)
     assert "image" not in loaded.features and loaded[0]["AU9"] == 1
-    with pytest.raises(ValueError, match="lacks the columns image"):
+    with pytest.raises(ValueError, match="annotations alone, without the column image"):
         schema.load_mfa(tmp_path / "d", "train")
 
 
