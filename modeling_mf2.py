@@ -15,6 +15,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,6 +44,14 @@ from .alignment_mf2 import (
     read_distinct_texts,
     recognition_losses,
     split_floors,
+)
+from .caption_ranking_mf2 import (
+    NUM_CANDIDATES,
+    CaptionRanking,
+    Described,
+    image_seeds,
+    recognised_states,
+    refuse_settings,
 )
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .labels_mf2 import LabelSpace
@@ -1106,6 +1115,8 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         au_boxes: torch.Tensor | None = None,
         caption_kind: str = "emotion",
         au_ids: torch.Tensor | Sequence[int] | None = None,
+        rerank: str | None = None,
+        num_candidates: int = NUM_CANDIDATES,
         **kwargs,
     ) -> torch.Tensor:
         """Write a caption for each image.
@@ -1113,6 +1124,9 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         Args:
             pixel_values, au_boxes, au_ids: As in [`MF2Model`].
             caption_kind: `"emotion"`, `"key_au"` or `"au"`.
+            rerank: Write `num_candidates` of each image, the greedy one and others that are drawn, and keep the best:
+                `"match"` by the matching head, `"agreement"` by what the recognisers support and among equals by the
+                matching head. Both need `tokenizer=processor.tokenizer`. Equal images get equal captions.
             kwargs: Generation settings (`num_beams`, `do_sample`, `max_new_tokens`, …); what else the processor
                 returns is ignored.
         Returns:
@@ -1132,8 +1146,12 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         branch = CAPTION_BRANCH[caption_kind]
         self.get_branch(branch)
         views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
+        write = partial(self._write, caption_kind=caption_kind, **kwargs)
+        if rerank is not None:
+            ranking = self._make_ranking(caption_kind, rerank, num_candidates, **kwargs)
+            write = partial(self._write_best, ranking, views, image_seeds(pixel_values))
         if caption_kind != "au" or self.config.au_text_mode == "caption":
-            return self._write(self._visual_prefix(views, branch, rows=None), caption_kind, **kwargs)
+            return write(self._visual_prefix(views, branch, rows=None))
         if kwargs.get("num_return_sequences", 1) != 1 or kwargs.get("return_dict_in_generate"):
             raise ValueError(
                 "AU captions of this model are a sentence an AU; they come as one (B, A, T) tensor, without "
@@ -1144,12 +1162,58 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         rows = active.flatten().nonzero().squeeze(1)
         if not len(rows):
             return torch.full((*active.shape, 1), self.config.pad_token_id, device=active.device)
-        sentences = self._write(self._visual_prefix(views, branch, rows), caption_kind, **kwargs)
+        sentences = write(self._visual_prefix(views, branch, rows), rows=rows)
         ids = sentences.new_full((active.numel(), sentences.shape[1]), self.config.pad_token_id)
         ids[rows] = sentences
         return ids.unflatten(0, active.shape)
 
-    def _write(self, visual_prefix: torch.Tensor, caption_kind: str, **kwargs) -> torch.Tensor:
+    def _make_ranking(
+        self,
+        caption_kind: str,
+        rerank: str,
+        num_candidates: int,
+        tokenizer: Any = None,
+        max_new_tokens: int | None = None,
+        **settings,
+    ) -> CaptionRanking:
+        refuse_settings(settings)
+        branch, max_length = self.get_branch(CAPTION_BRANCH[caption_kind]), self._text_length(caption_kind)
+        if max_new_tokens is not None:
+            max_length = 1 + len((self.config.caption_prompt_ids or {}).get(caption_kind, [])) + max_new_tokens
+        return CaptionRanking(branch, caption_kind, max_length, rerank, num_candidates, tokenizer)
+
+    def _write_best(
+        self,
+        ranking: CaptionRanking,
+        views: dict[str, BranchView],
+        seeds: Sequence[int],
+        visual_prefix: torch.Tensor,
+        rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The best of several captions of each image, or of each of the `rows` of images × AUs, `(R, T)`."""
+        view = views[CAPTION_BRANCH[ranking.caption_kind]]
+        states = recognised_states(self.recognize(views), self.label_space, len(seeds))
+        if rows is None:
+            items = MF2ForPreTraining._face_items(view)
+            queries = items.query_embeds.expand(len(seeds), -1, -1)
+            keys = [(seed,) for seed in seeds]
+            return ranking.write_best(Described(visual_prefix, queries, items.vision_key_values, states, keys))
+        image_idx, au_idx = ((rows // view.states.shape[1]).tolist(), (rows % view.states.shape[1]).tolist())
+        own_aus = [self.label_space.au_ids[au] for au in au_idx]
+        return ranking.write_best(
+            Described(
+                visual_prefix,
+                view.query_embeds[au_idx],
+                select_rows(view.vision_key_values, rows),
+                [states[image] for image in image_idx],
+                [(seeds[image], au_id) for image, au_id in zip(image_idx, own_aus, strict=True)],
+                own_aus,
+            )
+        )
+
+    def _write(
+        self, visual_prefix: torch.Tensor, caption_kind: str, rows: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
         """Run the generation loop from `[DEC]` and the kind's prompt; the prompt is left out of what it returns."""
         prompt = [self.config.bos_token_id, *(self.config.caption_prompt_ids or {}).get(caption_kind, [])]
         input_ids = torch.tensor([prompt], device=visual_prefix.device).expand(visual_prefix.shape[0], -1)

@@ -6,7 +6,6 @@ processor, so that the pipeline travels with it.
 """
 
 import copy
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .caption_meaning_mf2 import restore_case
 from .image_processing_mf2 import (
     Augmentation,
     Landmarks,
@@ -23,7 +23,7 @@ from .image_processing_mf2 import (
     MF2ImageProcessorPil,
 )
 from .images_mf2 import ImageSource, read_image
-from .labels_mf2 import ACTION_UNITS, LabelSpace, get_action_unit, render_au_caption
+from .labels_mf2 import LabelSpace, get_action_unit, render_au_caption
 from .pipeline_mf2 import FacialStatePipeline
 from .regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks
 
@@ -41,41 +41,6 @@ def add_decoder_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
 def load_tokenizer(name_or_path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """The BERT WordPiece tokenizer of that name or folder, with `[DEC]`."""
     return add_decoder_token(AutoTokenizer.from_pretrained(name_or_path, **kwargs))
-
-
-# --------------------------------------------------------------------------------------------------- decoded text
-_SPACING = (
-    (re.compile(r"\s+([.,:;!?)])"), r"\1"),
-    (re.compile(r"\(\s+"), "("),
-    (re.compile(r"(?<=\w) - (?=\w)"), "-"),
-    (re.compile(r"(?<=\w) ' (?=(?:s|t|re|ve|ll|d|m)\b)"), "'"),
-)
-_AU_MENTION = re.compile(r"\bau ?(\d{1,2})\b(?: \(([a-z -]+)\))?", re.IGNORECASE)
-_AU_LINE = re.compile(r"\s+(?=\d{1,2}\. AU\d{1,2} \()")
-_SENTENCE_START = re.compile(r"(?:^|[.!?]\s+|\):\s+)[a-z]")
-
-
-def restore_case(text: str) -> str:
-    """Undo what BERT's lower-casing and splitting did to a caption.
-
-    Spaces around punctuation go, AU codes and FACS names get their capitals (`AU12 (Lip Corner Puller)`), each AU of a
-    numbered caption its own line, and every sentence its capital. Other proper nouns stay lower-case.
-    """
-    for pattern, replacement in _SPACING:
-        text = pattern.sub(replacement, text)
-    text = _AU_MENTION.sub(_spell_au, text.strip())
-    text = _AU_LINE.sub("\n", text)
-    return _SENTENCE_START.sub(lambda match: match[0][:-1] + match[0][-1].upper(), text)
-
-
-def _spell_au(mention: re.Match[str]) -> str:
-    """`au12 (lip corner puller)` to `AU12 (Lip Corner Puller)`; a name that is not that AU's is left as it is."""
-    au_id, name = int(mention[1]), mention[2]
-    if name is None:
-        return f"AU{au_id}"
-    if au_id in ACTION_UNITS and ACTION_UNITS[au_id].name.lower() == name.lower():
-        name = ACTION_UNITS[au_id].name
-    return f"AU{au_id} ({name})"
 
 
 # -------------------------------------------------------------------------------------------------------- processor

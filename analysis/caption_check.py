@@ -1,78 +1,82 @@
-"""Whether what a caption says agrees with the probabilities beside it.
-
-A caption names an action unit by its code (`AU12`) or by a movement as the data set's phrases put it ("pulled up lip
-corners"). One that names a unit whose probability is below its threshold is flagged. Free words that are none of those
-phrases are not understood, so that an unflagged caption is one without a contradiction that was found.
-"""
+"""Whether what captions say agrees with the probabilities beside them: what is flagged, and how often."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from ..dataset_tools.captions import find_au_mentions
-from ..dataset_tools.captions.phrases import AU_PHRASES
-from ..labels_mf2 import ACTION_UNITS
+from ..caption_meaning_mf2 import RecognisedState, named_aus, named_emotions, recognised_state
 
 CAPTION_PREFIX = "caption_"
 
 
-@lru_cache(maxsize=1)
-def _au_of_phrase() -> dict[str, int]:
-    """Phrases in lower case and the AU that each stands for."""
-    return {
-        phrase.lower(): au_id
-        for au_id, phrases in AU_PHRASES.items()
-        for phrase in (*phrases.movements, phrases.cue_noun, phrases.terse.rstrip("."))
-    }
-
-
-def named_aus(caption: str) -> list[int]:
-    """Numbers of the AUs that a caption names, by code or by phrase, in order of number."""
-    text = " ".join(caption.lower().split())
-    by_code = {au_id for au_id, _ in find_au_mentions(caption)}
-    return sorted(by_code | {au_id for phrase, au_id in _au_of_phrase().items() if phrase in text})
-
-
-def unsupported_aus(caption: str, probs: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[str]:
-    """Codes of the AUs that a caption names although their probability is below their threshold.
+@dataclass(frozen=True)
+class CaptionFlags:
+    """What of a caption the recognisers do not support.
 
     Args:
-        caption: the sentences.
-        probs: holds the probability of each AU by its code; other entries do not matter.
+        unsupported: Codes of the AUs that it names below their threshold.
+        rivals: Emotions that it asserts beside the likeliest.
+    """
+
+    unsupported: list[str]
+    rivals: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.unsupported or self.rivals)
+
+    def __str__(self) -> str:
+        """`AU4 below the threshold; Sadness not the likeliest`; empty without a flag."""
+        parts = [f"{', '.join(self.unsupported)} below the threshold"] if self.unsupported else []
+        parts += [f"{', '.join(self.rivals)} not the likeliest"] if self.rivals else []
+        return "; ".join(parts)
+
+
+def row_state(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> RecognisedState:
+    """What the recognisers say in a row with a probability for each AU and, of label spaces that have one, `emotion`.
+
+    Args:
         thresholds: by code. An AU that is not among them is not supported: the model does not know it.
     """
-    codes = [ACTION_UNITS[au_id].code if au_id in ACTION_UNITS else f"AU{au_id}" for au_id in named_aus(caption)]
-    return [code for code in codes if code not in thresholds or probs[code] < thresholds[code]]
+    emotion = row.get("emotion")
+    return recognised_state(row, thresholds, emotion if isinstance(emotion, str) else None)
+
+
+def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> CaptionFlags:
+    """What of a caption of that kind the probabilities beside it do not support; arguments as in [`row_state`]."""
+    state = row_state(row, thresholds)
+    return CaptionFlags(state.unsupported_aus(caption), state.rival_emotions(kind, caption))
 
 
 @dataclass
 class CaptionCheck:
-    """How many captions of a kind there are, how many name an AU, how many are flagged, and for which AUs."""
+    """How many captions of a kind there are, how many name an AU or an emotion, how many are flagged, and for what."""
 
     captions: int = 0
     naming: int = 0
     flagged: int = 0
     by_au: Counter[str] = field(default_factory=Counter)
+    by_emotion: Counter[str] = field(default_factory=Counter)
 
     @property
     def flag_rate(self) -> float | None:
-        """Share of the captions naming an AU that are flagged; None where none names any."""
+        """Share of the captions naming something that are flagged; None where none names anything."""
         return self.flagged / self.naming if self.naming else None
 
-    def add(self, caption: str, probs: Mapping[str, Any], thresholds: Mapping[str, float]) -> None:
+    def add(self, kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> None:
         """Count a caption."""
-        unsupported = unsupported_aus(caption, probs, thresholds)
+        flags = flag_caption(kind, caption, row, thresholds)
         self.captions += 1
-        self.naming += bool(named_aus(caption))
-        self.flagged += bool(unsupported)
-        self.by_au.update(unsupported)
+        self.naming += bool(named_aus(caption) or named_emotions(caption))
+        self.flagged += bool(flags)
+        self.by_au.update(flags.unsupported)
+        self.by_emotion.update(flags.rivals)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         counts = {"captions": self.captions, "naming": self.naming, "flagged": self.flagged}
-        return counts | {"flag_rate": self.flag_rate, "by_au": dict(self.by_au.most_common())}
+        causes = {"by_au": dict(self.by_au.most_common()), "by_emotion": dict(self.by_emotion.most_common())}
+        return counts | {"flag_rate": self.flag_rate} | causes
 
 
 def check_captions(
@@ -81,7 +85,7 @@ def check_captions(
     """Check the captions of analysed faces.
 
     Args:
-        rows: with `caption_<kind>` (None where there is none) and a probability for each AU.
+        rows: with `caption_<kind>` (None where there is none) and what [`row_state`] reads.
         thresholds: from which probability an AU is active, by code.
         kinds: of captions.
     """
@@ -89,5 +93,5 @@ def check_captions(
     for row in rows:
         for kind, check in checks.items():
             if isinstance(caption := row[CAPTION_PREFIX + kind], str):
-                check.add(caption, row, thresholds)
+                check.add(kind, caption, row, thresholds)
     return checks

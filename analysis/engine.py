@@ -107,7 +107,7 @@ class Summary:
         if self.errors:
             parts.append(f"{counted(self.errors, 'error')} in {counted(len(self.failed), 'source')}")
         for kind, check in self.captions.items():
-            parts.append(f"{check['flagged']} of {check['naming']} {kind} captions naming AUs flagged")
+            parts.append(f"{check['flagged']} of {check['naming']} {kind} captions flagged")
         if self.other_files:
             parts.append(f"{counted(self.other_files, 'file')} of other types left out")
         return ", ".join(parts)
@@ -199,11 +199,16 @@ def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: Recognize
 
 
 def _check_captions(run: RunFolder, recognizer: Recognizer, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Whether the captions of all faces agree with the AUs beside them, by kind."""
+    """Whether the captions of all faces agree with the AUs and the emotion beside them, by kind."""
     thresholds = threshold_columns({"": recognizer.label_spaces[""]})
-    columns = [*thresholds, *(CAPTION_PREFIX + kind for kind in kinds)]
+    columns = [*thresholds, *_emotion_column(run), *(CAPTION_PREFIX + kind for kind in kinds)]
     rows = (row for table in run.tables() for row in table.select(columns).to_pylist()) if kinds else ()
     return {kind: check.to_dict() for kind, check in check_captions(rows, thresholds, kinds).items()}
+
+
+def _emotion_column(run: RunFolder) -> list[str]:
+    """The column of the likeliest emotion, in a list that is empty where the label space has none."""
+    return [name for name in ("emotion",) if name in run.schema.names]
 
 
 def _describe(recognizer: Recognizer, options: AnalyzeOptions, summary: Summary, seconds: float) -> dict[str, Any]:

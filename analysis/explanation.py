@@ -12,7 +12,7 @@ from ..dataset_tools.contact_sheet import draw_grid
 from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import ACTION_UNITS
 from ..utils.drawing import FaceState, compose, panel_height
-from .caption_check import CAPTION_PREFIX, unsupported_aus
+from .caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
 from .faces import Face
 from .media import Frame
 from .overlay import region_corners
@@ -36,7 +36,7 @@ class Explanation:
         row: probabilities and the likeliest emotion, by column.
         thresholds: from which probability an AU is active, by code.
         captions: kind to sentence.
-        unsupported: kind to the codes of the AUs that its sentence names below their threshold.
+        flags: kind to what of its sentence the probabilities do not support.
     """
 
     frame: Frame
@@ -46,7 +46,7 @@ class Explanation:
     row: Mapping[str, Any]
     thresholds: Mapping[str, float]
     captions: Mapping[str, str]
-    unsupported: Mapping[str, list[str]]
+    flags: Mapping[str, CaptionFlags]
 
     @property
     def aus(self) -> dict[str, float]:
@@ -70,7 +70,8 @@ class Explanation:
             "active": self.active,
             "regions_px": dict(zip(self.aus, self.regions_px.round(1).tolist(), strict=True)),
             "captions": dict(self.captions),
-            "unsupported": dict(self.unsupported),
+            "unsupported": {kind: flags.unsupported for kind, flags in self.flags.items()},
+            "rival_emotions": {kind: flags.rivals for kind, flags in self.flags.items()},
         }
 
     def to_text(self) -> str:
@@ -78,7 +79,7 @@ class Explanation:
         active = ", ".join(f"{code} {self.aus[code]:.0%}" for code in self.active) or "no active AU"
         lines = [f"face {self.face.id}: {self.row.get('emotion', '')} {active}".replace("  ", " ")]
         for kind, caption in self.captions.items():
-            flag = f"  [names {', '.join(codes)} below the threshold]" if (codes := self.unsupported[kind]) else ""
+            flag = f"  [{flags}]" if (flags := self.flags[kind]) else ""
             lines.append(f"  {kind}: {' '.join(caption.split())}{flag}")
         return "\n".join(lines)
 
@@ -99,7 +100,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face) -> Explanation:
         row=row,
         thresholds=thresholds,
         captions=captions,
-        unsupported={kind: unsupported_aus(text, row, thresholds) for kind, text in captions.items()},
+        flags={kind: flag_caption(kind, text, row, thresholds) for kind, text in captions.items()},
     )
 
 
@@ -107,7 +108,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face) -> Explanation:
 def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
     """The face with its regions, bars and sentences, above the saliency maps."""
     emotion = explanation.row.get("emotion", "")
-    captions = {kind: _with_flag(text, explanation.unsupported[kind]) for kind, text in explanation.captions.items()}
+    captions = {kind: _with_flag(text, explanation.flags[kind]) for kind, text in explanation.captions.items()}
     state = FaceState(
         title=f"face {explanation.face.id}",
         regions_px=explanation.regions_px,
@@ -154,5 +155,5 @@ def to_pixels(pixel_values: torch.Tensor, image_processor: Any) -> np.ndarray:
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _with_flag(caption: str, unsupported: list[str]) -> str:
-    return f"{caption} [{', '.join(unsupported)}: below the threshold]" if unsupported else caption
+def _with_flag(caption: str, flags: CaptionFlags) -> str:
+    return f"{caption} [{flags}]" if flags else caption

@@ -108,8 +108,14 @@ class Recognizer:
                 row.update(_columns_of(state, prefix))
         return rows
 
-    def write_captions(self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str]) -> list[dict[str, str]]:
-        """Sentences of each face as columns of a row: `caption_emotion`, …."""
+    def write_captions(
+        self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = AGREEMENT
+    ) -> list[dict[str, str]]:
+        """Sentences of each face as columns of a row: `caption_emotion`, ….
+
+        Args:
+            rerank: which of several candidates is kept, see `MF2ForConditionalGeneration.generate`; None writes one.
+        """
         pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
         au_ids = self.model.label_space.au_ids
         written = {}

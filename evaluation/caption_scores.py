@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mf2.caption_meaning_mf2 import find_au_mentions
 from mf2.configuration_mf2 import MF2Config
-from mf2.dataset_tools.captions import find_au_entries, find_au_mentions, validate_caption
+from mf2.dataset_tools.captions import find_au_entries, validate_caption
 from mf2.dataset_tools.captions.rules import MAX_TOKENS, CaptionKind, TokenCounter
 from mf2.evaluation.metrics import mean_of_known
 from mf2.evaluation.predictions import Predictions

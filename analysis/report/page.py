@@ -15,7 +15,7 @@ import markdown_it
 from markupsafe import Markup, escape
 
 from ... import __version__
-from ..caption_check import unsupported_aus
+from ..caption_check import CAPTION_PREFIX, flag_caption
 from ..thumbnails import Thumbnails, face_key, make_thumbnails
 from .views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
 
@@ -148,14 +148,16 @@ def _show_summary(item: Summary, reading: Reading) -> dict[str, Any]:
 
 def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
     is_video = view.timeline is not None
-    caption = next((row[name] for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None)
+    column = next((name for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None)
     thresholds = {signal.code: signal.threshold for signal in view.reading.aus}
     return {
         "image": thumbnails.get(face_key(row)),
         "place": _clock(row["time_s"]) if is_video else row["name"],
         "time_s": row["time_s"] if is_video else None,
-        "caption": caption,
-        "unsupported": unsupported_aus(caption, row, thresholds) if caption and not view.reading.adapter else [],
+        "caption": column and row[column],
+        "flags": str(flag_caption(column.removeprefix(CAPTION_PREFIX), row[column], row, thresholds))
+        if column and not view.reading.adapter
+        else "",
         "tags": [
             {"code": item.signal.code, "prob": item.peak, "color": _signal_color(item.signal, view.reading)}
             for item in items

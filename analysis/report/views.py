@@ -251,13 +251,14 @@ def _describe_sources(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _check_captions(seen: pd.DataFrame, readings: Sequence[Reading]) -> dict[str, CaptionCheck]:
-    """The captions of all faces against the checkpoint's AUs, by kind."""
+    """The captions of all faces against the checkpoint's AUs and its emotion, by kind."""
     kinds = [name.removeprefix(CAPTION_PREFIX) for name in seen.columns if name.startswith(CAPTION_PREFIX)]
     base = next((reading for reading in readings if not reading.adapter), None)
     if base is None or not kinds:
         return {}
     thresholds = {signal.code: signal.threshold for signal in base.aus}
-    columns = [*thresholds, *(CAPTION_PREFIX + kind for kind in kinds)]
+    emotion = [name for name in ("emotion",) if name in seen.columns]
+    columns = [*thresholds, *emotion, *(CAPTION_PREFIX + kind for kind in kinds)]
     return check_captions(seen[columns].to_dict("records"), thresholds, kinds)
 
 

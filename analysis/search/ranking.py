@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from ...caption_meaning_mf2 import EMOTION_OF_WORD
 from ...dataset_tools.captions import template_captions
-from ...dataset_tools.captions.wordlists import EMOTION_OF_WORD
 from ...dataset_tools.contact_sheet import draw_grid
 from ...labels_mf2 import PROTOTYPES
 from ...modeling_mf2 import MF2Model

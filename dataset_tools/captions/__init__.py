@@ -10,7 +10,6 @@ _MODULE_OF = {
     "CAPTION_KINDS": "rules",
     "Captions": "template",
     "find_au_entries": "text",
-    "find_au_mentions": "rules",
     "inactive_au_sentence": "text",
     "parse_au_caption": "text",
     "template_captions": "template",

@@ -4,26 +4,13 @@ A violation is a sentence that a person can read and a model can be told; a capt
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
+from ...caption_meaning_mf2 import EMOTION_OF_WORD, INFLECTIONS, asserted_emotion_words, find_au_mentions
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS, NO_ACTIVE_AU_CAPTION
 from .text import find_au_entries
-from .wordlists import (
-    AT_REST,
-    CLAUSE_ENDS,
-    DISCLAIMER,
-    EMOTION_OF_WORD,
-    ENGLISH,
-    FOREIGN,
-    INFLECTIONS,
-    LIST_GLUE,
-    NEGATING_PAIRS,
-    NEGATIONS,
-    NEUTRAL_THINGS,
-    PERSONAL,
-    SPLIT_WORDS,
-)
+from .wordlists import AT_REST, DISCLAIMER, ENGLISH, FOREIGN, PERSONAL, SPLIT_WORDS
 
 TokenCounter = Callable[[str], int]
 CaptionKind = Literal["au", "emotion", "key_au"]
@@ -32,12 +19,9 @@ CAPTION_KINDS: tuple[CaptionKind, ...] = ("au", "emotion", "key_au")
 MAX_TOKENS: dict[CaptionKind, int] = {"au": 169, "emotion": 61, "key_au": 128}
 """WordPiece tokens of a caption, [CLS] and [SEP] included."""
 
-_NEGATION_REACH = 6
 _MARKDOWN = re.compile(r"\*\*|__|`|^\s*#|^\s*[-*•]\s|\[[^\]]*\]\([^)]*\)|^\s*\||</?[a-z]+>|\*\w[^*\n]*\*", re.M | re.I)
 _LIST_NUMBER = re.compile(r"^\s*\d{1,2}[.)]", re.M)
-_AU_MENTION = re.compile(r"\bAU\s*0*(\d{1,2})\b(?:\s*\(\s*([^()]*?)\s*\))?", re.I)
 _TOKEN = re.compile(r"[A-Za-z]+|\d+|[^\w\s]|_")
-_WORD = re.compile(r"[a-z]+(?:['’][a-z]+)*|[,;:]", re.I)
 
 
 def validate_caption(
@@ -163,11 +147,6 @@ def _name_violations(names: Iterator[tuple[int, str]]) -> Iterator[str]:
             yield f"AU{au_id} is called {name!r}; its FACS name is {ACTION_UNITS[au_id].name!r}."
 
 
-def find_au_mentions(text: str) -> list[tuple[int, str]]:
-    """(AU number, name in brackets or "") of every code in `text`."""
-    return [(int(number), name) for number, name in _AU_MENTION.findall(text)]
-
-
 def _codes(au_ids: Collection[int]) -> str:
     return ", ".join(f"AU{au_id}" for au_id in sorted(au_ids))
 
@@ -177,53 +156,13 @@ def _emotion_violations(text: str, emotion: str) -> Iterator[str]:
     """The label, or an inflection of it, is asserted in the first sentence, and no rival anywhere."""
     sentences = re.split(r"(?<=[.!?])\s+", text.strip())
     own_words = INFLECTIONS[emotion]
-    if own_words and not any(word in own_words for word in _asserted_emotion_words(sentences[0])):
+    if own_words and not any(word in own_words for word in asserted_emotion_words(sentences[0])):
         yield f"The first sentence does not assert the emotion {emotion!r} (or an inflection of it)."
     rivals = {
-        word
-        for sentence in sentences
-        for word in _asserted_emotion_words(sentence)
-        if EMOTION_OF_WORD[word] != emotion
+        word for sentence in sentences for word in asserted_emotion_words(sentence) if EMOTION_OF_WORD[word] != emotion
     }
     if rivals:
         yield f"The caption asserts another emotion than {emotion!r}: {', '.join(sorted(rivals))}."
-
-
-def _asserted_emotion_words(sentence: str) -> list[str]:
-    """The emotion words of a sentence that are not negated, in lower case."""
-    words = [word.lower() for word in _WORD.findall(sentence)]
-    return [
-        word
-        for position, word in enumerate(words)
-        if word in EMOTION_OF_WORD
-        and not (word == "neutral" and words[position + 1 : position + 2] and words[position + 1] in NEUTRAL_THINGS)
-        and not _is_negated(words, position)
-    ]
-
-
-def _is_negated(words: Sequence[str], position: int) -> bool:
-    """Whether a negation stands before `words[position]` in its clause, or before the list of emotions it is part of.
-
-    In "without anger, fear or disgust" all three are negated; in "not sad, but angry" only the first is.
-    """
-    first = position
-    while (before := _skip_list_glue(words, first)) >= 0 and words[before] in EMOTION_OF_WORD and before < first - 1:
-        first = before
-    for index in range(first - 1, max(-1, first - 1 - _NEGATION_REACH), -1):
-        word = words[index]
-        if word in CLAUSE_ENDS:
-            return False
-        if word in NEGATIONS or word.endswith(("n't", "n’t")) or tuple(words[index : index + 2]) in NEGATING_PAIRS:
-            return True
-    return False
-
-
-def _skip_list_glue(words: Sequence[str], position: int) -> int:
-    """The position of the nearest word before `position` that is no comma, "and" or "or"; -1 where there is none."""
-    position -= 1
-    while position >= 0 and words[position] in LIST_GLUE:
-        position -= 1
-    return position
 
 
 # --------------------------------------------------------------------------------------------------------- language

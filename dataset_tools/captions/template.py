@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 from ...labels_mf2 import PROTOTYPES, get_action_unit, render_au_caption
-from .phrases import AU_PHRASES, EMOTION_PHRASES
 from .rules import CAPTION_KINDS, MAX_TOKENS, estimate_tokens
 from .text import au_head, no_key_au_caption
 

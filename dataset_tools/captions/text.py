@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 from ...labels_mf2 import ACTION_UNITS, get_action_unit
-from .phrases import AU_PHRASES, EMOTION_PHRASES
 
 # `1. AU1 (Inner Brow Raiser):`, `- **AU 01 - Inner Brow Raiser**:` and the like. A head opens a line or follows the
 # end of a sentence, so that an AU mentioned inside a sentence is none.

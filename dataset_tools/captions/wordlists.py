@@ -1,40 +1,6 @@
-"""The words that the caption rules look for. All are matched whole and in any case: "no" is not found in "nose"."""
+"""The words that the caption rules look for, beside those of emotions. All are matched whole and in any case."""
 
 import re
-
-from ...labels_mf2 import EMOTIONS
-
-# Inflections of the label may stand for it; plain synonyms only count where they assert a rival.
-INFLECTIONS: dict[str, tuple[str, ...]] = {
-    "Neutral": ("neutral", "neutrally", "neutrality"),
-    "Anger": ("anger", "angers", "angry", "angered", "angrily", "angrier"),
-    "Disgust": ("disgust", "disgusts", "disgusted", "disgusting", "disgustedly"),
-    "Fear": ("fear", "fears", "feared", "fearing", "fearful", "fearfully", "fearfulness"),
-    "Happiness": ("happiness", "happy", "happily", "happier"),
-    "Sadness": ("sadness", "sad", "sadly", "sadder", "saddened"),
-    "Surprise": ("surprise", "surprises", "surprised", "surprising"),
-    "Other": (),
-}
-_SYNONYMS: dict[str, tuple[str, ...]] = {
-    "Anger": ("furious", "enraged", "rage"),
-    "Disgust": ("revulsion", "repulsed"),
-    "Fear": ("afraid", "scared", "frightened", "terrified", "terror"),
-    "Happiness": ("joy", "joyful", "joyous", "delighted"),
-    "Sadness": ("sorrow", "sorrowful"),
-    "Surprise": ("astonished", "astonishment", "amazed", "amazement"),
-}
-EMOTION_OF_WORD: dict[str, str] = {
-    word: emotion for emotion in EMOTIONS for word in (*INFLECTIONS[emotion], *_SYNONYMS.get(emotion, ()))
-}
-NEUTRAL_THINGS = frozenset({"position", "line", "shape", "pose", "background"})
-"""After these "neutral" describes no emotion."""
-
-NEGATIONS = frozenset(
-    {"no", "not", "never", "without", "nor", "neither", "lacks", "lacking", "lack", "absence", "hardly", "cannot"}
-)
-NEGATING_PAIRS = frozenset({("rather", "than"), ("instead", "of"), ("free", "of")})
-CLAUSE_ENDS = frozenset({",", ";", ":", "and", "but", "while", "yet"})
-LIST_GLUE = frozenset({",", "and", "or"})
 
 PERSONAL = re.compile(
     r"""\b(?:

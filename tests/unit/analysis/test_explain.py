@@ -10,11 +10,12 @@ from PIL import Image
 from tiny_mf2 import RESNET, VIT, make_tiny, save_tiny, write_pictures
 
 from mf2.analysis import saliency
-from mf2.analysis.caption_check import check_captions, named_aus, unsupported_aus
+from mf2.analysis.caption_check import check_captions, flag_caption
 from mf2.analysis.saliency import au_saliency, draw_saliency
+from mf2.caption_meaning_mf2 import named_aus, named_emotions
 from mf2.cli import main
 from mf2.dataset_tools.captions import template_captions
-from mf2.labels_mf2 import AU_IDS
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
 
 THRESHOLDS = {"AU4": 0.5, "AU12": 0.7, "AU25": 0.5}
 PROBS = {"AU4": 0.1, "AU12": 0.8, "AU25": 0.4, "emotion": "Happiness"}
@@ -36,6 +37,24 @@ def test_aus_are_named_by_code_or_by_phrase(caption, aus):
     assert named_aus(caption) == aus
 
 
+def unsupported_aus(caption, probs, thresholds):
+    return flag_caption("key_au", caption, probs, thresholds).unsupported
+
+
+@pytest.mark.parametrize(
+    ("caption", "emotions"),
+    [
+        ("The face shows happiness.", ["Happiness"]),
+        ("The person looks angry, not sad. It shows in the lowered brows.", ["Anger"]),
+        ("The person looks hard to read.", ["Other"]),
+        ("The face shows surprise. It has a trace of fear.", ["Fear", "Surprise"]),
+        ("The face keeps a neutral position, without anger, fear or disgust.", []),
+    ],
+)
+def test_emotions_are_named_where_they_are_asserted(caption, emotions):
+    assert named_emotions(caption) == emotions
+
+
 def test_every_caption_of_the_data_set_is_understood():
     for seed in range(20):
         active = sorted(np.random.default_rng(seed).choice(AU_IDS, 3, replace=False).tolist())
@@ -43,6 +62,9 @@ def test_every_caption_of_the_data_set_is_understood():
         assert named_aus(captions.au) == active
         assert set(named_aus(captions.key_au)) <= set(active)
         assert named_aus(captions.emotion) == active
+        for emotion in EMOTIONS:
+            captions = template_captions(f"face {seed}", active, emotion)
+            assert named_emotions(captions.emotion) == named_emotions(captions.key_au) == [emotion]
 
 
 def test_a_caption_below_the_threshold_is_flagged():
@@ -55,13 +77,33 @@ def test_an_au_that_the_model_does_not_know_is_not_supported():
     assert unsupported_aus("AU17 (Chin Raiser) and AU99.", PROBS, THRESHOLDS) == ["AU17", "AU99"]
 
 
-def test_the_flag_rate_is_over_captions_that_name_an_au():
-    texts = ["AU12 is active.", "AU4 and AU12.", "AU4 (Brow Lowerer) and AU25.", "The face is at rest.", None]
+def test_another_emotion_than_the_likeliest_is_flagged():
+    sad, happy = "The person looks sad. It shows in the upturned lip corners.", "The face shows happiness."
+    assert flag_caption("emotion", sad, PROBS, THRESHOLDS).rivals == ["Sadness"]
+    assert str(flag_caption("key_au", sad + " AU4.", PROBS, THRESHOLDS)) == (
+        "AU4 below the threshold; Sadness not the likeliest"
+    )
+    assert not flag_caption("emotion", happy, PROBS, THRESHOLDS)
+    assert not flag_caption("au", "1. AU12 (Lip Corner Puller): They rise, a sign of sadness.", PROBS, THRESHOLDS)
+
+
+@pytest.mark.parametrize("emotion", [None, float("nan"), "Contempt"])
+def test_where_no_known_emotion_was_recognised_none_is_a_rival(emotion):
+    row = {name: value for name, value in PROBS.items() if name != "emotion"}
+    assert not flag_caption("emotion", "The face shows sadness.", row | {"emotion": emotion}, THRESHOLDS)
+    assert not flag_caption("emotion", "The face shows sadness.", row, THRESHOLDS)
+
+
+def test_the_flag_rate_is_over_captions_that_name_something():
+    texts = [
+        *("AU12 is active.", "AU4 and AU12.", "AU4 (Brow Lowerer) and AU25.", "The face is at rest.", None),
+        *("The face shows fear.", "The face shows happiness."),
+    ]
     rows = [PROBS | {"caption_key_au": text} for text in texts]
     check = check_captions(rows, THRESHOLDS, ["key_au"])["key_au"]
-    assert (check.captions, check.naming, check.flagged) == (4, 3, 2)
-    assert check.to_dict()["flag_rate"] == pytest.approx(2 / 3)
-    assert check.to_dict()["by_au"] == {"AU4": 2, "AU25": 1}
+    assert (check.captions, check.naming, check.flagged) == (6, 5, 3)
+    assert check.to_dict()["flag_rate"] == pytest.approx(3 / 5)
+    assert check.to_dict()["by_au"] == {"AU4": 2, "AU25": 1} and check.to_dict()["by_emotion"] == {"Fear": 1}
     assert check_captions([], THRESHOLDS, ["emotion"])["emotion"].flag_rate is None
 
 
@@ -161,7 +203,7 @@ def test_the_command_explains_a_picture(tmp_path, checkpoint, capsys):
     (face,) = json.loads((tmp_path / "out" / "explanation.json").read_text())["faces"]
     assert list(face["aus"]) == list(face["thresholds"]) == list(face["regions_px"])
     assert face["active"] == [code for code, prob in face["aus"].items() if prob >= 0.5]
-    assert face["captions"].keys() == face["unsupported"].keys() == {"emotion", "au"}
+    assert face["captions"].keys() == face["unsupported"].keys() == face["rival_emotions"].keys() == {"emotion", "au"}
     assert Image.open(tmp_path / "out" / face["picture"]).width > 600
     assert "face 0: " in capsys.readouterr().out
 

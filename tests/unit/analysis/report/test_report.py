@@ -119,7 +119,7 @@ def test_sentences_are_checked_and_the_flagged_ones_marked(tmp_path):
     (check,) = find_views(pd.DataFrame(rows), THRESHOLDS).captions.values()
     assert (check.captions, check.flagged, check.by_au) == (2, 1, {"AU1": 1})
     page = write_report(write_run(tmp_path / "run", rows)).read_text()
-    assert page.count('title="below the threshold">AU1?</b>') == 1
+    assert page.count("[AU1 below the threshold]</b>") == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- page

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from mf2.caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 from mf2.dataset_tools.captions import parse_au_caption, template_captions, validate_caption
-from mf2.dataset_tools.captions.phrases import AU_PHRASES, EMOTION_PHRASES
 from mf2.dataset_tools.captions.rules import MAX_TOKENS, estimate_tokens
 from mf2.dataset_tools.captions.template import select_key_aus
 from mf2.labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS, NO_ACTIVE_AU_CAPTION

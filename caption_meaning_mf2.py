@@ -1,0 +1,203 @@
+"""What a caption says: the action units that it names, the emotions that it asserts, and what of it nothing supports.
+
+A caption names an action unit by its code (`AU12`) or by a movement as the data set's phrases put it ("pulled up lip
+corners"), and an emotion by one of its words. Free words that are none of those are not understood, so that a caption
+without a contradiction is one in which none was found.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
+from .labels_mf2 import ACTION_UNITS, EMOTIONS
+
+KINDS_OF_EMOTION = ("emotion", "key_au")
+"""Kinds of caption that say which emotion a face shows; an AU caption says what an action unit can suggest."""
+
+# --------------------------------------------------------------------------------------------------- decoded text
+_SPACING = (
+    (re.compile(r"\s+([.,:;!?)])"), r"\1"),
+    (re.compile(r"\(\s+"), "("),
+    (re.compile(r"(?<=\w) - (?=\w)"), "-"),
+    (re.compile(r"(?<=\w) ' (?=(?:s|t|re|ve|ll|d|m)\b)"), "'"),
+)
+_DECODED_AU = re.compile(r"\bau ?(\d{1,2})\b(?: \(([a-z -]+)\))?", re.IGNORECASE)
+_AU_LINE = re.compile(r"\s+(?=\d{1,2}\. AU\d{1,2} \()")
+_SENTENCE_START = re.compile(r"(?:^|[.!?]\s+|\):\s+)[a-z]")
+
+
+def restore_case(text: str) -> str:
+    """Undo what BERT's lower-casing and splitting did to a caption.
+
+    Spaces around punctuation go, AU codes and FACS names get their capitals (`AU12 (Lip Corner Puller)`), each AU of a
+    numbered caption its own line, and every sentence its capital. Other proper nouns stay lower-case.
+    """
+    for pattern, replacement in _SPACING:
+        text = pattern.sub(replacement, text)
+    text = _DECODED_AU.sub(_spell_au, text.strip())
+    text = _AU_LINE.sub("\n", text)
+    return _SENTENCE_START.sub(lambda match: match[0][:-1] + match[0][-1].upper(), text)
+
+
+def _spell_au(mention: re.Match[str]) -> str:
+    """`au12 (lip corner puller)` to `AU12 (Lip Corner Puller)`; a name that is not that AU's is left as it is."""
+    au_id, name = int(mention[1]), mention[2]
+    if name is None:
+        return f"AU{au_id}"
+    if au_id in ACTION_UNITS and ACTION_UNITS[au_id].name.lower() == name.lower():
+        name = ACTION_UNITS[au_id].name
+    return f"AU{au_id} ({name})"
+
+
+# ----------------------------------------------------------------------------------------------------------- emotions
+# Inflections of the label may stand for it; plain synonyms only count where they assert a rival.
+INFLECTIONS: dict[str, tuple[str, ...]] = {
+    "Neutral": ("neutral", "neutrally", "neutrality"),
+    "Anger": ("anger", "angers", "angry", "angered", "angrily", "angrier"),
+    "Disgust": ("disgust", "disgusts", "disgusted", "disgusting", "disgustedly"),
+    "Fear": ("fear", "fears", "feared", "fearing", "fearful", "fearfully", "fearfulness"),
+    "Happiness": ("happiness", "happy", "happily", "happier"),
+    "Sadness": ("sadness", "sad", "sadly", "sadder", "saddened"),
+    "Surprise": ("surprise", "surprises", "surprised", "surprising"),
+    "Other": (),
+}
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "Anger": ("furious", "enraged", "rage"),
+    "Disgust": ("revulsion", "repulsed"),
+    "Fear": ("afraid", "scared", "frightened", "terrified", "terror"),
+    "Happiness": ("joy", "joyful", "joyous", "delighted"),
+    "Sadness": ("sorrow", "sorrowful"),
+    "Surprise": ("astonished", "astonishment", "amazed", "amazement"),
+}
+EMOTION_OF_WORD: dict[str, str] = {
+    word: emotion for emotion in EMOTIONS for word in (*INFLECTIONS[emotion], *_SYNONYMS.get(emotion, ()))
+}
+NEUTRAL_THINGS = frozenset({"position", "line", "shape", "pose", "background"})
+"""After these "neutral" describes no emotion."""
+
+NEGATIONS = frozenset(
+    {"no", "not", "never", "without", "nor", "neither", "lacks", "lacking", "lack", "absence", "hardly", "cannot"}
+)
+NEGATING_PAIRS = frozenset({("rather", "than"), ("instead", "of"), ("free", "of")})
+CLAUSE_ENDS = frozenset({",", ";", ":", "and", "but", "while", "yet"})
+LIST_GLUE = frozenset({",", "and", "or"})
+
+_NEGATION_REACH = 6
+_AU_MENTION = re.compile(r"\bAU\s*0*(\d{1,2})\b(?:\s*\(\s*([^()]*?)\s*\))?", re.I)
+_WORD = re.compile(r"[a-z]+(?:['’][a-z]+)*|[,;:]", re.I)
+
+
+def asserted_emotion_words(sentence: str) -> list[str]:
+    """The emotion words of a sentence that are not negated, in lower case."""
+    words = [word.lower() for word in _WORD.findall(sentence)]
+    return [
+        word
+        for position, word in enumerate(words)
+        if word in EMOTION_OF_WORD
+        and not (word == "neutral" and words[position + 1 : position + 2] and words[position + 1] in NEUTRAL_THINGS)
+        and not _is_negated(words, position)
+    ]
+
+
+def _is_negated(words: Sequence[str], position: int) -> bool:
+    """Whether a negation stands before `words[position]` in its clause, or before the list of emotions it is part of.
+
+    In "without anger, fear or disgust" all three are negated; in "not sad, but angry" only the first is.
+    """
+    first = position
+    while (before := _skip_list_glue(words, first)) >= 0 and words[before] in EMOTION_OF_WORD and before < first - 1:
+        first = before
+    for index in range(first - 1, max(-1, first - 1 - _NEGATION_REACH), -1):
+        word = words[index]
+        if word in CLAUSE_ENDS:
+            return False
+        if word in NEGATIONS or word.endswith(("n't", "n’t")) or tuple(words[index : index + 2]) in NEGATING_PAIRS:
+            return True
+    return False
+
+
+def _skip_list_glue(words: Sequence[str], position: int) -> int:
+    """The position of the nearest word before `position` that is no comma, "and" or "or"; -1 where there is none."""
+    position -= 1
+    while position >= 0 and words[position] in LIST_GLUE:
+        position -= 1
+    return position
+
+
+def named_emotions(caption: str) -> list[str]:
+    """The emotions that a caption asserts, in the order of `EMOTIONS`; "Other" by the data set's phrases alone."""
+    found = {
+        EMOTION_OF_WORD[word]
+        for sentence in re.split(r"(?<=[.!?])\s+", caption.strip())
+        for word in asserted_emotion_words(sentence)
+    }
+    other = EMOTION_PHRASES["Other"]
+    text = _plain(caption)
+    if other.adjective in text or other.noun in text:
+        found.add("Other")
+    return [emotion for emotion in EMOTIONS if emotion in found]
+
+
+# ------------------------------------------------------------------------------------------------------- action units
+def find_au_mentions(text: str) -> list[tuple[int, str]]:
+    """(AU number, name in brackets or "") of every code in `text`."""
+    return [(int(number), name) for number, name in _AU_MENTION.findall(text)]
+
+
+@lru_cache(maxsize=1)
+def _au_of_phrase() -> dict[str, int]:
+    """Phrases in lower case and the AU that each stands for."""
+    return {
+        phrase.lower(): au_id
+        for au_id, phrases in AU_PHRASES.items()
+        for phrase in (*phrases.movements, phrases.cue_noun, phrases.terse.rstrip("."))
+    }
+
+
+def named_aus(caption: str) -> list[int]:
+    """Numbers of the AUs that a caption names, by code or by phrase, in order of number."""
+    text = _plain(caption)
+    by_code = {au_id for au_id, _ in find_au_mentions(caption)}
+    return sorted(by_code | {au_id for phrase, au_id in _au_of_phrase().items() if phrase in text})
+
+
+def _plain(caption: str) -> str:
+    return " ".join(caption.lower().split())
+
+
+# ----------------------------------------------------------------------------------------------------- contradictions
+@dataclass(frozen=True)
+class RecognisedState:
+    """What the recognisers say of a face: codes of the AUs at or above their threshold, and the likeliest emotion."""
+
+    active: frozenset[str]
+    emotion: str | None
+
+    def unsupported_aus(self, caption: str) -> list[str]:
+        """Codes of the AUs that a caption names although they are not active, or not known to the model."""
+        codes = [ACTION_UNITS[au_id].code if au_id in ACTION_UNITS else f"AU{au_id}" for au_id in named_aus(caption)]
+        return [code for code in codes if code not in self.active]
+
+    def rival_emotions(self, kind: str, caption: str) -> list[str]:
+        """The emotions that a caption asserts beside the likeliest; none where the likeliest is none of `EMOTIONS`."""
+        if kind not in KINDS_OF_EMOTION or self.emotion not in EMOTIONS:
+            return []
+        return [emotion for emotion in named_emotions(caption) if emotion != self.emotion]
+
+    def disagreement(self, kind: str, caption: str, is_whole: bool = True) -> int:
+        """How much of a caption the recognisers do not support: its AUs, its emotions, and 1 where a whole caption should
+        name an emotion and names none."""
+        wrong = len(self.unsupported_aus(caption)) + len(self.rival_emotions(kind, caption))
+        if not is_whole:
+            return wrong
+        is_silent = kind in KINDS_OF_EMOTION and self.emotion in EMOTIONS and not named_emotions(caption)
+        return wrong + is_silent
+
+
+def recognised_state(
+    probs: Mapping[str, float], thresholds: Mapping[str, float], emotion: str | None
+) -> RecognisedState:
+    """From a probability and a threshold for each AU, by code; other probabilities do not matter."""
+    return RecognisedState(frozenset(code for code in thresholds if probs[code] >= thresholds[code]), emotion)
