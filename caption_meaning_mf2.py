@@ -15,6 +15,9 @@ from .labels_mf2 import ACTION_UNITS, EMOTIONS
 
 KINDS_OF_EMOTION = ("emotion", "key_au")
 """Kinds of caption that say which emotion a face shows; an AU caption says what an action unit can suggest."""
+RERANKINGS = ("agreement", "match")
+"""How the best of several captions is chosen: by what the recognisers support, and among equals by the matching head;
+or by the matching head alone."""
 
 # --------------------------------------------------------------------------------------------------- decoded text
 _SPACING = (
@@ -187,8 +190,8 @@ class RecognisedState:
         return [emotion for emotion in named_emotions(caption) if emotion != self.emotion]
 
     def disagreement(self, kind: str, caption: str, is_whole: bool = True) -> int:
-        """How much of a caption the recognisers do not support: its AUs, its emotions, and 1 where a whole caption should
-        name an emotion and names none."""
+        """How much of a caption the recognisers do not support: its AUs, its emotions, and 1 where a whole caption
+        should name an emotion and names none."""
         wrong = len(self.unsupported_aus(caption)) + len(self.rival_emotions(kind, caption))
         if not is_whole:
             return wrong

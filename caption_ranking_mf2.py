@@ -23,13 +23,11 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache
 
-from .caption_meaning_mf2 import RecognisedState, named_aus, restore_case
+from .caption_meaning_mf2 import RERANKINGS, RecognisedState, named_aus, restore_case
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, select_rows
 from .recognition_mf2 import Recognition
 
-RERANKINGS = ("match", "agreement")
-"""By the matching head; or by what the recognisers support, and among equals by the matching head."""
 NUM_CANDIDATES = 8
 MIN_P = 0.1
 """Words are drawn that have at least so much of the likeliest one's probability: label smoothing leaves a little to
@@ -258,5 +256,6 @@ class Drawing:
 
 def refuse_settings(settings: Mapping[str, Any]) -> None:
     """Raise for settings of generation that candidates are not written by."""
-    if given := sorted(name for name, value in settings.items() if value not in (None, False, 1)):
+    neutral = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}
+    if given := sorted(name for name, value in settings.items() if value not in (None, neutral.get(name))):
         raise ValueError(f"rerank writes its own candidates; leave out {', '.join(given)}.")

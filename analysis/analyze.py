@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from ..caption_meaning_mf2 import RERANKINGS
 from ..hub.sources import DEFAULT_MODEL, check_model_source
 from ..utils.command_line import illustration
 from .face_arguments import FaceSearch, add_face_arguments
@@ -36,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overlay", action="store_true", help="also write annotated pictures and videos")
     add("--report", action="store_true", help="also write report.html")
     add("--captions", type=_listed(CAPTION_KINDS), default=(), metavar="K,…", help="emotion, au, key_au")
+    add_rerank(add)
     add_face_arguments(parser)
     work = parser.add_argument_group("how the work is done")
     work.add_argument("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
@@ -46,6 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th source, from the I-th"
     )
     work.add_argument("--num_threads", type=_positive(int), default=4, metavar="N", help="pictures read at once [4]")
+
+
+def add_rerank(add: Callable[..., Any]) -> None:
+    """The option `--rerank` of commands that write captions, through a parser's or a group's `add_argument`."""
+    add(
+        "--rerank",
+        choices=(*RERANKINGS, "none"),
+        default="agreement",
+        help="of eight captions keep what the recognisers support, or what the matching head prefers; none writes "
+        "one, in a sixth of the time [agreement]",
+    )
+
+
+def rerank_of(args: argparse.Namespace) -> str | None:
+    """What `generate` takes for `--rerank`."""
+    return None if args.rerank == "none" else args.rerank
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         faces=FaceSearch.from_args(args),
         captions=args.captions,
+        rerank=rerank_of(args),
         fps=args.fps,
         shard=args.shard,
         formats=_with_table(args.format, args.overlay),

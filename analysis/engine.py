@@ -60,6 +60,7 @@ class AnalyzeOptions:
     batch_size: int = 16
     faces: FaceSearch = field(default_factory=FaceSearch)
     captions: tuple[str, ...] = ()
+    rerank: str | None = "agreement"
     fps: float | None = None
     shard: tuple[int, int] = (1, 1)
     formats: tuple[str, ...] = ("parquet",)
@@ -180,7 +181,7 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     with tqdm(desc="analyze", unit="frame") as bar:
         for chunk in chunks:
             position = chunk.position
-            run.add(complete_rows(chunk, recognizer, size, options.captions), position)
+            run.add(complete_rows(chunk, recognizer, size, options.captions, options.rerank), position)
             bar.set_postfix_str(f"source {position[0] + 1}/{len(sources)}", refresh=False)
             bar.update(chunk.num_frames)
     run.close_part(position)
@@ -314,7 +315,11 @@ def _poses(faces: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> list[dict[str
 
 
 def complete_rows(
-    chunk: Chunk, recognizer: Recognizer, batch_size: int, captions: Sequence[str] = ()
+    chunk: Chunk,
+    recognizer: Recognizer,
+    batch_size: int,
+    captions: Sequence[str] = (),
+    rerank: str | None = "agreement",
 ) -> list[dict[str, Any]]:
     """The rows of a chunk with what the model says of the faces, at most `batch_size` at once."""
     states: list[dict[str, Any]] = []
@@ -323,7 +328,7 @@ def complete_rows(
         inputs = {name: values[start : start + batch_size] for name, values in chunk.inputs.items()}
         found = recognizer.recognize(inputs)
         if captions:
-            written = recognizer.write_captions(inputs, captions)
+            written = recognizer.write_captions(inputs, captions, rerank)
             found = [state | texts for state, texts in zip(found, written, strict=True)]
         states += found
     of_faces = iter(states)

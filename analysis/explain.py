@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from ..hub.sources import DEFAULT_MODEL, check_model_source
+from .analyze import add_rerank, rerank_of
 from .face_arguments import FaceSearch, add_face_arguments
 
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="[outputs/explanation]",
     )
+    add_rerank(add)
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     add_face_arguments(parser)
 
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
         raise ValueError(f"{args.image}: {located.error or 'no face was found; try --landmarks mean_face.'}")
-    pictures = {f"face-{face.id}.png": explain(recognizer, located.frame, face) for face in located.faces}
+    rerank = rerank_of(args)
+    pictures = {f"face-{face.id}.png": explain(recognizer, located.frame, face, rerank) for face in located.faces}
     faces = [explanation.to_dict() | {"picture": name} for name, explanation in pictures.items()]
     content = {"image": str(args.image), "model": args.model, "faces": faces}
     write_json(args.output / "explanation.json", content)

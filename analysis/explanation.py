@@ -84,11 +84,11 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(recognizer: Recognizer, frame: Frame, face: Face) -> Explanation:
-    """See a face, describe it, and check the description."""
+def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None = "agreement") -> Explanation:
+    """See a face, describe it, and check the description; `rerank` as in [`Recognizer.write_captions`]."""
     batch = recognizer.image_processor([frame.image], landmarks=[face.landmarks_px])
     (row,) = recognizer.recognize(batch)
-    (captions,) = recognizer.write_captions(batch, caption_kinds(recognizer.model.config))
+    (captions,) = recognizer.write_captions(batch, caption_kinds(recognizer.model.config), rerank)
     captions = {name.removeprefix(CAPTION_PREFIX): text for name, text in captions.items()}
     space = recognizer.label_spaces[""]
     thresholds = dict(zip(space.au_codes, space.thresholds, strict=True))

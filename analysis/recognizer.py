@@ -109,7 +109,7 @@ class Recognizer:
         return rows
 
     def write_captions(
-        self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = AGREEMENT
+        self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = "agreement"
     ) -> list[dict[str, str]]:
         """Sentences of each face as columns of a row: `caption_emotion`, ….
 
@@ -118,10 +118,11 @@ class Recognizer:
         """
         pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
         au_ids = self.model.label_space.au_ids
+        settings = {"rerank": rerank, "tokenizer": self.processor.tokenizer} if rerank else {"num_beams": 1}
         written = {}
         for kind in kinds:
             fit_threads(self.device)
-            ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, num_beams=1)
+            ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, **settings)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
         return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mf2.caption_meaning_mf2 import find_au_mentions
+from mf2.caption_meaning_mf2 import KINDS_OF_EMOTION, RecognisedState, find_au_mentions, named_emotions
+from mf2.caption_meaning_mf2 import named_aus as mentioned_aus
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.captions import find_au_entries, validate_caption
 from mf2.dataset_tools.captions.rules import MAX_TOKENS, CaptionKind, TokenCounter
@@ -43,6 +44,12 @@ class FaceState:
             return None
         active, named = {au_id for au_id, is_active in self.aus.items() if is_active}, named & self.aus.keys()
         return named == active if kind == "au" else named <= active and bool(named) == bool(active)
+
+    def names_emotion(self, kind: CaptionKind, caption: str) -> bool | None:
+        """Whether a caption asserts the emotion and no other; None of AU captions, and where it is not known."""
+        if kind not in KINDS_OF_EMOTION or self.emotion not in EMOTIONS:
+            return None
+        return named_emotions(caption) == [self.emotion]
 
     def violations(self, kind: CaptionKind, caption: str, named: set[int], count_tokens: TokenCounter) -> list[str]:
         """What the caption validator says, an AU that is not known being right either way."""
@@ -96,7 +103,11 @@ def score_captions(
     Returns:
         Kind -> shares `valid_by_labels`, `valid_by_output` (the caption validator, told what is labelled or what is
         recognised), `aus_agree_with_labels`, `aus_agree_with_output` (None of emotion captions, which name none), and
-        `too_long`; `mean_tokens`, `num_captions`, and `examples` of captions with what is wrong by the labels.
+        `too_long`; `names_emotion_of_labels`, `names_emotion_of_output` (that emotion and no other; None of AU
+        captions), `named_aus_right_by_labels`, `named_aus_right_by_output` (of the AUs named by code or phrase, all
+        captions together), `flagged` (of captions that the output does not support); `num_distinct`, `mean_tokens`,
+        `num_captions`,
+        and `examples` of captions with what is wrong by the labels.
     """
     states = labelled_states(predictions, label_space), recognised_states(predictions, label_space)
     return {
@@ -117,6 +128,7 @@ def _score_kind(
     lengths = [count_tokens(caption) for caption in captions]
     scores: dict[str, Any] = {
         "num_captions": len(captions),
+        "num_distinct": len(set(captions)),
         "mean_tokens": float(np.mean(lengths)),
         "too_long": float(np.mean(np.array(lengths) > MAX_TOKENS[kind])),
     }
@@ -125,10 +137,22 @@ def _score_kind(
         violations = [state.violations(kind, caption, aus, count_tokens) for caption, aus, state in rows]
         scores[f"valid_by_{name}"] = float(np.mean([not found for found in violations]))
         scores[f"aus_agree_with_{name}"] = mean_of_known(state.allows(kind, aus) for _, aus, state in rows)
+        scores[f"names_emotion_of_{name}"] = mean_of_known(state.names_emotion(kind, text) for text, _, state in rows)
+        scores[f"named_aus_right_by_{name}"] = mean_of_known(
+            state.aus.get(au_id) for text, _, state in rows for au_id in mentioned_aus(text)
+        )
         if name == "labels":
             scores["examples"] = [
                 {"file_name": str(file_name), "caption": caption, "violations": found}
                 for file_name, caption, found in zip(file_names, captions, violations, strict=True)
                 if found
             ][:NUM_EXAMPLES]
+    scores["flagged"] = float(np.mean([is_flagged(kind, *row) for row in zip(captions, recognised, strict=True)]))
     return scores
+
+
+def is_flagged(kind: CaptionKind, caption: str, face: FaceState) -> bool:
+    """Whether a caption names an AU that is not active, or another emotion than the face's."""
+    active = frozenset(f"AU{au_id}" for au_id, is_active in face.aus.items() if is_active)
+    state = RecognisedState(active, face.emotion)
+    return bool(state.unsupported_aus(caption) or state.rival_emotions(kind, caption))

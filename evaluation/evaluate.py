@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.caption_meaning_mf2 import RERANKINGS
 from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
@@ -201,6 +202,9 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
     model = MF2ForConditionalGeneration.from_pretrained(arguments.model).eval().to(arguments.device)
     processor = AutoProcessor.from_pretrained(arguments.model)
     split = subsample(measured.split, arguments.caption_rows)
+    settings = {"num_beams": 1}
+    if arguments.rerank != "none":
+        settings = {"rerank": arguments.rerank, "tokenizer": processor.tokenizer}
     outputs, captions = [], {kind: [] for kind in caption_kinds(model.config)}
     batches = image_batches(
         split,
@@ -212,7 +216,7 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
     for batch in batches:
         outputs.append(select_outputs(MF2Model.forward(model, **batch)))
         for kind, written in captions.items():
-            written += processor.batch_decode(model.generate(**batch, caption_kind=kind, num_beams=1))
+            written += processor.batch_decode(model.generate(**batch, caption_kind=kind, **settings))
     predictions = predictions_from_logits(split, measured.label_space, *collect_logits(outputs))
 
     def count_tokens(text: str) -> int:
@@ -221,6 +225,7 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
     return {
         "retrieval": retrieval_scores(model, processor.tokenizer, split, outputs),
         "captions": score_captions(captions, predictions, measured.label_space, count_tokens),
+        "rerank": arguments.rerank,
     }
 
 
@@ -258,6 +263,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", metavar="FOLDER", required=True, help="where everything goes")
     add("--group_by", metavar="COLUMN", help="also scores by the values of this column, and their gaps")
     add("--captions", action="store_true", help="also retrieval and written captions")
+    add(
+        "--rerank",
+        choices=(*RERANKINGS, "none"),
+        default="none",
+        help="of eight captions score what the recognisers support, or what the matching head prefers [%(default)s]",
+    )
     add("--caption_rows", type=int, default=1000, help="rows for --captions, evenly spaced [%(default)s]")
     add(
         "--landmarks",

@@ -201,11 +201,18 @@ def _retrieval_table(retrieval: dict[str, Any]) -> str:
 
 
 def _caption_table(captions: dict[str, Any]) -> str:
-    header = ("captions", "written", "valid by labels", "valid by own output", "AUs as labelled", "AUs as recognised")
-    rows = []
+    columns = {
+        "valid_by_labels": "valid by labels",
+        "valid_by_output": "valid by own output",
+        "aus_agree_with_labels": "AUs as labelled",
+        "aus_agree_with_output": "AUs as recognised",
+        "names_emotion_of_output": "emotion as recognised",
+        "named_aus_right_by_output": "AUs named that are recognised",
+        "flagged": "flagged",
+    }
+    header, rows = ("captions", "written", *columns.values()), []
     for kind, scores in captions.items():
-        names = ("valid_by_labels", "valid_by_output", "aus_agree_with_labels", "aus_agree_with_output")
-        cells = [format_value(scores[name]) for name in names]
+        cells = [format_value(scores.get(name)) for name in columns]
         rows.append((CAPTION_NAMES[kind], f"{scores['num_captions']:,}", *cells, f"{scores['mean_tokens']:.1f}"))
     return markdown_table((*header, "tokens"), rows)
 

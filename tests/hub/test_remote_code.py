@@ -28,6 +28,9 @@ pytestmark = pytest.mark.dependencies
 VISITS = Path(__file__).with_name("checkpoint_visits.py")
 MODEL_FILES = {
     "alignment_mf2.py",
+    "caption_meaning_mf2.py",
+    "caption_phrases_mf2.py",
+    "caption_ranking_mf2.py",
     "configuration_mf2.py",
     "labels_mf2.py",
     "modeling_mf2.py",
