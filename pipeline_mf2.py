@@ -84,7 +84,7 @@ class FacialStatePipeline(ChunkPipeline):
             reads; `mf2 detectors` shows what there is, and where a file is found without being named.
         captions: which sentences to write: any of `emotion`, `key_au`, `au`.
         rerank: which of eight candidates is kept: the one that the recognisers support most (`"agreement"`, the
-            default) or that the matching head prefers (`"match"`); `"none"` writes one, in a sixth of the time.
+            default) or that the matching head prefers (`"match"`); `"none"` writes one, in an eighth of the time.
         thresholds: probabilities from which an AU is active, instead of the checkpoint's; see
             `MF2Processor.post_process_facial_states`.
         timeout: seconds to wait for a picture from the web.

@@ -59,7 +59,7 @@ def add_rerank(add: Callable[..., Any]) -> None:
         choices=(*RERANKINGS, "none"),
         default="agreement",
         help="of eight captions keep what the recognisers support, or what the matching head prefers; none writes "
-        "one, in a sixth of the time [agreement]",
+        "one, in an eighth of the time [agreement]",
     )
 
 
