@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -9,11 +10,27 @@ from ...labels_mf2 import render_au_caption
 from .profiles import Price
 from .prompting import Feedback
 from .rules import CaptionKind, TokenCounter, validate_caption
+from .server_words import server_words
 
 NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
 """States of a request."""
 BAD_REQUEST = "bad_request"
 """Why a request is dead that the server refused for good."""
+REFUSED = "refused"
+"""Why a request is unfinished that the server refused as it refused all others."""
+
+
+_WANTED: dict[CaptionKind, frozenset[str]] = {
+    "au": frozenset({"items"}),
+    "emotion": frozenset({"caption"}),
+    "key_au": frozenset({"key_aus", "caption"}),
+}
+"""The properties of an answer's JSON object."""
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reason|reasoning|analysis|reflection)\s*>", re.IGNORECASE)
+_THOUGHT_START = re.compile(
+    r"\A\s*<(?:think|thinking|thought|reason|reasoning|analysis|reflection)\s*>", re.IGNORECASE
+)
+_DECODER = json.JSONDecoder()
 
 
 class Question(Protocol):
@@ -45,7 +62,7 @@ class Judgement:
     """The verdict over one answer.
 
     `caption` is the valid text or None. Without one, `reason` is a category (`not_json`, `no_choices`,
-    `content_filter`, `length`, `refusal`, `finish_reason`, `no_content`, `schema`, `rules`), `violations` say what was
+    `content_filter`, `length`, `refusal`, `no_content`, `schema`, `rules`), `violations` say what was
     wrong, `feedback` is what a re-ask should tell the model (None: ask the same again), and `is_final` is True where
     asking again would not help.
     """
@@ -76,6 +93,8 @@ class _RejectedError(Exception):
 def judge_answer(question: Question, raw: str, count_tokens: TokenCounter | None = None) -> Judgement:
     """Judge the raw text of an HTTP 200 answer: JSON, then `finish_reason`, refusal, content, schema and the rules.
 
+    Any `finish_reason` will do but `length` and `content_filter`: servers have words of their own, or null.
+
     Args:
         question: kind and labels of the caption.
         raw: the answer as it came; it may hold HTML, half a JSON text or no choices.
@@ -105,10 +124,15 @@ def next_state(judgement: Judgement, attempt: int, max_reasks: int) -> str:
     return DEAD if judgement.is_final or attempt >= max_reasks else NEW
 
 
+def hopeless(num_answers: int, last: Judgement) -> str:
+    """Why a run stops of which no answer so far was of use."""
+    return f"none of {num_answers} answers is usable; the last one: {last.reason}: {' '.join(last.violations)}"
+
+
 def _parse_json_object(raw: str) -> dict[str, Any]:
     try:
         answer = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _RejectedError("not_json", f"The server's answer is not JSON: {raw[:80]!r}.", tell=False) from None
     if not isinstance(answer, dict):
         raise _RejectedError("not_json", f"The server's answer is no JSON object: {raw[:80]!r}.", tell=False)
@@ -121,7 +145,8 @@ def _read_content(answer: dict[str, Any]) -> str:
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        raise _RejectedError("no_choices", "The answer has no choices.", tell=False)
+        said = f": {server_words(answer['error'])}" if answer.get("error") else ""
+        raise _RejectedError("no_choices", f"The answer has no choices{said}.", tell=False)
     finish_reason = choice.get("finish_reason")
     if finish_reason == "content_filter":
         raise _RejectedError("content_filter", "The answer was stopped by the content filter.", is_final=True)
@@ -129,22 +154,34 @@ def _read_content(answer: dict[str, Any]) -> str:
         raise _RejectedError("length", "The answer was cut off at the token limit; write less.")
     if message.get("refusal"):
         raise _RejectedError("refusal", f"The model refused: {message['refusal']}", is_final=True)
-    content = message.get("content")
-    if finish_reason != "stop":
-        raise _RejectedError(
-            "finish_reason", f"The answer finished by {finish_reason!r} instead of 'stop'.", tell=False
-        )
-    if not isinstance(content, str) or not content.strip():
-        raise _RejectedError("no_content", "The answer has no content.", tell=False)
+    content = _text_of(message.get("content"))
+    if not content.strip():
+        ended = "" if finish_reason in (None, "stop") else f"; it finished by {finish_reason!r}"
+        raise _RejectedError("no_content", f"The answer has no content{ended}.", tell=False)
     return content
+
+
+def read_text(raw: str) -> str:
+    """What an answer says, to be shown: the text of its first choice, else the raw answer."""
+    try:
+        return _text_of(json.loads(raw)["choices"][0]["message"]["content"]) or raw
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return raw
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message's content: one text, or parts of which those without thoughts are joined."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    is_text = [isinstance(part, dict) and part.get("type", "text") in ("text", "output_text") for part in parts]
+    texts = [part.get("text") for part, is_answer in zip(parts, is_text, strict=True) if is_answer]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _read_caption(question: Question, content: str, count_tokens: TokenCounter | None) -> tuple[str, tuple[int, ...]]:
     """The caption of the content and, for a key-AU answer, the AUs that it chose."""
-    try:
-        answer = json.loads(_without_fence(content))
-    except ValueError:
-        raise _RejectedError("schema", "The answer must be one JSON object.", content=content) from None
+    answer = _find_answer(question.kind, content)
     if violations := _schema_violations(question.kind, answer):
         raise _RejectedError("schema", *violations, content=content)
     key_aus: tuple[int, ...] = ()
@@ -164,14 +201,40 @@ def _read_caption(question: Question, content: str, count_tokens: TokenCounter |
     return caption, key_aus
 
 
-def _without_fence(content: str) -> str:
-    """The content without the Markdown fence that servers without schemas put around JSON."""
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, re.DOTALL)
-    return fenced[1] if fenced else content
+def _find_answer(kind: CaptionKind, content: str) -> dict[str, Any]:
+    """The JSON object of the content, which models without schemas wrap in thoughts, prose or a Markdown fence.
+
+    Of several objects it is the last with the right properties: what comes before is a draft or an example.
+    """
+    objects = list(_json_objects(_without_thoughts(content)))
+    strict = [found for found in objects if not _schema_violations(kind, found)]
+    if not objects:
+        raise _RejectedError("schema", "The answer must be one JSON object.", content=content)
+    return (strict or objects)[-1]
+
+
+def _without_thoughts(content: str) -> str:
+    """What follows a block of reasoning; nothing of one that never ended."""
+    if ends := list(_THOUGHT_END.finditer(content)):
+        return content[ends[-1].end() :]
+    return "" if _THOUGHT_START.match(content) else content
+
+
+def _json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a text that are not inside another one, in order."""
+    position = text.find("{")
+    while position >= 0:
+        try:
+            found, end = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            end = position + 1
+        else:
+            yield found
+        position = text.find("{", end)
 
 
 def _schema_violations(kind: CaptionKind, answer: Any) -> list[str]:
-    wanted = {"au": {"items"}, "emotion": {"caption"}, "key_au": {"key_aus", "caption"}}[kind]
+    wanted = _WANTED[kind]
     if not isinstance(answer, dict) or set(answer) != wanted:
         return [f"The answer must be a JSON object with exactly: {', '.join(sorted(wanted))}."]
     violations = []

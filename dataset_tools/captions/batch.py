@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import httpx2
 import openai
-from openai.types import Batch
+from openai.types import Batch, BatchError
+from tqdm import tqdm
 
 from .answers import SENT, VALID
-from .failures import Outcome, classify
+from .failures import STOP_CODES, Outcome, classify
 from .limits import Budget
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, RequestBuilder
@@ -36,7 +37,11 @@ from .tally import Tally
 
 METADATA_KEY = "mf2_shard"
 FILE_LIFETIME_S = 7 * 24 * 3600
-_OPEN_STATES = ("written", "uploaded", "creating", "created")
+_WAITING_STATES = ("written", "uploaded", "creating")
+_OPEN_STATES = (*_WAITING_STATES, "created")
+MAX_SHARDS_AT_ONCE = 100_000
+"""Batches on their way at once, before the provider says that it has no room."""
+_MAX_FAILURES = 4  # looks in a row at which a batch had failed and none had ended, before its file is made smaller
 _FINAL_STATUS = frozenset({"completed", "expired", "cancelled"})
 _MAX_TRIES = 8  # calls that cost nothing, before the run stops
 _T = TypeVar("_T")
@@ -62,6 +67,11 @@ class BatchSettings:
     poll_s: float = 30.0
     settle_s: float = 60.0
     waits: bool = True
+
+
+def _batch_error(error: BatchError) -> str:
+    place = "" if error.line is None else f" (line {error.line})"
+    return f"{error.code}{place}: {error.message}"
 
 
 class BatchRunner:
@@ -134,36 +144,52 @@ class BatchRunner:
             self._writer.write(requests())
             if not (shards := self._store.shards(*_OPEN_STATES)):
                 return
-            stopped = self._submit_all(shards, tally)
-            if self._batch_settings.waits:
-                self._collect_all()
-            if stopped:
-                raise stopped
             if not self._batch_settings.waits:
+                if stopped := self._submit_all(shards, tally):
+                    raise stopped
                 return
+            self._run_shards(tally)
+            if self.collector.refusal:
+                raise _StoppedError(self.collector.refusal)
 
-    def _collect_all(self) -> None:
-        """Wait for the running batches and take their answers.
+    def _run_shards(self, tally: Tally) -> None:
+        """Submit the open shards, as many at once as the provider takes, and take their answers.
+
+        A batch that the provider has no room for goes again later, and with it fewer at once.
 
         Raises:
-            _StoppedError: every one of them failed.
+            _StoppedError: a shard cannot be submitted, or a batch failed for good; the others are collected before.
         """
-        errors: list[str] = []
-        num_collected = 0
-        while shards := self._store.shards("created"):
-            batches = [(shard, self._call(partial(self._retrieve, shard))) for shard in shards]
-            for shard, batch in batches:
-                if batch.status in _FINAL_STATUS:
-                    self._collect(shard, batch)
-                    num_collected += 1
-                elif batch.status == "failed":
-                    errors.append(self._fail(shard, batch))
-            counts = [batch.request_counts for _, batch in batches if batch.request_counts]
-            self._on_progress(sum(c.completed + c.failed for c in counts), sum(c.total for c in counts))
-            if self._store.shards("created"):
+        stopped: _StoppedError | None = None
+        max_running, num_failures = MAX_SHARDS_AT_ONCE, 0
+        while True:
+            waiting = self._store.shards(*_WAITING_STATES)
+            room = max_running - len(self._store.shards("created"))
+            if stopped is None and waiting and room > 0:
+                stopped = self._submit_all(waiting[:room], tally)
+            if not (running := self._store.shards("created")):
+                break
+            ended, failed = self._look(running)
+            num_failures = 0 if ended else num_failures + bool(failed)
+            for shard, batch in failed:
+                stopped = self._fail(shard, batch, num_failures) or stopped
+            if failed:
+                max_running = max(1, len(running) - len(failed))
+                self._sleep(self._settings.backoff_after_s(max(1, num_failures)))
+            elif not ended:
                 self._sleep(self._batch_settings.poll_s)
-        if errors and not num_collected:
-            raise _StoppedError("; ".join(errors))
+        if stopped:
+            raise stopped
+
+    def _look(self, running: list[Shard]) -> tuple[int, list[tuple[Shard, Batch]]]:
+        """Collect the batches that have ended; returns how many, and those that failed."""
+        batches = [(shard, self._call(partial(self._retrieve, shard))) for shard in running]
+        ended = [(shard, batch) for shard, batch in batches if batch.status in _FINAL_STATUS]
+        for shard, batch in ended:
+            self._collect(shard, batch)
+        counts = [batch.request_counts for _, batch in batches if batch.request_counts]
+        self._on_progress(sum(c.completed + c.failed for c in counts), sum(c.total for c in counts))
+        return len(ended), [(shard, batch) for shard, batch in batches if batch.status == "failed"]
 
     def _collect(self, shard: Shard, batch: Batch) -> None:
         """Take the answers of an ended batch; afterwards its files, which hold images, are deleted here."""
@@ -179,14 +205,32 @@ class BatchRunner:
         self._budget.settle(shard.usd, 0.0)
         self._budget.spent_usd = self._store.usd_spent()
 
-    def _fail(self, shard: Shard, batch: Batch) -> str:
-        """The provider did not accept the file: its requests were not run and are free again."""
+    def _fail(self, shard: Shard, batch: Batch, num_failures: int) -> _StoppedError | None:
+        """The provider did not run a batch, which is no failure of its requests: none of them was sent.
+
+        The same file goes again where there was no room for it; as smaller files where there is none though nothing
+        else runs; and the run stops where it is the file that is wrong, or nothing helps.
+
+        Args:
+            num_failures: looks in a row at which a batch had failed and none had ended.
+        """
         errors = batch.errors.data if batch.errors and batch.errors.data else []
-        text = "; ".join(f"{error.code} (line {error.line}): {error.message}" for error in errors[:3])
-        self._store.mark_unsent([stored.key for stored in self._store.find(SENT, shard.id)])
-        self._store.update_shard(shard.id, "failed", error=text).result()
+        text = "; ".join(map(_batch_error, errors[:3])) or "no reason given"
         self._budget.settle(shard.usd, 0.0)
-        return f"batch {batch.id} of {shard.id}.jsonl failed: {text or 'no reason given'}"
+        is_of_file = any(error.line is not None or error.code in STOP_CODES for error in errors)
+        if not is_of_file and num_failures < _MAX_FAILURES:
+            tqdm.write(f"{shard.id}.jsonl goes again later, with fewer files at once: {text}")
+            self._store.update_shard(shard.id, "uploaded", error=text, batch_id=None).result()
+            return None
+        keys = [stored.key for stored in self._store.find(SENT, shard.id)]
+        self._writer.forgive(keys)
+        self._store.mark_unsent(keys)
+        self._store.update_shard(shard.id, "failed", error=text).result()
+        if not is_of_file and shard.num_requests > 1:
+            tqdm.write(f"{shard.id}.jsonl is written again as smaller files: {text}")
+            self._writer.use_smaller_files(shard.num_requests)
+            return None
+        return _StoppedError(f"batch {batch.id} of {shard.id}.jsonl failed: {text}")
 
     # ---------------------------------------------------------------------------------------------------- submission
     def _submit_all(self, shards: Iterable[Shard], tally: Tally) -> _StoppedError | None:
@@ -218,7 +262,7 @@ class BatchRunner:
     def _find_or_create(self, shard: Shard) -> str:
         """The batch of an uploaded shard. It is created only if no earlier attempt, of any run, can have done so."""
         reason = ""
-        for _ in range(_MAX_TRIES):
+        for num_failures in range(1, _MAX_TRIES + 1):
             if shard.state == "creating" and (found := self._find(shard)):
                 return found
             self._store.update_shard(shard.id, "creating", attempted_at=time.time()).result()
@@ -230,7 +274,8 @@ class BatchRunner:
                 self._store.update_shard(shard.id, "written").result()
                 raise _StoppedError(f"the batch of {shard.id}.jsonl was refused: {failure.reason}")
             reason = failure.reason
-            self._sleep(failure.retry_after_s or 0.0)
+            backoff_s = self._settings.backoff_after_s(num_failures)
+            self._sleep(backoff_s if failure.retry_after_s is None else failure.retry_after_s)
             shard = self._shard(shard.id)
         raise _StoppedError(f"the batch of {shard.id}.jsonl cannot be created: {reason}")
 

@@ -6,9 +6,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .mfa_io import MfaImages
+from .profiles import SCHEMAS
 from .prompting import PROMPTS_FOLDER, CaptionJob
 from .results import ImageCaptions, template_image_captions
+from .shortfall import check_share
 
+_MODEL_OPTIONS = (
+    *("profile", "base_url", "model", "schema", "compare", "rpm", "tpm", "answers"),
+    *("batch_requests", "max_usd", "i_may_upload", "signatory"),
+)
+"""Options that say something about a model."""
 DEFAULT_PROFILE = "current"
 COMPARED_IMAGES = 200
 
@@ -40,6 +47,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--profiles", type=Path, metavar="FILE", help="YAML file with profiles of your own")
     add("--base_url", metavar="URL", help="another OpenAI-compatible server")
     add("--model", metavar="NAME", help="another model")
+    add(
+        "--schema",
+        choices=SCHEMAS,
+        help="how the form of an answer is asked for (default: as the profile says, or less where that is refused)",
+    )
     add("--prompts", type=Path, default=PROMPTS_FOLDER, metavar="DIR", help="folder with prompt files of your own")
     add("--tokenizer", metavar="NAME", help="tokenizer that counts a caption's tokens (default: an estimate)")
     add("--compare", nargs=2, metavar=("A", "B"), help=f"compare two profiles, on -n {COMPARED_IMAGES} images")
@@ -65,6 +77,13 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("none", "template"),
         default="none",
         help="what stands in for a caption that there is none of, marked as such (default: %(default)s)",
+    )
+    add(
+        "--min_valid",
+        type=float,
+        default=0.9,
+        metavar="SHARE",
+        help="write nothing, and stop after the pilot, where fewer captions are valid (default: %(default)s)",
     )
 
 
@@ -94,9 +113,10 @@ def _add_money_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Caption a data set; 0 when it was written, 3 when the same command has to be run again."""
+    check_share(args.min_valid)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"-n is {args.limit}; it must be at least 1.")
-    if args.compare is None and (args.backend or ("model" if args.profile else "template")) == "template":
+    if not _asks_model(args):
         return _caption_with_template(args)
     try:
         from .session import compare_profiles, run_session
@@ -110,6 +130,26 @@ def run(args: argparse.Namespace) -> int:
         return compare_profiles(args)
     args.profile = args.profile or DEFAULT_PROFILE
     return run_session(args)
+
+
+def _asks_model(args: argparse.Namespace) -> bool:
+    """Whether a model writes the captions, which a profile, a comparison or `--backend model` asks for.
+
+    Raises:
+        ValueError: other options only have a meaning with a model, and none of these is there.
+    """
+    if args.backend != "template" and (args.backend or args.profile or args.compare):
+        return True
+    given = [name for name in _MODEL_OPTIONS if getattr(args, name) is not None]
+    given += ["mode"] * (args.mode != "online")
+    if given:
+        options = ", ".join(f"--{name}" for name in given)
+        raise ValueError(
+            f"{options} {'needs' if len(given) == 1 else 'need'} a model, and the template would write the captions: "
+            "pass --profile NAME or --backend model"
+            + (" instead of --backend template." if args.backend else ", or leave the option away.")
+        )
+    return False
 
 
 def _caption_with_template(args: argparse.Namespace) -> int:
@@ -126,5 +166,6 @@ def _caption_with_template(args: argparse.Namespace) -> int:
             return template_image_captions(job, args.seed)
 
         images.write(out_dir, captions_of, {"backend": "template", "seed": args.seed}, args.limit)
-    print(f"{count:,} images with template captions: {out_dir}")
+    in_place = " (in the place of the old one, which stood until this one was whole)" if args.out is None else ""
+    print(f"{count:,} images with template captions: {out_dir}{in_place}")
     return 0

@@ -30,15 +30,16 @@ class UploadPermission:
 
 
 def check_permission(profile: EndpointProfile, permission: UploadPermission | None) -> None:
-    """Refuse to upload images without a permission; a server on this machine needs none.
+    """Refuse to upload images without a permission; a model on this machine needs none.
 
     Raises:
         PermissionError: it says which options grant it.
     """
-    if permission is None and not profile.is_loopback:
+    if permission is None and profile.is_hosted:
+        gateway = f", from where {profile.model} is reached" if profile.is_loopback else ""
         raise PermissionError(
-            f"Profile {profile.name!r} would upload face images to {profile.base_url}. Data set agreements rarely "
-            "allow it. If yours does, pass --i_may_upload AGREEMENT --signatory NAME; both are recorded. "
+            f"Profile {profile.name!r} would upload face images to {profile.base_url}{gateway}. Data set agreements "
+            "rarely allow it. If yours does, pass --i_may_upload AGREEMENT --signatory NAME; both are recorded. "
             "--backend template uploads nothing."
         )
 

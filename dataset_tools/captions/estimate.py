@@ -50,7 +50,7 @@ def estimate_from_pilot(
 
     `before` stands where the pilot settled nothing.
     """
-    num_settled = sum(pilot.outcomes.values())
+    num_settled = pilot.num_settled
     if not num_settled:
         return before
     num_left = max(0, before.num_requests - num_settled)

@@ -7,6 +7,7 @@ import httpx2
 import openai
 
 from .limits import retry_after_s
+from .server_words import server_words
 
 
 class Outcome(enum.Enum):
@@ -31,7 +32,10 @@ class Failure:
     counts_as_outage: bool = True
 
 
-_STOP_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+STOP_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "budget_exceeded", "model_not_found"}
+)
+"""Error codes that mean the account or the setting, whatever the request."""
 _STOP_STATUS = frozenset({401, 403, 404})
 _RETRY_STATUS = frozenset({408, 409, 425, 429})
 # No byte of the request had been sent.
@@ -51,10 +55,10 @@ def classify(error: openai.APIError) -> Failure:
 
 def _classify_status(error: openai.APIStatusError) -> Failure:
     status = error.status_code
-    reason = f"HTTP {status}: {' '.join(error.message.split())[:300]}"
-    if error.code in _STOP_CODES or status in _STOP_STATUS:
+    reason = f"HTTP {status}: {server_words(error.response.text)}"
+    if (isinstance(error.code, str) and error.code in STOP_CODES) or status in _STOP_STATUS:
         return Failure(Outcome.STOP, reason)
     if status in _RETRY_STATUS or status >= 500:
         wait_s = retry_after_s(error.response.headers)
         return Failure(Outcome.RETRY, reason, wait_s, counts_as_outage=status != 429)
-    return Failure(Outcome.DEAD, reason)
+    return Failure(Outcome.DEAD, reason, counts_as_outage=False)

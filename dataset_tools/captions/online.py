@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -10,14 +11,30 @@ from weakref import WeakValueDictionary
 
 import openai
 
-from .answers import BAD_REQUEST, DEAD, IN_DOUBT, NEW, RAW, VALID, judge_answer, next_state
+from .answers import (
+    BAD_REQUEST,
+    DEAD,
+    IN_DOUBT,
+    NEW,
+    RAW,
+    REFUSED,
+    SENT,
+    VALID,
+    Judgement,
+    hopeless,
+    judge_answer,
+    next_state,
+)
 from .failures import Failure, Outcome, classify
 from .limits import LONG_PAUSE_S, Budget, Pacer
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, Feedback, RequestBuilder
 from .settings import RunSettings
 from .store import CaptionStore
-from .tally import UNFINISHED, Tally
+from .tally import IN_BATCH, UNFINISHED, Tally
+
+HELD = "held"
+"""Refused while the server has answered nothing else."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,11 @@ class OnlineRunner:
         price: of the model; free by default.
         budget: money of the run; unlimited by default.
         pacer: limits of the endpoint; those of its headers by default.
+        is_answered: whether the server has answered requests of this setting before.
         on_settled: called with the tally whenever a caption is settled.
+
+    A request that the server refuses (HTTP 4xx) is dead once another one is answered. As long as none is, the setting
+    may be at fault: refused requests are held back, and left unsent where the run ends without an answer.
     """
 
     def __init__(
@@ -56,6 +77,7 @@ class OnlineRunner:
         price: Price = FREE,
         budget: Budget | None = None,
         pacer: Pacer | None = None,
+        is_answered: bool = False,
         on_settled: Callable[[Tally], None] = lambda tally: None,
     ) -> None:
         self._client = client
@@ -65,6 +87,9 @@ class OnlineRunner:
         self._price = price
         self._budget = budget or Budget(spent_usd=store.usd_spent())
         self._pacer = pacer or Pacer()
+        self._is_answered = is_answered
+        self._held: list[tuple[CaptionRequest, str]] = []
+        self._num_valid = self._num_unusable = 0
         self._on_settled = on_settled
         self._tally = Tally()
         self._failures_in_a_row = 0
@@ -73,6 +98,11 @@ class OnlineRunner:
         self._parameters = builder.parameters
         self._waiting: set[asyncio.Task[Any]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has answered any request."""
+        return self._is_answered
 
     def stop(self, reason: str) -> None:
         """Start no further request; those on their way are waited for, because they will be billed."""
@@ -93,6 +123,7 @@ class OnlineRunner:
         for result in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+        await self._settle_held()
         return self._tally
 
     async def _work(self, source: Iterator[CaptionRequest]) -> None:
@@ -116,7 +147,11 @@ class OnlineRunner:
                 )
             else:
                 progress = await self._ask(request, progress)
-        self._tally.count(request, progress.state, progress.reason)
+        if progress.state != HELD:
+            self._count(request, progress.state, progress.reason)
+
+    def _count(self, request: CaptionRequest, state: str, reason: str | None) -> None:
+        self._tally.count(request, state, reason)
         self._tally.usd = self._budget.spent_usd
         self._on_settled(self._tally)
 
@@ -125,6 +160,8 @@ class OnlineRunner:
         stored = self._store.get(request.key)
         if stored is None:
             return _Progress(NEW)
+        if stored.state == SENT:
+            return _Progress(UNFINISHED, reason=IN_BATCH)
         progress = _Progress(stored.state, stored.attempt, stored.feedback, stored.reason)
         if stored.state == DEAD and self._settings.retry_dead:
             await _on_disk(self._store.revive(request.key))
@@ -164,11 +201,37 @@ class OnlineRunner:
                 if progress.state == IN_DOUBT:
                     return progress
             elif failure.outcome is Outcome.DEAD:
-                await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [failure.reason]))
-                return replace(progress, state=DEAD, reason=BAD_REQUEST)
+                return await self._refuse(request, progress, failure.reason)
             else:
                 await _on_disk(self._store.mark_unsent([request.key]))
         return unfinished
+
+    async def _refuse(self, request: CaptionRequest, progress: _Progress, words: str) -> _Progress:
+        """Settle a request that the server refuses, or hold it back while the server has answered none."""
+        if self._is_answered:
+            await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [words]))
+            return replace(progress, state=DEAD, reason=BAD_REQUEST)
+        await _on_disk(self._store.mark_unsent([request.key]))
+        self._held.append((replace(request, image=b""), words))
+        if self._settings.is_hopeless(len(self._held)):
+            self._stop_refused()
+        return replace(progress, state=HELD)
+
+    async def _settle_held(self) -> None:
+        """At the end of a run: held requests are dead if the server answers others, else left to the next run."""
+        answers = self._is_answered or self._tally.reused or self._settings.max_hopeless is None
+        if self._held and not answers:
+            self._stop_refused()
+        for request, words in self._held:
+            if answers:
+                await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [words]))
+            self._count(request, DEAD if answers else UNFINISHED, BAD_REQUEST if answers else REFUSED)
+        self._held.clear()
+
+    def _stop_refused(self) -> None:
+        self._tally.is_refused = True
+        words = Counter(words for _, words in self._held).most_common(1)[0][0]
+        self.stop(f"the server refused every one of {len(self._held)} requests: {words}")
 
     async def _call(self, request: CaptionRequest, feedback: Feedback | None) -> str | Failure:
         """One HTTP call: the raw text of the answer, or what its failure means."""
@@ -184,6 +247,7 @@ class OnlineRunner:
             self._note_failure(failure)
             return failure
         self._failures_in_a_row = 0
+        self._is_answered = True
         self._pacer.observe(response.headers)
         return response.http_response.text
 
@@ -206,8 +270,17 @@ class OnlineRunner:
             usd = self._worst_usd(request, progress.feedback)
         self._budget.settle(reserved_usd, usd)
         self._tally.reasked += state == NEW
+        self._note_use(judgement)
         await _on_disk(self._store.mark_judged(request.key, judgement, state, usd))
         return _Progress(state, progress.attempt + 1, judgement.feedback, judgement.reason)
+
+    def _note_use(self, judgement: Judgement) -> None:
+        """Stop where no answer so far was of use."""
+        self._num_valid += judgement.caption is not None
+        self._num_unusable += judgement.caption is None
+        is_of_use = self._num_valid or self._tally.reused
+        if not is_of_use and self._settings.is_hopeless(self._num_unusable):
+            self.stop(hopeless(self._num_unusable, judgement))
 
     async def _doubt(self, request: CaptionRequest, progress: _Progress, usd: float) -> _Progress:
         """A request that may have been answered: its worst cost is counted, then the policy decides."""

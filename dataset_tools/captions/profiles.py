@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +13,10 @@ import yaml
 
 PROFILES_FILE = Path(__file__).with_name("profiles.yaml")
 PRICES_FILE = Path(__file__).with_name("prices.yaml")
+
+SCHEMAS = ("json_schema", "json_object", "none")
+"""How the form of an answer can be asked for, the strictest way first."""
+_HOSTED = re.compile(r"(^|/)(gpt-\d|chatgpt-|o\d(-|$)|claude-|gemini-\d|gemini-\w+-\d|grok-)", re.IGNORECASE)
 
 RETIREMENT_MARGIN = datetime.timedelta(days=7)
 """A run that could still be going on this long before a model's last day is not started."""
@@ -38,7 +43,7 @@ class EndpointProfile:
     def __post_init__(self) -> None:
         for name, known in (
             ("token_limit_name", ("max_completion_tokens", "max_tokens")),
-            ("schema", ("json_schema", "json_object", "none")),
+            ("schema", SCHEMAS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -51,7 +56,7 @@ class EndpointProfile:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the server runs on this machine, so that no image leaves it."""
+        """Whether the server runs on this machine."""
         host = urlsplit(self.base_url).hostname or ""
         if host == "localhost":
             return True
@@ -61,15 +66,22 @@ class EndpointProfile:
             return False
 
     @property
+    def is_hosted(self) -> bool:
+        """Whether the model runs elsewhere, so that images leave this machine: by a gateway on it, too."""
+        return not self.is_loopback or bool(_HOSTED.search(self.model or ""))
+
+    @property
     def model_name(self) -> str:
         """The model, for a profile whose server was asked for it where the file leaves it open."""
         if self.model is None:
             raise ValueError(f"Profile {self.name!r} names no model; pass --model.")
         return self.model
 
-    def with_overrides(self, *, base_url: str | None = None, model: str | None = None) -> "EndpointProfile":
-        """The same profile with another server or model; another model has no known last day."""
-        profile = replace(self, base_url=base_url) if base_url else self
+    def with_overrides(
+        self, *, base_url: str | None = None, model: str | None = None, schema: str | None = None
+    ) -> "EndpointProfile":
+        """The same profile with another server, model or schema; another model has no known last day."""
+        profile = replace(self, base_url=base_url or self.base_url, schema=schema or self.schema)
         if model and model != self.model:
             profile = replace(profile, model=model, retires=None, successor=None)
         return profile
@@ -134,11 +146,11 @@ def get_profile(profiles: Mapping[str, EndpointProfile], name: str) -> EndpointP
 
 
 def load_price(profile: EndpointProfile, path: str | Path | None = None) -> Price | None:
-    """The price of a profile's model: `FREE` on this machine, None where the table does not list it."""
+    """The price of a profile's model, None where the table does not list it; `FREE` where it runs on this machine."""
     prices = _read_mapping(PRICES_FILE) | (_read_mapping(Path(path)) if path else {})
     if profile.model in prices:
         return _build(Price, prices[profile.model], profile.model)
-    return FREE if profile.is_loopback else None
+    return None if profile.is_hosted else FREE
 
 
 def _read_mapping(path: Path) -> dict[str, dict[str, Any]]:

@@ -114,14 +114,17 @@ class RequestBuilder:
     def requests(self, jobs: Iterable[CaptionJob]) -> Iterator[CaptionRequest]:
         """The requests of every job; one image at a time is held."""
         for job in jobs:
-            kinds = [kind for kind in requested_kinds(job.active_aus, job.emotion) if kind in self.kinds]
-            if not kinds:
+            if not (kinds := self.kinds_of(job)):
                 continue
             image = job.load_image()
             active_aus = tuple(sorted(set(job.active_aus)))
             for kind in kinds:
                 request = CaptionRequest("", job.image_id, kind, active_aus, job.emotion, image)
                 yield replace(request, key=self._key(request))
+
+    def kinds_of(self, job: CaptionJob) -> list[CaptionKind]:
+        """The captions of an image that a model is asked for."""
+        return [kind for kind in requested_kinds(job.active_aus, job.emotion) if kind in self.kinds]
 
     def body(self, request: CaptionRequest, feedback: Feedback | None = None) -> dict[str, Any]:
         """The JSON body of a request; `feedback` makes it a re-ask."""

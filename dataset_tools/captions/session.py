@@ -9,7 +9,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from ... import __version__
 from ...utils.files import write_json
-from .answers import DEAD, VALID
+from .answers import DEAD, SENT, VALID
 from .batch import BatchRunner, BatchSettings
 from .compare import compare_stored
 from .endpoint import UploadPermission, check_permission, open_async_client, open_client, read_api_key, resolve_model
@@ -25,12 +26,13 @@ from .estimate import Estimate, estimate_from_pilot, estimate_from_prompts
 from .limits import Budget, Pacer
 from .mfa_io import MfaImages
 from .online import OnlineRunner
-from .profiles import FREE, EndpointProfile, Price, get_profile, load_price, load_profiles
+from .profiles import FREE, SCHEMAS, EndpointProfile, Price, get_profile, load_price, load_profiles
 from .prompting import CaptionJob, CaptionRequest, RequestBuilder
 from .results import DEAD_LETTERS_NAME, ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
 from .rules import CAPTION_KINDS, load_token_counter
-from .settings import RunSettings
+from .settings import MAX_HOPELESS, RunSettings
 from .shards import MAX_SHARD_REQUESTS, AnswerCollector, ShardWriter, shard_path
+from .shortfall import describe_shortfall
 from .store import CaptionStore
 from .tally import Tally
 
@@ -56,7 +58,7 @@ def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
         PermissionError: images would leave this machine and nobody said that they may.
     """
     profile = get_profile(load_profiles(args.profiles), profile_name)
-    profile = profile.with_overrides(base_url=args.base_url, model=args.model)
+    profile = profile.with_overrides(base_url=args.base_url, model=args.model, schema=args.schema)
     profile.check_retirement(datetime.datetime.now(), batch=args.mode == "batch")
     permission = _permission(args)
     uploads = not args.dry_run and args.mode != "write-shards" and not args.answers
@@ -64,6 +66,8 @@ def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
         check_permission(profile, permission)
         read_api_key(profile)
     profile = resolve_model(profile)
+    if uploads:
+        check_permission(profile, permission)
     price = load_price(profile, args.prices)
     if price is None and args.max_usd is not None:
         raise ValueError(f"--max_usd needs the price of {profile.model}; add it to a file and pass it with --prices.")
@@ -89,13 +93,16 @@ def compare_profiles(args: argparse.Namespace) -> int:
     endpoints = [open_endpoint(args, name) for name in args.compare]
     images = MfaImages(args.data)
     with _open_store(args) as store:
-        tallies = [Session(args, endpoint, images, store).ask() for endpoint in endpoints]
+        sessions = [Session(args, endpoint, images, store) for endpoint in endpoints]
+        tallies = [session.ask() for session in sessions]
         if args.dry_run:
             return 0
         if not all(tally and tally.is_complete for tally in tallies):
+            stops = [tally.stopped_because for tally in tallies if tally and tally.stopped_because]
+            print("\n".join(f"stopped: {stop}" for stop in stops))
             print("The comparison is not complete; run the same command again to go on.")
             return EXIT_UNFINISHED
-        builders = (endpoints[0].builder, endpoints[1].builder)
+        builders = (sessions[0].endpoint.builder, sessions[1].endpoint.builder)
         count_tokens = load_token_counter(args.tokenizer)
         comparison = compare_stored(builders, store, list(images.jobs(args.limit)), count_tokens)
         write_json(store.folder / "comparison.json", comparison.to_dict())
@@ -113,7 +120,7 @@ class Session:
 
     def __init__(self, args: argparse.Namespace, endpoint: Endpoint, images: MfaImages, store: CaptionStore) -> None:
         self._args = args
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._images = images
         self._store = store
         self._budget = Budget(args.max_usd, store.usd_spent())
@@ -122,8 +129,12 @@ class Session:
             max_reasks=args.max_reasks,
             in_doubt=args.in_doubt,
             retry_dead=args.retry_dead,
+            max_hopeless=MAX_HOPELESS if args.min_valid > 0 else None,
             count_tokens=load_token_counter(args.tokenizer),
         )
+        self._is_answered = False
+        if args.schema is None and (schema := store.recall(self._schema_name)):
+            self._use_schema(schema)
 
     def run(self) -> int:
         """Ask for everything and write the data set; the exit status."""
@@ -135,31 +146,36 @@ class Session:
             return 0
         else:
             tally = asked
-        letters = self._store.folder / DEAD_LETTERS_NAME
-        num_letters = write_dead_letters(self._store, letters)
+        tally.add_not_asked(self._num_captions())
+        num_letters = write_dead_letters(self._store, self._letters)
         write_json(self._store.folder / "report.json", tally.to_dict())
         print(tally.to_text())
         if num_letters:
-            print(f"{num_letters:,} dead letters: {letters}")
+            print(f"{num_letters:,} dead letters: {self._letters}")
         if not tally.is_complete:
-            print("No data set is written yet; run the same command again to go on.")
+            first = "mend what stopped it, then " if tally.stopped_because else ""
+            print(f"No data set is written yet; {first}run the same command again to go on.")
             return EXIT_UNFINISHED
+        self._check_share("No data set is written", tally)
         self._write_data_set(tally)
         return 0
 
     def ask(self) -> Tally | None:
         """Estimate, pilot, ask the user, ask the model; None after a dry run."""
         estimate = self._estimate()
-        print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
+        print(f"{self.endpoint.profile.name}: {estimate.to_text()}")
         if self._args.dry_run:
             return None
-        costs_money = self._endpoint.price != FREE and estimate.num_requests > 0
+        costs_money = self.endpoint.price != FREE and estimate.num_requests > 0
         if costs_money and not self._may_spend and not sys.stdin.isatty():
             raise ValueError(f"This costs money ({estimate.to_text()}); pass --max_usd USD or --yes.")
+        asks_online = self._args.mode == "online" or costs_money
+        if asks_online and estimate.num_requests and self._args.pilot > 0:
+            self._find_schema()
         self._store.record_run(self._description()).result()
-        if costs_money and estimate.num_requests > self._args.pilot > 0:
+        if asks_online and estimate.num_requests > self._args.pilot > 0:
             estimate = self._run_pilot(estimate)
-            print(f"{self._endpoint.profile.name}: {estimate.to_text()}")
+            print(f"{self.endpoint.profile.name}: {estimate.to_text()}")
         if costs_money and not self._may_spend and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ValueError("Stopped before the run; nothing but the pilot was asked.")
         return self._run_batch() if self._args.mode == "batch" else self._run_online(self._requests(), "captions")
@@ -172,22 +188,75 @@ class Session:
 
     @property
     def _price(self) -> Price:
-        return self._endpoint.price or FREE
+        return self.endpoint.price or FREE
 
     def _requests(self, sample: int | None = None) -> Iterator[CaptionRequest]:
-        return self._endpoint.builder.requests(self._images.jobs(self._args.limit, sample))
+        return self.endpoint.builder.requests(self._images.jobs(self._args.limit, sample))
 
     def _pending(self, sample: int | None = None) -> Iterator[CaptionRequest]:
-        """The requests that this run has to ask."""
+        """The requests that this run has to ask, those among them that wait in a batch file."""
+        unsubmitted = {shard.id for shard in self._store.shards("written", "uploaded", "creating")}
         for request in self._requests(sample):
             stored = self._store.get(request.key)
-            if stored is None or self._settings.asks_again(stored.state):
+            waits = stored is not None and stored.state == SENT and stored.shard in unsubmitted
+            if stored is None or self._settings.asks_again(stored.state) or (waits and self._args.mode == "batch"):
                 yield request
+
+    def _num_captions(self) -> int:
+        """How many captions a model has to write, no image read."""
+        jobs = self._images.jobs(self._args.limit)
+        return sum(len(self.endpoint.builder.kinds_of(job)) for job in jobs)
+
+    @property
+    def _letters(self) -> Path:
+        return self._store.folder / DEAD_LETTERS_NAME
+
+    def _check_share(self, what: str, tally: Tally) -> None:
+        """End the run where too few captions are valid.
+
+        Raises:
+            ValueError: it says why, with an example.
+        """
+        if tally.valid_share < self._args.min_valid:
+            write_dead_letters(self._store, self._letters)
+            raise ValueError(describe_shortfall(what, tally, self._args.min_valid, self._store, self._letters))
+
+    # -------------------------------------------------------------------------------------------- form of the answers
+    @property
+    def _schema_name(self) -> str:
+        """Under what the store remembers which form of answers the server takes."""
+        profile = self.endpoint.profile
+        return f"schema {profile.base_url} {profile.model_name} {profile.schema}"
+
+    def _use_schema(self, schema: str) -> None:
+        profile = replace(self.endpoint.profile, schema=schema)
+        self.endpoint = replace(self.endpoint, profile=profile, builder=RequestBuilder(profile, self._args.prompts))
+
+    def _find_schema(self) -> None:
+        """Ask one request; where the server refuses its form, ask with the next one, and remember what it takes.
+
+        Raises:
+            ConnectionError: the server refuses every request whatever it is.
+        """
+        profile, name = self.endpoint.profile, self._schema_name
+        forms = SCHEMAS[SCHEMAS.index(profile.schema) :] if self._args.schema is None else (profile.schema,)
+        for form in forms:
+            self._use_schema(form)
+            tally = self._run_online(islice(self._pending(), 1), "pilot")
+            if not tally.is_refused:
+                if tally.stopped_because:
+                    raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
+                if self._is_answered:
+                    self._store.remember(name, form).result()
+                return
+            if form != forms[-1]:
+                print(f"{profile.name}: {tally.stopped_because}; trying it without {form}")
+        self._use_schema(profile.schema)
 
     def _estimate(self) -> Estimate:
         requests = tqdm(self._pending(), desc="requests", unit="", leave=False)
         is_batch = self._args.mode == "batch"
-        return estimate_from_prompts(self._endpoint.builder, requests, self._endpoint.price, batch=is_batch)
+        return estimate_from_prompts(self.endpoint.builder, requests, self.endpoint.price, batch=is_batch)
 
     def _run_pilot(self, estimate: Estimate) -> Estimate:
         """Ask a few requests online, spread over the data set; their answers stay."""
@@ -196,9 +265,10 @@ class Session:
         tally = self._run_online(self._pending(sample), "pilot")
         if tally.stopped_because:
             raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
+        self._check_share("The pilot stopped", tally)
         is_batch = self._args.mode == "batch"
         pilot_usd = self._budget.spent_usd - spent_usd
-        return estimate_from_pilot(estimate, tally, pilot_usd, self._endpoint.price, batch=is_batch)
+        return estimate_from_pilot(estimate, tally, pilot_usd, self.endpoint.price, batch=is_batch)
 
     # -------------------------------------------------------------------------------------------------------- asking
     def _run_online(self, requests: Iterator[CaptionRequest], title: str) -> Tally:
@@ -208,7 +278,7 @@ class Session:
     async def _run_online_async(
         self, requests: Iterator[CaptionRequest], on_settled: Callable[[Tally], None]
     ) -> Tally:
-        endpoint, args = self._endpoint, self._args
+        endpoint, args = self.endpoint, self._args
         async with open_async_client(
             endpoint.profile, endpoint.permission, concurrency=args.concurrency, timeout_s=args.timeout
         ) as client:
@@ -220,13 +290,16 @@ class Session:
                 price=self._price,
                 budget=self._budget,
                 pacer=Pacer(args.rpm, args.tpm),
+                is_answered=self._is_answered,
                 on_settled=on_settled,
             )
             with _stopping_on_interrupt(runner):
-                return await runner.run(requests)
+                tally = await runner.run(requests)
+        self._is_answered = runner.is_answered
+        return tally
 
     def _run_batch(self) -> Tally:
-        endpoint, args = self._endpoint, self._args
+        endpoint, args = self.endpoint, self._args
         settings = BatchSettings(
             max_requests=args.batch_requests or MAX_SHARD_REQUESTS, poll_s=args.poll, waits=not args.no_wait
         )
@@ -253,7 +326,7 @@ class Session:
 
     def _write_shards(self) -> int:
         writer = ShardWriter(
-            self._endpoint.builder,
+            self.endpoint.builder,
             self._store,
             self._settings,
             max_requests=self._args.batch_requests or MAX_SHARD_REQUESTS,
@@ -265,11 +338,12 @@ class Session:
         return EXIT_UNFINISHED if shards else 0
 
     def _take_answers(self) -> Tally:
-        collector = AnswerCollector(self._store, self._settings, self._endpoint.profile.max_output_tokens, self._price)
+        collector = AnswerCollector(self._store, self._settings, self.endpoint.profile.max_output_tokens, self._price)
         for path in self._args.answers:
             collector.collect_file(path)
         print(", ".join(f"{count:,} {name}" for name, count in collector.counts.items() if count))
         tally = Tally(reasked=collector.num_reasked, usd=self._store.usd_spent())
+        tally.stopped_because = collector.refusal
         for request in self._requests():
             tally.count_stored(request, self._store.get(request.key))
         return tally
@@ -280,7 +354,7 @@ class Session:
         args = self._args
         out_dir = args.out or args.data
         with_template = args.fallback == "template"
-        reader = ResultReader(self._store, self._endpoint.builder, with_template=with_template, seed=args.seed)
+        reader = ResultReader(self._store, self.endpoint.builder, with_template=with_template, seed=args.seed)
         count = self._images.count(args.limit)
         path = self._store.folder / "provenance.jsonl"
         with jsonl_writer(path) as write_provenance, tqdm(total=count, desc="data set", unit="image") as bar:
@@ -295,13 +369,17 @@ class Session:
             self._images.write(out_dir, captions_of, manifest, args.limit)
         lost = sum(tally.outcomes.values()) - tally.outcomes[VALID]
         stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"
-        print(f"{count:,} images captioned: {out_dir}" + (f" ({lost:,} captions missing: {stand_in})" if lost else ""))
+        in_place = "" if args.out else ", in the place of the old one, which stood until this one was whole"
+        print(
+            f"{count:,} images captioned: {out_dir}{in_place}"
+            + (f" ({lost:,} captions missing: {stand_in})" if lost else "")
+        )
         if tally.outcomes[DEAD]:
             print("Dead letters shift the class balance: `mf2 data top_up` replaces these frames in the selection.")
 
     def _description(self) -> dict[str, Any]:
         """What the store and the manifest remember about the run."""
-        builder, profile, permission = self._endpoint.builder, self._endpoint.profile, self._endpoint.permission
+        builder, profile, permission = self.endpoint.builder, self.endpoint.profile, self.endpoint.permission
         return {
             "backend": "model",
             "profile": profile.name,
@@ -309,6 +387,7 @@ class Session:
             "mode": self._args.mode,
             "parameters": builder.parameters,
             "detail": profile.detail,
+            "schema": profile.schema,
             "prompt_sha256": {kind: builder.prompt_sha256(kind) for kind in builder.kinds},
             "upload_permission": permission.to_dict() if permission else None,
             "store": self._store.id,

@@ -8,6 +8,7 @@ from .rules import TokenCounter
 
 InDoubtPolicy = Literal["resend", "skip"]
 MAX_BACKOFF_S = 60.0
+MAX_HOPELESS = 30
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class RunSettings:
             `skip` leaves it without a caption.
         retry_dead: give dead letters of earlier runs another chance.
         backoff_s: wait before the first retry; doubled for each further one.
+        max_hopeless: refusals, or unusable answers, without one answer of use before them after which a run stops:
+            the setting is at fault, not the requests. None never stops for that.
         count_tokens: as for `validate_caption`.
     """
 
@@ -31,6 +34,7 @@ class RunSettings:
     in_doubt: InDoubtPolicy = "resend"
     retry_dead: bool = False
     backoff_s: float = 1.0
+    max_hopeless: int | None = MAX_HOPELESS
     count_tokens: TokenCounter | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +45,10 @@ class RunSettings:
     def asks_again(self, state: str) -> bool:
         """Whether a run asks for what an earlier one left in that state."""
         return state == NEW or (state == IN_DOUBT and self.in_doubt == "resend") or (state == DEAD and self.retry_dead)
+
+    def is_hopeless(self, num_failed: int) -> bool:
+        """Whether a run in which that many were refused or unusable, and none was of use, had better stop."""
+        return self.max_hopeless is not None and num_failed >= self.max_hopeless
 
     def backoff_after_s(self, num_failures: int) -> float:
         """The wait after that many failures in a row, without jitter."""

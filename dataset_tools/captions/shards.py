@@ -12,11 +12,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from .answers import BAD_REQUEST, DEAD, IN_DOUBT, NEW, RAW, SENT, VALID, judge_answer, next_state
+from .answers import (
+    BAD_REQUEST,
+    DEAD,
+    IN_DOUBT,
+    NEW,
+    RAW,
+    SENT,
+    VALID,
+    Judgement,
+    hopeless,
+    judge_answer,
+    next_state,
+)
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, RequestBuilder
-from .settings import RunSettings
-from .store import CaptionStore, Shard, StoredRequest
+from .server_words import server_words
+from .settings import MAX_HOPELESS, RunSettings
+from .store import SHARD_STATES, CaptionStore, Shard, StoredRequest
 
 MAX_SHARD_REQUESTS = 50_000
 MAX_SHARD_BYTES = 200_000_000
@@ -38,6 +51,11 @@ class AnswerLine:
     def is_answer(self) -> bool:
         """Whether the model answered."""
         return self.status == 200 and self.error is None
+
+    @property
+    def is_not_run(self) -> bool:
+        """Whether the batch ended before this request was run, which says nothing about the request."""
+        return self.error in ("batch_expired", "batch_cancelled")
 
     @property
     def is_refused(self) -> bool:
@@ -125,6 +143,7 @@ class ShardWriter:
         self._price = price
         self._max_requests = max_requests
         self._max_bytes = max_bytes
+        self._tries: Counter[str] = Counter()
         self._prompt_sha256 = {kind: builder.prompt_sha256(kind) for kind in builder.kinds}
 
     def write(self, requests: Iterable[CaptionRequest]) -> list[Shard]:
@@ -134,7 +153,7 @@ class ShardWriter:
         keys: set[str] = set()
         for request in requests:
             stored = self._store.get(request.key)
-            if request.key in keys or not self._is_due(stored):
+            if request.key in keys or not self._is_due(request.key, stored):
                 continue
             feedback = stored.feedback if stored else None
             line = request_line(request.key, self._builder.body(request, feedback))
@@ -148,12 +167,21 @@ class ShardWriter:
                 self._store.mark_in_doubt(request.key, usd)
             draft.add(request, line, usd)
             keys.add(request.key)
+            self._tries[request.key] += 1
         return shards + ([self._register(draft)] if draft else [])
 
-    def _is_due(self, stored: StoredRequest | None) -> bool:
+    def use_smaller_files(self, num_requests: int) -> None:
+        """Write the requests of a file of that size into files of half of it."""
+        self._max_requests = min(self._max_requests, max(1, num_requests // 2))
+
+    def forgive(self, keys: Iterable[str]) -> None:
+        """What became of the files of these requests was not their fault: it was no try."""
+        self._tries.subtract(keys)
+
+    def _is_due(self, key: str, stored: StoredRequest | None) -> bool:
         if stored is None:
             return True
-        is_tried_out = stored.sends >= self._settings.max_tries + stored.attempt
+        is_tried_out = self._tries[key] >= self._settings.max_tries + stored.attempt
         return stored.state != DEAD and self._settings.asks_again(stored.state) and not is_tried_out
 
     def _new_draft(self) -> _Draft:
@@ -171,6 +199,11 @@ class ShardWriter:
         return shard
 
 
+def _shard_of(store: CaptionStore, key: str) -> str | None:
+    stored = store.get(key)
+    return stored.shard if stored else None
+
+
 def shard_path(store: CaptionStore, shard_id: str) -> Path:
     """The file of a shard."""
     return store.folder / "batches" / f"{shard_id}.jsonl"
@@ -183,9 +216,10 @@ class AnswerCollector:
     requests that were not asked for are counted and left alone.
 
     Attributes:
-        counts: how many lines were an `answer`, a `failure` that will be sent again, `refused` for good, a
-            `duplicate` or `unknown`, and how many requests were `missing` from the files.
+        counts: how many lines were an `answer`, a `failure` that will be sent again, `not_run` by a batch that ended
+            before, `refused` for good, a `duplicate` or `unknown`; and how many requests were `missing`.
         num_reasked: rejected answers that are asked for again.
+        refusal: why nothing goes on, where every request of a shard was refused or no answer is of use; else None.
     """
 
     def __init__(
@@ -197,6 +231,9 @@ class AnswerCollector:
         self._price = price
         self.counts: Counter[str] = Counter()
         self.num_reasked = 0
+        self.refusal: str | None = None
+        self._held: list[tuple[str, str]] = []
+        self._num_valid = self._num_unusable = 0
 
     def collect_file(self, path: Path) -> None:
         """Take a file that another program wrote, such as `vllm run-batch`, and finish the shards that it answers."""
@@ -214,9 +251,12 @@ class AnswerCollector:
 
     def finish_shard(self, shard_id: str) -> None:
         """Nothing more comes for a shard: what was not answered may be sent again, the rest is judged."""
-        missing = [stored.key for stored in self._store.find(SENT, shard_id)]
+        held = [(key, words) for key, words in self._held if _shard_of(self._store, key) == shard_id]
+        self._held = [entry for entry in self._held if entry not in held]
+        missing = {stored.key for stored in self._store.find(SENT, shard_id)} - {key for key, _ in held}
         self.counts["missing"] += len(missing)
         self._store.mark_unsent(missing).result()
+        self._settle_refused(shard_id, held)
         self.judge()
         self._store.update_shard(shard_id, "collected").result()
 
@@ -228,8 +268,28 @@ class AnswerCollector:
             usage = judgement.usage
             usd = usage.usd(self._price, batch=stored.shard is not None) if usage else self._unknown_bill_usd
             self.num_reasked += state == NEW
+            self._note_use(judgement)
             self._store.mark_judged(stored.key, judgement, state, usd)
         self._store.flush()
+
+    def _settle_refused(self, shard_id: str, held: list[tuple[str, str]]) -> None:
+        """Refused requests are dead, but where a whole shard was refused and nothing ever answered: then not they."""
+        shard = next(shard for shard in self._store.shards(*SHARD_STATES) if shard.id == shard_id)
+        is_setting = len(held) == shard.num_requests and self._settings.is_hopeless(MAX_HOPELESS)
+        if held and is_setting and not any(True for _ in self._store.find(VALID)):
+            self.refusal = f"the server refused every one of {len(held)} requests: {held[0][1]}"
+            self._store.mark_unsent([key for key, _ in held]).result()
+            return
+        for key, words in held:
+            self._store.mark_dead(key, BAD_REQUEST, [words])
+        self._store.flush()
+
+    def _note_use(self, judgement: Judgement) -> None:
+        self._num_valid += judgement.caption is not None
+        self._num_unusable += judgement.caption is None
+        is_of_use = self._num_valid or any(True for _ in self._store.find(VALID))
+        if judgement.caption is None and not is_of_use and self._settings.is_hopeless(self._num_unusable):
+            self.refusal = hopeless(self._num_unusable, judgement)
 
     def _collect_chunk(self, chunk: list[AnswerLine], shard_id: str | None) -> None:
         answers: dict[str, str] = {}
@@ -246,9 +306,9 @@ class AnswerCollector:
                 answers[line.key] = json.dumps(line.body)
             elif line.is_refused:
                 self.counts["refused"] += 1
-                self._store.mark_dead(line.key, BAD_REQUEST, [f"HTTP {line.status}: {json.dumps(line.body)[:300]}"])
+                self._held.append((line.key, f"HTTP {line.status}: {server_words(line.body)}"))
             else:
-                self.counts["failure"] += 1
+                self.counts["not_run" if line.is_not_run else "failure"] += 1
                 failed.append(line.key)
         self.counts["answer"] += len(answers)
         self._store.mark_unsent(failed)

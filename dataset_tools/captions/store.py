@@ -25,6 +25,7 @@ from .prompting import CaptionRequest, Feedback
 from .rules import CaptionKind
 
 STORE_VERSION = 1
+SHARD_STATES = ("written", "uploaded", "creating", "created", "collected", "failed")
 _MAX_GROUP = 1000  # writes that share one commit
 
 _SCHEMA = """
@@ -151,6 +152,11 @@ class CaptionStore:
         """A name that no other store has; batches carry it."""
         return self._reader.execute("SELECT value FROM about WHERE name = 'id'").fetchone()[0]
 
+    def recall(self, name: str) -> str | None:
+        """What `remember` kept under a name; None where nothing was."""
+        row = self._reader.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
     def get(self, key: str) -> StoredRequest | None:
         """The request of that key, or None where it was never asked."""
         row = self._reader.execute("SELECT * FROM requests WHERE key = ?", (key,)).fetchone()
@@ -198,6 +204,11 @@ class CaptionStore:
         """Remember how a run was started: profile, prompts, and who allowed the upload."""
         values = (time.time(), json.dumps(settings, sort_keys=True))
         return self._submit(lambda db: db.execute("INSERT INTO runs VALUES (?, ?)", values))
+
+    def remember(self, name: str, value: str) -> "Future[None]":
+        """Keep what was found out about a server."""
+        sql = "INSERT OR REPLACE INTO about VALUES (?, ?)"
+        return self._submit(lambda db: db.execute(sql, (name, value)))
 
     def mark_sent(self, request: CaptionRequest, prompt_sha256: str, parameters: dict[str, Any]) -> "Future[None]":
         """The request is about to be sent. Wait for it before the call."""

@@ -10,11 +10,18 @@ from .store import StoredRequest
 
 UNFINISHED = "unfinished"
 """Not settled when the run ended; the next run goes on with it."""
+NOT_ASKED = "not_asked"
+"""Not come to when the run stopped."""
+IN_BATCH = "in_batch"
+"""Why a caption is unfinished that a batch on its way has asked for."""
 
 
 @dataclass
 class Tally:
-    """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt` and `unfinished` to how many ended so."""
+    """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt`, `unfinished` and `not_asked` to how many ended so.
+
+    `is_refused` is True where the server refused every request that it was sent.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     asked: int = 0
@@ -25,6 +32,7 @@ class Tally:
     by_au: dict[int, Counter[str]] = field(default_factory=dict)
     usd: float = 0.0
     stopped_because: str | None = None
+    is_refused: bool = False
 
     def count(self, question: Question, outcome: str, reason: str | None = None) -> None:
         """A caption ended as `outcome`."""
@@ -42,10 +50,25 @@ class Tally:
         outcome = state if state in (VALID, DEAD, IN_DOUBT) else UNFINISHED
         self.count(question, outcome, stored.reason if stored else None)
 
+    def add_not_asked(self, num_captions: int) -> None:
+        """Count the captions, of `num_captions` in all, that the run never came to."""
+        if missing := num_captions - sum(self.outcomes.values()):
+            self.outcomes[NOT_ASKED] += missing
+
+    @property
+    def num_settled(self) -> int:
+        """Captions that are valid, dead or in doubt."""
+        return sum(self.outcomes[outcome] for outcome in (VALID, DEAD, IN_DOUBT))
+
+    @property
+    def valid_share(self) -> float:
+        """Valid ones of the settled captions; 1 where there are none."""
+        return self.outcomes[VALID] / self.num_settled if self.num_settled else 1.0
+
     @property
     def is_complete(self) -> bool:
         """Whether every caption was settled, if only as a dead letter."""
-        return self.stopped_because is None and not self.outcomes[UNFINISHED]
+        return self.stopped_because is None and not self.outcomes[UNFINISHED] and not self.outcomes[NOT_ASKED]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -66,7 +89,8 @@ class Tally:
         outcomes = self.outcomes
         lines = [
             f"{outcomes[VALID]:,} valid ({self.reused:,} from earlier runs), {outcomes[DEAD]:,} dead, "
-            f"{outcomes[IN_DOUBT]:,} in doubt, {outcomes[UNFINISHED]:,} unfinished; "
+            f"{outcomes[IN_DOUBT]:,} in doubt, {outcomes[UNFINISHED]:,} unfinished, "
+            f"{outcomes[NOT_ASKED]:,} not asked; "
             f"{self.asked:,} calls, {self.reasked:,} re-asks; ${self.usd:,.2f} spent with this store"
         ]
         if self.reasons:

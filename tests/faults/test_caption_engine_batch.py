@@ -174,3 +174,40 @@ def test_shards_answered_by_another_program_are_collected_from_its_file(tmp_path
         collector.finish_shard(shard.id)
         assert collector.counts == {"answer": 6, "unknown": 1, "missing": 0}
         assert len(list(store.find("valid"))) == 6
+
+
+def test_a_provider_without_room_gets_fewer_batches_at_once_and_loses_no_request(server, tmp_path):
+    server.max_running = 1
+    tally, counts = run_batch(server, tmp_path, make_jobs(20), kinds=("emotion",), batch={"max_requests": 3})
+    assert tally.outcomes == {"valid": 20} and counts["answer"] == 20
+    assert server.paid_twice() == 0 and server.calls["upload"] == 7, "a file that waits is not sent again"
+
+
+def test_a_file_for_which_there_is_never_room_is_written_as_smaller_ones(server, tmp_path):
+    server.max_batch_requests = 3
+    tally, _ = run_batch(server, tmp_path, make_jobs(10), kinds=("emotion",))
+    assert tally.outcomes == {"valid": 10} and server.paid_twice() == 0
+
+
+def test_a_batch_that_can_never_run_stops_in_the_provider_s_words_and_goes_on_in_any_later_run(server, tmp_path):
+    server.max_batch_requests = 0
+    for _ in range(4):  # more runs than a request has tries
+        tally, _ = run_batch(server, tmp_path, make_jobs(3), kinds=("emotion",))
+        assert "token_limit_exceeded: Enqueued token limit reached" in tally.stopped_because
+        assert tally.outcomes == {"unfinished": 3}
+    server.max_batch_requests = None
+    tally, _ = run_batch(server, tmp_path, make_jobs(3), kinds=("emotion",))
+    assert tally.outcomes == {"valid": 3} and server.paid_twice() == 0
+
+
+def test_a_batch_of_which_all_is_refused_leaves_nothing_dead(server, tmp_path):
+    server.batch_faults = ["all_refused"]
+    tally, _ = run_batch(server, tmp_path, make_jobs(3), kinds=("emotion",))
+    assert "HTTP 400: this model takes no images" in tally.stopped_because and tally.outcomes == {"unfinished": 3}
+    assert run_batch(server, tmp_path, make_jobs(3), kinds=("emotion",))[0].outcomes == {"valid": 3}
+
+
+def test_batches_without_one_usable_answer_are_not_asked_again(server, tmp_path):
+    server.batch_faults = ["content:banned_word"] * 9
+    tally, _ = run_batch(server, tmp_path, make_jobs(40), kinds=("emotion",))
+    assert tally.asked == 40 and "answers is usable; the last one: rules" in tally.stopped_because

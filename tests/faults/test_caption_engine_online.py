@@ -5,8 +5,8 @@ import json
 import time
 
 import pytest
-from caption_rig import ANSWER_USD, PRICE, Waits, local_profile, make_jobs, run_online, stored_requests
-from openai_server import OpenAIServer
+from caption_rig import ANSWER_USD, PRICE, Waits, local_profile, make_jobs, run_batch, run_online, stored_requests
+from openai_server import WRAPPED, OpenAIServer
 
 from mf2.dataset_tools.captions import validate_caption
 from mf2.dataset_tools.captions.endpoint import open_async_client
@@ -272,3 +272,56 @@ def test_what_is_stored_about_an_answer_is_what_the_server_sent(server, tmp_path
         (stored,) = store.find("valid")
         assert json.loads(store.last_raw(stored.key))["usage"]["prompt_tokens"] == 400
         assert store.usd_of(stored.key) == pytest.approx(ANSWER_USD)
+
+
+@pytest.mark.parametrize("wrapping", WRAPPED)
+@pytest.mark.parametrize("kind", ["au", "emotion", "key_au"])
+def test_a_right_answer_is_read_in_any_wrapping(server, tmp_path, kind, wrapping):
+    server.faults = [wrapping]
+    tally = run_online(server, tmp_path, make_jobs(1), kinds=(kind,))
+    assert tally.outcomes == {"valid": 1} and tally.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, b'{"error": {"message": "no images", "code": {"odd": 1}}}', "HTTP 400: no images"),
+        (400, b'{"error": "no images"}', "HTTP 400: no images"),
+        (422, b'{"detail": [{"loc": ["body", "seed"], "msg": "not allowed"}]}', "HTTP 422: body.seed: not allowed"),
+        (400, b'[{"error": {"message": "first"}}, {"error": "second"}]', "HTTP 400: first; second"),
+        (413, b"<html><style>p {}</style><h1>Too  large</h1></html>", "HTTP 413: Too large"),
+        (400, b"plain " + b"x" * 999, "HTTP 400: plain xxx"),
+        (400, b"", "HTTP 400: no reason given"),
+    ],
+)
+def test_what_refuses_every_request_stops_the_run_in_the_server_s_words_and_leaves_nothing_dead(
+    server, tmp_path, status, body, words
+):
+    server.refusal = (status, body)
+    tally = run_online(server, tmp_path, make_jobs(3), kinds=("emotion",))
+    assert "refused every one of 3 requests" in tally.stopped_because and words in tally.stopped_because
+    assert len(tally.stopped_because) < 400
+    assert tally.outcomes == {"unfinished": 3} and tally.is_refused
+    server.refusal = None
+    assert run_online(server, tmp_path, make_jobs(3), kinds=("emotion",)).outcomes == {"valid": 3}
+
+
+def test_refusals_of_all_stop_a_long_run_early(server, tmp_path):
+    server.refusal = (400, b"no")
+    tally = run_online(server, tmp_path, make_jobs(100), kinds=("emotion",))
+    assert sum(server.hits.values()) == 30 and tally.outcomes["dead"] == 0
+
+
+def test_a_server_none_of_whose_answers_is_of_use_is_not_asked_to_the_end(server, tmp_path):
+    server.faults = ["prose"] * 1000
+    tally = run_online(server, tmp_path, make_jobs(100), kinds=("emotion",))
+    assert tally.asked == 30 and "none of 30 answers is usable" in tally.stopped_because
+    server.faults = ["ok", *["prose"] * 150]
+    tally = run_online(server, tmp_path / "one", make_jobs(51), kinds=("emotion",))
+    assert tally.outcomes == {"valid": 1, "dead": 50}, "where one is of use, the others are what is wrong"
+
+
+def test_a_request_that_a_batch_holds_is_neither_asked_online_nor_done(server, tmp_path):
+    run_batch(server, tmp_path, make_jobs(2), kinds=("emotion",), batch={"waits": False})
+    tally = run_online(server, tmp_path, make_jobs(2), kinds=("emotion",))
+    assert tally.outcomes == {"unfinished": 2} and tally.reasons == {"in_batch": 2} and not tally.is_complete

@@ -40,6 +40,17 @@ REFUSALS = {
 """Faults that are answered with a status and an error code."""
 
 
+WRAPPED: dict[str, Callable[[str], Any]] = {
+    "fence": lambda text: f"```json\n{text}\n```",
+    "think": lambda text: f'<think>\nMaybe {{"caption": "a draft"}}?\n</think>\n\n{text}',
+    "late_think": lambda text: f"The template opened the thought.\n</think>{text}",
+    "chatty": lambda text: f"Sure! Here is the JSON:\n\n{text}\n\nHope it helps {{smile}}.",
+    "draft": lambda text: f'An example is {{"caption": 3}} and the answer is {text}',
+    "parts": lambda text: [{"type": "thinking", "thinking": "{}"}, {"type": "text", "text": text}],
+}
+"""Faults that are right answers in a wrapping, with `finish_reason` null."""
+
+
 class OpenAIServer(ThreadingHTTPServer):
     """Start with `with OpenAIServer() as server:`; `server.base_url` is its address.
 
@@ -54,6 +65,10 @@ class OpenAIServer(ThreadingHTTPServer):
     def __init__(self, latency_s: float = 0.0, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.latency_s = latency_s
+        self.schemas = {"json_schema", "json_object", "none"}
+        self.max_running: int | None = None
+        self.max_batch_requests: int | None = None
+        self.refusal: tuple[int, bytes] | None = None
         self.headers: dict[str, str] = {}
         self.models = ["test-model"]
         self.faults: list[Fault] = []
@@ -71,6 +86,13 @@ class OpenAIServer(ThreadingHTTPServer):
         self.polls: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.lock = threading.Lock()
+
+    def refuses(self, body: dict[str, Any]) -> tuple[int, bytes] | None:
+        """Status and body of what the server says to every such request; None where it answers."""
+        form = body.get("response_format", {"type": "none"})["type"]
+        if form not in self.schemas:
+            return 422, json.dumps({"detail": [{"loc": ["body", "response_format"], "msg": f"no {form}"}]}).encode()
+        return self.refusal
 
     @property
     def base_url(self) -> str:
@@ -129,11 +151,24 @@ class OpenAIServer(ThreadingHTTPServer):
             ends_now = self.polls[batch_id] == self.polls_per_batch
             fault = self.batch_faults.pop(0) if ends_now and self.batch_faults else "ok"
         batch = self.batches[batch_id]
+        if batch["status"] == "validating" and self._has_no_room(batch):
+            batch["status"] = "failed"
+            error = {"code": "token_limit_exceeded", "line": None, "message": "Enqueued token limit reached"}
+            batch["errors"] = {"object": "list", "data": [error]}
+            return batch
+        if batch["status"] == "failed":
+            return batch
         if ends_now:
             run_batch(self, batch, fault)
         elif batch["status"] == "validating":
             batch["status"] = "in_progress"
         return batch
+
+    def _has_no_room(self, batch: dict[str, Any]) -> bool:
+        num_running = sum(other["status"] == "in_progress" for other in self.batches.values())
+        num_requests = len(self.files[batch["input_file_id"]].splitlines())
+        is_full = self.max_running is not None and num_running >= self.max_running
+        return is_full or (self.max_batch_requests is not None and num_requests > self.max_batch_requests)
 
     @property
     def num_calls(self) -> int:
@@ -160,11 +195,11 @@ def right_content(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _labels(body: dict[str, Any]) -> dict[str, Any]:
-    """Kind, active AUs and emotion, read from the schema and the question (the first user message)."""
+    """Kind, active AUs and emotion, read from the question (the first user message)."""
     question = next(message for message in body["messages"] if message["role"] == "user")["content"][0]["text"]
     aus = re.search(r"^Active action units: (.*)$", question, re.M)
     emotion = re.search(r"^Emotion: (.*)$", question, re.M)
-    kind = body["response_format"]["json_schema"]["name"].removesuffix("_caption")
+    kind = ("key_au" if emotion else "au") if aus else "emotion"
     active_aus = [int(number) for number in re.findall(r"AU(\d+)", aus[1])] if aus else []
     return {"kind": kind, "active_aus": active_aus, "emotion": emotion[1] if emotion else None}
 
@@ -210,6 +245,11 @@ def completion(body: dict[str, Any], fault: str = "ok") -> dict[str, Any]:
         finish_reason = "content_filter"
     elif fault == "length":
         finish_reason, message["content"] = "length", '{"caption": "The person'
+    elif fault in WRAPPED:
+        finish_reason = None
+        message["content"] = WRAPPED[fault](json.dumps(right_content(body)))
+    elif fault == "prose":
+        message["content"] = "I see a face that shows something."
     else:
         content = right_content(body) if fault in ("ok", "null_choices") else wrong_content(body, fault)
         message["content"] = json.dumps(content)
@@ -241,7 +281,9 @@ def run_batch(server: OpenAIServer, batch: dict[str, Any], fault: str) -> None:
     outputs, errors = [], []
     for number, line in enumerate(lines):
         key = server.note_hit(line["body"])
-        if fault == "no_output_file" or (fault == "mixed_errors" and number % 3 == 0):
+        if fault == "all_refused":
+            errors.append(_batch_line(line["custom_id"], 400, {"detail": "this model takes no images"}))
+        elif fault == "no_output_file" or (fault == "mixed_errors" and number % 3 == 0):
             status = 400 if number % 2 else 500
             errors.append(_batch_line(line["custom_id"], status, _error("server_error")))
         elif number < finished:
@@ -318,6 +360,9 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         server.calls["completion"] += 1
         key = server.note_hit(body)
+        if (refusal := server.refuses(body)) is not None:
+            self._send(*refusal)
+            return
         fault = server.next_fault(body)
         if fault in REFUSALS or fault.startswith("429:"):
             self._refuse(fault)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -252,3 +253,73 @@ def test_without_the_client_the_extra_is_named(folder, capsys, monkeypatch):
 def test_a_folder_that_is_none(tmp_path, capsys):
     assert caption(tmp_path / "nothing") == 1
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_a_run_in_which_nothing_worked_writes_nothing_and_says_why(folder, server, options, tmp_path, capsys):
+    server.faults = ["refusal"] * 1000
+    arguments = [folder, "--profile", "left", "--yes", "--out", tmp_path / "out", *options]
+    assert caption(*arguments, "--pilot", 6) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"The pilot stopped: 0% of \d captions are valid, --min_valid 0.9", error)
+    assert "): The model refused: I cannot help with that" in error and "--retry_dead" in error
+    assert sum(server.billed.values()) <= 6 and not (tmp_path / "out").exists()
+    letters = (tmp_path / "out.captions" / "dead_letters.jsonl").read_text().splitlines()
+    assert len(letters) == sum(server.billed.values())
+    assert caption(*arguments, "--pilot", 0) == 1
+    assert "No data set is written: 0% of 28 captions" in capsys.readouterr().err
+    assert caption(*arguments, "--min-valid", 0) == 0, "unless it is wanted as it is"
+    server.faults = []
+    assert caption(*arguments, "--retry-dead") == 0
+    check_rows(captioned(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("takes", "form"), [({"json_object", "none"}, "json_object"), ({"none"}, "none")])
+def test_the_form_that_a_server_takes_is_found_once_and_remembered(folder, server, options, capsys, takes, form):
+    server.schemas = takes
+    arguments = [folder, "--profile", "left", "--yes", *options]
+    assert caption(*arguments) == 0
+    assert "body.response_format: no json_schema" in capsys.readouterr().out
+    check_rows(captioned(folder))
+    hits = sum(server.hits.values())
+    assert hits == 28 + (1 if form == "json_object" else 2)
+    assert caption(*arguments) == 0
+    assert sum(server.hits.values()) == hits
+    assert read_manifest(folder)["captions"]["schema"] == form
+
+
+def test_a_form_that_is_asked_for_is_the_only_one_tried(folder, server, options, capsys):
+    server.schemas = {"none"}
+    assert caption(folder, "--profile", "left", "--schema", "json_object", "--yes", *options) == 3
+    assert "no json_object" in (out := capsys.readouterr().out) and "28 not asked" not in out
+    assert caption(folder, "--profile", "left", "--schema", "none", "--yes", *options) == 0
+
+
+def test_what_was_never_asked_is_counted_apart(folder, server, options, capsys):
+    server.faults = ["ok", "ok", "insufficient_quota"]
+    assert caption(folder, "--profile", "left", "--yes", "--pilot", 0, "--concurrency", 1, *options) == 3
+    assert "2 valid (0 from earlier runs), 0 dead, 0 in doubt, 1 unfinished, 25 not asked" in capsys.readouterr().out
+
+
+def test_requests_that_wait_in_a_batch_file_are_part_of_the_estimate(folder, server, options, capsys):
+    server.create_faults = ["insufficient_quota"]
+    arguments = [folder, "--profile", "left", "--yes", "--pilot", 0, "--mode", "batch", "--poll", 0, *options]
+    assert caption(*arguments) == 3
+    capsys.readouterr()
+    assert caption(*arguments) == 0
+    assert "left: 28 requests to ask" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [["--base-url", "http://127.0.0.1:9/v1"], ["--model", "m"], ["--mode", "batch"]])
+def test_options_of_a_model_without_a_model_are_refused_and_the_folder_is_left_alone(folder, capsys, given):
+    for backend in ([], ["--backend", "template"]):
+        assert caption(folder, *given, *backend) == 1
+        assert "--profile NAME or --backend model" in capsys.readouterr().err
+    assert all(row["caption_au"] is None for row in captioned(folder))
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "openai/gpt-6-luna", "claude-5", "o3-mini"])
+def test_a_hosted_model_behind_a_gateway_on_this_machine_needs_the_permission(folder, server, options, capsys, model):
+    arguments = [folder, "--profile", "left", "--model", model, "--yes", *options]
+    assert caption(*arguments) == 1
+    assert f"from where {model} is reached" in capsys.readouterr().err and not server.hits
+    assert caption(*arguments, "--i-may-upload", "EULA 3.2", "--signatory", "Prof. N. N.") == 0
