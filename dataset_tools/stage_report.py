@@ -29,6 +29,11 @@ class Tally:
         if amount and example is not None and len(self.examples[name]) < NUM_EXAMPLES:
             self.examples[name].append(str(example))
 
+    def add_example(self, name: str, example: object) -> None:
+        """Show something that is counted already."""
+        if len(self.examples[name]) < NUM_EXAMPLES:
+            self.examples[name].append(str(example))
+
     def __getitem__(self, name: str) -> int:
         return self.counts[name]
 

@@ -3,9 +3,11 @@
     <root>/[<folder>/]AU_Detection_Challenge/{Train_Set,Validation_Set}/<video>.txt   12 labels a frame: 1, 0, -1
     <root>/[<folder>/]EXPR_*_Challenge/{Train_Set,Validation_Set}/<video>.txt         1 label a frame: 0..7, -1
     <root>/[<folder>/]MTL_Challenge/{train_set,validation_set}.txt                    video/00001.jpg,v,a,expr,aus
+    <root>/[<folder>/]{training,validation}_set_annotations.txt                       the same
     <root>/cropped_aligned*/<video>/00001.jpg                                         face crops
 
-Data row k (from 0, below the header) is frame k + 1. A video of two people is two annotated videos, `<v>_left` and
+Data row k (from 0, below the header) is frame k + 1, whose crop is number k + 1; or k, in a folder with an image 0.
+Multi-task lines name their crop. A video of two people is two annotated videos, `<v>_left` and
 `<v>_right` (or `<v>` and one of them): together they are one *group*, which no split may divide.
 """
 
@@ -13,7 +15,7 @@ import argparse
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,7 +30,7 @@ from tqdm import tqdm
 from ...labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
 from ...utils.markdown import markdown_table
 from ..stage_report import Tally
-from .frame_table import parse_ints, safe_entries
+from .frame_table import add_first_image_argument, parse_ints, safe_entries
 from .interface import About, License
 
 ABOUT = About(
@@ -50,6 +52,8 @@ _TASK_FOLDERS = {
     "mtl": ("mtl_challenge",),
 }
 _SPLIT_NAMES = {"train": "train*_set", "validation": "validation_set"}
+_MTL_SPLIT_NAMES = {"train": "train*_set*.txt", "validation": "validation_set*.txt"}
+_MTL_FILES = re.compile(r"(training|train|validation)_set_annotations?\.txt", re.IGNORECASE)
 _MTL_HEADER = ("image", "valence", "arousal", "expression", "aus")
 _CROP_FOLDERS = "cropped_aligned*"
 _CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)  # what %05d.jpg writes
@@ -84,6 +88,8 @@ COUNTED = {
     "crops_without_row": "crops without a row",
     "folders_without_annotation": "folders of crops without an annotation",
     "crops_twice": "crops in two folders (the first is taken)",
+    "counted_from_0": "folders whose crops count from 0 (crop 0 is frame 1)",
+    "layouts_ignored": "folders of annotations in the other layout (ignored; --layout)",
     "annotations_twice": "annotations given twice (the first is taken)",
     "aus_not_used": "AU columns that are none of the twelve",
     "rejected_files": "files refused: header not understood",
@@ -143,10 +149,14 @@ _Annotations = dict[str, dict[str, _Annotation]]  # task -> video -> annotation
 # ------------------------------------------------------------------------------------------------------ the folders
 @dataclass(frozen=True)
 class Layout:
-    """Where things are: the folder of each task (`expr`, `au`, `mtl`) and the folders of crops."""
+    """Where things are: the folder of each task (`expr`, `au`, `mtl`), the folders of crops, and what is ignored.
+
+    `ignored` are the folders of tasks that belong to the other layout.
+    """
 
     tasks: dict[str, Path]
     crop_dirs: tuple[Path, ...]
+    ignored: tuple[Path, ...] = ()
 
 
 def find_layout(root: str | Path, layout: str = "auto") -> Layout:
@@ -171,16 +181,18 @@ def find_layout(root: str | Path, layout: str = "auto") -> Layout:
         *(path for folder in subfolders if folder not in crop_dirs for path in _subfolders(folder)),
     ]
     found = {task: _match_task(task, candidates) for task in _TASK_FOLDERS}
+    found["mtl"] = found["mtl"] or _folder_of_mtl_files([root, *candidates], crop_dirs)
     unitask = {task: found[task] for task in ("expr", "au") if found[task]}
     tasks = unitask if layout == "unitask" or (layout == "auto" and unitask) else {"mtl": found["mtl"]}
+    ignored = tuple(path for task, path in found.items() if path and path not in tasks.values())
     for what, there in (
-        ("EXPR_*_Challenge, AU_*_Challenge or MTL_Challenge", any(tasks.values())),
+        ("EXPR_*_Challenge, AU_*_Challenge or MTL_Challenge, or *_set_annotations.txt", any(tasks.values())),
         (_CROP_FOLDERS, crop_dirs),
     ):
         if not there:
             names = ", ".join(path.name for path in subfolders) or "no folder"
             raise FileNotFoundError(f"{root} has no folder {what} (layout {layout}); it has {names}.")
-    return Layout({task: path for task, path in tasks.items() if path}, crop_dirs)
+    return Layout({task: path for task, path in tasks.items() if path}, crop_dirs, ignored)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -194,6 +206,15 @@ def _match_task(task: str, candidates: Sequence[Path]) -> Path | None:
     if len(matches) > 1:
         found = ", ".join(map(str, matches))
         raise ValueError(f"More than one folder could be the {task.upper()} task: {found}; keep one edition per root.")
+    return matches[0] if matches else None
+
+
+def _folder_of_mtl_files(candidates: Sequence[Path], crop_dirs: Sequence[Path]) -> Path | None:
+    """The one folder, whatever its name, with files such as `training_set_annotations.txt`."""
+    folders = [path for path in candidates if path not in crop_dirs]
+    matches = [path for path in folders if any(_MTL_FILES.fullmatch(entry.name) for entry in path.iterdir())]
+    if len(matches) > 1:
+        raise ValueError(f"{', '.join(map(str, matches))} hold multi-task annotations; keep one edition per root.")
     return matches[0] if matches else None
 
 
@@ -260,18 +281,20 @@ def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotatio
     return annotations
 
 
-def _split_entries(folder: Path, root: Path, tally: Tally, suffix: str = "") -> list[tuple[str, Path]]:
-    """(split, path) of the folders, or files with that suffix, that are named like an official split.
+def _split_entries(
+    folder: Path, root: Path, tally: Tally, names: Mapping[str, str] = _SPLIT_NAMES, has_files: bool = False
+) -> list[tuple[str, Path]]:
+    """(split, path) of the folders, or the files, that are named like an official split.
 
     `train` comes first; whatever else is there is counted as stray.
     """
     found = []
     for entry in safe_entries(folder, root, tally):
         name = entry.name.lower()
-        splits = [split for split, pattern in _SPLIT_NAMES.items() if fnmatch(name, pattern + suffix)]
-        if splits and (entry.is_file() if suffix else entry.is_dir()):
+        splits = [split for split, pattern in names.items() if fnmatch(name, pattern)]
+        if splits and (entry.is_file() if has_files else entry.is_dir()):
             found.append((splits[0], Path(entry.path)))
-        else:
+        elif not (has_files and entry.is_dir()):
             tally.add("stray_files", example=f"{folder.name}/{entry.name}")
     return sorted(found)
 
@@ -279,7 +302,7 @@ def _split_entries(folder: Path, root: Path, tally: Tally, suffix: str = "") -> 
 def _read_mtl(folder: Path, tally: Tally) -> _Annotations:
     """Both tasks of the multi-task layout."""
     annotations: _Annotations = {"expr": {}, "au": {}}
-    for split, path in _split_entries(folder, folder.resolve(), tally, ".txt"):
+    for split, path in _split_entries(folder, folder.resolve(), tally, _MTL_SPLIT_NAMES, True):
         names, body = _read_header(path.read_bytes())
         if tuple(names) != _MTL_HEADER:
             tally.add("rejected_files", example=f"{folder.name}/{path.name}")
@@ -325,14 +348,21 @@ def _by_video(images: Sequence[tuple[str, int]]) -> dict[str, npt.NDArray[np.int
 # -------------------------------------------------------------------------------------------------------- the crops
 @dataclass
 class _Crops:
-    """The crops of one video: `frames` (n,) ascending and, for each, the index of its folder among `crop_dirs`."""
+    """The crops of one video: `frames` (n,) ascending, and for each its `numbers` in the names of files, and the index
+    of its folder among `crop_dirs`.
+    """
 
     frames: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int32]
     folder_idx: npt.NDArray[np.int8]
 
 
-def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally) -> dict[str, _Crops]:
-    """The crops of all annotated videos, from file names alone."""
+def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally, first_image: str) -> dict[str, _Crops]:
+    """The crops of all annotated videos, from file names alone.
+
+    Args:
+        first_image: the number of the crop of frame 1; `auto`: 0 in a folder that has an image 0, else 1.
+    """
     annotated = set(videos)
     found: dict[str, _Crops] = {}
     for index, crop_dir in enumerate(crop_dirs):
@@ -343,27 +373,30 @@ def _list_crops(crop_dirs: Sequence[Path], videos: Iterable[str], tally: Tally) 
             elif entry.name not in annotated:
                 tally.add("folders_without_annotation", example=f"{crop_dir.name}/{entry.name}")
             else:
-                frames = _crop_frames(entry.path, root, tally)
-                crops = _Crops(frames, np.full(len(frames), index, np.int8))
+                numbers = _crop_numbers(entry.path, root, tally)
+                from_0 = numbers[:1].tolist() == [0] if first_image == "auto" else first_image == "0"
+                tally.add("counted_from_0", from_0, example=f"{crop_dir.name}/{entry.name}")
+                crops = _Crops(numbers + np.int32(from_0), numbers, np.full(len(numbers), index, np.int8))
                 found[entry.name] = _merge_crops(found[entry.name], crops, tally) if entry.name in found else crops
     return found
 
 
-def _crop_frames(folder: str, root: Path, tally: Tally) -> npt.NDArray[np.int32]:
-    frames = []
+def _crop_numbers(folder: str, root: Path, tally: Tally) -> npt.NDArray[np.int32]:
+    numbers = []
     for entry in safe_entries(folder, root, tally):
         if (match := _CROP_NAME.fullmatch(entry.name)) and entry.is_file():
-            frames.append(int(match[1]))
+            numbers.append(int(match[1]))
         else:
             tally.add("stray_files", example=f"{Path(folder).name}/{entry.name}")
-    return np.sort(np.array(frames, np.int32))
+    return np.sort(np.array(numbers, np.int32))
 
 
 def _merge_crops(one: _Crops, two: _Crops, tally: Tally) -> _Crops:
     both = np.concatenate([one.frames, two.frames])
     frames, first = np.unique(both, return_index=True)
     tally.add("crops_twice", len(both) - len(frames))
-    return _Crops(frames, np.concatenate([one.folder_idx, two.folder_idx])[first])
+    numbers = np.concatenate([one.numbers, two.numbers])[first]
+    return _Crops(frames, numbers, np.concatenate([one.folder_idx, two.folder_idx])[first])
 
 
 # -------------------------------------------------------------------------------------------------------- the index
@@ -373,12 +406,15 @@ class _Frames:
 
     video: str
     frames: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int32]
     folder_idx: npt.NDArray[np.int8]
     emotion: npt.NDArray[np.int8]
     aus: npt.NDArray[np.int8]
 
 
-def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> tuple[pa.Table, IndexReport]:
+def index(
+    root: str | Path, unlabelled: str = "drop", layout: str = "auto", first_image: str = "auto"
+) -> tuple[pa.Table, IndexReport]:
     """Bring annotations and crops together: one row for each frame that has a crop and labels.
 
     Args:
@@ -386,6 +422,7 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
         unlabelled: `drop` keeps frames with an emotion and all twelve AUs; `mask` keeps every frame with any label and
             leaves the rest unlabelled.
         layout: see `find_layout`.
+        first_image: see `_list_crops`; multi-task lines name their crops, and are taken at their word.
     Returns:
         The frames, ordered by video and frame, and the report. Columns: `path` (below `root`), `video_id`, `group_id`
         (the base video), `frame`, `emotion` (int8, null = unlabelled), `AU1` ... `AU26` (int8, -1 = unlabelled),
@@ -396,7 +433,10 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
     if unlabelled not in UNLABELLED_MODES:
         raise ValueError(f"unlabelled is {unlabelled!r}; it must be one of {', '.join(UNLABELLED_MODES)}.")
     place = find_layout(root, layout)
-    report = IndexReport({"unlabelled": unlabelled, "layout": layout})
+    report = IndexReport({"unlabelled": unlabelled, "layout": layout, "first_image": first_image})
+    for folder in place.ignored:
+        report.tally.add("layouts_ignored", example=folder.relative_to(root))
+    first_image = "1" if "mtl" in place.tasks else first_image
     if "mtl" in place.tasks:
         annotations = _read_mtl(place.tasks["mtl"], report.tally)
     else:
@@ -408,7 +448,7 @@ def index(root: str | Path, unlabelled: str = "drop", layout: str = "auto") -> t
             f"{root} has no annotation file that can be read; not understood: {examples['rejected_files']}, "
             f"ignored: {examples['stray_files']}, leading out of their folder: {examples['unsafe_paths']}."
         )
-    crops = _list_crops(place.crop_dirs, videos, report.tally)
+    crops = _list_crops(place.crop_dirs, videos, report.tally, first_image)
     report.official_splits = {task: _videos_by_split(of_task) for task, of_task in annotations.items()}
     split_of_group = _official_splits(annotations, report.tally)
     kept = [_index_video(video, annotations, crops.get(video), unlabelled, report) for video in videos]
@@ -461,7 +501,7 @@ def _index_video(
     if crops is None or not len(crops.frames):
         tally.add("folders_missing", example=video)
         tally.add("dropped_no_folder", len(frames))
-        frames, crops = frames[:0], _Crops(frames[:0], np.zeros(0, np.int8))
+        frames, crops = frames[:0], _Crops(frames[:0], frames[:0], np.zeros(0, np.int8))
     else:
         for task, annotation in mine.items():
             report.length_differences[task][_last(annotation.frames) - _last(crops.frames)] += 1
@@ -473,8 +513,8 @@ def _index_video(
     tally.add("dropped_unlabelled", (~keep).sum(), example=video)
     tally.add("kept", keep.sum())
     tally.add("kept_both_tasks", (keep & has_emotion & has_au.any(axis=1)).sum())
-    folder_idx = crops.folder_idx[np.searchsorted(crops.frames, frames[keep])]
-    return _Frames(video, frames[keep], folder_idx, emotion[keep], aus[keep])
+    places = np.searchsorted(crops.frames, frames[keep])
+    return _Frames(video, frames[keep], crops.numbers[places], crops.folder_idx[places], emotion[keep], aus[keep])
 
 
 def _frames_with_crop(video: str, frames: npt.NDArray[np.int32], crops: _Crops, tally: Tally) -> npt.NDArray[np.int32]:
@@ -524,7 +564,7 @@ def _to_table(kept: Sequence[_Frames], crop_dirs: Sequence[Path], split_of_group
     frame, emotion, aus = pa.array(joined("frames")), joined("emotion"), joined("aus")
     folders = pa.array([path.name for path in crop_dirs], pa.string()).take(pa.array(joined("folder_idx")))
     video = of_video(part.video for part in kept)
-    numbers = pc.utf8_lpad(frame.cast(pa.string()), 5, "0")
+    numbers = pc.utf8_lpad(pa.array(joined("numbers")).cast(pa.string()), 5, "0")
     path = pc.binary_join_element_wise(folders, video.cast(pa.string()), numbers, "/")
     columns = {
         "path": pc.binary_join_element_wise(path, ".jpg", ""),
@@ -553,8 +593,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="read the EXPR and AU folders (unitask) or the MTL files; auto: the former where there is any",
     )
+    add_first_image_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, IndexReport]:
     """`index` with the options of the command line."""
-    return index(root, args.unlabelled, args.layout)
+    return index(root, args.unlabelled, args.layout, args.first_image)

@@ -15,7 +15,16 @@ import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS
 from .folds import BP4D_PARTS, add_fold_argument, split_of_fold
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, parse_ints
+from .frame_table import (
+    Folder,
+    ReadReport,
+    add_crop_argument,
+    add_first_image_argument,
+    count_from_1,
+    frame_table,
+    occurrence,
+    parse_ints,
+)
 from .interface import About, License
 
 ABOUT = About(
@@ -40,6 +49,7 @@ COUNTED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this data set."""
     add_fold_argument(parser)
+    add_first_image_argument(parser)
     add_crop_argument(parser)
 
 
@@ -56,7 +66,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     )
     labels["split"] = split_of_fold(labels["group_id"], BP4D_PARTS, args.fold)
     labels = report.drop(labels, labels["split"].isna(), "no_part", ["video_id", "frame"])
-    images = images[["path", "video_id", "frame"]]
+    images = count_from_1(images[["path", "video_id", "frame"]], labels, "video_id", args.first_image, report)
     return frame_table(labels, report, images, on=["video_id", "frame"]), report
 
 

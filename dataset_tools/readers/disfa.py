@@ -17,7 +17,16 @@ import pandas as pd
 import pyarrow as pa
 
 from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
-from .frame_table import Folder, ReadReport, active, add_crop_argument, frame_table, parse_ints
+from .frame_table import (
+    Folder,
+    ReadReport,
+    active,
+    add_crop_argument,
+    add_first_image_argument,
+    count_from_1,
+    frame_table,
+    parse_ints,
+)
 from .interface import About, License
 from .video_frames import frames_of_videos
 
@@ -34,7 +43,6 @@ ABOUT = About(
 COUNTED = {
     "people": "people",
     "unreadable_videos": "videos that cannot be opened",
-    "counted_from_0": "people whose images count from 0",
 }
 
 
@@ -47,22 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="an AU of this intensity is active (default: %(default)s)",
     )
-    parser.add_argument(
-        "--first_image",
-        choices=("auto", "0", "1"),
-        default="auto",
-        help="the number of the image of label 1; auto: 0 where there is an image 0, else 1",
-    )
+    add_first_image_argument(parser)
     add_fold_argument(parser)
     add_crop_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     """The frames of `root` that have labels and an image."""
-    report = ReadReport(COUNTED, threshold=args.threshold, fold=args.fold, first_image=args.first_image)
+    report = ReadReport(COUNTED, threshold=args.threshold, fold=args.fold)
     folder = Folder(root, report)
     labels = _read_labels(folder, report, args.threshold)
-    images = _find_images(folder, report, args)
+    images = count_from_1(_find_images(folder, report, args), labels, "subject", args.first_image, report)
     labels["split"] = split_of_fold(labels["subject"], DISFA_PARTS, args.fold)
     labels = report.drop(labels, labels["split"].isna(), "no_part", ["subject", "frame"])
     labels["video_id"] = labels["group_id"] = labels["subject"]
@@ -102,7 +105,7 @@ def _read_intensities(data: bytes, path: str, report: ReadReport) -> tuple[np.nd
 
 
 def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -> pd.DataFrame:
-    """`subject`, `frame` (that of the label) and `path` of the images."""
+    """`subject`, `frame` (the number of the image) and `path` of the images."""
     try:
         images = folder.images(
             r"[^/]*(?P<subject>SN\d{3})(?:[^/]*/)?[^/]*?(?P<frame>\d{1,7})",
@@ -114,9 +117,4 @@ def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -
         if videos.empty:
             raise
         images = frames_of_videos(folder, videos, report)
-    images = images.assign(frame=images["frame"].astype(int), subject=images["subject"].str.upper())
-    from_0 = pd.Series(args.first_image == "0", images.index)
-    if args.first_image == "auto":
-        from_0 = images.groupby("subject")["frame"].transform("min") == 0
-    report.count("counted_from_0", images.loc[from_0, "subject"].unique())
-    return images.assign(frame=images["frame"] + from_0)
+    return images.assign(frame=images["frame"].astype(int), subject=images["subject"].str.upper())

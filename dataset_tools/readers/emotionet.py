@@ -1,6 +1,6 @@
 """Reads EmotioNet.
 
-    *.csv        columns `URL` and `'AU 1'` ... `'AU 60'`, the quotes part of the names: 0, 1, 999 = not scored
+    *.csv, *.xlsx  columns `URL` and `'AU 1'` ... `'AU 60'`, the quotes part of the names: 0, 1, 999 = not scored
     .../name.jpg the images, each under the last part of its URL (or under --file_column of the CSV file)
 
 Two addresses that end alike cannot be told apart by the name of their file: neither is taken.
@@ -14,8 +14,17 @@ import pandas as pd
 import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
+from .frame_table import (
+    Folder,
+    ReadReport,
+    add_crop_argument,
+    add_edition_argument,
+    frame_table,
+    occurrence,
+    read_text_table,
+)
 from .interface import About, License
+from .spreadsheets import read_sheets
 
 ABOUT = About(
     name="EmotioNet",
@@ -35,14 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this data set."""
     parser.add_argument("--file_column", default="URL", help="its last part names the file (default: URL)")
     add_crop_argument(parser)
+    add_edition_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     """The photographs of `root` that have a label."""
     report = ReadReport(COUNTED, file_column=args.file_column)
     folder = Folder(root, report)
-    path = folder.find_one(r"[^/]*\.csv", "CSV file of labels")
-    table = read_text_table(folder.root / path, report)
+    path = folder.find_one(r"[^/~]*\.(?:csv|xlsx)", "CSV file (or *.xlsx) of labels", args.edition)
+    table = _read_table(folder, path, report)
     columns = {name.strip("' \""): name for name in table}
     aus = {f"AU{int(match[1])}": name for name in table if (match := _AU_COLUMN.fullmatch(name))}
     aus = {au.code: aus[au.code] for au in ACTION_UNITS.values() if au.code in aus}
@@ -60,3 +70,13 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     images = folder.images(r"(?P<stem>[^/]+)", "at all", args.crop)
     images = pd.DataFrame({"path": images["path"], "name": images["path"].str.rsplit("/", n=1).str[-1]})
     return frame_table(labels, report, images, on=["name"]), report
+
+
+def _read_table(folder: Folder, path: str, report: ReadReport) -> pd.DataFrame:
+    """The rows of the CSV file, or of the first sheet of the workbook, as text."""
+    if path.lower().endswith(".csv"):
+        return read_text_table(folder.root / path, report)
+    header, *rows = next(iter(read_sheets(folder.read(path), path).values())) or [[]]
+    rows = [row for row in rows if any(row)]
+    report.tally.add("rows", len(rows))
+    return pd.DataFrame(rows, columns=header, dtype=object)

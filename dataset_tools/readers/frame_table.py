@@ -43,6 +43,8 @@ COUNTED = {
     "rejected_files": "files refused: not understood",
     "images_without_row": "images without a row",
     "images_twice": "images with the number of another in their folder (the first is taken)",
+    "images_ignored": "images elsewhere, which this reader does not look at",
+    "counted_from_0": "folders whose images count from 0 while their labels count from 1",
     "unsafe_paths": "names and links that lead out of their folder (refused)",
 }
 """What every report counts. rows = the dropped ones (those of the reader, `dropped_*`, too) and kept together."""
@@ -112,7 +114,7 @@ class Folder:
     def __init__(self, root: Path, report: ReadReport) -> None:
         if not root.is_dir():
             raise FileNotFoundError(f"{root} is not a folder.")
-        self.root = root
+        self.root, self._report = root, report
         self.paths = pa.array(sorted(tqdm(_walk(root, report.tally), desc=f"files in {root.name}", unit="file")))
 
     def find(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
@@ -133,17 +135,26 @@ class Folder:
             raise FileNotFoundError(f"{self.root} holds no {looked_for}{where}; it holds {self.summary()}.")
         return found
 
-    def find_one(self, pattern: str, looked_for: str) -> str:
+    def find_one(self, pattern: str, looked_for: str, edition: str | None = None) -> str:
         """The one file whose path ends like `pattern` (without groups).
 
+        Args:
+            edition: a part of its name, of `add_edition_argument`.
         Raises:
             FileNotFoundError: as `find`.
             ValueError: there are several.
         """
-        paths = self.find(f"(?P<name>{pattern})", looked_for)["path"]
-        if len(paths) > 1:
-            raise ValueError(f"{self.root} holds {looked_for} more than once: {', '.join(paths[:NUM_EXAMPLES])}.")
-        return paths.iloc[0]
+        paths = self.find(f"(?P<name>{pattern})", looked_for)["path"].tolist()
+        chosen = [path for path in paths if (edition or "").lower() in path.rpartition("/")[2].lower()]
+        if not chosen:
+            raise FileNotFoundError(f"No {looked_for} has {edition!r} in its name: {', '.join(paths[:NUM_EXAMPLES])}.")
+        if len(chosen) > 1:
+            raise ValueError(
+                f"{self.root} holds {looked_for} more than once: {', '.join(chosen[:NUM_EXAMPLES])}; choose one by "
+                "--edition, a part of its name."
+            )
+        self._report.settings["labels_file"] = chosen[0]
+        return chosen[0]
 
     def match(self, pattern: str, crop: str | None = None) -> pd.DataFrame:
         """`find` that may find nothing, in the folder `crop` alone if it is given."""
@@ -159,7 +170,18 @@ class Folder:
     def images(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
         """`find` among the images, of the folder `crop` alone if it is given; `pattern` leaves the suffix out."""
         suffixes = "|".join(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES))
-        return self.find(rf"{pattern}\.(?:{suffixes})", f"image {looked_for}", crop)
+        images = self.find(rf"{pattern}\.(?:{suffixes})", f"image {looked_for}", crop)
+        self._count_ignored(rf"(?i)\.(?:{suffixes})$", images["path"])
+        return images
+
+    def _count_ignored(self, suffix: str, taken: pd.Series) -> None:
+        """Count the images that are not among the taken ones, with the folders that they are in."""
+        paths = self.paths.filter(pc.match_substring_regex(self.paths, suffix))
+        ignored = paths.filter(pc.invert(pc.is_in(paths, pa.array(taken, pa.string()))))
+        folders = dict.fromkeys(os.path.dirname(path) or "." for path in ignored.to_pylist())
+        self._report.tally.counts["images_ignored"] += len(ignored)
+        for folder in list(folders)[:NUM_EXAMPLES]:
+            self._report.tally.add_example("images_ignored", folder)
 
     def read(self, path: str) -> bytes:
         """The bytes of a listed file."""
@@ -354,11 +376,52 @@ def _parse_points(text: str, report: ReadReport) -> npt.NDArray[np.float32] | No
     return None
 
 
+# ------------------------------------------------------------------------------------------------------ the numbers
+FIRST_IMAGE = ("auto", "0", "1")
+
+
+def add_first_image_argument(parser: argparse.ArgumentParser) -> None:
+    """`--first_image`: where images are numbered from."""
+    parser.add_argument(
+        "--first_image",
+        choices=FIRST_IMAGE,
+        default="auto",
+        help="the number of the image of label 1; auto: 0 where a folder has an image 0 and no label is 0, else 1",
+    )
+
+
+def count_from_1(
+    images: pd.DataFrame, labels: pd.DataFrame, by: str, first_image: str, report: ReadReport
+) -> pd.DataFrame:
+    """The images with the `frame` that their label has: image 0 belongs to label 1, where images count from 0.
+
+    Args:
+        images: `frame`, the number in the image's name, and `by`, the person or video.
+        labels: the same two columns; where its numbers begin with 0, both count alike.
+        first_image: of `add_first_image_argument`.
+    """
+    if first_image == "auto":
+        lowest = labels.groupby(by)["frame"].min().reindex(images[by]).to_numpy()
+        from_0 = (images.groupby(by)["frame"].transform("min") == 0) & ~(lowest < 1)
+    else:
+        from_0 = pd.Series(first_image == "0", images.index)
+    report.count("counted_from_0", images.loc[from_0, by].unique())
+    report.settings["first_image"] = first_image
+    return images.assign(frame=images["frame"] + from_0)
+
+
 # ------------------------------------------------------------------------------------------------------- the result
 def add_crop_argument(parser: argparse.ArgumentParser) -> None:
     """`--crop`: which of several versions of the images."""
     parser.add_argument(
         "--crop", metavar="FOLDER", help="take the images of this folder below ROOT, where ROOT holds several versions"
+    )
+
+
+def add_edition_argument(parser: argparse.ArgumentParser) -> None:
+    """`--edition`: which of several files of labels."""
+    parser.add_argument(
+        "--edition", metavar="TEXT", help="take the file of labels with this in its name, where there are several"
     )
 
 
@@ -409,13 +472,17 @@ def _attach_images(rows: pd.DataFrame, images: pd.DataFrame, on: list[str], repo
     folders = again[["path", "path_first"]].map(os.path.dirname)
     if (elsewhere := folders["path"] != folders["path_first"]).any():
         one, two = again.loc[elsewhere, ["path_first", "path"]].iloc[0]
-        raise ValueError(
-            f"{elsewhere.sum():,} labelled images are in two folders, for example {one} and {two}; choose one of the "
-            "folders with --crop."
-        )
+        raise two_versions(f"{elsewhere.sum():,} labelled images", one, two)
     report.count("images_twice", again["path"])
     rows = rows.merge(wanted.drop_duplicates(on), on=on, how="left")
     return report.drop(rows, rows["path"].isna(), "missing_image", on)
+
+
+def two_versions(what: str, one: str, two: str) -> ValueError:
+    """The error where something is in two folders, and one of them has to be chosen."""
+    return ValueError(
+        f"{what} are in two folders, for example {one} and {two}; choose one of the folders with --crop."
+    )
 
 
 def _to_arrow(rows: pd.DataFrame, aus: Sequence[str]) -> pa.Table:

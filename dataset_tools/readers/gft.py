@@ -14,7 +14,16 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, occurrence, read_text_table
+from .frame_table import (
+    Folder,
+    ReadReport,
+    add_crop_argument,
+    add_first_image_argument,
+    count_from_1,
+    frame_table,
+    occurrence,
+    read_text_table,
+)
 from .interface import About, License
 
 ABOUT = About(
@@ -33,6 +42,7 @@ _AU_COLUMN = re.compile(r"(?:AU)?[ _]?0*(\d{1,2})", re.ASCII | re.IGNORECASE)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this data set."""
+    add_first_image_argument(parser)
     add_crop_argument(parser)
 
 
@@ -47,6 +57,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels = labels.assign(video_id=labels["person"], group_id=labels["person"].str[:3])
     images = folder.images(r"(?P<person>\d{3}[A-Z])/[^/]*?(?P<frame>\d{1,7})", "such as 001A/1.jpg", args.crop)
     images = images.assign(frame=images["frame"].astype(int), person=images["person"].str.upper())
+    images = count_from_1(images, labels, "person", args.first_image, report)
     return frame_table(labels, report, images, on=["person", "frame"]), report
 
 

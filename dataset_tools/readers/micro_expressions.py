@@ -8,17 +8,16 @@ AUs that no row lists are not coded, and have no column.
 """
 
 import argparse
-import io
 import re
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, listed_aus
+from .frame_table import Folder, ReadReport, add_crop_argument, add_edition_argument, frame_table, listed_aus
+from .spreadsheets import Sheets, read_sheets
 
 COLUMNS = {
     "subject": "Subject",
@@ -38,18 +37,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of these data sets."""
     add_emotion_arguments(parser)
     add_crop_argument(parser)
+    add_edition_argument(parser)
 
 
-def read_expressions(root: Path, args: argparse.Namespace, emotions: Sequence[str]) -> tuple[pa.Table, ReadReport]:
+def table_with_header(sheets: Sheets, path: str) -> pd.DataFrame:
+    """The columns `COLUMNS`, by the header of the first sheet.
+
+    Raises:
+        ValueError: a column is missing; the header is shown.
+    """
+    rows = next(iter(sheets.values()))
+    header = rows[0] if rows else []
+    spelt = [re.sub(r"[^a-z]", "", name.lower()).removesuffix("s") for name in header]
+    if missing := [name for spelling, name in COLUMNS.items() if spelt.count(spelling) != 1]:
+        raise ValueError(f"{path} must have the columns {', '.join(missing)}; its header is {', '.join(header)}.")
+    return pd.DataFrame([row for row in rows[1:] if any(row)], columns=spelt, dtype=object)
+
+
+def read_expressions(
+    root: Path,
+    args: argparse.Namespace,
+    emotions: Sequence[str],
+    table_of: Callable[[Sheets, str], pd.DataFrame] = table_with_header,
+) -> tuple[pa.Table, ReadReport]:
     """The apex frames of `root` that have labels and an image.
 
     Args:
         emotions: the data set's emotions in the order of its own list; others that it names come after them.
+        table_of: the columns `COLUMNS` of a workbook, whose path is for errors; the number in `subject` is that of
+            the person's folder.
     """
     report = ReadReport()
     folder = Folder(root, report)
-    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels")
-    table = _read_sheet(folder.read(path), path)
+    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels", args.edition)
+    table = table_of(read_sheets(folder.read(path), path), path)[list(COLUMNS)]
     report.tally.add("rows", len(table))
     person = table["subject"].str.extract(r"([0-9]{1,4})(?:\.0)?$", expand=False)
     apex = table["apexframe"].str.extract(r"^([0-9]{1,7})(?:\.0)?$", expand=False)
@@ -71,27 +92,3 @@ def read_expressions(root: Path, args: argparse.Namespace, emotions: Sequence[st
     )
     images = images.assign(person=images["person"].astype(int), frame=images["frame"].astype(int))
     return frame_table(labels, report, images, on=["person", "video", "frame"], emotions=emotions), report
-
-
-def _read_sheet(data: bytes, path: str) -> pd.DataFrame:
-    """The wanted columns of the first sheet as text, empty cells as nothing.
-
-    Raises:
-        ImportError: openpyxl is not installed.
-        ValueError: no spreadsheet, or a column is missing; its header is shown.
-    """
-    try:
-        import openpyxl
-    except ImportError:
-        raise ImportError("Reading .xlsx files needs openpyxl: pip install 'mf2-face[xlsx]'.") from None
-    try:
-        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        rows = [["" if cell is None else str(cell).strip() for cell in row] for row in book.worksheets[0].values]
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a spreadsheet: {error}.") from None
-    header = rows[0] if rows else []
-    spelt = [re.sub(r"[^a-z]", "", name.lower()).removesuffix("s") for name in header]
-    if missing := [name for spelling, name in COLUMNS.items() if spelt.count(spelling) != 1]:
-        raise ValueError(f"{path} must have the columns {', '.join(missing)}; its header is {', '.join(header)}.")
-    table = pd.DataFrame([row for row in rows[1:] if any(row)], columns=spelt, dtype=object)
-    return table[list(COLUMNS)]

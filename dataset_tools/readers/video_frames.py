@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
-from .frame_table import EMOTION_MISSING, Folder, ReadReport
+from .frame_table import EMOTION_MISSING, Folder, ReadReport, two_versions
 
 JPEG_QUALITY = 95
 _VIDEO_FRAME = re.compile(r"(.+\.(?:avi|mp4))#(\d{1,9})", re.ASCII | re.IGNORECASE)
@@ -64,8 +64,19 @@ def sample_clips(
     labels = report.drop(labels, ~labels["clip"].isin(frames["clip"]), "dropped_no_clip", "clip")
     report.tally.add("clips", len(labels))
     frames = frames[frames["clip"].isin(labels["clip"])].sort_values(["clip", "frame"], ignore_index=True)
+    _check_one_version(frames)
     sizes = frames.groupby("clip").size().to_numpy()
     return frames.iloc[middle_frames(sizes, args.frames_per_clip)].merge(labels, on="clip")
+
+
+def _check_one_version(frames: pd.DataFrame) -> None:
+    """Refuse clips whose frames are in several folders: versions of it, of other sizes or crops."""
+    folders = frames["path"].str.rpartition("/")[0]
+    of_clip = pd.DataFrame({"clip": frames["clip"], "folder": folders}).drop_duplicates()
+    if (again := of_clip["clip"].duplicated()).any():
+        clip = of_clip["clip"][again].iloc[0]
+        one, two = of_clip["folder"][of_clip["clip"] == clip].iloc[:2]
+        raise two_versions(f"The frames of {of_clip['clip'][again].nunique():,} clips", one, two)
 
 
 def middle_frames(sizes: np.ndarray, per_clip: int) -> np.ndarray:

@@ -189,26 +189,57 @@ CASME_HEADER = (
 )
 
 
-def micro_expressions(root: Path) -> Path:
-    """Left AUs, `?`, repression, an unknown emotion, an apex `/`, an image that is not there."""
+def workbook(sheets: dict[str, Iterable[Iterable[object]]]) -> bytes:
+    """A workbook of sheets of rows."""
     import openpyxl
 
     book = openpyxl.Workbook()
-    rows = [
-        ("Subject", "Filename", "", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"),
-        (1, "EP02_01f", None, 46, 59, 86, "4+L14", "repression"),
-        (1, "EP03_02", None, 12, 15, 20, "?", "happiness"),
-        (17, "EP01_01", None, 1, "/", 20, "4", "disgust"),
-        ("17", "EP01_02", None, 1, 5, 20, 12, "others"),
-        (17, "EP01_03", None, 1, 5, 20, "1+2", "dread"),
-        (17, "EP01_04", None, 1, 5, 20, "1", "surprise"),
-        (None, None, None, None, None, None, None, None),
-    ]
-    for row in rows:
-        book.active.append(row)
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(list(row))
     file = io.BytesIO()
     book.save(file)
-    write(root, {"coding.xlsx": file.getvalue(), "~$coding.xlsx": b"lock"})
+    return file.getvalue()
+
+
+MICRO_EXPRESSIONS = (
+    ("Subject", "Filename", "", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion"),
+    (1, "EP02_01f", None, 46, 59, 86, "4+L14", "repression"),
+    (1, "EP03_02", None, 12, 15, 20, "?", "happiness"),
+    (17, "EP01_01", None, 1, "/", 20, "4", "disgust"),
+    ("17", "EP01_02", None, 1, 5, 20, 12, "others"),
+    (17, "EP01_03", None, 1, 5, 20, "1+2", "dread"),
+    (17, "EP01_04", None, 1, 5, 20, "1", "surprise"),
+    (None, None, None, None, None, None, None, None),
+)
+CAS_ME2_ROWS = (
+    (1, "anger1_1", 557, 572, 608, "4+7", "negative", "macro-expression", "anger"),
+    (1, "happy1_2", 10, 20, 30, "6+12", "positive", "micro-expression", "happiness"),
+    (2, "disgust2_1", 5, 9, 0, "4+9", "negative", "macro-expression", "disgust"),
+    (15, "anger1_1", 557, 572, 608, "6+12", "positive", "macro-expression", "happiness"),
+)
+CAS_ME2_FOLDERS = ((15, "s15", 1), (16, "s16", 2), (37, "s37", 15))
+
+
+def cas_me2(root: Path, sheets: dict[str, Iterable[Iterable[object]]] | None = None) -> Path:
+    """The workbook as it is distributed, or of `sheets`: participant 15 is folder s37, and s15 participant 1."""
+    names = [("0401", "anger1"), ("0502", "happy1"), ("0102", "disgust2")]
+    distributed = {"CASFEcode_final": CAS_ME2_ROWS, "naming rule1": CAS_ME2_FOLDERS, "naming rule2": names}
+    write(root, {"CAS(ME)^2code_final.xlsx": workbook(sheets or distributed)})
+    images = [
+        "s15/anger1_1/img572.jpg",
+        "s15/happy1_2/img20.jpg",
+        "s16/disgust2_1/img9.jpg",
+        "s37/anger1_1/img572.jpg",
+    ]
+    return write_images(root, [f"selectedpic/{image}" for image in images])
+
+
+def micro_expressions(root: Path) -> Path:
+    """Left AUs, `?`, repression, an unknown emotion, an apex `/`, an image that is not there."""
+    write(root, {"coding.xlsx": workbook({"Sheet1": MICRO_EXPRESSIONS}), "~$coding.xlsx": b"lock"})
     names = ["01/EP02_01f/reg_img59.jpg", "01/EP02_01f/reg_img60.jpg", "01/EP03_02/reg_img15.jpg"]
     names += ["17/EP01_02/img5.bmp", "17/EP01_03/img005.jpg"]
     return write_images(root, [f"Cropped/sub{name}" for name in names])

@@ -411,3 +411,42 @@ def test_report_shows_everything_in_order(tree):
     assert "| kept frames " in report.to_markdown()
     lines = [line for line in report.to_markdown().splitlines() if line]
     assert len({len(line) for line in lines[: len(report.tally.descriptions) + 2]}) == 1  # the columns line up
+
+
+@pytest.mark.parametrize("folder", ["", "annotations", "MTL_Challenge", "ABAW4/annotations"])
+def test_multi_task_files_as_their_loaders_name_them(tmp_path, folder):
+    place = tmp_path / folder
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "training_set_annotations.txt").write_text(f"{MTL_HEADER}\nv/00001.jpg,-5,-5,4,{ON}\n")
+    (place / "validation_set_annotations.txt").write_text(f"{MTL_HEADER}\nz/00002.jpg,-5,-5,6,{PARTLY}\n")
+    tree = Tree(tmp_path)
+    tree.crops("v", [0, 1])  # a multi-task line names its crop
+    tree.crops("z", [2])
+    table, report = index(tmp_path, "mask")
+    assert kept(table) == {("v", 1): (4, [1] * 12, "train"), ("z", 2): (6, [1, -1, *[0] * 10], "validation")}
+    assert table["path"].to_pylist()[0] == "cropped_aligned/v/00001.jpg"
+    assert counted(report, "stray_files", "counted_from_0") == {"stray_files": 0, "counted_from_0": 0}
+
+
+def test_annotations_of_the_layout_that_is_not_read_are_named(tree):
+    tree.expr("v", [4])
+    tree.mtl([f"v/00001.jpg,0,0,6,{ON}"])
+    tree.crops("v", [1])
+    _, report = index(tree.root, "mask")
+    assert report.tally.examples["layouts_ignored"] == ["annotations/MTL_Challenge"]
+
+
+def test_crops_that_count_from_0(tree):
+    for video in ("from0", "from1"):
+        tree.expr(video, [4, 0, 7])
+        tree.aus(video, [ON, OFF, ON])
+    tree.crops("from0", [0, 1, 2])
+    tree.crops("from1", [1, 2, 3])
+    table, report = index(tree.root)
+    labels = {row["path"].removeprefix("cropped_aligned/"): row["emotion"] for row in table.to_pylist()}
+    assert labels == {f"from{first}/{first + k:05d}.jpg": [4, 0, 7][k] for first in (0, 1) for k in range(3)}
+    assert report.tally["counted_from_0"] == 1 and report.tally["dropped_missing_crop"] == 0
+    table, report = index(tree.root, first_image="1")
+    labels = {row["path"].removeprefix("cropped_aligned/"): row["emotion"] for row in table.to_pylist()}
+    assert labels["from0/00001.jpg"] == 4 and "from0/00000.jpg" not in labels
+    assert report.settings["first_image"] == "1" and report.tally["crops_without_row"] == 1

@@ -111,7 +111,7 @@ def test_rafdb(tmp_path):
     rows, report, emotions = read("rafdb", trees.rafdb(tmp_path))
     assert counts(report) == {
         "rows": 13, "kept": 8, "malformed": 2, "labelled_twice": 1, "unlabelled": 1, "missing_image": 1,
-        "values_unknown": 1, "images_without_row": 1,
+        "values_unknown": 1, "images_without_row": 1, "images_ignored": 9,
     }  # fmt: skip
     names = {row["video_id"]: emotions[row["emotion"]] for row in rows}
     assert emotions == EMOTIONS and names == {
@@ -184,6 +184,7 @@ def test_rafau(tmp_path):
     rows, report, _ = read("rafau", trees.rafau(tmp_path))
     assert counts(report) == {
         "rows": 6, "kept": 3, "malformed": 1, "missing_image": 1, "dropped_null": 1, "images_without_row": 2,
+        "images_ignored": 5,
     }  # fmt: skip
     assert {row["video_id"]: aus_of(row)[0] for row in rows} == {"0001": [1, 4, 12], "0003": [12], "0006": [9]}
     assert all(sum(map(len, aus_of(row))) == len(ACTION_UNITS) for row in rows)
@@ -204,7 +205,19 @@ def test_emotionet(tmp_path):
         read("emotionet", tmp_path, "--file_column", "file")
 
 
-@pytest.mark.parametrize("name", ["casme2", "cas_me2"])
+def test_emotionet_as_a_workbook(tmp_path):
+    rows, report, _ = read("emotionet", trees.emotionet(tmp_path / "csv"))
+    lines = list(csv.reader((tmp_path / "csv" / "labels.csv").open()))
+    sheet = [lines[0], *([line[0], *map(int, line[1:])] for line in lines[1:])]
+    trees.write(tmp_path / "csv", {"labels.xlsx": trees.workbook({"labels": sheet})})
+    with pytest.raises(ValueError, match=r"labels\.csv, labels\.xlsx; choose one by --edition"):
+        read("emotionet", tmp_path / "csv")
+    (tmp_path / "csv" / "labels.csv").unlink()
+    again, report_again, _ = read("emotionet", tmp_path / "csv")
+    assert again == rows and report_again.tally.counts == report.tally.counts
+
+
+@pytest.mark.parametrize("name", ["casme2"])
 def test_micro_expressions(tmp_path, name):
     rows, report, emotions = read(name, trees.micro_expressions(tmp_path))
     assert counts(report) == {
@@ -220,6 +233,89 @@ def test_micro_expressions(tmp_path, name):
     ]
     rows, _, emotions = read(name, tmp_path, "--own_emotions")
     assert [emotions[row["emotion"]] for row in rows] == ["Repression", "Happiness", "Other", "Dread"]
+
+
+def test_cas_me2_as_it_is_distributed(tmp_path):
+    rows, report, emotions = read("cas_me2", trees.cas_me2(tmp_path))
+    assert counts(report) == {"rows": 4, "kept": 4}
+    found = [(row["path"], row["group_id"], aus_of(row)[0], emotions[row["emotion"]]) for row in rows]
+    assert found == [
+        ("selectedpic/s15/anger1_1/img572.jpg", "sub15", [4, 7], "Anger"),  # participant 1
+        ("selectedpic/s15/happy1_2/img20.jpg", "sub15", [6, 12], "Happiness"),
+        ("selectedpic/s16/disgust2_1/img9.jpg", "sub16", [4, 9], "Disgust"),
+        ("selectedpic/s37/anger1_1/img572.jpg", "sub37", [6, 12], "Happiness"),  # participant 15, not folder s15
+    ]
+
+
+def test_cas_me2_with_a_header_gives_nobody_the_labels_of_another(tmp_path):
+    header = ("Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Action Units", "Estimated Emotion",
+              "Type", "Self")  # fmt: skip
+    sheets = {"code": [header, *trees.CAS_ME2_ROWS]}
+    trees.cas_me2(tmp_path, sheets)
+    with pytest.raises(ValueError, match=r"participants 1, 15, 2 have is not said .* sheet `naming rule1`"):
+        read("cas_me2", tmp_path)
+    trees.cas_me2(tmp_path, {**sheets, "naming rule1": trees.CAS_ME2_FOLDERS})
+    rows, _, emotions = read("cas_me2", tmp_path)
+    assert [aus_of(row)[0] for row in rows] == [[4, 7], [6, 12], [4, 9], [6, 12]]
+    assert [emotions[row["emotion"]] for row in rows] == ["Anger", "Happiness", "Disgust", "Happiness"]
+    by_folder = [(f"s{15 if row[0] == 1 else 16 if row[0] == 2 else 37}", *row[1:]) for row in trees.CAS_ME2_ROWS]
+    trees.cas_me2(tmp_path, {"code": [header, *by_folder]})
+    assert read("cas_me2", tmp_path)[0] == rows
+
+
+def test_one_of_two_editions_of_a_coding_file_is_chosen(tmp_path):
+    trees.micro_expressions(tmp_path)
+    (tmp_path / "coding.xlsx").rename(tmp_path / "CASME2-coding-20140508.xlsx")
+    rows, _, _ = read("casme2", tmp_path)
+    shorter = [trees.MICRO_EXPRESSIONS[0], (1, "EP02_01f", None, 46, 59, 86, "9", "disgust")]
+    trees.write(tmp_path, {"CASME2-coding-20190701.xlsx": trees.workbook({"Sheet1": shorter})})
+    with pytest.raises(ValueError, match=r"20140508\.xlsx, CASME2-coding-20190701\.xlsx; choose one by --edition"):
+        read("casme2", tmp_path)
+    assert read("casme2", tmp_path, "--edition", "2014")[0] == rows
+    (row,), report, _ = read("casme2", tmp_path, "--edition", "2019")
+    assert row["AU9"] == 1 and report.settings["labels_file"] == "CASME2-coding-20190701.xlsx"
+    with pytest.raises(FileNotFoundError, match="'2020' in its name: CASME2"):
+        read("casme2", tmp_path, "--edition", "2020")
+
+
+@pytest.mark.parametrize(
+    ("name", "clips"), [("dfew", "Clip/{}/00001"), ("ferv39k", "{}/Crime/Angry/0063")], ids=["dfew", "ferv39k"]
+)
+def test_clips_in_two_versions_are_not_mixed(tmp_path, name, clips):
+    getattr(trees, name)(tmp_path)
+    rows, _, _ = read(name, tmp_path)
+    trees.write_images(tmp_path, [f"{clips.format('256')}/{k}.jpg" for k in range(1, 9)])
+    with pytest.raises(ValueError, match=r"The frames of 1 clips are in two folders, .*256.*--crop"):
+        read(name, tmp_path)
+    chosen, report, _ = read(name, tmp_path, "--crop", "224" if name == "dfew" else "2_ClipsforFaceCrop")
+    assert chosen == rows and report.tally["images_ignored"] == 8
+
+
+def test_the_validation_faces_of_sfew_as_they_are_distributed(tmp_path):
+    trees.write_images(tmp_path, ["Train/Train_Aligned_Faces/Angry/A_1.png", "Val/Val_Aligned_Faces_new/Sad/B_1.png"])
+    assert {(row["video_id"], row["split"]) for row in read("sfew", tmp_path)[0]} == {
+        ("A_1", "train"), ("B_1", "validation"),
+    }  # fmt: skip
+    trees.write_images(tmp_path, ["Val_Aligned_Faces/Sad/B_1.png", "Val_Aligned_Faces/Sad/C_1.png"])
+    with pytest.raises(ValueError, match="1 faces are in two folders"):
+        read("sfew", tmp_path)
+    rows, report, _ = read("sfew", tmp_path, "--crop", "Val_Aligned_Faces")
+    assert sorted(column(rows, "video_id")) == ["A_1", "B_1", "C_1"] and report.tally["images_ignored"] == 1
+
+
+@pytest.mark.parametrize(("name", "folder"), [("bp4d", "F001/T1"), ("gft", "001A")])
+def test_images_that_count_from_0_belong_to_labels_that_count_from_1(tmp_path, name, folder):
+    getattr(trees, name)(tmp_path)
+    before = {row["frame"] for row in read(name, tmp_path)[0] if folder in row["path"]}
+    assert min(before) == 1
+    first = next(tmp_path.rglob(f"{folder}/*1.jpg"))
+    first.with_name(first.name.replace("1", "0")).write_bytes(first.read_bytes())
+    rows, report, _ = read(name, tmp_path)
+    frame_of = {row["path"].rpartition("/")[2]: row["frame"] for row in rows if folder in row["path"]}
+    assert report.tally["counted_from_0"] == 1
+    assert all(frame == int(image.removesuffix(".jpg")) + 1 for image, frame in frame_of.items())
+    rows, report, _ = read(name, tmp_path, "--first_image", "1")
+    assert report.tally["counted_from_0"] == 0 and {row["frame"] for row in rows if folder in row["path"]} == before
 
 
 def test_spreadsheets_that_are_none(tmp_path):
@@ -261,7 +357,8 @@ def test_affectnet_npy(tmp_path):
 
 def test_sfew(tmp_path):
     rows, report, emotions = read("sfew", trees.sfew(tmp_path))
-    assert counts(report) == {"rows": 5, "kept": 4, "unlabelled": 1, "values_unknown": 1}
+    assert counts(report) == {"rows": 5, "kept": 4, "unlabelled": 1, "values_unknown": 1, "images_ignored": 1}
+    assert report.tally.examples["images_ignored"] == ["Test/Test_Aligned_Faces"]
     found = [(row["video_id"], row["group_id"], emotions[row["emotion"]], row["split"]) for row in rows]
     assert found == [
         ("21_000519240_00000010", "21", "Happiness", "train"),
@@ -462,7 +559,7 @@ def test_csv_with_a_list_of_its_own(tmp_path):
         ("ckplus", r"FACS/.../S005_001_00000011_facs.txt"),
         ("gft", r"label file such as 001A.csv"),
         ("rafau", r"RAFAU_label.txt"),
-        ("emotionet", r"CSV file of labels"),
+        ("emotionet", r"CSV file \(or \*\.xlsx\) of labels"),
         ("casme2", r"spreadsheet \(\*.xlsx\) of labels"),
         ("cas_me2", r"spreadsheet \(\*.xlsx\) of labels"),
         ("affectnet", r"training.csv or validation.csv"),
