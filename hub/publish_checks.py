@@ -145,7 +145,9 @@ def find_threshold_problems(contents: Contents) -> Iterator[str]:
 def find_card_problems(contents: Contents) -> Iterator[str]:
     """What the Hub needs in the front matter of a model card, and sections that must be there."""
     card = ModelCard(contents.read_bytes(CARD_NAME).decode())
-    wanted = ["license", "library_name", "pipeline_tag", *(["base_model"] if contents.kind == ADAPTER else [])]
+    wanted = ["license", "library_name"]
+    wanted += ["pipeline_tag"] if contents.config.get("emotions") else []  # the stock pipeline names emotions alone
+    wanted += ["base_model"] if contents.kind == ADAPTER else []
     if missing := [name for name in wanted if not card.data.get(name)]:
         yield f"The card has no {', '.join(missing)}."
     sections = ("## Use", "## Labels", "## Results", "## Training", "## Intended use and limits")

@@ -21,13 +21,15 @@ LIBRARIES = ("accelerate", "datasets", "huggingface_hub", "peft", "timm", "torch
 """Whose log is read."""
 CATEGORIES = (DeprecationWarning, FutureWarning)
 SAYS_SO = re.compile(r"deprecat|(will|to)\s+be\s+(removed|dropped)|no\s+longer\s+be", re.IGNORECASE)
-PASSED_THROUGH = {"torch", "huggingface_hub"} | sys.stdlib_module_names
+VALIDATED = "huggingface_hub.dataclasses"
+PASSED_THROUGH = {"torch", VALIDATED} | sys.stdlib_module_names
 """What calls other code on behalf of its caller: modules, decorators, validated dataclasses."""
 
 
 def owner(frame: FrameType) -> str:
     """The package that a frame's code is of; `"mf2"` is all of this repository, its copies in checkpoints included."""
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    module = frame.f_globals.get("__name__", "")
+    package = VALIDATED if module == VALIDATED else module.partition(".")[0]
     path = Path(frame.f_code.co_filename)
     is_ours = path.is_relative_to(ROOT) and not {"site-packages", "dist-packages"} & set(path.parts)
     return "mf2" if is_ours or package in ("mf2", "transformers_modules") else package

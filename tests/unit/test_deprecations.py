@@ -20,7 +20,8 @@ CONFTEST = Path(__file__).parents[1] / "conftest.py"
     [
         (["warnings", "transformers", "torch", "mf2", "_pytest"], ("transformers", "mf2")),
         (["logging", "transformers", "transformers", "functools", "mf2"], ("transformers", "mf2")),
-        (["transformers", "huggingface_hub", "dataclasses", "mf2"], ("transformers", "mf2")),
+        (["transformers", "huggingface_hub.dataclasses", "dataclasses", "mf2"], ("transformers", "mf2")),
+        (["httpx2", "huggingface_hub", "mf2"], ("httpx2", "huggingface_hub")),
         (["transformers", "peft", "mf2"], ("transformers", "peft")),
         (["torch", "transformers", "mf2"], ("torch", "transformers")),
         (["torch", "torch", "mf2"], ("torch", "mf2")),
