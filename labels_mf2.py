@@ -6,8 +6,8 @@ Conventions: AU labels are 1 active, 0 not active, -1 unlabelled. Emotion labels
 -100 unlabelled in a batch and null on disk. Landmarks are the 0-based iBUG-68 points, x to the right and y down.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -113,12 +113,15 @@ def render_au_caption(sentences: Mapping[int, str]) -> str:
 class LabelSpace:
     """What a set of outputs means: the AUs with their decision thresholds and the emotions, in output order.
 
-    `thresholds[i]` in (0, 1) belongs to `au_ids[i]`. Either list may be empty (a task without it).
+    `thresholds[i]` in (0, 1) belongs to `au_ids[i]`. Either list may be empty (a task without it). `region_au_ids` are
+    the AUs whose regions are looked at, its own among them: just its own by default, or the 12 of MFA where it has
+    emotions only.
     """
 
     au_ids: tuple[int, ...] = AU_IDS
     emotions: tuple[str, ...] = EMOTIONS
     thresholds: tuple[float, ...] = field(default=())
+    region_au_ids: tuple[int, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for name in ("au_ids", "emotions"):
@@ -126,8 +129,12 @@ class LabelSpace:
             object.__setattr__(self, name, values)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} has duplicates: {list(values)}.")
-        for au_id in self.au_ids:
+        regions = tuple(self.region_au_ids) or self.au_ids or AU_IDS
+        object.__setattr__(self, "region_au_ids", regions)
+        for au_id in (*self.au_ids, *regions):
             get_action_unit(au_id)
+        if unseen := [au_id for au_id in self.au_ids if au_id not in regions]:
+            raise ValueError(f"region_au_ids are {list(regions)}, without AU{unseen[0]}, which is one of au_ids.")
         thresholds = tuple(float(t) for t in self.thresholds) or (0.5,) * len(self.au_ids)
         if len(thresholds) != len(self.au_ids):
             raise ValueError(f"{len(thresholds)} thresholds for {len(self.au_ids)} AUs; give one each.")
@@ -136,10 +143,9 @@ class LabelSpace:
                 raise ValueError(f"The threshold of AU{au_id} is {threshold}; it must lie between 0 and 1.")
         object.__setattr__(self, "thresholds", thresholds)
 
-    @property
-    def region_au_ids(self) -> tuple[int, ...]:
-        """The AUs whose regions are looked at: its own, or the 12 of MFA where it has emotions only."""
-        return self.au_ids or AU_IDS
+    def looking_at(self, region_au_ids: Sequence[int]) -> "LabelSpace":
+        """The same, looking at these regions first, then at those of its other AUs."""
+        return replace(self, region_au_ids=tuple(dict.fromkeys([*region_au_ids, *self.au_ids])))
 
     @property
     def au_codes(self) -> tuple[str, ...]:
@@ -152,7 +158,7 @@ class LabelSpace:
         return tuple(ACTION_UNITS[au_id].name for au_id in self.au_ids)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain lists, for JSON."""
+        """What the outputs mean, as plain lists, for JSON."""
         return {
             "au_ids": list(self.au_ids),
             "emotions": list(self.emotions),

@@ -746,6 +746,15 @@ class MF2Model(MF2PreTrainedModel):
             seen["au_embeds"] = self.au.embed_image(seen["au_states"])
         return seen
 
+    def _of_own_aus(self, described: dict[str, torch.Tensor], space: LabelSpace, au_ids: Sequence[int]) -> dict:
+        """Of `(B, K, …)` states and embeddings of the AUs `au_ids` those of a label space's AUs, in its order; of all
+        its regions where it has emotions only."""
+        wanted = space.au_ids or space.region_au_ids
+        if tuple(au_ids) == wanted:
+            return described
+        rows = [au_ids.index(au_id) for au_id in wanted]
+        return described | {name: described[name][:, rows] for name in ("au_states", "au_embeds") if name in described}
+
     def _text_items(
         self,
         input_ids: torch.Tensor,
@@ -820,7 +829,7 @@ class MF2Model(MF2PreTrainedModel):
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
             loss_floors=floors or None,
-            **self._describe(views),
+            **self._of_own_aus(self._describe(views), self.label_space, self.label_space.region_au_ids),
         )
 
     def _losses(
@@ -874,11 +883,10 @@ class MF2Model(MF2PreTrainedModel):
         pooled = {branch: view.pooled for branch, view in views.items()}
         outputs = {}
         for name in names:
-            own_states, own_pooled = dict(described), dict(pooled)
+            own_pooled = dict(pooled)
             if "au" in views:
-                rows = [wanted.index(au_id) for au_id in spaces[name].region_au_ids]
-                own_pooled["au"] = pooled["au"][:, rows]
-                own_states |= {key: described[key][:, rows] for key in ("au_states", "au_embeds")}
+                own_pooled["au"] = pooled["au"][:, [wanted.index(au_id) for au_id in spaces[name].region_au_ids]]
+            own_states = self._of_own_aus(described, spaces[name], wanted)
             seen = self.recognizers.answer(name, own_pooled)
             outputs[name] = MF2Output(au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, **own_states)
         return outputs

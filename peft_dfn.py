@@ -29,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .alignment_mf2 import compare_embeds, itc_floor, itc_loss
 from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
+from .regions_mf2 import nearest_au_indexes
 
 try:
     import peft
@@ -46,6 +48,7 @@ except ImportError as error:
     raise ImportError("DFN is a PEFT method; install peft: pip install 'peft>=0.21'.") from error
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}  # Table VI names both
+STARTS = ("base", "nothing")
 MODALITIES = ("image", "text")
 PEFT_BASE = "__base__"
 """What PEFT's `adapter_names` calls the model without an adapter."""
@@ -80,6 +83,10 @@ class DFNConfig(PeftConfig):
         use_gates: False fixes every gate at its start, one half.
         text_cells: False leaves the text towers out; nothing then aligns the image towers.
         decoupled: False lets image and text of a branch share one tower.
+        start: What an adapter says before it is trained. `"base"`: what its base says, bit for bit, of the labels that
+            they share, and of a new AU what it says of the AU whose regions are nearest; the adapter's heads start
+            at 0 and add to the base's logits. `"nothing"`: what heads without training say; so did adapters whose file
+            has no such field.
         alignment_weight: λ of ITC between the towers' ends.
         label_smoothing: Of that ITC.
         au_ids, emotions: The label space; None is the base's. Empty is a task without.
@@ -87,7 +94,9 @@ class DFNConfig(PeftConfig):
         emotion_weight, au_weight: Of the task losses.
         au_pos_weight: Weight of active against not active per AU.
         emotion_logit_shift: Added to the emotion logits in their loss, one an emotion.
-        joint_width, recognition_dropout: As in [`MF2Config`], of the adapter's recognisers.
+        joint_width, recognition_dropout: As in [`MF2Config`], of the adapter's recognisers; None is as in the base.
+        base_region_au_ids: The AUs whose regions the base looks at, which an adapter that starts there looks at, too;
+            filled when it is attached.
         training_data: Provenance, one entry a data set.
         code_version: Version of the code that wrote the adapter.
     """
@@ -100,6 +109,7 @@ class DFNConfig(PeftConfig):
     use_gates: bool = field(default=True, metadata={"help": "learn the gates; else they stay at one half"})
     text_cells: bool = field(default=True, metadata={"help": "towers for the texts, too"})
     decoupled: bool = field(default=True, metadata={"help": "a tower for each modality, not one for both"})
+    start: str | None = field(default=None, metadata={"help": "base or nothing: what an untrained adapter says"})
     alignment_weight: float = field(default=0.1, metadata={"help": "weight of ITC between the towers' ends"})
     label_smoothing: float = field(default=0.1, metadata={"help": "of that ITC, in [0, 1]"})
     au_ids: list[int] | None = field(default=None, metadata={"help": "FACS numbers; null is the base's"})
@@ -109,14 +119,24 @@ class DFNConfig(PeftConfig):
     au_weight: float = field(default=1.0, metadata={"help": "weight of the AU loss"})
     au_pos_weight: list[float] | None = field(default=None, metadata={"help": "weight of active rows, one an AU"})
     emotion_logit_shift: list[float] | None = field(default=None, metadata={"help": "added in the emotion loss"})
-    joint_width: int = field(default=0, metadata={"help": "width of a view in the recognisers' joint view; 0 is none"})
-    recognition_dropout: float = field(default=0.0, metadata={"help": "of what the recognisers read"})
+    joint_width: int | None = field(
+        default=None, metadata={"help": "width of a view in the recognisers' joint view; 0 is none, null the base's"}
+    )
+    recognition_dropout: float | None = field(
+        default=None, metadata={"help": "of what the recognisers read; null is the base's"}
+    )
+    base_region_au_ids: list[int] | None = field(default=None, metadata={"help": "filled: the base's regions"})
     training_data: list[dict] | None = field(default=None, metadata={"help": "provenance, an entry a data set"})
-    code_version: str = field(default=CODE_VERSION, metadata={"help": "version of the code that wrote it"})
+    code_version: str | None = field(default=None, metadata={"help": "version of the code that wrote it"})
 
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PeftType.DFN
+        if self.start is None:  # a version comes from a file alone, of an adapter from before this field
+            self.start = "nothing" if self.code_version else "base"
+        self.code_version = self.code_version or CODE_VERSION
+        if self.start == "nothing":
+            self.joint_width, self.recognition_dropout = self.joint_width or 0, self.recognition_dropout or 0.0
         for name in ("r", "num_kept_states"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -129,6 +149,8 @@ class DFNConfig(PeftConfig):
             raise ValueError(f"gate_temperature is {self.gate_temperature}; it must be above 0.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
+        if self.start not in STARTS:
+            raise ValueError(f"start is {self.start!r}; choose one of {', '.join(STARTS)}.")
         if self.alignment_weight and not self.text_cells:
             raise ValueError(
                 f"alignment_weight is {self.alignment_weight} and text_cells is False, so nothing can be aligned; "
@@ -150,7 +172,8 @@ class DFNConfig(PeftConfig):
     def label_space(self) -> LabelSpace:
         """What the outputs mean; of a field that was left open nothing, until the base is known."""
         thresholds = () if self.au_ids is None else tuple(self.au_thresholds or ())
-        return LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), thresholds)
+        space = LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), thresholds)
+        return space.looking_at(self.base_region_au_ids) if self.base_region_au_ids else space
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -159,14 +182,30 @@ class DFNConfig(PeftConfig):
             return MODALITIES[:1]
         return MODALITIES if self.decoupled else ("shared",)
 
-    def take_label_space(self, base: LabelSpace) -> None:
-        """Fill what was left open from the base's label space."""
+    def take_base(self, base: MF2Config) -> None:
+        """Fill what was left open from the base's configuration.
+
+        Raises:
+            ValueError: it does not fit the base.
+        """
+        space = base.label_space
         if self.emotions is None:
-            self.emotions = list(base.emotions)
+            self.emotions = list(space.emotions)
         if self.au_ids is None:
-            self.au_ids = list(base.au_ids)
-            self.au_thresholds = self.au_thresholds or list(base.thresholds)
+            self.au_ids = list(space.au_ids)
+            self.au_thresholds = self.au_thresholds or list(space.thresholds)
+        if self.start == "base":
+            self._start_at(space, base)
         self._check_label_space()
+
+    def _start_at(self, space: LabelSpace, base: MF2Config) -> None:
+        self.base_region_au_ids = list(space.region_au_ids)
+        if self.au_thresholds is None and space.au_ids:
+            nearest = nearest_au_indexes(tuple(self.au_ids), space.au_ids)
+            self.au_thresholds = [space.thresholds[index] for index in nearest]
+        for name in ("joint_width", "recognition_dropout"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(base, name))
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library.
@@ -195,9 +234,13 @@ class SideCell(nn.Module):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
 
+    def change(self, states: torch.Tensor) -> torch.Tensor:
+        """(…, D) -> (…, D): what it adds."""
+        return self.up(self.activation(self.down(states)))
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(…, D) -> (…, D)."""
-        return states + self.up(self.activation(self.down(states)))
+        return states + self.change(states)
 
 
 class SideTower(nn.Module):
@@ -208,22 +251,33 @@ class SideTower(nn.Module):
 
     Of the gate the paper gives T alone (Table VI). Here, as in IISAN, it weighs the branch's state x against what came
     before.
+
+    In an adapter that starts at its base a tower reads normalised states, and its last cell adds to the branch's last
+    state as it is, with W_up = 0 at first, so that it ends there: h_{J+1} = x_J + W_up · act(W_down · u_J).
     """
 
     def __init__(self, width: int, num_states: int, config: DFNConfig):
         super().__init__()
         self.gate_temperature = config.gate_temperature
+        self.starts_at_base = config.start == "base"
         if config.use_gates:
             self.gates = nn.Parameter(torch.zeros(num_states))
         self.cells = nn.ModuleList(SideCell(width, config.r, config.activation) for _ in range(num_states))
+        if self.starts_at_base:
+            nn.init.zeros_(self.cells[-1].up.weight)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(…, J, D) of any number of layers -> (…, D)."""
         kept = kept_layers(states.shape[-2], len(self.cells))
+        last = states[..., -1, :]
+        if self.starts_at_base:
+            states = F.layer_norm(states, states.shape[-1:])
         weights = torch.sigmoid(self.gates / self.gate_temperature) if hasattr(self, "gates") else [0.5] * len(kept)
-        hidden = torch.zeros_like(states[..., 0, :])
-        for cell, layer, weight in zip(self.cells, kept, weights, strict=True):
-            hidden = cell(weight * states[..., layer, :] + (1 - weight) * hidden)
+        hidden = torch.zeros_like(last)
+        for index, (cell, layer, weight) in enumerate(zip(self.cells, kept, weights, strict=True)):
+            mixed = weight * states[..., layer, :] + (1 - weight) * hidden
+            is_end = self.starts_at_base and index == len(kept) - 1
+            hidden = last + cell.change(mixed) if is_end else cell(mixed)
         return hidden
 
 
@@ -253,10 +307,17 @@ class DFNSide(RecognitionHeads):
     Args:
         widths: Width of each branch that is on, the global one first.
         num_layers: Layers of each branch, embeddings included.
+        base: The base's label space; needed where the adapter starts at the base.
     """
 
-    def __init__(self, config: DFNConfig, widths: Mapping[str, int], num_layers: Mapping[str, int]):
-        super().__init__(widths, config)
+    def __init__(
+        self,
+        config: DFNConfig,
+        widths: Mapping[str, int],
+        num_layers: Mapping[str, int],
+        base: LabelSpace | None = None,
+    ):
+        super().__init__(widths, config, len(config.base_region_au_ids or ()) or None)
         self.towers = nn.ModuleDict(
             {
                 f"{branch}_{modality}": SideTower(width, min(config.num_kept_states, num_layers[branch]), config)
@@ -265,17 +326,53 @@ class DFNSide(RecognitionHeads):
             }
         )
 
+        if config.start == "base":
+            self._start_at(base)
+
+    def _start_at(self, base: LabelSpace) -> None:
+        """Heads of zeros, which add nothing to the base's logits, and which of those they add to."""
+        space = self.config.label_space
+        for name in ("au_head", "emotion_head"):
+            for parameter in getattr(self, name, nn.Identity()).parameters():
+                nn.init.zeros_(parameter)
+        self._base_aus = nearest_au_indexes(space.au_ids, base.au_ids) if space.au_ids and base.au_ids else None
+        self._base_emotions = [base.emotions.index(name) if name in base.emotions else -1 for name in space.emotions]
+
     def end_of(self, branch: str, modality: str, states: torch.Tensor) -> torch.Tensor:
         """(…, J, D) states of a branch -> (…, D): where that tower ends."""
         tower = self.towers[f"{branch}_{modality if self.config.decoupled else 'shared'}"]
         return tower(states.detach().to(next(tower.parameters()).dtype))
 
-    def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
-        """`{branch: (B, K, J, D)}` of the images -> logits and the image towers' ends."""
+    def forward(self, pooled: Mapping[str, torch.Tensor], base: MF2Recognizers) -> Recognition:
+        """`{branch: (B, K, J, D)}` of the images -> logits and the image towers' ends.
+
+        Args:
+            base: The checkpoint's own recognisers.
+        """
         ends = {branch: self.end_of(branch, "image", states) for branch, states in pooled.items()}
         seen = self.read(ends)
         seen.side_states = ends
+        if self.config.start == "base":
+            self._add_to(seen, self._ask(base, pooled))
         return seen
+
+    @torch.no_grad()
+    def _ask(self, base: MF2Recognizers, pooled: Mapping[str, torch.Tensor]) -> Recognition:
+        """What the base says of its own regions, without dropout."""
+        was_training = base.training
+        base.eval()
+        try:
+            return base({name: states[:, : self.num_regions] for name, states in pooled.items()})
+        finally:
+            base.train(was_training)
+
+    def _add_to(self, seen: Recognition, of_base: Recognition) -> None:
+        """Make what the heads say a change of the base's logits; a new emotion has 0 there."""
+        if seen.au_logits is not None and of_base.au_logits is not None:
+            seen.au_logits = of_base.au_logits[:, self._base_aus].to(seen.au_logits.dtype) + seen.au_logits
+        if seen.emotion_logits is not None and of_base.emotion_logits is not None:
+            known = F.pad(of_base.emotion_logits, (0, 1))[:, self._base_emotions]
+            seen.emotion_logits = known.to(seen.emotion_logits.dtype) + seen.emotion_logits
 
     def losses(
         self,
@@ -300,6 +397,8 @@ class DFNSide(RecognitionHeads):
         """ITC (Eq. 3) of the towers' ends through the branch's frozen projections, as before: per AU, or of the best
         region with the whole caption."""
         text_ends = self.end_of(branch, "text", texts.states)  # (B, G, D)
+        if image_ends.shape[1] > 1 and text_ends.shape[1] == len(self.own_regions):
+            image_ends = image_ends[:, self.own_regions]
         is_per_view = text_ends.shape[1] == image_ends.shape[1]
         image_ends = image_ends[:, :, None] if is_per_view else image_ends[:, None]  # (B, G, queries, D)
         dtype = space.temperature.dtype
@@ -345,7 +444,7 @@ class DFNLayer(nn.Module, BaseTunerLayer):
             raise ValueError(
                 f"An adapter cannot be called {BASE!r}, the name of the checkpoint itself; choose another."
             )
-        self.dfn_sides[adapter_name] = DFNSide(config, widths, num_layers)
+        self.dfn_sides[adapter_name] = DFNSide(config, widths, num_layers, self.base_layer.label_space)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -457,11 +556,12 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         """What the active adapter says of `{branch: (B, K, J, D)}`, or each row's own."""
         if self._row_names is not None:
             return self._answer_rows(pooled, self._row_names)
-        return self._answering(pooled)
+        side = self.active_side
+        return self.base_layer(pooled) if side is None else side(pooled, self.base_layer)
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """What the adapter of that name says, active or not."""
-        return (self.base_layer if name == BASE else self.dfn_sides[name])(pooled)
+        return self.base_layer(pooled) if name == BASE else self.dfn_sides[name](pooled, self.base_layer)
 
     def losses(self, *args: Any) -> dict[str, torch.Tensor]:
         """See [`DFNSide.losses`]."""
@@ -507,7 +607,7 @@ class DFNModel(BaseTuner):
             )
         if model_config.get("model_type") not in self.target_module_mapping:
             raise ValueError(f"DFN adapts MF² models; this one is of the type {model_config.get('model_type')!r}.")
-        peft_config.take_label_space(self.model.config.label_space)
+        peft_config.take_base(self.model.config)
         peft_config.target_modules = list(self.target_module_mapping["mf2"])
         return peft_config
 

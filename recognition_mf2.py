@@ -108,18 +108,24 @@ class RecognitionHeads(nn.Module):
         widths: Width of each branch that is on, the global one first.
         config: of a model or an adapter: its `label_space`, `au_pos_weight`, `emotion_logit_shift`, `joint_width` and
             `recognition_dropout`.
+        num_regions: How many of the label space's regions, from the first, emotion and joint view read; all by
+            default. Those after them are read by the heads of their AUs alone.
     """
 
-    def __init__(self, widths: Mapping[str, int], config: Any):
+    def __init__(self, widths: Mapping[str, int], config: Any, num_regions: int | None = None):
         super().__init__()
         self.config = config
         self.widths = dict(widths)
         label_space = config.label_space
+        regions = label_space.region_au_ids
+        self.num_regions = num_regions or len(regions)
+        self.own_regions = [regions.index(au_id) for au_id in label_space.au_ids]
+        self._reads_own_regions = "au" in widths and self.own_regions != list(range(len(regions)))
         head_width = sum(widths.values())
-        self.dropout = nn.Dropout(config.recognition_dropout)
+        self.dropout = nn.Dropout(config.recognition_dropout or 0.0)
         if config.joint_width:
-            num_views = {"emo": 1, "au": len(label_space.region_au_ids)}
-            self.joint_view = JointView(widths, num_views, config.joint_width, config.recognition_dropout)
+            num_views = {"emo": 1, "au": self.num_regions}
+            self.joint_view = JointView(widths, num_views, config.joint_width, config.recognition_dropout or 0.0)
             head_width += config.joint_width * sum(num_views[name] for name in widths)
         if label_space.emotions:
             self.emotion_head = nn.Linear(head_width, len(label_space.emotions))
@@ -129,16 +135,20 @@ class RecognitionHeads(nn.Module):
 
     def read(self, features: Mapping[str, torch.Tensor]) -> Recognition:
         """`{branch: (B, K, D)}`, the global branch before the local one -> logits."""
-        views = [self.dropout(view) for view in features.values()]
-        joint = [self.joint_view(features)] if hasattr(self, "joint_view") else []
+        views = {name: self.dropout(view) for name, view in features.items()}
+        face = {name: view[:, : self.num_regions] for name, view in features.items()}
+        joint = [self.joint_view(face)] if hasattr(self, "joint_view") else []
         seen = Recognition()
         if hasattr(self, "emotion_head"):
-            seen.emotion_logits = self.emotion_head(torch.cat([view.mean(1) for view in views] + joint, dim=-1))
+            means = [view[:, : self.num_regions].mean(1) for view in views.values()]
+            seen.emotion_logits = self.emotion_head(torch.cat(means + joint, dim=-1))
         if hasattr(self, "au_head"):
-            num_views = max(view.shape[1] for view in views)
-            beside = [*reversed(views), *(view[:, None] for view in joint)]
+            if self._reads_own_regions:
+                views["au"] = views["au"][:, self.own_regions]
+            num_views = max(view.shape[1] for view in views.values())
+            beside = [*reversed(views.values()), *(view[:, None] for view in joint)]
             joined = torch.cat([view.expand(-1, num_views, -1) for view in beside], dim=-1)
-            logits = self.au_head(joined)  # (B, K, A): the layer is called, so that what wraps it is seen
+            logits = self.au_head(joined)  # (B, A, A): the layer is called, so that what wraps it is seen
             seen.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
         return seen
 

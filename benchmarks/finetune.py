@@ -20,6 +20,7 @@ from mf2.benchmarks.timing import Phases, in_fresh_process, memory_in_use, peak_
 from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
+from mf2.recognition_mf2 import MF2Recognizers
 from mf2.training.finetuning_methods import LORA_TARGETS
 from mf2.training.state_cache import FrozenSpace, StatesModel, pool_batch, shared_spaces
 
@@ -108,7 +109,8 @@ def build_dfn_live(size: str, settings: Settings) -> Trained:
 def build_dfn_cached(size: str, settings: Settings) -> Trained:
     """The same adapter on states of the right shapes; of the model, only the shapes of its projections are needed."""
     config = make_config(size, settings.seed, settings.dropout)
-    adapter = DFNConfig(au_ids=list(config.au_ids), emotions=list(config.emotions))
+    adapter = DFNConfig()
+    adapter.take_base(config)
     batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
     states = {}
     for (branch, width), prefix in zip(side_sizes(config)["widths"].items(), ("", "au_"), strict=True):
@@ -131,8 +133,9 @@ def build_dfn_cached(size: str, settings: Settings) -> Trained:
         branch, name = key.split(".", 1)
         spaces[branch][name] = torch.full_like(tensor, 0.07, device=settings.device)
     frozen = {name: FrozenSpace(tensors) for name, tensors in spaces.items()}
-    side = DFNSide(adapter, **side_sizes(config)).to(settings.device)
-    return Trained(StatesModel(side, frozen, config), states | labels)
+    side = DFNSide(adapter, **side_sizes(config), base=config.label_space).to(settings.device)
+    base = MF2Recognizers(side_sizes(config)["widths"], config).to(settings.device)
+    return Trained(StatesModel(side, frozen, config, base), states | labels)
 
 
 METHODS: dict[str, Callable[[str, Settings], Trained]] = {

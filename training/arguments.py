@@ -126,6 +126,7 @@ class TaskArguments:
     losses: str = _arg(
         "task", "task: the recognisers'; all: also ITC, ITM and ITG (full only)", choices=("task", "all")
     )
+    freeze_vision: bool = _arg(False, "full: leave a tower that the base trained as it is")
     au_ids: list | None = _arg(None, "AUs of the task, as [1, 2, 12] [default: those that the training split labels]")
     emotions: list | None = _arg(None, "emotions of the task [default: those that the training split has]")
     dfn: dict = _arg({}, "fields of DFNConfig: r, num_kept_states, alignment_weight, text_cells, decoupled, …")
@@ -149,7 +150,7 @@ class OptimizerArguments:
     gradient_accumulation_steps: int = _arg(1, "steps whose gradients are summed", low=1)
     learning_rate: float = _arg(1e-4, "peak learning rate", low=0)
     min_learning_rate: float = _arg(1e-5, "learning rate at the end of the cosine", low=0)
-    warmup_steps: float = _arg(2000, "steps of linear warm-up; below 1, a fraction of all steps", low=0)
+    warmup_steps: float = _arg(0.05, "steps of linear warm-up; below 1, a share of the run's", low=0)
     weight_decay: float = _arg(0.05, "AdamW's decay; biases and one-dimensional parameters have none", low=0)
     adam_beta1: float = _arg(0.9, "AdamW's first decay rate", low=0)
     adam_beta2: float = _arg(0.999, "AdamW's second decay rate", low=0)
@@ -217,6 +218,8 @@ class FinetuneArguments(RunArguments, OptimizerArguments, SplitArguments, TaskAr
                 raise ValueError(f"--{name} is missing; {self.__dataclass_fields__[name].metadata['help']}.")
         if self.losses == "all" and self.method != "full":
             raise ValueError(f"losses is 'all', which only full fine-tuning has; method is {self.method!r}.")
+        if self.freeze_vision and self.method != "full":
+            raise ValueError(f"freeze_vision is of full fine-tuning; {self.method} leaves the tower as it is anyway.")
         if self.dfn and self.method != "dfn":
             raise ValueError(f"dfn sets {', '.join(self.dfn)}, but method is {self.method!r}.")
 

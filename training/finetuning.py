@@ -8,6 +8,7 @@ All methods see the same rows, are scored by the same code and end as a folder f
 """
 
 import logging
+import math
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -40,10 +41,30 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     task = load_task(arguments, settings)
     metrics = finished_metrics(arguments, task.train, task.evaluation)
     if metrics is None:
+        check_warmup(settings, len(task.train.rows))
         metrics = fit(arguments, settings, checkpoint, task)
     if settings.process_index == 0:
         show(arguments, metrics, task.evaluation, settings.device)
     return metrics
+
+
+def check_warmup(settings: TrainingArguments, num_rows: int) -> None:
+    """Refuse a warm-up that a run never leaves: its learning rate would stay next to nothing.
+
+    Raises:
+        ValueError: both counts are shown, and the remedy.
+    """
+    steps_an_epoch = math.ceil(num_rows / (settings.train_batch_size * settings.world_size))
+    updates_an_epoch = max(steps_an_epoch // settings.gradient_accumulation_steps, 1)
+    num_steps = settings.max_steps
+    if num_steps <= 0:
+        num_steps = math.ceil(settings.num_train_epochs * updates_an_epoch)
+    num_warmup = settings.get_warmup_steps(num_steps)
+    if num_warmup >= num_steps > 0:
+        raise ValueError(
+            f"warmup_steps is {settings.warmup_steps:g}, but the run has {num_steps} steps and would end before its "
+            f"learning rate is reached; give a share of the run, such as --warmup_steps 0.05, or train longer."
+        )
 
 
 def fit(

@@ -15,7 +15,7 @@ from mf2.configuration_mf2 import CODE_VERSION
 from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
-from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
+from mf2.peft_dfn import DFNConfig
 from mf2.training.arguments import FinetuneArguments, reject_unknown
 from mf2.training.finetuning_task import Task, captions_of
 from mf2.training.lifecycle import TaskConfig, make_augmentation, provenance
@@ -92,13 +92,14 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
         model = attach(base, config, arguments.model, task)
         return Method(model, config, make_trainer(settings, task, model, collator), is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
-    with torch.device("meta"):  # the base is not needed any more
-        model = attach(MF2Model(task.config), config, arguments.model, task)
+    with torch.device("meta"):  # of the base, no more than its recognisers is needed any more
+        base = MF2Model(task.config)
+    train.load_recognizers(base.recognizers)
     set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
-    side = DFNSide(config, **side_sizes(task.config))
-    model.get_base_model().recognizers.dfn_sides[ADAPTER] = side
+    model = attach(base, config, arguments.model, task)
+    side = model.get_base_model().recognizers.dfn_sides[ADAPTER]
     trainer = PretrainingTrainer(
-        StatesModel(side, train.spaces(), task.config),
+        StatesModel(side, train.spaces(), task.config, base.recognizers.base_layer),
         settings,
         data_collator=collate_states,
         train_dataset=StateRows(train, task.train, captions, arguments.seed),
@@ -113,7 +114,7 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
 def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
     """The side networks that the arguments describe, in the task's label space."""
     reject_unknown(list(arguments.dfn), [field.name for field in dataclasses.fields(DFNConfig)], "dfn")
-    return DFNConfig(
+    config = DFNConfig(
         **arguments.dfn,
         au_ids=list(task.label_space.au_ids),
         emotions=list(task.label_space.emotions),
@@ -121,6 +122,8 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
         emotion_logit_shift=emotion_shift(arguments, task),
         training_data=provenance(task.train),
     )
+    config.take_base(task.config)
+    return config
 
 
 def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftModel:
@@ -179,6 +182,9 @@ def prepare_full(arguments: FinetuneArguments, settings: TrainingArguments, task
     """Everything but a frozen tower, under the task's losses or under all."""
     model_class = MF2ForPreTraining if arguments.losses == "all" else MF2Model
     model = load_resized(arguments, task, model_class)
+    if arguments.freeze_vision:
+        model.config.freeze_vision = True
+        model.vision_model.requires_grad_(False)
     captions = captions_of(task) if arguments.losses == "all" else None
     return Method(model, model.config, make_trainer(settings, task, model, live_collator(arguments, task, captions)))
 

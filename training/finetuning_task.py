@@ -53,7 +53,10 @@ def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task
     au_ids = found.au_ids if arguments.au_ids is None else arguments.au_ids
     emotions = found.emotions if arguments.emotions is None else arguments.emotions
     label_space = LabelSpace(tuple(au_ids), tuple(emotions))
-    if arguments.method != "dfn":  # such a model keeps its AUs where the task has none
+    if arguments.method == "dfn":
+        if arguments.dfn.get("start", "base") == "base":
+            label_space = label_space.looking_at(config.label_space.region_au_ids)
+    else:  # such a model keeps its AUs where the task has none
         label_space = LabelSpace(label_space.au_ids or tuple(config.au_ids), label_space.emotions)
     train = Split.join(train_paths, arguments.train_split, arguments.max_train_rows, label_space)
     evaluation = Split.join(eval_paths, arguments.eval_split, arguments.max_eval_rows, label_space)

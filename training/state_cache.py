@@ -3,6 +3,7 @@
     states/<key>/
         key.json                           what the states follow from, in clear
         spaces.safetensors                 each branch's frozen projections and temperature
+        recognizers.safetensors            the model's recognisers, which an adapter may start from
         texts-<hash>.safetensors           by branch `(texts, J, D)`, each distinct caption once, and its number
         images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows
 
@@ -36,13 +37,14 @@ from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import sha256_of_file
 from mf2.modeling_mf2 import MF2Model, MF2Output, SharedSpace
 from mf2.peft_dfn import DFNSide, kept_layers
-from mf2.recognition_mf2 import PooledTexts
+from mf2.recognition_mf2 import MF2Recognizers, PooledTexts
 from mf2.utils.files import replacing, write_json
 
 ROWS_PER_CHUNK = 1024
 TEXTS_PER_PASS = 64
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPACES_NAME = "spaces.safetensors"
+RECOGNIZERS_NAME = "recognizers.safetensors"
 IMAGE_STATE_NAMES = ("emo_states", "au_states")
 
 
@@ -111,9 +113,9 @@ class StatesStore:
 
     @property
     def has_shared_files(self) -> bool:
-        """Whether what belongs to no chunk is there: the spaces and the texts."""
+        """Whether what belongs to no chunk is there: the spaces, the recognisers and the texts."""
         has_texts = self.texts_file is None or self.texts_file.is_file()
-        return has_texts and (self.folder / SPACES_NAME).is_file()
+        return has_texts and all((self.folder / name).is_file() for name in (SPACES_NAME, RECOGNIZERS_NAME))
 
     def open(self) -> "States":
         """The states, for reading."""
@@ -142,6 +144,7 @@ class StatesStore:
     def fill_shared_files(self, model: MF2Model) -> None:
         """Write what belongs to no chunk."""
         _save(shared_spaces(model), self.folder / SPACES_NAME)
+        _save(model.recognizers.state_dict(), self.folder / RECOGNIZERS_NAME)
         if self.texts_file is not None and not self.texts_file.is_file():
             _save(self._text_states(model), self.texts_file)
 
@@ -261,6 +264,7 @@ class States:
         ]
         self._texts = {} if texts_file is None else load_file(texts_file)
         self._spaces = load_file(folder / SPACES_NAME)
+        self._recognizers = load_file(folder / RECOGNIZERS_NAME)
 
     def images(self, view: int, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """`emo_states` `(B, 1, J, D)` and `au_states` `(B, A, J, D)` of a view, in fp32."""
@@ -277,6 +281,10 @@ class States:
         table, known = self._texts[f"{branch}.states"], self._texts[f"{branch}.indexes"].numpy()
         found = table[torch.from_numpy(np.searchsorted(known, np.maximum(indexes, known[0])))].float()
         return found * torch.from_numpy(indexes >= 0)[..., None, None]
+
+    def load_recognizers(self, recognizers: MF2Recognizers) -> None:
+        """Give the model's recognisers, made without memory, their weights."""
+        recognizers.load_state_dict(self._recognizers, assign=True)
 
     def spaces(self) -> dict[str, FrozenSpace]:
         """The branches' shared spaces, by name."""
@@ -332,9 +340,10 @@ def collate_states(items: Sequence[tuple[StateRows, int | None, int]]) -> dict[s
 class StatesModel(nn.Module):
     """One adapter over cached states, as a model that the Trainer takes: the live model's outputs and losses."""
 
-    def __init__(self, side: DFNSide, spaces: Mapping[str, FrozenSpace], config: Any):
+    def __init__(self, side: DFNSide, spaces: Mapping[str, FrozenSpace], config: Any, base: MF2Recognizers):
         super().__init__()
         self.side = side
+        self.base = base.requires_grad_(False)
         self.spaces = nn.ModuleDict(spaces)
         self.config = config
 
@@ -345,7 +354,8 @@ class StatesModel(nn.Module):
         **states: torch.Tensor,
     ) -> MF2Output:
         """`emo_states`, `au_states`, and with texts `…_text_states`, `…_caption_ids`, `…_text_valid`."""
-        seen = self.side({name: states[f"{name}_states"] for name in ("emo", "au") if f"{name}_states" in states})
+        pooled = {name: states[f"{name}_states"] for name in ("emo", "au") if f"{name}_states" in states}
+        seen = self.side(pooled, self.base)
         texts = {
             name: PooledTexts(*(states[f"{name}_{part}"] for part in ("text_states", "caption_ids", "text_valid")))
             for name in seen.side_states

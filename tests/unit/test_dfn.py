@@ -10,6 +10,7 @@ from peft import PeftModel, get_peft_model
 from small_adapters import (
     AUS,
     DISFA,
+    EMOTIONS,
     RAF_DB,
     adapted,
     make_batch,
@@ -48,9 +49,11 @@ def test_the_default_has_28_cells_and_gates(base_size):
     assert sum(".cells." in name and name.endswith("down.weight") for name, _ in base_size.named_parameters()) == 28
 
 
-def test_nothing_but_towers_and_heads_is_trained(base_size):
-    heads = 12 * 1536 + 12 + 8 * 1536 + 8
-    assert count(base_size) == 2_775_836 + heads == count(base_size, "dfn_sides")
+def test_nothing_but_towers_and_recognisers_is_trained(base_size):
+    """As many as the base's recognisers have."""
+    recognisers = sum(p.numel() for p in base_size.get_base_model().recognizers.base_layer.parameters())
+    assert count(base_size) == 2_775_836 + recognisers == count(base_size, "dfn_sides")
+    assert count(base_size, "joint_view") > 64 * 768
 
 
 def test_the_papers_count_needs_the_parameters_around_the_encoders():
@@ -68,15 +71,20 @@ def test_the_papers_count_needs_the_parameters_around_the_encoders():
 def slow_tower(tower, states: list[torch.Tensor], config: DFNConfig) -> torch.Tensor:
     """A tower's recurrence, cell by cell, over the vectors that a branch left after its layers."""
     hidden = torch.zeros_like(states[0])
-    for j, layer in enumerate(KEPT[len(states), config.num_kept_states]):
+    kept = KEPT[len(states), config.num_kept_states]
+    for j, layer in enumerate(kept):
         gate = 0.5
         if config.use_gates:
             gate = 1 / (1 + math.exp(-tower.gates[j].item() / config.gate_temperature))
-        u = gate * states[layer] + (1 - gate) * hidden
+        state = states[layer]
+        if config.start == "base":
+            state = (state - state.mean()) / (state.var(correction=0) + 1e-5).sqrt()
+        u = gate * state + (1 - gate) * hidden
         down, up = tower.cells[j].down, tower.cells[j].up
         inner = down.weight @ u + down.bias
         inner = inner.clamp(min=0) if config.activation == "relu" else 1 / (1 + torch.exp(-inner))
-        hidden = u + up.weight @ inner + up.bias
+        is_added_to_the_last = config.start == "base" and j == len(kept) - 1
+        hidden = (states[-1] if is_added_to_the_last else u) + up.weight @ inner + up.bias
     return hidden
 
 
@@ -109,15 +117,35 @@ def slow_forward(model: PeftModel, images: dict[str, torch.Tensor]) -> dict[str,
             ]
         local = ends.get("au", [])
         face = ends.get("emo", [])
-        mean_local = [sum(local) / len(local)] if local else []
+        of_base = local[: len(side.config.base_region_au_ids or local)]
+        mean_local = [sum(of_base) / len(of_base)] if local else []
         if hasattr(side, "emotion_head"):
             read = torch.cat([*face, *mean_local])
             logits["emotion_logits"].append(side.emotion_head.weight @ read + side.emotion_head.bias)
         if hasattr(side, "au_head"):
-            joined = [torch.cat([*([local[i]] if local else []), *face]) for i in range(len(side.au_head.bias))]
+            own = [local[base.label_space.region_au_ids.index(a)] for a in base.label_space.au_ids] if local else []
+            joined = [torch.cat([*own[i : i + 1], *face]) for i in range(len(side.au_head.bias))]
             rows = zip(side.au_head.weight, side.au_head.bias, joined, strict=True)
             logits["au_logits"].append(torch.stack([weight @ read + bias for weight, bias, read in rows]))
-    return {name: torch.stack(rows) for name, rows in logits.items() if rows}
+    logits = {name: torch.stack(rows) for name, rows in logits.items() if rows}
+    if side.config.start == "base":
+        add_the_bases(logits, model, seen, len(images["pixel_values"]))
+    return logits
+
+
+def add_the_bases(logits, model: PeftModel, seen: dict[str, list[torch.Tensor]], num_images: int) -> None:
+    """Of a known label the base's logit, of a new AU that of the nearest, of a new emotion 0."""
+    pooled = {
+        name: torch.stack(states, 1).mean(2).unflatten(0, (num_images, -1))[:, : len(AUS)]
+        for name, states in seen.items()
+    }
+    of_base = model.get_base_model().recognizers.base_layer(pooled)
+    for column, au_id in enumerate(model.label_space.au_ids):
+        nearest = {2: 1, 4: 1, 6: 12, 9: 12, 20: 12, 25: 12, 26: 12}.get(au_id, au_id)
+        logits["au_logits"][:, column] += of_base.au_logits[:, AUS.index(nearest)]
+    for column, emotion in enumerate(model.label_space.emotions):
+        if emotion in EMOTIONS:
+            logits["emotion_logits"][:, column] += of_base.emotion_logits[:, EMOTIONS.index(emotion)]
 
 
 VARIANTS = {
@@ -129,14 +157,18 @@ VARIANTS = {
     "shared cells": {"decoupled": False},
     "three kept states": {"num_kept_states": 3},
     "one kept state": {"num_kept_states": 1},
+    "from nothing": {"start": "nothing"},
+    "from nothing, shared cells": {"start": "nothing", "decoupled": False, "use_gates": False},
+    "fewer, other and new AUs": {"au_ids": [20, 15, 1], "emotions": ["Anger", "Joy", "Awe", "Neutral"]},
 }
 
 
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_the_forward_pass_is_the_equations(fields):
     model = adapted(**fields)
-    expected = slow_forward(model, make_images())
-    outputs = model(**make_images())
+    images = make_images(len(model.label_space.region_au_ids))
+    expected = slow_forward(model, images)
+    outputs = model(**images)
     assert expected["au_logits"].shape == (3, 3) and expected["emotion_logits"].shape == (3, 4)
     for name, values in expected.items():
         torch.testing.assert_close(outputs[name], values, rtol=1e-5, atol=1e-5)
@@ -332,7 +364,7 @@ def test_own_thresholds_of_the_bases_aus():
 
 def test_unknown_aus_look_with_the_nearest_ones_embedding():
     """14 and 20 lie where 12 lies; 12 keeps its own, whatever its place."""
-    model = adapted(au_ids=[14, 12, 20, 1], emotions=[])
+    model = adapted(au_ids=[14, 12, 20, 1], emotions=[], start="nothing")
     branch = model.get_base_model().au
     rows = [AUS.index(au_id) for au_id in (12, 12, 12, 1)]
     expected = branch.query_tokens + branch.au_embeddings.weight[rows][:, None]
@@ -346,8 +378,10 @@ def test_unknown_aus_look_with_the_nearest_ones_embedding():
 
 
 def test_emotions_only():
-    """The regions are then the 12 of MFA: where to look is not what is asked."""
-    model = adapted(au_ids=[], emotions=RAF_DB)
+    """The regions are then the 12 of MFA: where to look is not what is asked. An adapter that starts at its base looks
+    where the base does."""
+    assert adapted(au_ids=[], emotions=RAF_DB).label_space.region_au_ids == AUS
+    model = adapted(au_ids=[], emotions=RAF_DB, start="nothing")
     assert model.label_space.region_au_ids == AU_IDS
     outputs = model(**make_images(12), **make_labels(0, 4))
     assert outputs.au_logits is None and outputs.emotion_logits.shape == (3, 7)
@@ -357,14 +391,16 @@ def test_emotions_only():
 
 def test_aus_only():
     model = adapted(au_ids=DISFA, emotions=[])
-    outputs = model(**make_images(8), **make_labels(8, 0))
+    images = make_images(9)  # AU15, which the base looks at, beside them
+    outputs = model(**images, **make_labels(8, 0))
+    assert outputs.au_states.shape[1] == outputs.au_embeds.shape[1] == 8
     assert outputs.emotion_logits is None and outputs.au_logits.shape == (3, 8)
     assert set(outputs.losses) == {"au"}
-    torch.testing.assert_close(outputs.au_logits, slow_forward(model, make_images(8))["au_logits"])
+    torch.testing.assert_close(outputs.au_logits, slow_forward(model, images)["au_logits"])
 
 
 def test_regions_of_other_aus_are_refused():
-    with pytest.raises(ValueError, match=r"au_boxes has shape \(3, 3, 2, 4\).*AUs 1, 2, 4, 6, 9.*for_label_spaces"):
+    with pytest.raises(ValueError, match=r"au_boxes has shape \(3, 3, 2, 4\).*AUs 1, 12, 15, 2, 4.*for_label_spaces"):
         adapted(au_ids=DISFA)(**make_images(3))
 
 
@@ -375,6 +411,7 @@ def test_regions_of_other_aus_are_refused():
         ({"r": 0}, r"r is 0; it must be at least 1"),
         ({"num_kept_states": 0}, r"num_kept_states is 0; it must be at least 1"),
         ({"gate_temperature": 0.0}, r"gate_temperature is 0.0; it must be above 0"),
+        ({"start": "middle"}, r"start is 'middle'; choose one of base, nothing"),
         ({"activation": "gelu"}, r"activation is 'gelu'; choose one of relu, sigmoid"),
         ({"alignment_weight": -0.1}, r"alignment_weight is -0.1; it must be at least 0"),
         ({"emotion_weight": -1}, r"emotion_weight is -1; it must be at least 0"),

@@ -113,7 +113,7 @@ def test_the_configuration_comes_back(saved):
     expected = model.peft_config["default"]
     fields = set(vars(expected)) - {"inference_mode", "auto_mapping"}  # what saving sets
     assert {name: getattr(config, name) for name in fields} == {name: getattr(expected, name) for name in fields}
-    assert config.au_ids == DISFA and config.emotions == [] and config.au_thresholds is None
+    assert config.au_ids == DISFA and config.emotions == [] and config.base_region_au_ids == [1, 12, 15]
 
 
 def test_it_can_be_trained_on(saved):
