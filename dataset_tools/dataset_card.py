@@ -123,6 +123,7 @@ def card(
         license=manifest.get("license"),
         license_name=manifest.get("license_name", "not stated"),
         license_link=manifest.get("license_link"),
+        citation=manifest.get("citation"),
     )
 
 

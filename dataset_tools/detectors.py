@@ -33,7 +33,11 @@ def load_backend(
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The detector {name} cannot be loaded as module:factory ({error}).") from error
-    return load_detector(factory(device, model_file=model_file) if model_file else factory(device))
+    made = factory(device, model_file=model_file) if model_file else factory(device)
+    try:
+        return load_detector(made)
+    except TypeError as error:
+        raise ValueError(f"{name} made something else: {error}") from error
 
 
 def choose_backend(preferred: str, name: str | None = None, model_file: str | Path | None = None) -> str:

@@ -5,6 +5,7 @@ The images are copied as they are, byte by byte; landmarks come from a file, cap
 
 import argparse
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
 from .schema import au_ids_of, write_mfa
 from .stage_report import Tally
+from .stage_settings import STAGES_KEY, settings_of
 
 LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000
@@ -45,15 +47,20 @@ COUNTED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 data import`."""
     for reader_parser in add_reader_parsers(parser):
-        add = reader_parser.add_argument
-        add("--landmarks", type=Path, metavar="CSV", help=f"given landmarks (default: ROOT/{LANDMARKS_NAME} if there)")
-        add("--captions", choices=("template", "none"), default="template", help="default: %(default)s")
-        add("--split", choices=SPLIT_RULES, help="default: official where the data set has a split, else random")
-        add("--eval_fraction", type=float, default=0.1, help="share of the groups, with --split random")
-        add("--selection", type=Path, metavar="FRAMES", help="keep these frames and their split (`mf2 data select`)")
-        add("--dataset_name", help="name in the card and in the column `dataset` (default: NAME)")
-        add("--seed", type=int, default=0, help="of the random split and of the captions")
-        add("--overwrite", action="store_true", help="replace the data set OUT")
+        _add_shared_arguments(reader_parser)
+
+
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every data set has."""
+    add = parser.add_argument
+    add("--landmarks", type=Path, metavar="CSV", help=f"given landmarks (default: ROOT/{LANDMARKS_NAME} if there)")
+    add("--captions", choices=("template", "none"), default="template", help="default: %(default)s")
+    add("--split", choices=SPLIT_RULES, help="default: official where the data set has a split, else random")
+    add("--eval_fraction", type=float, default=0.1, help="share of the groups, with --split random")
+    add("--selection", type=Path, metavar="FRAMES", help="keep these frames and their split (`mf2 data select`)")
+    add("--dataset_name", help="name in the card and in the column `dataset` (default: NAME)")
+    add("--seed", type=int, default=0, help="of the random split and of the captions")
+    add("--overwrite", action="store_true", help="replace the data set OUT")
 
 
 def import_dataset(name: str, root: str | Path, out: str | Path, **options: Any) -> Path:
@@ -85,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = {
         **_describe(reader.ABOUT, report, args),
         "split_rule": split_rule,
+        STAGES_KEY: _stages(args),
         "counts": counts.counts,
     }
     with tqdm(total=len(frames), desc="images", unit="image") as bar:
@@ -116,6 +124,16 @@ def _describe(about: About, report: Report, args: argparse.Namespace) -> dict[st
     }
 
 
+def _stages(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The settings of this stage and of those before it."""
+    stages = {"index": settings_of(args, load_reader(args.reader).add_arguments)}
+    if args.selection is not None:
+        report = (args.selection if args.selection.is_dir() else args.selection.parent) / "report.json"
+        made_by = json.loads(report.read_text("utf-8")) if report.is_file() else {}
+        stages["select"] = made_by.get("settings", {})
+    return {**stages, "import": settings_of(args, _add_shared_arguments)}
+
+
 def _describe_split(frames: pa.Table, rule: str, args: argparse.Namespace) -> str:
     if args.selection is not None:
         return "that of the selection"
@@ -127,6 +145,8 @@ def _describe_split(frames: pa.Table, rule: str, args: argparse.Namespace) -> st
 # ------------------------------------------------------------------------------------------------------- the frames
 def _choose(frames: pa.Table, args: argparse.Namespace, rule: str) -> pa.Table:
     """The frames to write, each with its split."""
+    if not len(frames):
+        raise ValueError(f"No frame of {args.root} was kept; the table above says why.")
     if args.selection is not None:
         frames = apply_selection(frames, read_frames(args.selection))
     elif rule == "random":

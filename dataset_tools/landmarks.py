@@ -43,6 +43,7 @@ from .landmark_files import read_landmarks_of
 from .rewrite import Row, StoredDataset
 from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
 from .stage_report import Tally
+from .stage_settings import settings_of, with_stage
 
 IMAGES_PER_PART = 64
 SHEET_FACES = 48
@@ -375,7 +376,8 @@ def _write(
     shown = [number * len(stored) // SHEET_FACES for number in range(SHEET_FACES)]  # all over the data set
     sheet_rows = [{**stored.row(position), **_new_landmarks(findings, position)} for position in dict.fromkeys(shown)]
     write_json(folder / "report.json", report)
-    manifest = {"landmarks": {**description, "counts": dict(tally.counts)}}
+    made = with_stage(stored.manifest, "landmarks", settings_of(args, add_arguments))
+    manifest = {"landmarks": {**description, "counts": dict(tally.counts)}, **made}
     with tqdm(total=len(stored), desc="data set", unit="image") as bar:
 
         def change(position: int, row: Row) -> Row:

@@ -1,7 +1,7 @@
 """`mf2 data export --recipe_only`: how a data set was made, for others who hold its source to make it again.
 
 OUT/manifest.json    source, settings of every stage, models, versions and counts; no row and no file name
-OUT/recipe.yaml      the configuration of `mf2 data build`, with --config
+OUT/recipe.yaml      the configuration of `mf2 data build`: --config, or made of the settings of every stage
 OUT/prompts/*.txt    what a captioning model was told
 OUT/README.md        the card
 """
@@ -14,17 +14,20 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCardData
 
-from .build import read_config
+from .build import STAGES, read_config
 from .captions.prompting import load_prompts, prompt_sha256
 from .captions.rules import CAPTION_KINDS
 from .card_template import render_card
 from .dataset_card import count_tables
 from .privacy import shorten_paths
 from .schema import MANIFEST_NAME, check_target, replacing_folder
+from .stage_settings import STAGES_KEY
 
 RECIPE_FORMAT = "mfa-recipe"
 RECIPE_VERSION = 1
 CONFIG_NAME = "recipe.yaml"
+ROOT, OUTPUT_DIR = "folder-of-the-source", "rebuilt"
+"""What a recipe names the folders that whoever follows it fills in."""
 RECIPE_LICENSE = "apache-2.0"
 """Of the configuration and the prompts; the data that they ask for have terms of their own."""
 
@@ -50,7 +53,8 @@ def export_recipe(
         manifest: of the data set.
         counts: split -> `dataset_card.count` of it.
         out_dir: folder to make.
-        config: configuration of the build; paths in it are cut to their last name.
+        config: configuration of the build; paths in it are cut to their last name. Without it, the settings that the
+            stages left in the manifest make one.
         prompts: folder of the prompts; the shipped ones by default.
         overwrite: replace what `mf2 data` made there before.
     Raises:
@@ -61,15 +65,26 @@ def export_recipe(
     recipe = describe(manifest, counts)
     texts = _prompts_of(recipe["captions"], prompts)
     with replacing_folder(out_dir) as folder:
-        if config is not None:
-            settings = shorten_paths(read_config(config))
+        settings = config_of(manifest) if config is None else read_config(config)
+        if settings is not None:
+            settings = shorten_paths(settings)
             (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
         for name, text in texts.items():
             (folder / "prompts").mkdir(exist_ok=True)
             (folder / "prompts" / name).write_text(text + "\n", "utf-8")
-        (folder / "README.md").write_text(_card(recipe, counts, has_config=config is not None), "utf-8")
+        (folder / "README.md").write_text(_card(recipe, counts, has_config=settings is not None), "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
+
+
+def config_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of `mf2 data build` that makes a data set again; None where its stages are not recorded."""
+    stages = manifest.get(STAGES_KEY)
+    made_by, _, reader = manifest.get("made_by", "").rpartition(" ")
+    if not stages or made_by != "mf2 data import":
+        return None
+    ordered = {stage: stages[stage] for stage in STAGES if stage in stages}
+    return {"reader": reader, "root": ROOT, "output_dir": OUTPUT_DIR, "stages": ordered}
 
 
 def describe(manifest: Mapping[str, Any], counts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .. import __version__
 from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS, get_action_unit
+from ..utils.files import naming_disk_errors
 
 FORMAT = "mfa"
 FORMAT_VERSION = 1
@@ -153,10 +154,11 @@ def replacing_folder(out_dir: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
         folder = Path(scratch, "new")
         folder.mkdir()
-        yield folder
-        if out_dir.exists():
-            out_dir.rename(Path(scratch, "old"))
-        folder.rename(out_dir)
+        with naming_disk_errors(out_dir):
+            yield folder
+            if out_dir.exists():
+                out_dir.rename(Path(scratch, "old"))
+            folder.rename(out_dir)
 
 
 def _write_split(

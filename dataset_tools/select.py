@@ -32,6 +32,7 @@ from .split_program import (
     solve_balanced,
     solve_unbalanced,
 )
+from .stage_settings import settings_of
 
 Array = npt.NDArray[Any]
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
         "balance": args.balance,
         "request": None if request is None else asdict(request),
         "optimum_proven": amounts.proven,
+        "settings": settings_of(args, add_arguments),
     }
     print(write_selection(args.out, frames, selector.take(amounts), made_by))
 
@@ -98,9 +100,20 @@ def _solve(pool: Pool, args: argparse.Namespace) -> tuple[Amounts, Request | Non
     if args.balance == "largest":
         best = largest_feasible(pool, request)
         if best is None:
-            raise InfeasibleError("No class size is feasible; ask for fewer videos or a smaller --min_frames.")
+            raise InfeasibleError(_why_none_is_feasible(pool))
         request = best
     return solve_balanced(pool, request), request
+
+
+def _why_none_is_feasible(pool: Pool) -> str:
+    """Why no equal class size can be met, and what helps."""
+    num_videos = (pool.capacity > 0).sum(axis=0)
+    if lonely := [name for name, number in zip(pool.classes, num_videos, strict=True) if number < 2]:
+        return (
+            f"{', '.join(lonely)}: fewer than two videos show it, and no video is in both splits. No balance is "
+            "possible; --balance none takes all frames."
+        )
+    return "No class size is feasible; ask for fewer videos or a smaller --min_frames."
 
 
 def _request(pool: Pool, args: argparse.Namespace) -> Request:

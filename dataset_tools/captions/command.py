@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..stage_settings import settings_of
 from .mfa_io import MfaImages
 from .profiles import SCHEMAS
 from .prompting import PROMPTS_FOLDER, CaptionJob
@@ -165,7 +166,8 @@ def _caption_with_template(args: argparse.Namespace) -> int:
             bar.update()
             return template_image_captions(job, args.seed)
 
-        images.write(out_dir, captions_of, {"backend": "template", "seed": args.seed}, args.limit)
+        settings = settings_of(args, add_arguments)
+        images.write(out_dir, captions_of, {"backend": "template", "seed": args.seed}, settings, args.limit)
     in_place = " (in the place of the old one, which stood until this one was whole)" if args.out is None else ""
     print(f"{count:,} images with template captions: {out_dir}{in_place}")
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 from ...labels_mf2 import unlabelled_aus
 from ..rewrite import Row, StoredDataset
 from ..schema import CAPTION_COLUMNS, PROVENANCE_COLUMNS, au_columns
+from ..stage_settings import with_stage
 from .prompting import CaptionJob
 from .results import ImageCaptions
 
@@ -40,6 +41,7 @@ class MfaImages:
         out_dir: Path,
         captions_of: Callable[[CaptionJob], ImageCaptions],
         manifest: dict[str, Any],
+        settings: dict[str, Any],
         limit: int | None = None,
     ) -> None:
         """Write the data set with new captions; the folder appears when it is whole, in the place of an old one.
@@ -47,6 +49,7 @@ class MfaImages:
         Args:
             captions_of: the captions of a job; rows beyond `limit` keep theirs.
             manifest: what the manifest says about the captions.
+            settings: of the command, for the recipe.
         """
         chosen = set(_spread(len(self), limit))
 
@@ -55,7 +58,9 @@ class MfaImages:
                 return {}
             return dict.fromkeys((*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)) | captions_of(self._job(position)).columns()
 
-        self.stored.rewrite(out_dir, change, {"captions": manifest})
+        self.stored.rewrite(
+            out_dir, change, {"captions": manifest, **with_stage(self.stored.manifest, "caption", settings)}
+        )
 
     def _job(self, position: int) -> CaptionJob:
         image_id, active_aus, emotion, unlabelled = self._labels[position]

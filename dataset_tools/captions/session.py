@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from ... import __version__
 from ...utils.files import write_json
+from ..stage_settings import settings_of
 from .answers import DEAD, SENT, VALID
 from .batch import BatchRunner, BatchSettings
+from .command import add_arguments
 from .compare import compare_stored
 from .endpoint import UploadPermission, check_permission, open_async_client, open_client, read_api_key, resolve_model
 from .estimate import Estimate, estimate_from_pilot, estimate_from_prompts
@@ -366,7 +368,8 @@ class Session:
                 return captions
 
             manifest = {**self._description(), "tally": tally.to_dict()}
-            self._images.write(out_dir, captions_of, manifest, args.limit)
+            settings = {**settings_of(args, add_arguments), "schema": self.endpoint.profile.schema}
+            self._images.write(out_dir, captions_of, manifest, settings, args.limit)
         lost = sum(tally.outcomes.values()) - tally.outcomes[VALID]
         stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"
         in_place = "" if args.out else ", in the place of the old one, which stood until this one was whole"

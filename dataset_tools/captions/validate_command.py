@@ -148,7 +148,7 @@ def read_captioned_images(path: Path) -> Iterator[CaptionedImage]:
         for number, row in enumerate(_read_rows(path), start=1):
             yield _captioned_image(row, number)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}, after row {number - 1}: {error}") from error
+        raise ValueError(f"{path}, after row {number - 1}: {error}" if number else str(error)) from error
 
 
 def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:

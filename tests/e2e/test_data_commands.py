@@ -57,6 +57,14 @@ def test_import_makes_the_training_data(root, tmp_path, capsys):
     assert "images without landmarks" in capsys.readouterr().out
 
 
+def test_import_that_keeps_nothing_says_so(tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("path,AU1\ngone.jpg,1\n")
+    (tmp_path / "other.jpg").write_bytes(picture(1))
+    words = ["import", "csv", str(tmp_path), str(tmp_path / "out"), "--labels", str(tmp_path / "labels.csv")]
+    assert main(words) == 1
+    assert f"No frame of {tmp_path} was kept; the table above says why." in capsys.readouterr().err
+
+
 def test_import_is_deterministic_and_copies_bytes(root, tmp_path):
     shards = []
     for name in ("one", "two"):

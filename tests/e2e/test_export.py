@@ -97,6 +97,15 @@ def test_the_card_counts_what_is_there(source, tmp_path):
     assert [info["splits"][0]["num_examples"] for info in fields["dataset_info"]] == [8]
 
 
+def test_the_card_cites_the_source(tmp_path):
+    manifest = {"license": "apache-2.0", "citation": "Kollias and Zafeiriou, Aff-Wild2, BMVC 2019"}
+    source = write_mfa(tmp_path / "source", {"train": [row(1)]}, manifest=manifest)
+    assert export(source, tmp_path / "out") == 0
+    assert (
+        "## Citation\n\nKollias and Zafeiriou, Aff-Wild2, BMVC 2019." in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
 def test_free_data_are_not_gated(tmp_path):
     source = write_mfa(tmp_path / "source", {"train": [row(1)]}, manifest={"license": "apache-2.0"})
     assert export(source, tmp_path / "out") == 0
@@ -199,3 +208,28 @@ def test_prompts_of_a_recipe_are_those_that_were_used(built, tmp_path, capsys):
 def test_options_that_do_not_go_together(source, tmp_path, capsys, words, message):
     assert export(source, tmp_path / "out", *words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_data_set_is_rebuilt_from_its_recipe_to_equal_fingerprints(tmp_path):
+    root = tmp_path / "root"
+    for v in range(6):
+        labels = [[1, 0] * 6, [1, -1, *[0] * 10], [-1] * 12, [0] * 12] * 2
+        write_affwild2_labels(root, f"v{v}", labels, [k % 7 for k in range(8)])
+        for k in range(8):  # crops that count from 0
+            write_picture(root / "cropped_aligned" / f"v{v}" / f"{k:05d}.jpg", v * 16 + k)
+    words = ["--unlabelled", "mask", "--first_image", "0"]
+    assert main(["index", "affwild2", str(root), str(tmp_path / "index"), *words]) == 0
+    assert main(["select", str(tmp_path / "index"), str(tmp_path / "chosen"), "--balance", "none", "--seed", "5"]) == 0
+    made, captioned = tmp_path / "made", tmp_path / "captioned"
+    words += ["--selection", str(tmp_path / "chosen"), "--captions", "none", "--dataset_name", "mine"]
+    assert main(["import", "affwild2", str(root), str(made), *words]) == 0
+    assert main(["caption", str(made), "--out", str(captioned), "--seed", "9"]) == 0
+    assert export(captioned, tmp_path / "recipe", "--recipe_only") == 0
+    recipe = yaml.safe_load((tmp_path / "recipe" / "recipe.yaml").read_text())
+    assert recipe["reader"] == "affwild2" and list(recipe["stages"]) == ["index", "select", "import", "caption"]
+    assert recipe["stages"]["index"] == {"unlabelled": "mask", "layout": "auto", "first_image": "0"}
+    assert (recipe["stages"]["select"]["seed"], recipe["stages"]["caption"]["seed"]) == (5, 9)
+    recipe |= {"root": str(root), "output_dir": str(tmp_path / "rebuilt")}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["build", "--config", str(tmp_path / "again.yaml")]) == 0
+    assert dataset_fingerprint(tmp_path / "rebuilt" / "captioned") == dataset_fingerprint(captioned)

@@ -167,6 +167,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log, monkeypatch):
             ["--backend", "nowhere:Detector"],
             "The detector nowhere:Detector cannot be loaded as module:factory",
         ),
+        (["--backend", "collections:Counter"], "collections:Counter made something else: Counter() is no landmark"),
         (["--backend", "mediapipe"], "needs a model_file"),
         (["--num_workers", "0"], "num_workers is 0; it must be at least 1."),
         (["--landmarks", "x.csv", "--backend", "mediapipe"], "leave out --backend"),

@@ -1,12 +1,15 @@
 """The balanced split: what was asked for is met exactly, or the reason and an alternative are told."""
 
+import argparse
 import itertools
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mf2.dataset_tools.select import _SIZES as SIZES
 from mf2.dataset_tools.select import Selector, summarise, to_markdown, usable_frames
+from mf2.dataset_tools.select import _solve as solve
 from mf2.dataset_tools.split_program import (
     Amounts,
     InfeasibleError,
@@ -113,6 +116,16 @@ def test_what_is_offered_can_be_had():
     assert amounts.train.sum(axis=0).tolist() == [best.train_per_class] * 8
     assert best.train_per_class / best.eval_per_class == pytest.approx(10, rel=0.05)
     assert largest_feasible(pool, Request(100, 10, 59, 8)) is None
+
+
+def test_a_class_of_one_video_is_named_with_what_helps():
+    pool = make_pool(12)
+    pool.capacity[1:, 3] = 0
+    args = argparse.Namespace(
+        balance="largest", paper=False, eval_fraction=0.1, min_frames=1, **dict.fromkeys(SIZES, None)
+    )
+    with pytest.raises(InfeasibleError, match=r"^Fear: fewer than two videos show it.*--balance none"):
+        solve(pool, args)
 
 
 def test_unbalanced_split_keeps_the_shares():

@@ -82,3 +82,9 @@ def test_files_of_another_kind_are_refused(tmp_path, capsys):
         assert main(["validate", str(tmp_path / name)]) == 1
     error = capsys.readouterr().err
     assert ".jsonl or .csv" in error and "missing.jsonl" in error
+
+
+def test_what_is_not_there_is_named_without_a_row(tmp_path, capsys):
+    assert main(["validate", str(tmp_path / "nowhere")]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'nowhere'} is neither a data set folder" in error and "row" not in error
