@@ -73,4 +73,12 @@ def _emotion_name(row: Mapping[str, Any], emotions: Sequence[str]) -> str:
 
 
 def _active_aus(row: Mapping[str, Any]) -> str:
-    return " + ".join(str(unit.id) for unit in ACTION_UNITS.values() if row.get(unit.code) == 1) or "no AU"
+    """The active AUs; without any, whether none is active or they are not labelled."""
+    active = [str(unit.id) for unit in ACTION_UNITS.values() if row.get(unit.code) == 1]
+    if active:
+        return " + ".join(active)
+    labels = {au_id: row.get(f"AU{au_id}") for au_id in ACTION_UNITS if f"AU{au_id}" in row}
+    is_labelled = [label in (0, 1) for label in labels.values()]
+    if any(is_labelled):
+        return "no AU" if all(is_labelled) else "AUs unlabelled in part"
+    return "AUs unlabelled"

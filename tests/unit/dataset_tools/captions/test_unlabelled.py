@@ -8,6 +8,7 @@ from mf2.cli.data import main
 from mf2.dataset_tools.captions import template_captions, validate_caption
 from mf2.dataset_tools.captions.prompting import CaptionJob
 from mf2.dataset_tools.captions.results import _fixed_captions, template_image_captions
+from mf2.dataset_tools.contact_sheet import _active_aus
 from mf2.dataset_tools.importer import _template_columns
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, NO_ACTIVE_AU_CAPTION, unlabelled_aus
 
@@ -69,3 +70,17 @@ def test_captions_that_were_so_written_are_found(tmp_path, capsys, gap):
     assert "AU10 is unlabelled" in capsys.readouterr().out
     file.write_text(json.dumps({"image_id": "a", "emotion": "Happiness", **labels, **captions, "AU10": 0}))
     assert main(["validate", str(file)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ((0, 0), "no AU"),
+        ((1, -1), "1"),
+        ((0, -1), "AUs unlabelled in part"),
+        ((-1, -1), "AUs unlabelled"),
+        ((), "AUs unlabelled"),
+    ],
+)
+def test_a_contact_sheet_denies_no_unlabelled_au(labels, says):
+    assert _active_aus(dict(zip(("AU1", "AU2"), labels, strict=False))) == says
