@@ -173,13 +173,21 @@ def _plain(caption: str) -> str:
 # ----------------------------------------------------------------------------------------------------- contradictions
 @dataclass(frozen=True)
 class RecognisedState:
-    """What the recognisers say of a face: codes of the AUs at or above their threshold, and the likeliest emotion."""
+    """What the recognisers say of a face.
 
-    active: frozenset[str]
+    Args:
+        active: Codes of the AUs at or above their threshold; None where they recognise no AU at all.
+        emotion: The likeliest; None where they recognise none.
+    """
+
+    active: frozenset[str] | None
     emotion: str | None
 
     def unsupported_aus(self, caption: str) -> list[str]:
-        """Codes of the AUs that a caption names although they are not active, or not known to the model."""
+        """Codes of the AUs that a caption names although they are not active, or not among those that are recognised;
+        none where no AU is recognised."""
+        if self.active is None:
+            return []
         codes = [ACTION_UNITS[au_id].code if au_id in ACTION_UNITS else f"AU{au_id}" for au_id in named_aus(caption)]
         return [code for code in codes if code not in self.active]
 
@@ -202,5 +210,6 @@ class RecognisedState:
 def recognised_state(
     probs: Mapping[str, float], thresholds: Mapping[str, float], emotion: str | None
 ) -> RecognisedState:
-    """From a probability and a threshold for each AU, by code; other probabilities do not matter."""
-    return RecognisedState(frozenset(code for code in thresholds if probs[code] >= thresholds[code]), emotion)
+    """From a probability and a threshold for each recognised AU, by code; other probabilities do not matter."""
+    active = frozenset(code for code in thresholds if probs[code] >= thresholds[code]) if thresholds else None
+    return RecognisedState(active, emotion)

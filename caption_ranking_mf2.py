@@ -78,7 +78,7 @@ def image_seeds(pixel_values: torch.Tensor) -> list[int]:
 
 def recognised_states(seen: Recognition, label_space: LabelSpace, batch_size: int) -> list[RecognisedState]:
     """What recognisers say of each image of a batch, AUs at the label space's thresholds."""
-    active, emotions = [frozenset()] * batch_size, [None] * batch_size
+    active, emotions = [None] * batch_size, [None] * batch_size
     if seen.au_logits is not None:
         is_active = seen.au_logits.float().sigmoid() >= seen.au_logits.new_tensor(label_space.thresholds).float()
         active = [frozenset(compress(label_space.au_codes, row)) for row in is_active.tolist()]

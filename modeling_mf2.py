@@ -1142,8 +1142,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             `au_text_mode="per_au"` AU captions are `(B, A, T)`: a sentence for each AU whose probability reaches its
             threshold, padding for the others. `processor.batch_decode` takes both.
         """
-        if caption_kind not in CAPTION_BRANCH:
-            raise ValueError(f"caption_kind is {caption_kind!r}; choose one of {', '.join(CAPTION_BRANCH)}.")
+        branch = self.check_caption_kind(caption_kind)
         if kwargs.get("input_ids") is not None:
             logger.warning_once(
                 "Prompts are not read: a caption is of a kind, generate(**inputs, caption_kind="
@@ -1151,8 +1150,6 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             )
         _refuse_lookahead(kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
-        branch = CAPTION_BRANCH[caption_kind]
-        self.get_branch(branch)
         views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
         write = partial(self._write, caption_kind=caption_kind, **kwargs)
         if rerank is not None:
@@ -1174,6 +1171,24 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         ids = sentences.new_full((active.numel(), sentences.shape[1]), self.config.pad_token_id)
         ids[rows] = sentences
         return ids.unflatten(0, active.shape)
+
+    def check_caption_kind(self, caption_kind: str) -> str:
+        """The branch that writes captions of a kind.
+
+        Raises:
+            ValueError: there is no such kind, its branch is off, or it is a sentence for each active AU and the label
+                space (the active adapter's) has none.
+        """
+        if caption_kind not in CAPTION_BRANCH:
+            raise ValueError(f"caption_kind is {caption_kind!r}; choose one of {', '.join(CAPTION_BRANCH)}.")
+        branch = CAPTION_BRANCH[caption_kind]
+        self.get_branch(branch)
+        if caption_kind == "au" and self.config.au_text_mode == "per_au" and not self.label_space.au_ids:
+            raise ValueError(
+                "AU captions of this model are a sentence for each active AU, and what answers (the active adapter) "
+                "recognises emotions only; ask for captions of another kind, or of the checkpoint without the adapter."
+            )
+        return branch
 
     def _make_ranking(
         self,

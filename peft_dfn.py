@@ -310,6 +310,9 @@ class DFNSide(RecognitionHeads):
         base: The base's label space; needed where the adapter starts at the base.
     """
 
+    detaches_states = True
+    """Nothing upstream is differentiated; False lets gradients through to the pixels, for a look at what matters."""
+
     def __init__(
         self,
         config: DFNConfig,
@@ -341,7 +344,8 @@ class DFNSide(RecognitionHeads):
     def end_of(self, branch: str, modality: str, states: torch.Tensor) -> torch.Tensor:
         """(…, J, D) states of a branch -> (…, D): where that tower ends."""
         tower = self.towers[f"{branch}_{modality if self.config.decoupled else 'shared'}"]
-        return tower(states.detach().to(next(tower.parameters()).dtype))
+        states = states.detach() if self.detaches_states else states
+        return tower(states.to(next(tower.parameters()).dtype))
 
     def forward(self, pooled: Mapping[str, torch.Tensor], base: MF2Recognizers) -> Recognition:
         """`{branch: (B, K, J, D)}` of the images -> logits and the image towers' ends.

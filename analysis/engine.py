@@ -126,7 +126,8 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     Args:
         paths: what to analyse.
         output: the run's folder: the table `faces.…`, further formats, and `manifest.json`. A shard has a folder of
-            its own in it. A run that was stopped goes on, a finished one is only read.
+            its own in it. A run that was stopped goes on; of a finished one only sources that are new are analysed,
+            and come after the others.
         options: how.
     Raises:
         FileNotFoundError: a path does not exist, or there is nothing to analyse.
@@ -140,9 +141,13 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
         import_av()
     started = time.perf_counter()
     recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
+    for kind in options.captions:
+        recognizer.model.check_caption_kind(kind)
     found_with = describe_finder(options.faces, recognizer.image_processor.landmark_detector)
     settings = options.row_settings() | {"detector": found_with, "sources": [source.name for source in sources]}
     run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
+    places = {name: place for place, name in enumerate(run.settings["sources"])}
+    sources = sorted(sources, key=lambda source: places[source.name])
     if run.is_finished:
         counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
         return Summary(**counts)
@@ -168,11 +173,11 @@ def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
 
 def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recognizer, options: AnalyzeOptions) -> None:
     """Add the rows of everything that comes after what the run's parts hold."""
-    position = run.position
-    tracker = run.resume_tracker() if position[0] >= 0 else None
     preferred = recognizer.image_processor.landmark_detector
     find = make_finder(options.faces, preferred, str(recognizer.device), sources)
     run.claim()
+    position = run.position
+    tracker = run.resume_tracker() if position[0] >= 0 else None
     remaining = list(enumerate(sources))[max(position[0], 0) :]
     size = options.batch_size
     frames = read_frames(remaining, options.fps, position, options.num_threads)

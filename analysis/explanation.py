@@ -86,9 +86,10 @@ class Explanation:
 
 def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None = "agreement") -> Explanation:
     """See a face, describe it, and check the description; `rerank` as in [`Recognizer.write_captions`]."""
+    model = recognizer.model
     batch = recognizer.image_processor([frame.image], landmarks=[face.landmarks_px])
     (row,) = recognizer.recognize(batch)
-    (captions,) = recognizer.write_captions(batch, caption_kinds(recognizer.model.config), rerank)
+    (captions,) = recognizer.write_captions(batch, caption_kinds(model.config, model.label_space), rerank)
     captions = {name.removeprefix(CAPTION_PREFIX): text for name, text in captions.items()}
     space = recognizer.label_spaces[""]
     thresholds = dict(zip(space.au_codes, space.thresholds, strict=True))
@@ -106,7 +107,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
-    """The face with its regions, bars and sentences, above the saliency maps."""
+    """The face with its regions, bars and sentences, above the saliency maps; without AUs there are none."""
     emotion = explanation.row.get("emotion", "")
     captions = {kind: _with_flag(text, explanation.flags[kind]) for kind, text in explanation.captions.items()}
     state = FaceState(
@@ -120,6 +121,8 @@ def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.
     )
     height = panel_height(len(explanation.aus), PANEL_LINES)
     above = compose(Image.fromarray(explanation.frame.image), [state], 1, height)
+    if not explanation.aus:
+        return above
     below = draw_maps(explanation, recognizer)
     picture = Image.new("RGB", (max(above.width, below.width), above.height + below.height), below.getpixel((0, 0)))
     picture.paste(above, (0, 0))

@@ -124,7 +124,7 @@ class Recognizer:
             fit_threads(self.device)
             ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, **settings)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
-        return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
+        return [{name: texts[place] for name, texts in written.items()} for place in range(len(pixels))]
 
 
 def _adapter_name(path: str) -> str:

@@ -43,7 +43,7 @@ def au_saliency(
     Returns:
         `(len(au_idx), H, W)` float32, each at least 0 with a sum of 1.
     Raises:
-        ValueError: the logits do not depend on the pixels: a DFN adapter is active, which reads detached states.
+        ValueError: the logits cannot be differentiated to the pixels.
     Source: SmoothGrad (Smilkov et al., arXiv 1706.03825) of the absolute gradient, summed over the colours.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -62,22 +62,25 @@ def au_saliency(
 
 @contextmanager
 def _differentiable_tower(model: MF2Model) -> Iterator[None]:
-    """Let gradients through the tower where it is frozen; its weights get none."""
+    """Let gradients through the tower where it is frozen, and through the states that an adapter (DFN) reads; weights
+    get none."""
     is_frozen = model.config.freeze_vision
+    sides = [module for module in model.modules() if getattr(module, "detaches_states", False)]
     model.config.freeze_vision = False
+    for side in sides:
+        side.detaches_states = False
     try:
         yield
     finally:
         model.config.freeze_vision = is_frozen
+        for side in sides:
+            side.detaches_states = True
 
 
 def _gradient(logit: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """`(H, W)` size of the gradient at each pixel of `(1, 3, H, W)`, on the CPU."""
     if not logit.requires_grad:
-        raise ValueError(
-            "The AU logits cannot be differentiated to the pixels: a DFN adapter reads detached states. Explain the "
-            "checkpoint without the adapter."
-        )
+        raise ValueError("The AU logits cannot be differentiated to the pixels: the model reads detached states.")
     (gradient,) = torch.autograd.grad(logit, pixels, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError("The AU logits do not depend on the pixels.")

@@ -20,12 +20,17 @@ from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpa
 NUM_EXAMPLES = 3
 
 
-def caption_kinds(config: MF2Config) -> tuple[CaptionKind, ...]:
-    """The kinds of caption that a checkpoint has learned to write."""
+def caption_kinds(config: MF2Config, label_space: LabelSpace | None = None) -> tuple[CaptionKind, ...]:
+    """The kinds of caption that a checkpoint has learned to write.
+
+    Args:
+        label_space: of what answers, where that is an adapter: without AUs there is no sentence for each of them.
+    """
     kinds: tuple[CaptionKind, ...] = ()
     if config.use_emo_vl:
         kinds += ("emotion", "key_au") if config.emo_text == "random" else (config.emo_text,)
-    return (*kinds, "au") if config.use_au_vl else kinds
+    has_aus = config.au_text_mode == "caption" or bool((label_space or config.label_space).au_ids)
+    return (*kinds, "au") if config.use_au_vl and has_aus else kinds
 
 
 # -------------------------------------------------------------------------------------------------------------- faces

@@ -50,10 +50,10 @@ def draw_overlay(
 def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
     """What each branch that is on has learned to write, by kind, for every image."""
     written = {}
-    for kind in caption_kinds(model.config):
+    for kind in caption_kinds(model.config, model.label_space):
         ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
         written[kind] = processor.batch_decode(ids)
-    return [dict(zip(written, texts, strict=True)) for texts in zip(*written.values(), strict=True)]
+    return [{kind: texts[place] for kind, texts in written.items()} for place in range(len(inputs["pixel_values"]))]
 
 
 def _face_picture(pixel_values: torch.Tensor, processor: MF2Processor) -> Image.Image:

@@ -102,7 +102,7 @@ def draw_picture(picture: Image.Image, faces: Sequence[FaceState], height: int) 
     draw = ImageDraw.Draw(drawn)
     for face in faces:
         regions_px = face.regions_px * zoom
-        side = float(np.ptp(regions_px.reshape(-1, 2), axis=0).max())
+        side = float(np.ptp(regions_px.reshape(-1, 2), axis=0).max()) if regions_px.size else 0.0
         thickness = min(max(1.0, drawn.height / 360), max(1.0, side / LINES_OF_FACE))
         draw_regions(draw, regions_px, list(face.aus.values()), thickness)
     draw_tags(draw, [face for face in faces if face.box_px is not None], zoom, size)

@@ -108,7 +108,7 @@ def test_the_flag_rate_is_over_captions_that_name_something():
 
 
 # ----------------------------------------------------------------------------------------------------------- saliency
-class LinearReadout:
+class LinearReadout(torch.nn.Module):
     """AU 0 reads one patch, AU 1 another, through known weights."""
 
     weights = torch.zeros(2, 3, 40, 40)
