@@ -156,7 +156,7 @@ def _column(name: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- matching
-def match_videos(names: Iterable[str], in_file: Iterable[str]) -> dict[str, str]:
+def match_videos(names: Iterable[str], in_file: Iterable[str], place: str = "the landmark file") -> dict[str, str]:
     """Which video of a file each name means, by name.
 
     `dir/clip.mp4`, `clip.mp4`, `dir/clip` and `clip` mean the same: two names do if their last parts are equal, as
@@ -179,7 +179,7 @@ def match_videos(names: Iterable[str], in_file: Iterable[str]) -> dict[str, str]
         best = [video for video, score in scores.items() if score == max(scores.values())]
         if len(best) > 1:
             raise ValueError(
-                f"{name} may be {' or '.join(sorted(best))} of the landmark file; write its folder or suffix there."
+                f"{name} may be {' or '.join(sorted(best))} of {place}; write its folder or suffix there."
             )
         if best:
             matched[name] = best[0]
@@ -189,7 +189,7 @@ def match_videos(names: Iterable[str], in_file: Iterable[str]) -> dict[str, str]
     for video, several in names_of.items():
         if len(several) > 1:
             raise ValueError(
-                f"{video} of the landmark file may be {' or '.join(several[:2])}; write its folder or suffix there."
+                f"{video} of {place} may be {' or '.join(several[:2])}; write its folder or suffix there."
             )
     return matched
 

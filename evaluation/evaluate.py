@@ -205,7 +205,7 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
     settings = {"num_beams": 1}
     if arguments.rerank != "none":
         settings = {"rerank": arguments.rerank, "tokenizer": processor.tokenizer}
-    outputs, captions = [], {kind: [] for kind in caption_kinds(model.config)}
+    outputs, captions = [], {kind: [] for kind in caption_kinds(model.config, model.label_space)}
     batches = image_batches(
         split,
         processor.image_processor,
@@ -251,7 +251,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
     add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters of --model to measure instead of it")
-    add("--predictions", metavar="FILE.csv", help="another system: video, frame, AU… (probability or 0/1), emotion")
+    add(
+        "--predictions",
+        metavar="FILE",
+        help="another system: a CSV of video, frame, AU… (probability or 0/1), emotion; or what mf2 analyze wrote",
+    )
     add("--data", metavar="FOLDER", required=True, help="MFA data set: a folder, a Hub id, or a CSV file of labels")
     add("--split", default="validation", help="[%(default)s]")
     add(
