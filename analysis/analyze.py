@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `mf2 analyze`."""
     parser.epilog = (
         "Every frame has a row for each face, or one with face -1. A run that was stopped goes on with the same "
-        "command. The exit status is 1 if something could not be read."
+        "command; of a folder that grew only what is new is analysed, and comes last. "
+        "The exit status is 1 if something could not be read."
     )
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="pictures, videos, and folders to be searched for them")

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..dataset_tools.landmark_files import listed
 from ..utils.files import replacing, write_json
-from .tables import BOX, NO_FACE
+from .tables import BOX, NO_FACE, TABLE_NAME
 from .tracking import FaceTracker, Track
 
 MANIFEST_NAME = "manifest.json"
@@ -32,7 +33,8 @@ class RunFolder:
 
     Args:
         folder: of this run alone.
-        settings: what the rows depend on, as JSON has it; a run goes on with the same only.
+        settings: what the rows depend on, as JSON has it; a run goes on with the same only. Its `sources` may be more
+            than before: those that the folder has rows of come first then, in their order.
         schema: the columns.
     Raises:
         ValueError: the folder holds a run with other settings; they are named.
@@ -43,30 +45,60 @@ class RunFolder:
         self._parts_folder = folder / PARTS_NAME
         self._rows: list[dict[str, Any]] = []
         self._since = time.monotonic()
-        self._refuse_another()
+        known = self._refuse_another()
+        self._new = [name for name in self.settings["sources"] if name not in set(known)]
+        self.settings["sources"] = [*known, *self._new]
 
     def claim(self) -> None:
         """Make the folder this run's; nothing is written before."""
-        if not self.parts:
-            write_json(self._parts_folder / SETTINGS_NAME, self.settings)
+        if (self.folder / MANIFEST_NAME).is_file():
+            self._reopen()
+        write_json(self._parts_folder / SETTINGS_NAME, self.settings)
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
 
-    def _refuse_another(self) -> None:
-        """Raise where the folder holds the rows of a run with other settings."""
-        found = self.settings
-        if self.is_finished:
+    def _reopen(self) -> None:
+        """Make the rows of a finished run the first part of this one."""
+        table = self.folder / f"{TABLE_NAME}.parquet"
+        if not table.is_file():
+            raise ValueError(
+                f"{self.folder} holds an analysis without {table.name}, to which {listed(self._new)} cannot be added; "
+                "choose another --output."
+            )
+        shutil.rmtree(self._parts_folder, ignore_errors=True)
+        first_new = (len(self.settings["sources"]) - len(self._new), -1)
+        schema = self.schema.with_metadata({_POSITION: json.dumps(first_new).encode()})
+        with (
+            replacing(self._parts_folder / "part-000000.parquet") as partial,
+            pq.ParquetWriter(partial, schema) as new,
+        ):
+            for rows in _row_groups(table):
+                new.write_table(rows.replace_schema_metadata(schema.metadata))
+
+    def _refuse_another(self) -> list[str]:
+        """The sources that the folder's rows are of; raises where it holds a run with other settings."""
+        found = self.settings | {"sources": []}
+        if (self.folder / MANIFEST_NAME).is_file():
             found = json.loads((self.folder / MANIFEST_NAME).read_text("utf-8"))["settings"]
         elif self.parts:
             found = json.loads((self._parts_folder / SETTINGS_NAME).read_text("utf-8"))
-        if differ := sorted(name for name in self.settings if found.get(name) != self.settings[name]):
+        gone = [name for name in found["sources"] if name not in set(self.settings["sources"])]
+        if gone:
+            raise ValueError(
+                f"{self.folder} holds an analysis of {listed(gone)}, too; name those as well, choose another --output "
+                "or remove it."
+            )
+        others = [name for name in self.settings if name != "sources"]
+        if differ := sorted(name for name in others if found.get(name) != self.settings[name]):
             raise ValueError(
                 f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "
                 "remove it."
             )
+        return found["sources"]
 
     @property
     def is_finished(self) -> bool:
         """Whether everything was written: the manifest comes last."""
-        return (self.folder / MANIFEST_NAME).is_file()
+        return (self.folder / MANIFEST_NAME).is_file() and not self._new
 
     # -------------------------------------------------------------------------------------------------------- parts
     @property
@@ -114,9 +146,16 @@ class RunFolder:
     def tables(self) -> Iterator[pa.Table]:
         """All rows, a table for each part."""
         for part in self.parts:
-            yield pq.read_table(part).replace_schema_metadata(None)
+            yield from _row_groups(part)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and drop the parts."""
         write_json(self.folder / MANIFEST_NAME, {"settings": self.settings, **manifest})
         shutil.rmtree(self._parts_folder)
+
+
+def _row_groups(file: Path) -> Iterator[pa.Table]:
+    """The tables that a file was written from."""
+    with pq.ParquetFile(file) as opened:
+        for number in range(opened.num_row_groups):
+            yield opened.read_row_group(number).replace_schema_metadata(None)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,53 @@ def test_a_finished_run_is_only_read(whole_run, checkpoint, media, tmp_path, mon
     assert capsys.readouterr().out == first
     assert analyze(media / "below", *options, "--fps", "5") == 1
     assert "another fps; choose another --output or remove it" in capsys.readouterr().err
+
+
+def test_a_folder_that_grew_is_analysed_where_it_is_new(checkpoint, media, tmp_path, monkeypatch, capsys):
+    """The rows that are there stay as they are and come first; without them nothing is analysed again."""
+    folder = tmp_path / "media"
+    shutil.copytree(media / "below", folder)
+    options = (
+        "--model",
+        checkpoint,
+        "--output",
+        tmp_path / "run",
+        "--landmarks",
+        "mean_face",
+        "--format",
+        "csv,parquet",
+    )
+    assert analyze(folder, *options) == 0
+    before = read_rows(tmp_path / "run")
+    shutil.copy(media / "clip.mp4", folder / "a.mp4")
+    read = []
+    read_frames = engine.read_frames
+    monkeypatch.setattr(engine, "read_frames", lambda new, *rest: read.extend(new) or read_frames(new, *rest))
+    assert analyze(folder, *options) == 0
+    assert [(place, source.path.name) for place, source in read] == [(2, "a.mp4")]
+    rows = read_rows(tmp_path / "run")
+    assert rows[: len(before)] == before
+    assert [(Path(row["source"]).name, row["frame"]) for row in rows[len(before) :]] == [
+        ("a.mp4", n) for n in range(16)
+    ]
+    assert len((tmp_path / "run" / "faces.csv").read_text().splitlines()) == 1 + len(rows)
+    assert "3 sources, 18 frames" in capsys.readouterr().out
+    (folder / "empty.png").unlink()
+    assert analyze(folder, *options) == 1
+    assert "holds an analysis of " in (said := capsys.readouterr().err) and "empty.png, too" in said
+    assert read_rows(tmp_path / "run") == rows
+
+
+def test_a_folder_that_grew_needs_a_whole_table(checkpoint, media, tmp_path, capsys):
+    folder = tmp_path / "media"
+    shutil.copytree(media / "below", folder)
+    options = ("--model", checkpoint, "--output", tmp_path / "run", "--landmarks", "mean_face", "--format", "csv")
+    assert analyze(folder, *options) == 0
+    kept = (tmp_path / "run" / "faces.csv").read_bytes()
+    shutil.copy(folder / "empty.png", folder / "new.png")
+    assert analyze(folder, *options) == 1
+    assert "without faces.parquet, to which" in capsys.readouterr().err
+    assert (tmp_path / "run" / "faces.csv").read_bytes() == kept
 
 
 def test_a_run_that_failed_at_once_leaves_nothing(checkpoint, media, tmp_path, capsys):
