@@ -360,13 +360,13 @@ class DFNSide(RecognitionHeads):
             self._add_to(seen, self._ask(base, pooled))
         return seen
 
-    @torch.no_grad()
     def _ask(self, base: MF2Recognizers, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """What the base says of its own regions, without dropout."""
         was_training = base.training
         base.eval()
         try:
-            return base({name: states[:, : self.num_regions] for name, states in pooled.items()})
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detaches_states):
+                return base({name: states[:, : self.num_regions] for name, states in pooled.items()})
         finally:
             base.train(was_training)
 

@@ -171,4 +171,6 @@ def _refuse(values: pd.Series, wrong: pd.Series, rule: str) -> None:
     """Raise a `ValueError` that names the first wrong value and its row."""
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(f"Row {row + 1} of the CSV file: {values.name} is {values.iloc[row]!r}; it {rule}.")
+        raise ValueError(
+            f"Row {row + 1} of the CSV file: {values.name} is {values.iloc[[row]].tolist()[0]!r}; it {rule}."
+        )
