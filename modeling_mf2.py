@@ -13,19 +13,18 @@ region, D branch width, W vision width, P projection width, H heads, L layers.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, Blip2VisionModel, initialization
+from transformers import initialization
 from transformers.backbone_utils import BackboneMixin
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
@@ -45,6 +44,7 @@ from .alignment_mf2 import (
     recognition_losses,
     split_floors,
 )
+from .branch_mf2 import BranchView, MF2Branch
 from .caption_ranking_mf2 import (
     NUM_CANDIDATES,
     CaptionRanking,
@@ -53,11 +53,21 @@ from .caption_ranking_mf2 import (
     recognised_states,
     refuse_settings,
 )
-from .configuration_mf2 import MF2Config, MF2QFormerConfig
+from .configuration_mf2 import MF2Config
 from .labels_mf2 import LabelSpace
-from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, map_key_values, select_rows
+from .qformer_mf2 import MF2LMHead, map_key_values, select_rows
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
+from .tower_mf2 import (
+    SampledFeatures,
+    VisionFeatures,
+    build_vision_tower,
+    image_size_of,
+    map_to_tokens,
+    sample_regions,
+    select_boxes,
+    tokens_to_map,
+)
 from .transformers_mf2 import CACHE_NAME, AdapterCalls, cache_of
 
 if is_peft_available():
@@ -68,8 +78,6 @@ logger = logging.get_logger(__name__)
 
 CAPTION_BRANCH = {"emotion": "emo", "key_au": "emo", "au": "au"}
 """Which branch writes which kind of caption."""
-QUERIES_AT_ONCE = 1536
-"""In a pass on the CPU that nothing differentiates; more need memory and are no faster."""
 
 
 # ---------------------------------------------------------------------------------------------------------- outputs
@@ -98,390 +106,6 @@ class MF2Output(ModelOutput):
     emotion_embeds: torch.FloatTensor | None = None
     au_states: torch.FloatTensor | None = None
     emotion_states: torch.FloatTensor | None = None
-
-
-# ------------------------------------------------------------------------------------------------------- AU regions
-def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: int) -> torch.Tensor:
-    """Read a grid of features inside boxes of a feature map, bilinearly (RoIAlign with one sample a cell).
-
-    In fp32: `grid_sample` has no bf16 kernel on the CPU, and positions need more than eight bits.
-
-    Args:
-        feature_map: `(B, W, h, w)`.
-        boxes: `(B, K, 4)` x1 y1 x2 y2, normalised to [0, 1] over the image that the map covers.
-        grid_size: Samples along each side of a box.
-    Returns:
-        `(B, K, grid_size², W)` in the map's dtype.
-    """
-    steps = (torch.arange(grid_size, device=boxes.device, dtype=torch.float32) + 0.5) / grid_size
-    corner, size = boxes[..., :2].float(), (boxes[..., 2:] - boxes[..., :2]).float()
-    xs = corner[..., 0:1] + size[..., 0:1] * steps
-    ys = corner[..., 1:2] + size[..., 1:2] * steps
-    grid = torch.stack(torch.broadcast_tensors(xs[..., None, :], ys[..., :, None]), dim=-1)  # (B, K, g, g, 2)
-    batch_size, num_boxes = boxes.shape[:2]
-    with torch.autocast(feature_map.device.type, enabled=False):
-        sampled = F.grid_sample(
-            feature_map.float(),
-            grid.view(batch_size, num_boxes, -1, 2) * 2 - 1,
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=False,
-        )  # (B, W, K, g²)
-    return sampled.permute(0, 2, 3, 1).to(feature_map.dtype)
-
-
-def select_boxes(
-    au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None, wanted: Sequence[int]
-) -> torch.Tensor | None:
-    """The boxes of the wanted AUs, in their order, of boxes that say whose they are.
-
-    Args:
-        au_boxes: `(B, K, 2, 4)`.
-        au_ids: `(B, K)` or `(K,)` AU numbers, as the processor returns them; None takes the boxes as they are.
-        wanted: A AU numbers.
-    Returns:
-        `(B, A, 2, 4)`.
-    Raises:
-        ValueError: a wanted AU has no box, or it is not clear whose the boxes are.
-    """
-    if au_boxes is None or au_ids is None:
-        return au_boxes
-    owners = torch.as_tensor(au_ids)
-    if owners.shape[-1:] != au_boxes.shape[1:2]:
-        raise ValueError(f"au_ids has shape {tuple(owners.shape)}, but there are {au_boxes.shape[1]} au_boxes a face.")
-    given, *others = owners.reshape(-1, au_boxes.shape[1]).unique(dim=0).tolist() or [list(wanted)]
-    if others:
-        raise ValueError(f"Faces of one batch have boxes of different AUs, {given} and {others[0]}; give them apart.")
-    if missing := [au_id for au_id in wanted if au_id not in given]:
-        raise ValueError(
-            f"au_boxes are of the AUs {', '.join(map(str, given))}, but the label space that answers also needs "
-            f"{', '.join(map(str, missing))}; make them with processor.for_label_spaces(model.label_space)."
-        )
-    return au_boxes if given == list(wanted) else au_boxes[:, [given.index(au_id) for au_id in wanted]]
-
-
-# ------------------------------------------------------------------------------------------------------------ branch
-class SharedSpace(nn.Module):
-    """Where images and texts of a branch meet: two projections onto the unit sphere, and a temperature."""
-
-    PARTS = ("vision_projection", "text_projection", "temperature")
-
-    vision_projection: nn.Linear
-    text_projection: nn.Linear
-    temperature: nn.Parameter
-
-    def embed_image(self, query_states: torch.Tensor) -> torch.Tensor:
-        """(…, Q, D) query states -> (…, Q, P) on the unit sphere."""
-        return F.normalize(self.vision_projection(query_states), dim=-1)
-
-    def embed_text(self, text_states: torch.Tensor) -> torch.Tensor:
-        """(…, T, D) text states -> (…, P) on the unit sphere, from position 0."""
-        return F.normalize(self.text_projection(text_states[..., 0, :]), dim=-1)
-
-
-def _read_directly(key_values: Iterator[KeyValue | None], direct: list[torch.Tensor]) -> Iterator[KeyValue | None]:
-    """The same; the mean of the first values, (rows, 1, H, N, D / H) -> (rows, D), goes to `direct`."""
-    first = next(key_values)
-    direct.append(first[1].mean(-2).flatten(1))
-    yield first
-    del first  # a layer's are not held while the next ones are computed
-    yield from key_values
-
-
-class MF2Branch(SharedSpace):
-    """A Q-Former with its queries, text side and heads: Emo-VL over the face, or AU-VL over the AU regions.
-
-    Both are this one class. The local branch adds an embedding per AU to its shared queries: AUs such as 12 and 15
-    read the same region and are told apart by it. It also adds one per place in a region to the vision tokens, which
-    are otherwise a bag: nothing in them says which centre and which cell they come from.
-    """
-
-    def __init__(self, config: MF2Config, qformer_config: MF2QFormerConfig, is_local: bool):
-        super().__init__()
-        width = qformer_config.hidden_size
-        self.config = config
-        self.query_tokens = nn.Parameter(torch.zeros(1, qformer_config.num_query_tokens, width))
-        if is_local:
-            self.au_embeddings = nn.Embedding(len(config.au_ids), width)
-            self.region_embeddings = nn.Embedding(config.num_region_tokens, qformer_config.encoder_hidden_size)
-        self.vision_layernorm = nn.LayerNorm(qformer_config.encoder_hidden_size, eps=1e-5)
-        self.embeddings = MF2TextEmbeddings(qformer_config)
-        self.qformer = MF2QFormer(config, qformer_config)
-        self.vision_projection = nn.Linear(width, config.projection_dim)
-        self.text_projection = nn.Linear(width, config.projection_dim)
-        self.itm_head = nn.Linear(width, 2)
-        self.lm_head = MF2LMHead(qformer_config)
-        self.temperature = nn.Parameter(torch.tensor([float(config.itc_temperature)]))  # FSDP takes no scalars
-
-    def query_embeds(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
-        """(G, Q, D): the queries, with each AU's embedding in the local branch (G = A), as they are in the global.
-
-        Args:
-            au_ids: Other AUs than the branch was trained on; an unknown one gets the embedding of the trained AU whose
-                regions are nearest.
-        """
-        return self(au_ids)
-
-    def forward(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
-        """See `query_embeds`. The queries are the branch's own weight: what wraps modules (offloading) lets them be
-        read in a call of the branch alone."""
-        if not hasattr(self, "au_embeddings"):
-            return self.query_tokens
-        known, device = tuple(self.config.au_ids), self.query_tokens.device
-        if au_ids is None or tuple(au_ids) == known:
-            rows = torch.arange(len(known), device=device)
-        else:
-            rows = torch.tensor(nearest_au_indexes(tuple(au_ids), known), device=device)
-        return self.query_tokens + self.au_embeddings(rows)[:, None]
-
-    def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
-        """(…, N, W) tokens of the tower -> what the queries attend to, of the same shape."""
-        states = self.vision_layernorm(vision_states)
-        if not hasattr(self, "region_embeddings"):
-            return states
-        return states + self.region_embeddings(torch.arange(states.shape[-2], device=states.device))
-
-    def project_vision(self, vision_states: torch.Tensor) -> Iterator[KeyValue | None]:
-        """(rows, regions, N, W) vision tokens -> as [`MF2QFormer.project_vision`], from the normalised ones."""
-        return self.qformer.project_vision(self.normalize_vision(vision_states))
-
-    def encode_image(
-        self, vision_states: torch.Tensor, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
-    ) -> "BranchView":
-        """The query-only pass, Eq. 1; each face, and each region, is a row of its own.
-
-        Args:
-            vision_states: `(B, 1, N, W)` tokens of the face, or `(B, A, R, W)` tokens of its regions.
-            au_ids: Whose regions they are, as in `query_embeds`.
-            keep_key_values: Leave the keys and values of queries and image, for passes with text.
-        """
-        query_embeds = self.query_embeds(au_ids)
-        if keep_key_values or not self._is_split(vision_states):
-            return self._encode_images(query_embeds, vision_states, keep_key_values)
-        images_at_once = max(QUERIES_AT_ONCE // query_embeds[..., 0].numel(), 1)
-        parts = [self._encode_images(query_embeds, images) for images in vision_states.split(images_at_once)]
-        states, pooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "pooled"))
-        return BranchView(states, pooled, query_embeds, vision_states)
-
-    def _is_split(self, vision_states: torch.Tensor) -> bool:
-        """Whether images go through in parts, which takes less memory: not on a GPU, which is best used by all at
-        once, nor in a graph that is compiled, nor where autograd keeps everything anyway."""
-        if vision_states.device.type != "cpu" or torch.compiler.is_compiling():
-            return False
-        if not torch.is_grad_enabled():
-            return True
-        return not (vision_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
-
-    def _encode_images(
-        self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False
-    ) -> "BranchView":
-        vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
-        direct: list[torch.Tensor] = []
-        if self.config.direct_states:
-            vision_key_values = _read_directly(vision_key_values, direct)
-        kept = list(vision_key_values) if keep_key_values else []
-        queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
-        states = self.qformer(
-            queries,
-            query_length=queries.shape[1],
-            vision_key_values=kept or vision_key_values,
-            pool=lambda states: states.mean(1),
-            keep_key_values=keep_key_values,
-        )
-        pooled = states.pooled
-        if direct:
-            pooled = torch.cat([direct[0][:, None], pooled[:, 1:]], dim=1)
-        last, pooled = (x.unflatten(0, vision_states.shape[:2]) for x in (states.last, pooled))
-        return BranchView(last, pooled, query_embeds, vision_states, states.key_values, kept)
-
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The text-only pass, Eq. 2: `(rows, T)` ids -> `(rows, T, D)` states."""
-        return self.qformer(self.embeddings(input_ids), attention_mask=attention_mask).last
-
-    def pool_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The same pass -> `(rows, J, D)`: position 0 of the embeddings and of the states after each layer."""
-        embeds = self.embeddings(input_ids)
-        return self.qformer(embeds, attention_mask=attention_mask, pool=lambda states: states[:, 0].clone()).pooled
-
-    def decode(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        prefix: list[KeyValue],
-        kv_cache: Cache | None = None,
-    ) -> torch.Tensor:
-        """Text states under a causal mask that lets every token see all queries: `(rows, T)` -> `(rows, T, D)`.
-
-        The queries never see the text, so their keys and values are those of the query-only pass; nothing of theirs is
-        computed again. Text positions start at 0.
-
-        Args:
-            attention_mask: `(rows, past text + T)`; None where nothing is padded.
-            prefix: The queries' keys and values, a layer.
-            kv_cache: Grows by the text's keys and values; an empty one takes the prefix first.
-        """
-        num_queries = prefix[0][0].shape[2]
-        seen = DynamicCache() if kv_cache is None else kv_cache
-        num_past = max(seen.get_seq_length() - num_queries, 0)
-        if seen.get_seq_length() == 0:
-            # Without a cache to keep, one layer is enough to tell the mask how many keys come before the text.
-            for index, key_value in enumerate(prefix if kv_cache is not None else prefix[:1]):
-                seen.update(*key_value, index)
-        if attention_mask is None:
-            attention_mask = input_ids.new_ones(input_ids.shape[0], num_past + input_ids.shape[1])
-        embeds = self.embeddings(input_ids, first_position=num_past)
-        visible = F.pad(attention_mask, (num_queries, 0), value=1)
-        mask = create_causal_mask(self.config, embeds, visible, seen, allow_is_causal_skip=False)
-        return self.qformer(embeds, attention_mask=mask, prefix=prefix, kv_cache=kv_cache).last
-
-    def predict_tokens(self, text_states: torch.Tensor) -> torch.Tensor:
-        """(…, D) text states -> (…, vocabulary) logits of the next token."""
-        words = self.embeddings.word_embeddings
-        if words.weight.is_meta:  # offloaded: the weight is there in a call alone
-            every = torch.arange(self.lm_head.bias.shape[0], device=text_states.device)
-            return self.lm_head(text_states, words(every))
-        return self.lm_head(text_states, words.weight)
-
-    def match(
-        self,
-        query_embeds: torch.Tensor,
-        vision_key_values: list[KeyValue | None],
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-    ) -> torch.Tensor:
-        """ITM logits `(rows, 2)`: queries and text see each other, the head reads every query, logits are averaged.
-
-        Args:
-            query_embeds: `(rows, Q, D)`.
-            vision_key_values: `(rows, regions, H, N, D / H)` a layer.
-        """
-        embeds = torch.cat([query_embeds, self.embeddings(input_ids)], dim=1)
-        num_queries = query_embeds.shape[1]
-        states = self.qformer(
-            embeds,
-            query_length=num_queries,
-            attention_mask=F.pad(attention_mask, (num_queries, 0), value=1),
-            vision_key_values=vision_key_values,
-            drop_text=True,
-        ).last
-        return self.itm_head(states[:, :num_queries]).mean(1)
-
-
-# ------------------------------------------------------------------------------------------------------------- tower
-_ATTENTION_SUPPORT = {
-    "sdpa": "_supports_sdpa",
-    "flex_attention": "_supports_flex_attn",
-    "flash_attention_2": "_supports_flash_attn",
-    "flash_attention_3": "_supports_flash_attn",
-}
-"""Where a transformers model says whether it has an attention implementation; convolutional ones have none."""
-
-
-def build_vision_tower(config: MF2Config) -> PreTrainedModel:
-    """The tower of `config.vision_config`, without parts that nothing reads (poolers)."""
-    is_eva = config.vision_config.model_type == "blip_2_vision_model"  # AutoModel does not list it
-    model_class = Blip2VisionModel if is_eva else AutoModel._model_mapping[type(config.vision_config)]
-    accepted = inspect.signature(model_class.__init__).parameters
-    kwargs = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
-    if not getattr(model_class, _ATTENTION_SUPPORT.get(config.vision_config._attn_implementation, ""), True):
-        kwargs["attn_implementation"] = "eager"  # what was asked of the whole model is then for the branches alone
-    tower = model_class._from_config(config.vision_config, **kwargs)
-    if is_eva:
-        # It is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy of it.
-        tower.post_layernorm = nn.Identity()
-    return tower
-
-
-def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
-    """Height and width of the images that a tower is built for; 224 px where it takes any."""
-    size = getattr(tower.config, "image_size", None)
-    if size is None:  # timm keeps it in the patch embedding
-        size = next((module.img_size for module in tower.modules() if getattr(module, "img_size", None)), 224)
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def tokens_to_map(tokens: torch.Tensor, height: int, width: int, patch_size: int | None = None) -> torch.Tensor:
-    """(B, prefix + h · w, W) tokens of an image of that size in pixels -> (B, W, h, w).
-
-    Prefix tokens (class, registers) are what is over after the grid: one of whole patches or, where no patch size is
-    known, the largest one of the image's aspect ratio.
-    """
-    count = tokens.shape[1]
-    if patch_size:
-        rows, cols = height // patch_size, width // patch_size
-    else:
-        rows = int((count * height / width) ** 0.5)
-        while rows and rows * round(rows * width / height) > count:
-            rows -= 1
-        cols = round(rows * width / height)
-    if not rows * cols or not 0 <= count - rows * cols <= 16:
-        raise ValueError(
-            f"{count} vision tokens of a {height}×{width} image form no grid; use a square image or another tower."
-        )
-    return tokens[:, count - rows * cols :].transpose(1, 2).unflatten(2, (rows, cols))
-
-
-def map_to_tokens(feature_map: torch.Tensor) -> torch.Tensor:
-    """(B, W, h, w) features of a convolutional tower -> (B, h · w, W) tokens that know where they are.
-
-    A ViT's tokens carry positions; these get DETR's fixed sine encoding (Carion et al., arXiv 2005.12872), half of the
-    channels for y and half for x, added to the normalised features.
-    """
-    width, rows, cols = feature_map.shape[1:]
-    encodings = []
-    for count in (rows, cols):
-        # From half a wave over the image to half a wave a cell.
-        frequencies = torch.pi * torch.logspace(0, 1, width // 4, base=count, device=feature_map.device)
-        angles = (torch.arange(count, device=feature_map.device) + 0.5)[:, None] / count * frequencies
-        encodings.append(torch.cat([angles.sin(), angles.cos()], dim=-1))
-    of_rows, of_cols = encodings
-    position = torch.cat([of_rows[:, None].expand(-1, cols, -1), of_cols[None].expand(rows, -1, -1)], dim=-1)
-    tokens = F.layer_norm(feature_map.flatten(2).transpose(1, 2), (width,))
-    return tokens + F.pad(position.flatten(0, 1), (0, width - position.shape[-1])).to(tokens.dtype)
-
-
-@dataclass
-class VisionFeatures:
-    """`tokens` (B, N, W) of the whole face, and `maps`, (B, W_l, h_l, w_l) for each of `local_feature_levels`."""
-
-    tokens: torch.Tensor
-    maps: list[torch.Tensor]
-
-
-@dataclass
-class SampledFeatures:
-    """What the branches read of a frozen tower, so that it can be kept instead of the picture.
-
-    Args:
-        tokens: `(B, N, W)` of the whole face.
-        regions: `(B, A, R, ΣW_l)`: what is sampled in the AU regions of the maps, levels side by side; None without
-            the local branch.
-    """
-
-    tokens: torch.Tensor
-    regions: torch.Tensor | None
-
-
-@dataclass
-class BranchView:
-    """A branch's query-only pass over a batch, in K views an image: 1 (the face) or A (its regions).
-
-    Args:
-        states: `(B, K, Q, D)` last query states.
-        pooled: `(B, K, J, D)` means over the queries, of the embeddings and of the states after each layer; with
-            `direct_states` the first is the mean of the values that the first cross-attention reads.
-        query_embeds: `(K, Q, D)` the queries that made them.
-        vision_states: `(B, K, N, W)` what the queries attended to.
-        key_values: A layer's keys and values of the queries, `(B · K, H, Q, D / H)`; empty unless they were kept.
-        vision_key_values: Those of the image, `(B · K, 1, H, N, D / H)`; likewise.
-    """
-
-    states: torch.Tensor
-    pooled: torch.Tensor
-    query_embeds: torch.Tensor
-    vision_states: torch.Tensor
-    key_values: list[KeyValue] = field(default_factory=list)
-    vision_key_values: list[KeyValue | None] = field(default_factory=list)
 
 
 # ------------------------------------------------------------------------------------------------------------- model

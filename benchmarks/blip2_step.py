@@ -32,8 +32,9 @@ from mf2.alignment_mf2 import (
     itc_loss,
     match_loss,
 )
+from mf2.branch_mf2 import BranchView, MF2Branch
 from mf2.configuration_mf2 import MF2QFormerConfig
-from mf2.modeling_mf2 import BranchView, MF2Branch, MF2ForPreTraining
+from mf2.modeling_mf2 import MF2ForPreTraining
 
 Batch = Mapping[str, torch.Tensor]
 

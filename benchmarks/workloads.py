@@ -21,8 +21,9 @@ from mf2.benchmarks.inputs import (
     text_of_length,
 )
 from mf2.benchmarks.timing import Phases, Timing, count_flops, time_side_by_side
+from mf2.branch_mf2 import MF2Branch
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Branch, MF2ForPreTraining, MF2Model
+from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.qformer_mf2 import map_key_values
 
 

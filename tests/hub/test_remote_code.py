@@ -28,6 +28,7 @@ pytestmark = pytest.mark.dependencies
 VISITS = Path(__file__).with_name("checkpoint_visits.py")
 MODEL_FILES = {
     "alignment_mf2.py",
+    "branch_mf2.py",
     "caption_meaning_mf2.py",
     "caption_phrases_mf2.py",
     "caption_ranking_mf2.py",
@@ -38,6 +39,7 @@ MODEL_FILES = {
     "qformer_mf2.py",
     "recognition_mf2.py",
     "regions_mf2.py",
+    "tower_mf2.py",
     "transformers_mf2.py",
     "versions_mf2.py",
 }

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from small_configs import small_config
 
 from mf2 import alignment_mf2
-from mf2.modeling_mf2 import MF2Branch, MF2ForPreTraining
+from mf2.branch_mf2 import MF2Branch
+from mf2.modeling_mf2 import MF2ForPreTraining
 
 BATCH, AUS, TEXT, SMOOTHING = 4, (1, 12, 25), 6, 0.1
 CLS, SEP, DEC = 2, 3, 49

@@ -17,8 +17,9 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
+from mf2.branch_mf2 import MF2Branch
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Branch, MF2Model
+from mf2.modeling_mf2 import MF2Model
 from mf2.training.pretrained_weights import load_pretrained_parts
 
 QUERIES, TEXT, VISION_TOKENS, ROWS = 5, 7, 9, 4

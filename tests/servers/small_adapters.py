@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model
 
+from mf2.branch_mf2 import MF2Branch
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Branch, MF2Model
+from mf2.modeling_mf2 import MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide
 
 AUS = (1, 12, 15)

@@ -5,15 +5,10 @@ import weakref
 import pytest
 import torch
 
-from mf2 import modeling_mf2
+from mf2 import branch_mf2
 from mf2.configuration_mf2 import MF2Config
 from mf2.labels_mf2 import EMOTIONS
-from mf2.modeling_mf2 import (
-    MF2ForConditionalGeneration,
-    MF2ForImageClassification,
-    MF2ForPreTraining,
-    MF2Model,
-)
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForImageClassification, MF2ForPreTraining, MF2Model
 
 CLASSES = [MF2Model, MF2ForPreTraining, MF2ForConditionalGeneration, MF2ForImageClassification]
 AUS = (1, 12, 15)
@@ -296,7 +291,7 @@ def test_images_in_parts_are_seen_as_all_at_once(batch_size, monkeypatch):
     assert whole["au"].states.shape[:2] == (batch_size, len(AUS))
     passes = count_passes(model)
     for queries_at_once, parts in ((1, batch_size), (12, -(-batch_size // 2))):
-        monkeypatch.setattr(modeling_mf2, "QUERIES_AT_ONCE", queries_at_once)
+        monkeypatch.setattr(branch_mf2, "QUERIES_AT_ONCE", queries_at_once)
         passes.clear()
         views = model.encode_branches(**images)
         assert passes.count("au") == parts
@@ -315,7 +310,7 @@ def count_passes(model: MF2Model) -> list[str]:
 
 @pytest.mark.parametrize("trained", ["vision_model", "au.query_tokens", "au.region_embeddings", "au.qformer.encoder"])
 def test_images_stay_together_where_something_is_trained(trained, monkeypatch):
-    monkeypatch.setattr(modeling_mf2, "QUERIES_AT_ONCE", 1)
+    monkeypatch.setattr(branch_mf2, "QUERIES_AT_ONCE", 1)
     model = make_model(MF2Model, freeze_vision=False).requires_grad_(False)
     passes = count_passes(model)
     model(**make_images())
@@ -346,14 +341,14 @@ def test_an_image_pass_holds_no_layer_but_the_last(model_class):
 
 @torch.no_grad()
 def test_keys_and_values_are_kept_for_texts_alone(monkeypatch):
-    kept, encode_image = [], modeling_mf2.MF2Branch.encode_image
+    kept, encode_image = [], branch_mf2.MF2Branch.encode_image
 
     def watch(branch, vision_states, au_ids=None, keep_key_values=False):
         view = encode_image(branch, vision_states, au_ids, keep_key_values)
         kept.append((bool(view.key_values), bool(view.vision_key_values)))
         return view
 
-    monkeypatch.setattr(modeling_mf2.MF2Branch, "encode_image", watch)
+    monkeypatch.setattr(branch_mf2.MF2Branch, "encode_image", watch)
     model = make_model(MF2ForPreTraining)
     model(**make_images(), **make_labels())
     assert kept == [(False, False)] * 2

@@ -9,7 +9,8 @@ from torchvision.ops import roi_align
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
 from mf2.configuration_mf2 import MF2Config
-from mf2.modeling_mf2 import MF2Model, build_vision_tower, map_to_tokens, sample_regions, tokens_to_map
+from mf2.modeling_mf2 import MF2Model
+from mf2.tower_mf2 import build_vision_tower, map_to_tokens, sample_regions, tokens_to_map
 
 pytestmark = pytest.mark.dependencies
 

@@ -1,0 +1,170 @@
+"""The vision tower of MF²: any vision model of transformers or timm, its tokens and maps, and AU regions of these.
+
+Symbols in shapes as in `modeling_mf2`.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, Blip2VisionModel
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_mf2 import MF2Config
+
+# ------------------------------------------------------------------------------------------------------------- tower
+_ATTENTION_SUPPORT = {
+    "sdpa": "_supports_sdpa",
+    "flex_attention": "_supports_flex_attn",
+    "flash_attention_2": "_supports_flash_attn",
+    "flash_attention_3": "_supports_flash_attn",
+}
+"""Where a transformers model says whether it has an attention implementation; convolutional ones have none."""
+
+
+def build_vision_tower(config: MF2Config) -> PreTrainedModel:
+    """The tower of `config.vision_config`, without parts that nothing reads (poolers)."""
+    is_eva = config.vision_config.model_type == "blip_2_vision_model"  # AutoModel does not list it
+    model_class = Blip2VisionModel if is_eva else AutoModel._model_mapping[type(config.vision_config)]
+    accepted = inspect.signature(model_class.__init__).parameters
+    kwargs = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+    if not getattr(model_class, _ATTENTION_SUPPORT.get(config.vision_config._attn_implementation, ""), True):
+        kwargs["attn_implementation"] = "eager"  # what was asked of the whole model is then for the branches alone
+    tower = model_class._from_config(config.vision_config, **kwargs)
+    if is_eva:
+        # It is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy of it.
+        tower.post_layernorm = nn.Identity()
+    return tower
+
+
+def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
+    """Height and width of the images that a tower is built for; 224 px where it takes any."""
+    size = getattr(tower.config, "image_size", None)
+    if size is None:  # timm keeps it in the patch embedding
+        size = next((module.img_size for module in tower.modules() if getattr(module, "img_size", None)), 224)
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def tokens_to_map(tokens: torch.Tensor, height: int, width: int, patch_size: int | None = None) -> torch.Tensor:
+    """(B, prefix + h · w, W) tokens of an image of that size in pixels -> (B, W, h, w).
+
+    Prefix tokens (class, registers) are what is over after the grid: one of whole patches or, where no patch size is
+    known, the largest one of the image's aspect ratio.
+    """
+    count = tokens.shape[1]
+    if patch_size:
+        rows, cols = height // patch_size, width // patch_size
+    else:
+        rows = int((count * height / width) ** 0.5)
+        while rows and rows * round(rows * width / height) > count:
+            rows -= 1
+        cols = round(rows * width / height)
+    if not rows * cols or not 0 <= count - rows * cols <= 16:
+        raise ValueError(
+            f"{count} vision tokens of a {height}×{width} image form no grid; use a square image or another tower."
+        )
+    return tokens[:, count - rows * cols :].transpose(1, 2).unflatten(2, (rows, cols))
+
+
+def map_to_tokens(feature_map: torch.Tensor) -> torch.Tensor:
+    """(B, W, h, w) features of a convolutional tower -> (B, h · w, W) tokens that know where they are.
+
+    A ViT's tokens carry positions; these get DETR's fixed sine encoding (Carion et al., arXiv 2005.12872), half of the
+    channels for y and half for x, added to the normalised features.
+    """
+    width, rows, cols = feature_map.shape[1:]
+    encodings = []
+    for count in (rows, cols):
+        # From half a wave over the image to half a wave a cell.
+        frequencies = torch.pi * torch.logspace(0, 1, width // 4, base=count, device=feature_map.device)
+        angles = (torch.arange(count, device=feature_map.device) + 0.5)[:, None] / count * frequencies
+        encodings.append(torch.cat([angles.sin(), angles.cos()], dim=-1))
+    of_rows, of_cols = encodings
+    position = torch.cat([of_rows[:, None].expand(-1, cols, -1), of_cols[None].expand(rows, -1, -1)], dim=-1)
+    tokens = F.layer_norm(feature_map.flatten(2).transpose(1, 2), (width,))
+    return tokens + F.pad(position.flatten(0, 1), (0, width - position.shape[-1])).to(tokens.dtype)
+
+
+@dataclass
+class VisionFeatures:
+    """`tokens` (B, N, W) of the whole face, and `maps`, (B, W_l, h_l, w_l) for each of `local_feature_levels`."""
+
+    tokens: torch.Tensor
+    maps: list[torch.Tensor]
+
+
+@dataclass
+class SampledFeatures:
+    """What the branches read of a frozen tower, so that it can be kept instead of the picture.
+
+    Args:
+        tokens: `(B, N, W)` of the whole face.
+        regions: `(B, A, R, ΣW_l)`: what is sampled in the AU regions of the maps, levels side by side; None without
+            the local branch.
+    """
+
+    tokens: torch.Tensor
+    regions: torch.Tensor | None
+
+
+# ------------------------------------------------------------------------------------------------------- AU regions
+def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """Read a grid of features inside boxes of a feature map, bilinearly (RoIAlign with one sample a cell).
+
+    In fp32: `grid_sample` has no bf16 kernel on the CPU, and positions need more than eight bits.
+
+    Args:
+        feature_map: `(B, W, h, w)`.
+        boxes: `(B, K, 4)` x1 y1 x2 y2, normalised to [0, 1] over the image that the map covers.
+        grid_size: Samples along each side of a box.
+    Returns:
+        `(B, K, grid_size², W)` in the map's dtype.
+    """
+    steps = (torch.arange(grid_size, device=boxes.device, dtype=torch.float32) + 0.5) / grid_size
+    corner, size = boxes[..., :2].float(), (boxes[..., 2:] - boxes[..., :2]).float()
+    xs = corner[..., 0:1] + size[..., 0:1] * steps
+    ys = corner[..., 1:2] + size[..., 1:2] * steps
+    grid = torch.stack(torch.broadcast_tensors(xs[..., None, :], ys[..., :, None]), dim=-1)  # (B, K, g, g, 2)
+    batch_size, num_boxes = boxes.shape[:2]
+    with torch.autocast(feature_map.device.type, enabled=False):
+        sampled = F.grid_sample(
+            feature_map.float(),
+            grid.view(batch_size, num_boxes, -1, 2) * 2 - 1,
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )  # (B, W, K, g²)
+    return sampled.permute(0, 2, 3, 1).to(feature_map.dtype)
+
+
+def select_boxes(
+    au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None, wanted: Sequence[int]
+) -> torch.Tensor | None:
+    """The boxes of the wanted AUs, in their order, of boxes that say whose they are.
+
+    Args:
+        au_boxes: `(B, K, 2, 4)`.
+        au_ids: `(B, K)` or `(K,)` AU numbers, as the processor returns them; None takes the boxes as they are.
+        wanted: A AU numbers.
+    Returns:
+        `(B, A, 2, 4)`.
+    Raises:
+        ValueError: a wanted AU has no box, or it is not clear whose the boxes are.
+    """
+    if au_boxes is None or au_ids is None:
+        return au_boxes
+    owners = torch.as_tensor(au_ids)
+    if owners.shape[-1:] != au_boxes.shape[1:2]:
+        raise ValueError(f"au_ids has shape {tuple(owners.shape)}, but there are {au_boxes.shape[1]} au_boxes a face.")
+    given, *others = owners.reshape(-1, au_boxes.shape[1]).unique(dim=0).tolist() or [list(wanted)]
+    if others:
+        raise ValueError(f"Faces of one batch have boxes of different AUs, {given} and {others[0]}; give them apart.")
+    if missing := [au_id for au_id in wanted if au_id not in given]:
+        raise ValueError(
+            f"au_boxes are of the AUs {', '.join(map(str, given))}, but the label space that answers also needs "
+            f"{', '.join(map(str, missing))}; make them with processor.for_label_spaces(model.label_space)."
+        )
+    return au_boxes if given == list(wanted) else au_boxes[:, [given.index(au_id) for au_id in wanted]]
