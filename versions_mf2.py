@@ -11,19 +11,19 @@ logger = logging.get_logger("transformers.mf2")
 
 TESTED_WITH = {
     "huggingface_hub": ">=1.31,<3",
-    "numpy": ">=1.26,<3",
+    "numpy": ">=2.0.2,<3",
     "packaging": ">=23.1",
     "peft": ">=0.21,<0.22",
-    "pillow": ">=10.3,<14",
-    "torch": ">=2.9,<3",
-    "torchvision": ">=0.24,<1",
+    "pillow": ">=11.3,<14",
+    "torch": ">=2.10,<3",
+    "torchvision": ">=0.25,<1",
     "transformers": ">=5.23,<5.25",
 }
 """Ranges by distribution, of what a checkpoint's own code imports."""
 
 
 def untested_versions(ranges: Mapping[str, str]) -> list[str]:
-    """What is installed outside of its range, such as `"torch 2.5.1 (tested: >=2.9,<3)"`; the rest is left out.
+    """What is installed outside of its range, such as `"torch 2.5.1 (tested: >=2.10,<3)"`; the rest is left out.
 
     Raises:
         packaging.specifiers.InvalidSpecifier: a range is none.
