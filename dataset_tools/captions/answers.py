@@ -41,6 +41,8 @@ class Question(Protocol):
     @property
     def active_aus(self) -> tuple[int, ...]: ...
     @property
+    def unlabelled_aus(self) -> tuple[int, ...]: ...
+    @property
     def emotion(self) -> str | None: ...
 
 
@@ -194,7 +196,12 @@ def _read_caption(question: Question, content: str, count_tokens: TokenCounter |
         violations = _choice_violations(key_aus, question.active_aus) if question.kind == "key_au" else []
         caption = answer["caption"].strip()
     violations += validate_caption(
-        question.kind, caption, question.active_aus, question.emotion, count_tokens=count_tokens
+        question.kind,
+        caption,
+        question.active_aus,
+        question.emotion,
+        unlabelled_aus=question.unlabelled_aus,
+        count_tokens=count_tokens,
     )
     if violations:
         raise _RejectedError("rules", *violations, content=content)

@@ -53,6 +53,7 @@ class CaptionRequest:
     active_aus: tuple[int, ...]
     emotion: str | None
     image: bytes
+    unlabelled_aus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class RequestBuilder:
             image = job.load_image()
             active_aus = tuple(sorted(set(job.active_aus)))
             for kind in kinds:
-                request = CaptionRequest("", job.image_id, kind, active_aus, job.emotion, image)
+                request = CaptionRequest("", job.image_id, kind, active_aus, job.emotion, image, job.unlabelled_aus)
                 yield replace(request, key=self._key(request))
 
     def kinds_of(self, job: CaptionJob) -> list[CaptionKind]:

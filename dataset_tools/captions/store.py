@@ -24,7 +24,7 @@ from .answers import NEW, Judgement
 from .prompting import CaptionRequest, Feedback
 from .rules import CaptionKind
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 SHARD_STATES = ("written", "uploaded", "creating", "created", "collected", "failed")
 _MAX_GROUP = 1000  # writes that share one commit
 
@@ -37,6 +37,7 @@ CREATE TABLE requests (
     image_id TEXT NOT NULL,
     kind TEXT NOT NULL,
     active_aus TEXT NOT NULL,                -- JSON list
+    unlabelled_aus TEXT NOT NULL,            -- JSON list
     emotion TEXT,
     prompt_sha256 TEXT NOT NULL,
     parameters TEXT NOT NULL,                -- JSON object; holds the requested model
@@ -71,6 +72,7 @@ class StoredRequest:
     image_id: str
     kind: CaptionKind
     active_aus: tuple[int, ...]
+    unlabelled_aus: tuple[int, ...]
     emotion: str | None
     prompt_sha256: str
     parameters: dict[str, Any]
@@ -316,6 +318,9 @@ class CaptionStore:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {STORE_VERSION};COMMIT;")
+        elif version == 1:  # without unlabelled AUs
+            db.execute("ALTER TABLE requests ADD COLUMN unlabelled_aus TEXT NOT NULL DEFAULT '[]'")
+            db.execute(f"PRAGMA user_version = {STORE_VERSION}")
         elif version != STORE_VERSION:
             raise ValueError(f"{path} has version {version}; this code reads {STORE_VERSION}. Use another --store.")
         # What a killed run left: sent online and never answered. Requests of a batch are found by their shard.
@@ -372,6 +377,7 @@ def _insert_values(request: CaptionRequest, prompt_sha256: str, parameters: dict
         request.image_id,
         request.kind,
         json.dumps(request.active_aus),
+        json.dumps(request.unlabelled_aus),
         request.emotion,
         prompt_sha256,
         json.dumps(parameters, sort_keys=True),
@@ -381,16 +387,17 @@ def _insert_values(request: CaptionRequest, prompt_sha256: str, parameters: dict
 def _mark_sent(db: sqlite3.Connection, values: tuple[Any, ...], shard: str | None) -> None:
     db.execute(
         "INSERT INTO requests"
-        " (key, image_id, kind, active_aus, emotion, prompt_sha256, parameters, state, sends, shard)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'sent', 1, ?8)"
-        " ON CONFLICT (key) DO UPDATE SET state = 'sent', sends = sends + 1, shard = ?8",
+        " (key, image_id, kind, active_aus, unlabelled_aus, emotion, prompt_sha256, parameters, state, sends, shard)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'sent', 1, ?9)"
+        " ON CONFLICT (key) DO UPDATE SET state = 'sent', sends = sends + 1, shard = ?9",
         (*values, shard),
     )
 
 
 def _request_of_row(row: sqlite3.Row) -> StoredRequest:
     values = dict(row)
-    values["active_aus"] = tuple(json.loads(row["active_aus"]))
+    for name in ("active_aus", "unlabelled_aus"):
+        values[name] = tuple(json.loads(row[name]))
     values["parameters"] = json.loads(row["parameters"])
     values["violations"] = tuple(json.loads(row["violations"] or "[]"))
     values["key_aus"] = tuple(json.loads(row["key_aus"] or "[]"))

@@ -184,7 +184,8 @@ class OpenAIServer(ThreadingHTTPServer):
 def right_content(body: dict[str, Any]) -> dict[str, Any]:
     """The content of a valid answer to a request of the caption engine."""
     labels = _labels(body)
-    captions = template_captions("server", labels["active_aus"], labels["emotion"])
+    unlabelled = AU_IDS if labels["kind"] == "emotion" else ()  # the question names none, so that nothing is at rest
+    captions = template_captions("server", labels["active_aus"], labels["emotion"], unlabelled_aus=unlabelled)
     if labels["kind"] == "au":
         sentences = parse_au_caption(captions.au)
         return {"items": [{"au": au_id, "sentence": sentence} for au_id, sentence in sentences.items()]}

@@ -94,6 +94,20 @@ def test_the_cost_of_what_is_in_doubt_is_counted_once(tmp_path, requests):
         assert store.get(requests[0].key).state == "in_doubt" and store.usd_spent() == 0.5
 
 
+def test_a_store_of_the_first_version_is_read_on(tmp_path):
+    """It lacks the unlabelled AUs; nothing that was paid for is asked again."""
+    CaptionStore(tmp_path).close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as db:
+        db.execute("ALTER TABLE requests DROP COLUMN unlabelled_aus")
+        db.execute(
+            "INSERT INTO requests (key, image_id, kind, active_aus, prompt_sha256, parameters, state)"
+            " VALUES ('k', 'i', 'emotion', '[]', 'p', '{}', 'valid')"
+        )
+        db.execute("PRAGMA user_version = 1")
+    with CaptionStore(tmp_path) as store:
+        assert store.get("k").unlabelled_aus == () and store.get("k").state == "valid"
+
+
 def test_a_store_of_another_version_is_refused(tmp_path):
     CaptionStore(tmp_path).close()
     with sqlite3.connect(tmp_path / "store.sqlite") as db:

@@ -1,12 +1,14 @@
 """An unlabelled AU is neither named nor denied, in captions that are written and in those that are checked."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from mf2.cli.data import main
 from mf2.dataset_tools.captions import template_captions, validate_caption
-from mf2.dataset_tools.captions.prompting import CaptionJob
+from mf2.dataset_tools.captions.answers import judge_answer
+from mf2.dataset_tools.captions.prompting import CaptionJob, CaptionRequest
 from mf2.dataset_tools.captions.results import _fixed_captions, template_image_captions
 from mf2.dataset_tools.contact_sheet import _active_aus
 from mf2.dataset_tools.importer import _template_columns
@@ -84,3 +86,15 @@ def test_captions_that_were_so_written_are_found(tmp_path, capsys, gap):
 )
 def test_a_contact_sheet_denies_no_unlabelled_au(labels, says):
     assert _active_aus(dict(zip(("AU1", "AU2"), labels, strict=False))) == says
+
+
+def test_a_model_that_says_so_is_told_what_is_not_known():
+    request = CaptionRequest("", "image", "emotion", (), "Happiness", b"", unlabelled_aus=(10,))
+    raw = json.dumps(completion(json.dumps({"caption": AT_REST.emotion})))
+    assert any("AU10 is unlabelled" in violation for violation in judge_answer(request, raw).violations)
+    known = judge_answer(replace(request, unlabelled_aus=()), raw)
+    assert known.caption == AT_REST.emotion
+
+
+def completion(content: str) -> dict:
+    return {"model": "m", "choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
