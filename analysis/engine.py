@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..head_pose_mf2 import head_poses
 from ..pipeline_mf2 import seen_box
+from ..utils.face_table import STATUS_ERROR, STATUS_NO_FACE, STATUS_OK
 from ..utils.videos import import_av
 from .caption_check import CAPTION_PREFIX, check_captions
 from .face_arguments import FaceSearch
@@ -29,18 +30,7 @@ from .peer_formats import PEER_WRITERS
 from .recognizer import INPUT_NAMES, Recognizer
 from .run_folder import MANIFEST_NAME, RunFolder
 from .streaming import run_ahead
-from .tables import (
-    BOX,
-    LANDMARKS,
-    NO_FACE,
-    POSE,
-    STATUS_ERROR,
-    STATUS_NO_FACE,
-    STATUS_OK,
-    WRITERS,
-    row_schema,
-    threshold_columns,
-)
+from .tables import BOX, LANDMARKS, NO_FACE, POSE, WRITERS, row_schema, threshold_columns
 
 CHUNKS_AHEAD = 2
 """Chunks that may wait for the model."""

@@ -23,12 +23,13 @@ from ..labels_mf2 import LabelSpace
 from ..regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks, cover_matrix, mean_face
 from ..utils.command_line import illustration
 from ..utils.drawing import FaceState, boxes_to_corners, compose, panel_height
+from ..utils.face_table import STATUS_OK, TABLE_NAME, free_name
 from ..utils.files import replacing
 from ..utils.suffixes import VIDEO_SUFFIXES
 from ..utils.videos import import_av
 from .media import Source, read_frames
 from .run_folder import MANIFEST_NAME
-from .tables import BOX, LANDMARKS, STATUS_OK, TABLE_NAME, free_name
+from .tables import BOX, LANDMARKS
 
 OVERLAY_NAME = "overlay"
 MAX_PANELS, MAX_VIDEO_PANELS = 12, 4

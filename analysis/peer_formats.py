@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from ..labels_mf2 import EMOTIONS, LabelSpace
+from ..utils.face_table import STATUS_ERROR, STATUS_OK, free_name
 from ..utils.files import replacing
 from ..utils.suffixes import VIDEO_SUFFIXES
-from .tables import BOX, LANDMARKS, STATUS_ERROR, STATUS_OK, free_name
+from .tables import BOX, LANDMARKS
 
 POINT_COLUMNS = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
 PYFEAT_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..dataset_tools.landmark_files import listed
+from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing, write_json
-from .tables import BOX, NO_FACE, TABLE_NAME
+from .tables import BOX, NO_FACE
 from .tracking import FaceTracker, Track
 
 MANIFEST_NAME = "manifest.json"

@@ -31,14 +31,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..labels_mf2 import LabelSpace
+from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing
 
-STATUS_OK, STATUS_NO_FACE, STATUS_ERROR = "ok", "no_face", "error"
 NO_FACE = -1
 BOX = ("x0", "y0", "x1", "y1")
 POSE = ("pose_pitch", "pose_yaw", "pose_roll")
 LANDMARKS = "landmarks"
-TABLE_NAME = "faces"
 
 
 def row_schema(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] = ()) -> pa.Schema:
@@ -69,19 +68,6 @@ def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float
         for prefix, space in label_spaces.items()
         for code, threshold in zip(space.au_codes, space.thresholds, strict=True)
     }
-
-
-def free_name(source: str, taken: set[str]) -> str:
-    """A source's name for its files: without suffix; where another has it already, after its folders' or numbered."""
-    *folders, stem = Path(source).with_suffix("").relative_to(Path(source).anchor).parts
-    while stem in taken and folders:
-        stem = f"{folders.pop()}-{stem}"
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return name
 
 
 def short_names(sources: Iterable[str]) -> dict[str, str]:

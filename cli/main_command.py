@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_help() -> str:
     """The commands by group, on one screen."""
-    lines = ["usage: mf2 COMMAND …", "", "MF²: facial action units, emotions and captions."]
+    lines = ["usage: mf2 COMMAND …", "MF²: facial action units, emotions and captions."]
     for group, commands in GROUPS.items():
         lines.append(f"{group}:")
         lines += [f"  {line}" for line in LAUNCHED.get(group, ())]

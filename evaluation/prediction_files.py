@@ -22,10 +22,10 @@ from typing import Any
 
 import pandas as pd
 
-from mf2.analysis.tables import STATUS_OK, TABLE_NAME, free_name
 from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.hub.file_names import METRICS_NAME
 from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS, LabelSpace
+from mf2.utils.face_table import STATUS_OK, TABLE_NAME, free_name
 from mf2.utils.files import read_json
 from mf2.utils.text_tables import decimal_point, find_delimiter
 

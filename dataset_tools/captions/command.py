@@ -1,14 +1,13 @@
 """`mf2 data caption`: the three captions of every image, offline from a template or from a model."""
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
 from ..stage_settings import settings_of
+from .arguments import COMPARED_IMAGES, DEFAULT_PROFILE, add_arguments
 from .mfa_io import MfaImages
-from .profiles import SCHEMAS
-from .prompting import PROMPTS_FOLDER, CaptionJob
+from .prompting import CaptionJob
 from .results import ImageCaptions, template_image_captions
 from .shortfall import check_share
 
@@ -17,99 +16,6 @@ _MODEL_OPTIONS = (
     *("batch_requests", "max_usd", "i_may_upload", "signatory"),
 )
 """Options that say something about a model."""
-DEFAULT_PROFILE = "current"
-COMPARED_IMAGES = 200
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    add = parser.add_argument
-    add("data", type=Path, help="data set folder")
-    add(
-        "--output_dir",
-        "--out",
-        dest="out",
-        type=Path,
-        help="folder of the captioned data set (default: in the place of DATA)",
-    )
-    add("--backend", choices=("template", "model"), help="template is offline, the default without --profile")
-    add("-n", "--limit", type=int, metavar="N", help="only N images, evenly spread")
-    add("--seed", type=int, default=0, help="of the template (default: %(default)s)")
-    add("--dry_run", action="store_true", help="print what would be asked and what it would cost")
-    _add_model_arguments(parser)
-    _add_run_arguments(parser)
-    _add_batch_arguments(parser)
-    _add_money_arguments(parser)
-
-
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("model").add_argument
-    add("--profile", metavar="NAME", help=f"paper, current, local or one of --profiles (default: {DEFAULT_PROFILE})")
-    add("--profiles", type=Path, metavar="FILE", help="YAML file with profiles of your own")
-    add("--base_url", metavar="URL", help="another OpenAI-compatible server")
-    add("--model", metavar="NAME", help="another model")
-    add(
-        "--schema",
-        choices=SCHEMAS,
-        help="how the form of an answer is asked for (default: as the profile says, or less where that is refused)",
-    )
-    add("--prompts", type=Path, default=PROMPTS_FOLDER, metavar="DIR", help="folder with prompt files of your own")
-    add("--tokenizer", metavar="NAME", help="tokenizer that counts a caption's tokens (default: an estimate)")
-    add("--compare", nargs=2, metavar=("A", "B"), help=f"compare two profiles, on -n {COMPARED_IMAGES} images")
-
-
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("run").add_argument
-    add("--store", type=Path, metavar="DIR", help="folder of what was asked and answered (default: OUT.captions)")
-    add("--concurrency", type=int, default=16, metavar="N", help="requests at once (default: %(default)s)")
-    add("--rpm", type=float, metavar="N", help="requests a minute (default: what the server says)")
-    add("--tpm", type=float, metavar="N", help="tokens a minute (default: what the server says)")
-    add("--timeout", type=float, default=120.0, metavar="S", help="seconds for an answer (default: %(default)s)")
-    add("--max_reasks", type=int, default=2, metavar="N", help="of an invalid answer (default: %(default)s)")
-    add(
-        "--in_doubt",
-        choices=("resend", "skip"),
-        default="resend",
-        help="requests that were sent and never answered: resend may pay twice (default: %(default)s)",
-    )
-    add("--retry_dead", action="store_true", help="ask for the dead letters of earlier runs again")
-    add(
-        "--fallback",
-        choices=("none", "template"),
-        default="none",
-        help="what stands in for a caption that there is none of, marked as such (default: %(default)s)",
-    )
-    add(
-        "--min_valid",
-        type=float,
-        default=0.9,
-        metavar="SHARE",
-        help="write nothing, and stop after the pilot, where fewer captions are valid (default: %(default)s)",
-    )
-
-
-def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("batch").add_argument
-    add(
-        "--mode",
-        choices=("online", "batch", "write-shards"),
-        default="online",
-        help="batch uses the Batch API; write-shards writes its files for `vllm run-batch` (default: %(default)s)",
-    )
-    add("--batch_requests", type=int, metavar="N", help="requests in one batch file (default: as many as are allowed)")
-    add("--poll", type=float, default=30.0, metavar="S", help="seconds between looks (default: %(default)s)")
-    add("--no_wait", action="store_true", help="submit and end; the same command collects later")
-    add("--answers", type=Path, nargs="+", metavar="FILE", help="answers of `vllm run-batch` to written shards")
-
-
-def _add_money_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("money and permission").add_argument
-    add("--pilot", type=int, default=30, metavar="N", help="requests before the estimate (default: %(default)s)")
-    add("--max_usd", type=float, metavar="USD", help="never spend more, earlier runs on the store included")
-    add("--yes", action="store_true", help="do not ask whether the estimate is fine")
-    add("--prices", type=Path, metavar="FILE", help="YAML file with prices of your own")
-    add("--i_may_upload", metavar="AGREEMENT", help="the agreement that allows uploading the images")
-    add("--signatory", metavar="NAME", help="who signed it")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ from ... import __version__
 from ...utils.files import write_json
 from ..stage_settings import settings_of
 from .answers import DEAD, SENT, VALID
+from .arguments import add_arguments
 from .batch import BatchRunner, BatchSettings
-from .command import add_arguments
 from .compare import compare_stored
 from .endpoint import UploadPermission, check_permission, open_async_client, open_client, read_api_key, resolve_model
 from .estimate import Estimate, estimate_from_pilot, estimate_from_prompts

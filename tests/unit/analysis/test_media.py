@@ -17,10 +17,11 @@ from PIL import Image, TiffImagePlugin
 from mf2.analysis import analyze
 from mf2.analysis.media import count_frames, find_sources, printable, read_frames
 from mf2.analysis.peer_formats import PEER_WRITERS
-from mf2.analysis.tables import WRITERS, free_name, short_names
+from mf2.analysis.tables import WRITERS, short_names
 from mf2.dataset_tools.readers.video_frames import VideoReader
 from mf2.pipeline_mf2 import CAPTION_KINDS
 from mf2.utils import videos
+from mf2.utils.face_table import free_name
 
 pytestmark = pytest.mark.dependencies
 

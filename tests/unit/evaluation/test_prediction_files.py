@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 
 from mf2.analysis.peer_formats import PEER_WRITERS
-from mf2.analysis.tables import STATUS_NO_FACE, STATUS_OK, WRITERS, row_schema
+from mf2.analysis.tables import WRITERS, row_schema
 from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.predictions import Predictions
 from mf2.evaluation.protocols import load_protocol
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, LabelSpace
+from mf2.utils.face_table import STATUS_NO_FACE, STATUS_OK
 
 SPACE = LabelSpace(AU_IDS, EMOTIONS, (0.4,) * len(AU_IDS))
 FILES = {

@@ -123,7 +123,7 @@ def test_one_group_has_no_gap(predictions):
 
 # -------------------------------------------------------------------------------------------------------------- tables
 def report_of(evaluation, **fields):
-    data = {"name": "Faces", "split": "validation", "rows": 200}
+    data = {"name": "Faces", "split": "validation", "rows": 200, "videos": 10}
     shared = {"data": data, "landmarks": "dataset", "protocol": "mfa", "overlap": {"videos": 10, "seen_videos": 0}}
     return format_report({"model": {"name": "m"}, "evaluation": {**shared, **evaluation, **fields}})
 
