@@ -20,13 +20,13 @@ from mf2.analysis import explanation, overlay
 from mf2.analysis.report import page
 from mf2.analysis.search import ranking
 from mf2.cli import main as mf2
+from mf2.cli.main_command import main as mf2_command
 from mf2.dataset_tools import landmarks
 from mf2.dataset_tools.schema import write_mfa
 from mf2.dataset_tools.synthetic import synth
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
-from mf2.evaluation import evaluate as evaluation_script
 from mf2.evaluation import plots
-from mf2.experiments import tables, transfer
+from mf2.experiments import transfer
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.training import finetune, lifecycle, pretrain
 from mf2.training.trainer import PretrainingTrainer
@@ -214,7 +214,7 @@ def test_a_sample_without_its_contact_sheet_is_trained_on(tmp_path, breaking, mo
 # ---------------------------------------------------------------------------------------------------------- evaluation
 def evaluate(model: Path, data: Path, folder: Path, *options: str) -> int:
     argv = flags(model=model, data=data, output_dir=folder, device="cpu", num_bootstrap=10, batch_size=8)
-    return run_script(partial(evaluation_script.main, [*argv, *options]))
+    return mf2_command(["evaluate", *argv, *options])
 
 
 def test_an_evaluation_without_one_of_its_plots(base, faces, tmp_path, breaking, monkeypatch, warnings_of):
@@ -239,7 +239,7 @@ def test_captions_that_were_asked_for_are_no_illustration(base, faces, tmp_path,
 
 def test_tables_without_their_plot(tmp_path, breaking, monkeypatch, warnings_of, capsys):
     argv = ["--tables", "transfer", "--data", "a", "--transfer_data", "A=a", "B=b", "--output_dir", str(tmp_path)]
-    run = partial(run_script, partial(tables.main, [*argv, "--only_show"]))
+    run = partial(mf2_command, ["tables", *argv, "--only_show"])
     breaking(transfer, "Figure")
     assert run() == 0
     assert len(warnings_of()) == 1 and "transfer.png" not in [path.name for path in tmp_path.iterdir()]

@@ -29,7 +29,7 @@ def train_adapter(base: Path, folder: Path, name_in_config: str, seed: int = 0, 
     """A few steps on noise; the adapter as it is published, naming its base."""
     torch.manual_seed(seed)
     model = get_peft_model(mf2.MF2Model.from_pretrained(base), DFNConfig(r=4, alignment_weight=0, **fields)).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     num_aus, num_emotions = len(model.label_space.au_ids), len(model.label_space.emotions)
     corners = torch.rand(4, len(model.label_space.region_au_ids), 2, 2) * 0.86
     batch = {"pixel_values": torch.randn(4, 3, 32, 32), "au_boxes": torch.cat([corners, corners + 0.14], dim=-1)}
