@@ -134,10 +134,11 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
 def requirements(is_adapter: bool) -> list[str]:
     """What the card's lines need, in the ranges that this package declares."""
     names = ["torch", "transformers", "pillow", *(["peft"] if is_adapter else [])]
-    declared = {
-        re.split(r"[^\w-]", line, maxsplit=1)[0]: line for line in importlib.metadata.requires(DISTRIBUTION) or []
-    }
-    return [f"`{declared.get(name, name)}`" for name in names]
+    declared = {}
+    for line in importlib.metadata.requires(DISTRIBUTION) or []:
+        name, bounds = re.match(r"([\w-]+)([^;]*)", line).groups()
+        declared.setdefault(name, ",".join(sorted(bounds.strip().split(","), reverse=True)))  # the lower bound first
+    return [f"`{name}{declared.get(name, '')}`" for name in names]
 
 
 def permission_section(permission: str | None) -> str:

@@ -398,6 +398,7 @@ def test_needs_say_what_to_put_where(only_mediapipe_is_ready, monkeypatch, tmp_p
 
 
 def test_a_result_says_with_what_it_was_found(clean_registry, tmp_path):
+    pytest.importorskip("mediapipe")
     (tmp_path / "x.task").write_bytes(b"model")
     described = describe_detector("mediapipe", tmp_path / "x.task")
     assert described["name"] == "mediapipe"
