@@ -20,13 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .face_tiles_mf2 import find_in_tiles, merge_boxes, tile_sides
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ class FaceAlignmentDetector(BoxDetector):
     package = "face_alignment"
     reach = 16 / 1280  # S3FD finds faces of 16 pixels in a picture of max_side
 
-    def __init__(self, device: str | torch.device | None = None, max_side: int = 1280):
+    def __init__(self, device: "str | torch.device | None" = None, max_side: int = 1280):
+        import torch  # not above: who gives points, or uses MediaPipe, does not wait for it
+
         self.device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_side = max_side
         self._model = self._load()
@@ -201,6 +205,8 @@ class FaceAlignmentDetector(BoxDetector):
 
     @classmethod
     def model_files(cls, model_file: Path | None = None) -> dict[Path, str]:
+        import torch
+
         folder = Path(torch.hub.get_dir(), "checkpoints")
         api = importlib.import_module("face_alignment.api")
         detector = importlib.import_module("face_alignment.detection.sfd.sfd_detector")
@@ -280,7 +286,7 @@ class MediaPipeDetector(BoxDetector):
 
     def __init__(
         self,
-        device: str | torch.device | None = None,
+        device: "str | torch.device | None" = None,
         model_file: str | os.PathLike | None = None,
         max_faces: int = 64,
         min_confidence: float = 0.5,

@@ -35,15 +35,8 @@ from .landmarks_mf2 import (
     detect_in_pictures,
     find_detector,
 )
-from .regions_mf2 import (
-    affine,
-    alignment_matrix,
-    apply_matrix,
-    au_boxes_from_landmarks,
-    check_landmarks,
-    cover_matrix,
-    mean_face,
-)
+from .regions_mf2 import affine, align_faces, apply_matrix, au_boxes_from_landmarks, check_landmarks, cover_matrix
+from .sampling_mf2 import sample_pil, shrink_source
 
 logger = logging.get_logger(__name__)
 
@@ -170,36 +163,6 @@ def jitter_colors(pixels: torch.Tensor, samples: Sequence[AugmentationSample]) -
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
-def shrink_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Make a picture nearly as small as it will be shown, so that bilinear sampling skips no pixel.
-
-    A box average by the nearest whole factor leaves at most a factor of 1.5 to the bilinear kernel, which then still
-    touches every pixel. Only the part that will be seen is kept of a large picture.
-
-    Args:
-        image: `(H, W, 3)` uint8.
-        matrix: `(3, 3)`, pixels of the image to pixels of the target.
-        size: height and width of the target.
-    Returns:
-        The smaller image, and the matrix from its pixels to those of the target.
-    """
-    height, width = image.shape[:2]
-    pixels_per_target = 1 / np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
-    factor = int(np.clip(round(pixels_per_target), 1, min(height, width)))
-    if factor == 1 and height * width <= 4 * size[0] * size[1]:
-        return image, matrix
-
-    margin = 2 * factor
-    corners = np.array([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])])
-    seen = apply_matrix(corners, np.linalg.inv(matrix))
-    x0, y0 = np.clip(np.floor(seen.min(axis=0)) - margin, 0, (width - 1, height - 1)).astype(int)
-    x1, y1 = np.clip(np.ceil(seen.max(axis=0)) + margin, (x0 + 1, y0 + 1), (width, height)).astype(int)
-    window = image[y0:y1, x0:x1]
-    if factor > 1:
-        window = np.asarray(Image.fromarray(window).reduce(factor))
-    return window, matrix @ affine(np.eye(2) * factor, (x0, y0))
-
-
 def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], device: Any = None) -> torch.Tensor:
     """Bilinear samples of pictures of one shape, black outside of them.
 
@@ -223,17 +186,6 @@ def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int]
     sampled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     is_outside = grid.abs().amax(dim=-1) > 1
     return sampled.masked_fill_(is_outside[:, None], 0.0)
-
-
-def sample_pil(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same for one picture with Pillow: `(H, W, 3)` uint8 to `(3, height, width)` float32 in [0, 255].
-
-    Channels are sampled in Pillow's float mode, one by one, because its 8-bit transforms truncate.
-    """
-    coefficients = np.linalg.inv(matrix)[:2].ravel().tolist()
-    affine_mode, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    channels = (channel.convert("F") for channel in Image.fromarray(image).split())
-    return np.stack([channel.transform(size[::-1], affine_mode, coefficients, bilinear) for channel in channels])
 
 
 def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, int]) -> torch.Tensor:
@@ -480,7 +432,9 @@ class _FaceImageProcessing(BaseImageProcessor):
         size = (settings["size"].height, settings["size"].width)
 
         covers = np.stack([cover_matrix(picture.shape[:2], size) for picture in pictures])[image_idx]
-        matrices, landmarks_px, is_found = self._align(source_landmarks, covers, size, settings)
+        matrices, landmarks_px, is_found = align_faces(
+            source_landmarks, covers, size, settings["eye_centers"], settings["do_align"]
+        )
         if call.augment:
             samples = draw_augmentations(call.augment, call.augment_seeds, len(pictures))
             samples = [samples[idx] for idx in image_idx]
@@ -527,26 +481,6 @@ class _FaceImageProcessing(BaseImageProcessor):
         if call.face == "largest":
             rows = [largest_face(row) for row in rows]
         return np.repeat(np.arange(len(rows)), [len(row) for row in rows]), np.concatenate(rows)
-
-    def _align(
-        self, landmarks_px: np.ndarray, covers: np.ndarray, size: tuple[int, int], settings: dict[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The way into the target.
-
-        Args:
-            landmarks_px: `(N, 68, 2)` in the pictures, NaN where there are none.
-            covers: `(N, 3, 3)`, the plain resize of each picture.
-        Returns:
-            `(N, 3, 3)` matrices into the target, `(N, 68, 2)` landmarks there, those of the mean face where none were
-            found, and `(N,)` bool whether they were.
-        """
-        is_found = ~np.isnan(landmarks_px[:, 0, 0])
-        matrices = covers.copy()
-        if settings["do_align"]:
-            matrices[is_found] = alignment_matrix(landmarks_px[is_found], size, settings["eye_centers"])
-        target_landmarks = np.tile(mean_face(size, settings["eye_centers"]), (len(landmarks_px), 1, 1))
-        target_landmarks[is_found] = apply_matrix(landmarks_px[is_found], matrices[is_found])
-        return matrices, target_landmarks, is_found
 
     def _normalize(self, pixels: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
         """`(N, 3, H, W)`, rescaled, to the model's range, in place."""

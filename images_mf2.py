@@ -5,28 +5,39 @@ import binascii
 import importlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageOps
-from transformers.image_utils import ChannelDimension
 
-ImageSource = str | os.PathLike | bytes | BinaryIO | Mapping[str, Any] | Image.Image | np.ndarray | torch.Tensor
+if TYPE_CHECKING:
+    import torch
+
+ImageSource = Union[str, os.PathLike, bytes, BinaryIO, Mapping[str, Any], Image.Image, np.ndarray, "torch.Tensor"]
 
 MIN_SIDE = 8
 UPRIGHT = 1
 """The EXIF orientation of a picture that is the right way up."""
 
 
+def _is_tensor(source: Any) -> "TypeGuard[torch.Tensor]":
+    """Whether it is a tensor; where torch was not imported there is none."""
+    return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def _is_array(source: Any) -> "TypeGuard[np.ndarray | torch.Tensor]":
+    return isinstance(source, np.ndarray) or _is_tensor(source)
+
+
 def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One picture, a list of them, or a batched array `(batch, …)` to a list of single pictures."""
     if isinstance(images, (str, bytes, os.PathLike, Image.Image, Mapping)) or hasattr(images, "read"):
         return [images]
-    if isinstance(images, (np.ndarray, torch.Tensor)):
+    if _is_array(images):
         return list(images) if images.ndim == 4 else [images]
     images = list(images)
     if not images:
@@ -55,7 +66,7 @@ def read_image(
         ValueError: it cannot be read as a picture, or is too small or too large; named, with what to do about it.
     """
     source = _unwrap(source, name)
-    if isinstance(source, (np.ndarray, torch.Tensor)):
+    if _is_array(source):
         array = _from_array(source, name, max_pixels, channels)
     elif isinstance(source, Image.Image):
         array = _from_pil(source, name, max_pixels)
@@ -86,7 +97,7 @@ def _unwrap(source: ImageSource, name: str) -> Any:
             return base64.b64decode(content, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"{name} is no data URI of an image ({error}); write data:image/png;base64,….") from error
-    if hasattr(source, "read") and not isinstance(source, (Image.Image, np.ndarray, torch.Tensor)):
+    if hasattr(source, "read") and not (isinstance(source, Image.Image) or _is_array(source)):
         content = source.read()
         if not isinstance(content, bytes):
             raise ValueError(f"{name} is a file that was opened as text; open it with mode 'rb'.")
@@ -174,8 +185,8 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     return _to_rgb(array, name)
 
 
-def _from_array(source: np.ndarray | torch.Tensor, name: str, max_pixels: int, channels: str | None) -> np.ndarray:
-    if isinstance(source, torch.Tensor):
+def _from_array(source: "np.ndarray | torch.Tensor", name: str, max_pixels: int, channels: str | None) -> np.ndarray:
+    if _is_tensor(source):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
     axis = 2 if source.ndim == 2 else _channel_axis(source.shape, name, channels)
@@ -193,9 +204,15 @@ def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
     return array if array.shape[-1] == 3 else np.broadcast_to(array, (*array.shape[:2], 3))
 
 
+CHANNEL_AXES = {"channels_first": 0, "channels_last": 2}
+"""The axis of the channels, by the names that transformers gives them."""
+
+
 def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> int:
-    known = {ChannelDimension.FIRST: 0, ChannelDimension.LAST: 2}
-    candidates = [known[ChannelDimension(channels)]] if channels else [2, 0]
+    channels = getattr(channels, "value", channels)  # of transformers' ChannelDimension
+    if channels and channels not in CHANNEL_AXES:
+        raise ValueError(f"The channels of {name} are {channels!r}; give one of {', '.join(CHANNEL_AXES)}.")
+    candidates = [CHANNEL_AXES[channels]] if channels else [2, 0]
     for axis in candidates:
         if len(shape) == 3 and shape[axis] in (1, 3, 4):
             return axis
@@ -224,9 +241,9 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 
 def is_rescaled(source: ImageSource) -> bool:
     """Whether it is an array or a tensor of floats within [0, 1] already, as `do_rescale` would leave them."""
-    if not isinstance(source, (np.ndarray, torch.Tensor)):
+    if not _is_array(source):
         return False
-    is_float = source.is_floating_point() if isinstance(source, torch.Tensor) else source.dtype.kind == "f"
+    is_float = source.is_floating_point() if _is_tensor(source) else source.dtype.kind == "f"
     return bool(is_float and source.max() <= 1)
 
 

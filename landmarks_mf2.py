@@ -6,14 +6,14 @@ named by an argument, by an environment variable, or lies in the `detectors_fold
 """
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from transformers.utils import logging
 
 from .face_detectors_mf2 import (
     FACE_MESH_TO_68,
@@ -25,8 +25,12 @@ from .face_detectors_mf2 import (
     Need,
 )
 from .labels_mf2 import NUM_LANDMARKS
+from .regions_mf2 import check_landmarks
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
 
 DetectorFactory = Callable[..., LandmarkDetector]
 
@@ -79,7 +83,7 @@ def reads_model_file(name: str) -> bool:
 
 def load_detector(
     name_or_detector: str | LandmarkDetector,
-    device: str | torch.device | None = None,
+    device: "str | torch.device | None" = None,
     model_file: str | os.PathLike | None = None,
     instead: str = WITHOUT_DETECTOR,
 ) -> LandmarkDetector:
@@ -193,16 +197,21 @@ def choose_detector(preferred: str, name: str | None = None, model_file: str | o
     if not others:
         return preferred
     missing = ", ".join(need.name for need in detector_needs(preferred) if not need.is_there)
-    logger.warning_once(
+    _warn_once(
         f"The detector {preferred} is not ready ({missing}); {others[0]} finds the faces instead. Scores of AUs "
         f"change a little with the detector; name one, or set {DETECTOR_VARIABLE}."
     )
     return others[0]
 
 
+@lru_cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
+
+
 def find_detector(
     preferred: str,
-    device: str | torch.device | None = None,
+    device: "str | torch.device | None" = None,
     name: str | None = None,
     model_file: str | os.PathLike | None = None,
     instead: str = WITHOUT_DETECTOR,
@@ -257,6 +266,19 @@ def describe_detector(name: str, model_file: str | os.PathLike | None = None) ->
     return {"name": name}
 
 
+# ----------------------------------------------------------------------------------------------------------- faces
+def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
+    """Given points, `(68, 2)` or `(faces, 68, 2)`, as faces whose boxes span their points."""
+    points = check_landmarks(np.reshape(landmarks_px, (-1, *np.shape(landmarks_px)[-2:])))
+    boxes = np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1).tolist()
+    return [DetectedFace(tuple(box), face, 1.0) for box, face in zip(boxes, points, strict=True)]
+
+
+def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
+    """The faces by the area of their boxes, the largest first."""
+    return sorted(faces, key=lambda face: face.area_px, reverse=True)
+
+
 __all__ = [
     "FACE_MESH_TO_68",
     "PREFERRED_DETECTOR",
@@ -272,9 +294,11 @@ __all__ = [
     "detector_names",
     "detector_needs",
     "detectors_folder",
+    "faces_from_landmarks",
     "find_detector",
     "find_model_file",
     "is_ready",
+    "largest_first",
     "load_detector",
     "register_detector",
 ]

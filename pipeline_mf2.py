@@ -25,9 +25,11 @@ from .landmarks_mf2 import (
     LandmarkDetector,
     check_landmark_word,
     detect_in_pictures,
+    faces_from_landmarks,
     find_detector,
+    largest_first,
 )
-from .regions_mf2 import affine, apply_matrix, check_landmarks
+from .regions_mf2 import seen_box
 
 logger = logging.get_logger(__name__)
 
@@ -42,33 +44,6 @@ FaceLandmarks = str | LandmarkDetector | np.ndarray | Sequence[Any] | None
 
 WHERE_POSSIBLE = object()
 """The default of `landmarks`: a detector, and the mean face where there is none."""
-
-
-# ----------------------------------------------------------------------------------------------------------- faces
-def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
-    """Given points, `(68, 2)` or `(faces, 68, 2)`, as faces whose boxes span their points."""
-    points = check_landmarks(np.reshape(landmarks_px, (-1, *np.shape(landmarks_px)[-2:])))
-    boxes = np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1).tolist()
-    return [DetectedFace(tuple(box), face, 1.0) for box, face in zip(boxes, points, strict=True)]
-
-
-def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
-    """The faces by the area of their boxes, the largest first."""
-    return sorted(faces, key=lambda face: face.area_px, reverse=True)
-
-
-def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
-    """What of a picture was looked at, x0 y0 x1 y1 in its pixels.
-
-    Args:
-        align_matrix: `(2, 3)`, pixels of the picture to pixels of the processed image.
-        size: height and width of the processed image.
-        picture_size: height and width of the picture.
-    """
-    to_picture = np.linalg.inv(affine(align_matrix[:, :2], align_matrix[:, 2]))
-    corners = apply_matrix([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])], to_picture)
-    corners = corners.clip(0, picture_size[::-1])
-    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
 
 
 # -------------------------------------------------------------------------------------------------------- pipeline

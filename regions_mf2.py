@@ -132,6 +132,48 @@ def mean_face(size: tuple[int, int], template: ArrayLike = EYE_CENTERS) -> np.nd
     return apply_matrix(points, alignment_matrix(points, size, template))
 
 
+def align_faces(
+    landmarks_px: np.ndarray,
+    covers: np.ndarray,
+    size: tuple[int, int],
+    template: ArrayLike = EYE_CENTERS,
+    do_align: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The way of faces into the images that a model reads.
+
+    Args:
+        landmarks_px: `(N, 68, 2)` in the pictures, NaN where there are none.
+        covers: `(N, 3, 3)`, the plain resize of each picture, see `cover_matrix`.
+        size: height and width of the aligned image.
+        template: as `alignment_matrix`.
+        do_align: whether faces with landmarks are aligned; otherwise all pictures are only resized.
+    Returns:
+        `(N, 3, 3)` matrices into the aligned image, `(N, 68, 2)` landmarks there, those of the mean face where none
+        were found, and `(N,)` bool whether they were.
+    """
+    is_found = ~np.isnan(landmarks_px[:, 0, 0])
+    matrices = covers.copy()
+    if do_align:
+        matrices[is_found] = alignment_matrix(landmarks_px[is_found], size, template)
+    target_landmarks = np.tile(mean_face(size, template), (len(landmarks_px), 1, 1))
+    target_landmarks[is_found] = apply_matrix(landmarks_px[is_found], matrices[is_found])
+    return matrices, target_landmarks, is_found
+
+
+def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
+    """What of a picture was looked at, x0 y0 x1 y1 in its pixels.
+
+    Args:
+        align_matrix: `(2, 3)`, pixels of the picture to pixels of the processed image.
+        size: height and width of the processed image.
+        picture_size: height and width of the picture.
+    """
+    to_picture = np.linalg.inv(affine(align_matrix[:, :2], align_matrix[:, 2]))
+    corners = apply_matrix([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])], to_picture)
+    corners = corners.clip(0, picture_size[::-1])
+    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+
+
 # --------------------------------------------------------------------------------------------------- AU regions
 @lru_cache(maxsize=64)
 def _center_rules(au_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..head_pose_mf2 import head_poses
-from ..pipeline_mf2 import seen_box
+from ..regions_mf2 import seen_box
 from ..utils.face_table import STATUS_ERROR, STATUS_NO_FACE, STATUS_OK
 from ..utils.videos import import_av
 from .caption_check import CAPTION_PREFIX, check_captions

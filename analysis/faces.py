@@ -1,25 +1,30 @@
 """Where the faces of frames are: detected, read from a file, or the whole picture; and which face is which."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils import logging
 
 from ..dataset_tools.detectors import choose_backend, describe_backend, load_backend
 from ..dataset_tools.landmark_files import FrameRange, list_videos, listed, match_videos, read_landmarks
-from ..dataset_tools.schema import sha256_of_file
-from ..landmarks_mf2 import DetectedFace, LandmarkDetector, detect_in_pictures
-from ..pipeline_mf2 import faces_from_landmarks, largest_first
+from ..landmarks_mf2 import (
+    DetectedFace,
+    LandmarkDetector,
+    detect_in_pictures,
+    faces_from_landmarks,
+    largest_first,
+)
 from ..regions_mf2 import check_landmarks
 from ..utils.command_line import one_line
+from ..utils.files import sha256_of_file
 from .face_arguments import MEAN_FACE, FaceSearch
 from .media import Frame, Source, count_frames
 from .tracking import FaceTracker
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 WITHOUT_DETECTOR = (
     "Or give points with --landmarks FILE, take every picture as a face crop with --landmarks mean_face, or name "

@@ -32,13 +32,13 @@ import yaml
 
 from .. import __version__
 from ..utils.command_line import USER_ERRORS
-from ..utils.files import write_json
+from ..utils.files import sha256_of_file, write_json
 from ..utils.markdown import markdown_table
 from .captions.results import DEAD_LETTERS_NAME
 from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
 from .readers.registry import load_reader
-from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
+from .schema import MANIFEST_NAME, dataset_fingerprint
 from .stages import make_stage_parser
 
 STATE_NAME = "build.json"

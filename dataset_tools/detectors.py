@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .schema import sha256_of_file
+from ..utils.files import sha256_of_file
 
 if TYPE_CHECKING:
     from ..landmarks_mf2 import LandmarkDetector

@@ -36,12 +36,12 @@ from tqdm import tqdm
 from .. import __version__
 from ..labels_mf2 import NUM_LANDMARKS
 from ..utils.command_line import illustration
-from ..utils.files import replacing, write_json
+from ..utils.files import replacing, sha256_of_file, write_json
 from .contact_sheet import draw_contact_sheet
 from .detectors import choose_backend, load_backend
 from .landmark_files import read_landmarks_of
 from .rewrite import Row, StoredDataset
-from .schema import MANIFEST_NAME, dataset_fingerprint, sha256_of_file
+from .schema import MANIFEST_NAME, dataset_fingerprint
 from .stage_report import Tally
 from .stage_settings import settings_of, with_stage
 

@@ -31,7 +31,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .. import __version__
 from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS, get_action_unit
-from ..utils.files import naming_disk_errors
+from ..utils.files import naming_disk_errors, sha256_of_file
 
 FORMAT = "mfa"
 FORMAT_VERSION = 1
@@ -255,15 +255,6 @@ def _landmarks_px(landmarks: Any, where: str) -> list[list[float]] | None:
             f"{where}: landmarks have shape {points.shape}; they must be ({NUM_LANDMARKS}, 2) finite pixels, or None."
         )
     return points.tolist()
-
-
-def sha256_of_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _manifest(

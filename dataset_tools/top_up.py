@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..labels_mf2 import EMOTIONS
-from ..utils.files import write_json
+from ..utils.files import sha256_of_file, write_json
 from .index import FRAMES_NAME, read_frames
-from .schema import sha256_of_file
 from .select import usable_frames, write_selection
 from .stage_report import Tally
 

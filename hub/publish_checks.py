@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, ModelCard, get_token
 
-from mf2.dataset_tools.schema import MANIFEST_NAME, sha256_of_file
+from mf2.dataset_tools.schema import MANIFEST_NAME
 from mf2.hub.cards import label_space_of
 from mf2.hub.file_names import CARD_NAME, INDEX_NAME, METRICS_NAME
 from mf2.hub.publish_contents import ADAPTER, BINARY_STARTS, CHECKPOINT, DATASET, PICKLES, WEIGHTS, Contents
+from mf2.utils.files import sha256_of_file
 
 ANNOTATIONS, FULL = "annotations", "full"
 PROBE = Path(__file__).with_name("publish_probe.py")

@@ -6,11 +6,11 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from mf2.dataset_tools.schema import MANIFEST_NAME, dataset_fingerprint, read_manifest, sha256_of_file
+from mf2.dataset_tools.schema import MANIFEST_NAME, dataset_fingerprint, read_manifest
 from mf2.hub.cards import HUB_ID, PinnedRepo, Placement
 from mf2.hub.file_names import CONFIG_NAME, METRICS_NAME, RESOLVED_NAME
 from mf2.hub.publish_contents import ADAPTER, Contents
-from mf2.utils.files import read_json
+from mf2.utils.files import read_json, sha256_of_file
 from mf2.utils.yaml_files import load_yaml
 
 

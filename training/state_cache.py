@@ -35,11 +35,10 @@ from mf2.branch_mf2 import SharedSpace
 from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
-from mf2.dataset_tools.schema import sha256_of_file
 from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNSide, kept_layers
 from mf2.recognition_mf2 import MF2Recognizers, PooledTexts
-from mf2.utils.files import replacing, write_json
+from mf2.utils.files import replacing, sha256_of_file, write_json
 
 ROWS_PER_CHUNK = 1024
 TEXTS_PER_PASS = 64

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -54,3 +55,12 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """What a JSON file holds."""
     return json.loads(Path(path).read_text("utf-8"))
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -51,6 +51,7 @@ HUB_FILES = MODEL_FILES | {
     "landmarks_mf2.py",
     "pipeline_mf2.py",
     "processing_mf2.py",
+    "sampling_mf2.py",
 }
 
 

@@ -360,7 +360,7 @@ def only_mediapipe_is_ready(clean_registry, stub_mediapipe, monkeypatch, tmp_pat
     monkeypatch.setenv("MF2_DETECTORS", str(tmp_path))
     stub_mediapipe.rename(tmp_path / "face_landmarker.task")
     said = []
-    monkeypatch.setattr(landmarks_mf2.logger, "warning_once", said.append)
+    monkeypatch.setattr(landmarks_mf2, "_warn_once", said.append)
     return said
 
 

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 import mf2
 from mf2.cli import main
 from mf2.dataset_tools.privacy import shorten_paths
-from mf2.dataset_tools.schema import sha256_of_file
 from mf2.hub import publish_checks
 from mf2.hub.cards import PinnedRepo
 from mf2.hub.publish_contents import open_folder, prepare, take_evaluation
@@ -22,6 +21,7 @@ from mf2.hub.publish_placement import find_placement
 from mf2.training.arguments import PretrainArguments
 from mf2.training.checkpoints import move_checkpoint
 from mf2.training.trainer import make_training_arguments
+from mf2.utils.files import sha256_of_file
 
 LOADED = {"au_ids": [1, 12], "emotions": ["Calm"], "au_thresholds": [0.4, 0.6]}
 TOKEN = "hf_" + "A1b2" * 8
