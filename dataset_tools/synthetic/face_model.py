@@ -6,8 +6,9 @@ picture and are mirrored; their shifts are pairs (outward, down), outward meanin
 
 An AU of intensity 1 (FACS "E") moves the points by its row of `AU_SHIFTS` and draws its rows of `WRINKLES`. AU6, AU7,
 AU23 and AU24 show mostly in texture: they move points by less than people differ from each other, and are seen
-in crow's feet and the cheek's bulge (6), the lower lid's bulge and crease (7), the vertical creases and the deeper red
-of tightened lips (23), the pale lips and the bulges around pressed ones (24). They are drawn in `face_parts`.
+in crow's feet and the cheek's bulge (6), the lower lid's bulge and crease (7), the narrow, deeper red between the
+rolled edges of tightened lips (23), the pale lips and the bulges around pressed ones (24). They are drawn in
+`face_parts`.
 """
 
 from collections.abc import Mapping

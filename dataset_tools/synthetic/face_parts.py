@@ -53,6 +53,7 @@ _NOSE_PROFILE = PchipInterpolator(  # height along the nose, from 0 at its root 
     [0.0, 0.05, 0.08, 0.16, 0.27, 0.36, 0.35, 0.17, 0.03, 0.0],
 )
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.098, 0.041
+_ROLLED_IN = 0.62  # share of each lip's red that AU23 at intensity 1 rolls in
 _EYES = ((LEFT_EYE, -1), (RIGHT_EYE, 1))
 _BROWS = ((slice(17, 22), -1), (slice(22, 27), 1))
 
@@ -309,13 +310,13 @@ def paint_mouth(surface: Surface, face: Face) -> None:
 def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:
     """Rounded, coloured lips.
 
-    AU23 rolls the red in, deepens it, creases it and leaves a pale ring around it; AU24 blanches and flattens the lips
-    between two bulges of skin.
+    AU23 rolls the red in to a narrow band and deepens it; AU24 blanches and flattens the lips between two bulges of
+    skin.
     """
     identity, tightened, pressed = face.identity, face.au(23), face.au(24)
     upper = ((window.y - lips.upper_out) / np.maximum(lips.upper_in - lips.upper_out, 0.02)).clip(0, 1)
     lower = ((window.y - lips.lower_in) / np.maximum(lips.lower_out - lips.lower_in, 0.02)).clip(0, 1)
-    rolled = 0.50 * tightened
+    rolled = _ROLLED_IN * tightened
     red_part = smoothstep(rolled - 0.12, rolled + 0.02, upper) * smoothstep(1.12 - rolled, 0.98 - rolled, lower)
     color = srgb_to_linear(identity.lip_color) * (1 - tightened * np.array([0.35, 0.68, 0.62], np.float32))
     color += 0.65 * pressed * (1.08 * face.skin - color)
@@ -326,21 +327,30 @@ def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> No
     surface.detail[window.index] += lips.skin * roundness * (1 - 0.7 * pressed)
     surface.gloss[window.index] += lips.skin * (0.5 + 0.8 * identity.lip_strength * (1 - pressed))
     _crease_lips(surface, face, window, lips, tightened)
+    _tighten_skin(surface, face, window, lips, tightened)
     middle = 0.045 * pressed * bell(window.x, 0.34)
     above, below = lips.upper_out - 0.05 - window.y, window.y - lips.lower_out - 0.05
     surface.detail[window.index] += middle * (bell(above, 0.06) + bell(below, 0.06))
 
 
 def _crease_lips(surface: Surface, face: Face, window: Window, lips: _Lips, tightened: float) -> None:
-    """Upright creases that fan out over the lips, faint at rest, and over the skin around them where they tighten."""
-    reach = np.abs(window.y - face.points[62, 1])
-    fan = window.x / (0.42 + 0.25 * reach)
+    """The faint upright creases of lips at rest, which tightening smooths."""
+    fan = window.x / (0.42 + 0.25 * np.abs(window.y - face.points[62, 1]))
     bent = face.noise(6).uniform(-1, 1, 3)
     stripes = np.cos(2 * np.pi * 4.2 * fan + 1.5 * bent[0] + 1.2 * np.sin(7 * fan + 3 * bent[1]))
-    around = bell(reach, 0.20) * bell(window.x, 0.36) * (1 - lips.skin)
-    depth = 0.15 * lips.skin * (1 - tightened) + tightened * (0.8 * lips.skin + 0.9 * around)
-    surface.detail[window.index] += 0.014 * depth * stripes
-    surface.tint(0.45 * tightened * depth * np.clip(-stripes, 0, 1), (0.50, 0.35, 0.33), window)
+    surface.detail[window.index] += 0.014 * (0.15 * lips.skin * (1 - tightened)) * stripes
+
+
+def _tighten_skin(surface: Surface, face: Face, window: Window, lips: _Lips, tightened: float) -> None:
+    """The rolled edges that AU23 leaves around the narrow red: a firm roll along each lip, shaded where it ends."""
+    rolled = _ROLLED_IN * tightened
+    above = lips.upper_out + rolled * (lips.upper_in - lips.upper_out) - window.y  # distances outside the red
+    below = window.y - lips.lower_out + rolled * (lips.lower_out - lips.lower_in)
+    across = bell(window.x / face.points[54, 0], 0.67)
+    rolls = bell(above - 0.035, 0.035) + bell(below - 0.045, 0.045)
+    surface.detail[window.index] += 0.040 * tightened * across * rolls
+    shade = bell(below - 0.115, 0.035) + 0.6 * bell(above - 0.005, 0.014) + 0.6 * bell(below - 0.005, 0.014)
+    surface.tint(0.40 * tightened * across * shade, (0.62, 0.50, 0.47), window)
 
 
 def _paint_cavity(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:

@@ -173,6 +173,33 @@ def test_every_au_changes_the_picture(au_id):
     assert np.abs(active.image.astype(int) - rest.image).max() > 20
 
 
+def mouth(**intensities: float) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of a mouth as (rows, columns): its green over its red, low where lips are, and its brightness."""
+    face = render_face(Identity(), express(**intensities), STILL, 224)
+    (left, _), (right, _) = face.landmarks_px[[49, 53]].round().astype(int)
+    (_, top), (_, bottom) = face.landmarks_px[[33, 8]].round().astype(int)
+    pixels = face.image[top:bottom, left:right].astype(float)
+    return pixels[..., 1] / pixels[..., 0], pixels.mean(axis=-1)
+
+
+@pytest.mark.parametrize("others", [{}, {"AU12": 0.8}, {"AU15": 0.8}, {"AU26": 0.8}, {"AU10": 0.6}], ids=str)
+def test_tightened_lips_show_a_narrower_red_without_stripes(others):
+    rest, half, tight = (mouth(AU23=amount, **others) for amount in (0.0, 0.5, 1.0))
+    skin, lips = np.median(rest[0]), np.percentile(rest[0], 2)
+    heights = [(ratio < (skin + lips) / 2).sum(axis=0).mean() for ratio, _ in (rest, half, tight)]
+    assert heights[0] > 1.2 * heights[1] > 1.2**2 * heights[2] > 3
+    upright = [np.abs(np.diff(brightness, n=2, axis=1)).mean() for _, brightness in (rest, half, tight)]
+    assert max(upright[1:]) < 1.25 * upright[0]
+
+
+def test_tightening_changes_nothing_but_the_mouth():
+    rest, tight = (render_face(Identity(), express(AU23=amount), STILL, 224) for amount in (0.0, 1.0))
+    changed = np.argwhere((rest.image != tight.image).any(axis=-1))
+    (top, left), (bottom, right) = changed.min(axis=0), changed.max(axis=0)
+    assert rest.landmarks_px[30, 1] < top and bottom < rest.landmarks_px[8, 1]
+    assert rest.landmarks_px[4, 0] < left and right < rest.landmarks_px[12, 0]
+
+
 # ----------------------------------------------------------------------------------------------------------- variety
 def test_rendering_is_deterministic_and_leaves_shared_grids_alone():
     first = render_face(Identity(), express(AU1=0.5), TURNED, 64)
