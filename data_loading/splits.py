@@ -39,6 +39,28 @@ def spaced_rows(num_rows: int, num_chosen: int) -> np.ndarray:
     return np.linspace(0, num_rows - 1, min(num_chosen, num_rows)).round().astype(int)
 
 
+def hold_out_groups(groups: Sequence[str], share: float, seed: int) -> np.ndarray:
+    """A random part of the rows, by whole groups: at least one group, and never all.
+
+    Args:
+        groups: of each row the group (person, video) that must not be divided.
+        share: of the rows, in (0, 1); the part has the first number of groups that reaches it.
+    Returns:
+        The rows' numbers, ascending.
+    Raises:
+        ValueError: there is one group only.
+    """
+    names, group_of_row, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(
+            f"All {len(groups)} rows are of one group ({names[0]}), so that none can be held out by groups; give rows "
+            f"of several persons or videos a group_id each, or train with --holdout_share 0."
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    num_held = int(np.searchsorted(np.cumsum(counts[order]), share * len(groups))) + 1
+    return np.flatnonzero(np.isin(group_of_row, order[: min(num_held, len(names) - 1)]))
+
+
 def find_label_space(paths: Sequence[str], split: str, max_rows: int | None = None) -> LabelSpace:
     """What a split of data sets labels together: each AU with a label, and each emotion that occurs."""
     parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
@@ -182,6 +204,25 @@ class Split:
     def faces(self) -> "FaceDataset":
         """The images, for a data loader."""
         return FaceDataset(self.rows, self.labels, f"{self.description['name']} ({self.description['split']})")
+
+
+class RowSubset(torch.utils.data.Dataset):
+    """Some rows of a data set whose keys are row numbers or (epoch, row); here they count from 0."""
+
+    def __init__(self, data: torch.utils.data.Dataset, rows: np.ndarray):
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Any]:
+        """The examples of a batch, in one go where the data set can."""
+        own = [(key[0], int(self.rows[key[1]])) if isinstance(key, tuple) else int(self.rows[key]) for key in keys]
+        read_all = getattr(self.data, "__getitems__", None)
+        return read_all(own) if read_all else [self.data[key] for key in own]
 
 
 # -------------------------------------------------------------------------------------------------------------- images

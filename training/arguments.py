@@ -160,6 +160,25 @@ class OptimizerArguments:
 
 
 @dataclass
+class StoppingArguments:
+    """Early stopping."""
+
+    holdout_share: float = _arg(
+        0.0,
+        "share of the training split, by whole groups (persons, videos), that is not trained on and chooses: the "
+        "evaluation with the best mean of AU F1 and emotion top-1 on it is kept. Each evaluation then writes a "
+        "checkpoint. 0 holds nothing out and keeps the last step",
+        low=0,
+    )
+    patience: int | None = _arg(
+        None,
+        "evaluations in a row without a better one after which training stops; needs --holdout_share "
+        "[default: training runs to its end]",
+        low=1,
+    )
+
+
+@dataclass
 class RunArguments:
     """Run."""
 
@@ -207,7 +226,7 @@ class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelA
 
 
 @dataclass
-class FinetuneArguments(RunArguments, OptimizerArguments, SplitArguments, TaskArguments):
+class FinetuneArguments(RunArguments, StoppingArguments, OptimizerArguments, SplitArguments, TaskArguments):
     """Everything that `training/finetune.py` takes."""
 
     def __post_init__(self) -> None:
@@ -222,6 +241,13 @@ class FinetuneArguments(RunArguments, OptimizerArguments, SplitArguments, TaskAr
             raise ValueError(f"freeze_vision is of full fine-tuning; {self.method} leaves the tower as it is anyway.")
         if self.dfn and self.method != "dfn":
             raise ValueError(f"dfn sets {', '.join(self.dfn)}, but method is {self.method!r}.")
+        if self.holdout_share >= 1:
+            raise ValueError(f"holdout_share is {self.holdout_share:g}; it must be below 1, or nothing is trained on.")
+        if self.patience and not self.holdout_share:
+            raise ValueError(
+                f"patience is {self.patience}, but holdout_share is 0, so that nothing says what is better; "
+                f"give a share, such as --holdout_share 0.2."
+            )
 
 
 Arguments = TypeVar("Arguments", bound=RunArguments)

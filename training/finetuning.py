@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from peft import PeftModel
 from transformers import TrainingArguments
 
@@ -23,6 +24,7 @@ from mf2.training.checkpoints import save_for_hub, save_model, saving_folder
 from mf2.training.finetuning_methods import METHODS, Method
 from mf2.training.finetuning_task import Task, load_task
 from mf2.training.lifecycle import evaluate, finish, finished_metrics, show, start_run
+from mf2.training.trainer import PretrainingTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     task = load_task(arguments, settings)
     metrics = finished_metrics(arguments, task.train, task.evaluation)
     if metrics is None:
-        check_warmup(settings, len(task.train.rows))
+        check_warmup(settings, len(task.trained_on))
         metrics = fit(arguments, settings, checkpoint, task)
     if settings.process_index == 0:
         show(arguments, metrics, task.evaluation, settings.device)
@@ -79,8 +81,10 @@ def fit(
         save_resolved(arguments, arguments.output_dir)
         record_training_videos(arguments.output_dir, task.train.rows, task.base)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result)
-    metrics["training"]["preparation_seconds"] = preparation_seconds
+    held_out = trainer.eval_dataset if len(task.held_out) else None
+    trainer.eval_dataset = method.evaluation
+    metrics = evaluate(arguments, trainer, method.model, method.config, task.train, task.evaluation, result, held_out)
+    metrics["training"] |= {"preparation_seconds": preparation_seconds, "chosen": how_chosen(arguments, trainer, task)}
     base = arguments.model if task.revision else task.base.resolve().name
     metrics["model"] |= {"method": arguments.method, "base": base, "base_revision": task.revision}
     save(method, task, Path(arguments.output_dir))
@@ -88,6 +92,20 @@ def fit(
         base = task.base if method.is_adapter else None
         finish(arguments, metrics, task.processor, task.evaluation, settings.device, base)
     return metrics
+
+
+def how_chosen(arguments: FinetuneArguments, trainer: PretrainingTrainer, task: Task) -> dict[str, Any] | None:
+    """On what, and which step, a run with rows held out has chosen; None without."""
+    if not len(task.held_out):
+        return None
+    groups = np.asarray(task.train.rows["group_id"])[task.held_out]
+    return {
+        "rows": len(task.held_out),
+        "groups": len(np.unique(groups)),
+        "patience": arguments.patience,
+        "step": trainer.state.best_global_step,
+        "score": trainer.state.best_metric,
+    }
 
 
 def save(method: Method, task: Task, output_dir: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 
 from mf2.configuration_mf2 import CODE_VERSION
@@ -54,29 +55,39 @@ class Method:
     Args:
         model: what is saved; its parameters are counted.
         config: which holds the task's label space.
-        trainer: the Trainer over both splits.
+        trainer: the Trainer, which evaluates on the rows held out where there are any.
+        evaluation: the rows of the evaluation split, as the Trainer takes them.
         is_adapter: the model is saved as an adapter, not as a whole.
     """
 
     model: nn.Module
     config: TaskConfig
     trainer: PretrainingTrainer
+    evaluation: Dataset
     is_adapter: bool = False
 
 
-def make_trainer(
-    settings: TrainingArguments, task: Task, model: nn.Module, collator: FaceCollator
-) -> PretrainingTrainer:
-    """The Trainer over the images of both splits."""
-    return PretrainingTrainer(
+def make_method(
+    arguments: FinetuneArguments,
+    settings: TrainingArguments,
+    task: Task,
+    model: nn.Module,
+    config: TaskConfig,
+    collator: FaceCollator,
+    is_adapter: bool = False,
+) -> Method:
+    """A method that trains on images."""
+    faces = task.evaluation.faces
+    trainer = PretrainingTrainer(
         model,
         settings,
         data_collator=collator,
-        train_dataset=task.train.faces,
-        eval_dataset=task.evaluation.faces,
+        **task.datasets(task.train.faces, faces),
         compute_metrics=compute_metrics_for(task.label_space),
         processor=task.processor,
+        patience=arguments.patience,
     )
+    return Method(model, config, trainer, faces, is_adapter)
 
 
 # ---------------------------------------------------------------------------------------------------------------- dfn
@@ -90,7 +101,7 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
         base = MF2Model.from_pretrained(task.base)
         set_seed(arguments.seed)
         model = attach(base, config, arguments.model, task)
-        return Method(model, config, make_trainer(settings, task, model, collator), is_adapter=True)
+        return make_method(arguments, settings, task, model, config, collator, is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
     with torch.device("meta"):  # of the base, no more than its recognisers is needed any more
         base = MF2Model(task.config)
@@ -98,17 +109,21 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
     set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
     model = attach(base, config, arguments.model, task)
     side = model.get_base_model().recognizers.dfn_sides[ADAPTER]
+    rows = [
+        StateRows(train, task.train, captions, arguments.seed),
+        StateRows(evaluation, task.evaluation, None, arguments.seed),
+    ]
     trainer = PretrainingTrainer(
         StatesModel(side, train.spaces(), task.config, base.recognizers.base_layer),
         settings,
         data_collator=collate_states,
-        train_dataset=StateRows(train, task.train, captions, arguments.seed),
-        eval_dataset=StateRows(evaluation, task.evaluation, None, arguments.seed),
+        **task.datasets(*rows),
         compute_metrics=compute_metrics_for(task.label_space),
         processor=task.processor,
         image_names=IMAGE_STATE_NAMES,
+        patience=arguments.patience,
     )
-    return Method(model, config, trainer, is_adapter=True)
+    return Method(model, config, trainer, rows[1], is_adapter=True)
 
 
 def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
@@ -186,7 +201,7 @@ def prepare_full(arguments: FinetuneArguments, settings: TrainingArguments, task
         model.config.freeze_vision = True
         model.vision_model.requires_grad_(False)
     captions = captions_of(task) if arguments.losses == "all" else None
-    return Method(model, model.config, make_trainer(settings, task, model, live_collator(arguments, task, captions)))
+    return make_method(arguments, settings, task, model, model.config, live_collator(arguments, task, captions))
 
 
 def prepare_lora(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
@@ -202,14 +217,14 @@ def prepare_lora(arguments: FinetuneArguments, settings: TrainingArguments, task
         modules_to_save=["recognizers"],
     )
     model = get_peft_model(base, lora)
-    return Method(model, base.config, make_trainer(settings, task, model, live_collator(arguments, task)))
+    return make_method(arguments, settings, task, model, base.config, live_collator(arguments, task))
 
 
 def prepare_head(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
     """The recognisers alone."""
     model = load_resized(arguments, task, MF2Model).requires_grad_(False)
     model.recognizers.requires_grad_(True)
-    return Method(model, model.config, make_trainer(settings, task, model, live_collator(arguments, task)))
+    return make_method(arguments, settings, task, model, model.config, live_collator(arguments, task))
 
 
 def load_resized(arguments: FinetuneArguments, task: Task, model_class: type[MF2Model]) -> MF2Model:

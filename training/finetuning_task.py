@@ -4,13 +4,15 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import snapshot_download
+from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.csv_files import data_folders
-from mf2.data_loading.splits import Split, find_label_space
+from mf2.data_loading.splits import RowSubset, Split, find_label_space, hold_out_groups
 from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.processing_mf2 import MF2Processor
@@ -30,6 +32,7 @@ class Task:
         revision: the repository's commit; None for a folder.
         config: of the checkpoint.
         processor: with the regions of the task's label space.
+        held_out: numbers of the training rows that are not trained on and choose; none without `holdout_share`.
     """
 
     base: Path
@@ -39,6 +42,25 @@ class Task:
     label_space: LabelSpace
     train: Split
     evaluation: Split
+    held_out: np.ndarray
+
+    @property
+    def trained_on(self) -> np.ndarray:
+        """Numbers of the training rows that are trained on."""
+        return np.setdiff1d(np.arange(len(self.train.rows)), self.held_out)
+
+    def datasets(self, train: Dataset, evaluation: Dataset) -> dict[str, Dataset]:
+        """What the Trainer trains on, and what it evaluates while it does: the rows held out, where there are any.
+
+        Args:
+            train, evaluation: all rows of both splits.
+        """
+        if not len(self.held_out):
+            return {"train_dataset": train, "eval_dataset": evaluation}
+        return {
+            "train_dataset": RowSubset(train, self.trained_on),
+            "eval_dataset": RowSubset(train, self.held_out),
+        }
 
 
 def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task:
@@ -60,13 +82,17 @@ def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task
         label_space = LabelSpace(label_space.au_ids or tuple(config.au_ids), label_space.emotions)
     train = Split.join(train_paths, arguments.train_split, arguments.max_train_rows, label_space)
     evaluation = Split.join(eval_paths, arguments.eval_split, arguments.max_eval_rows, label_space)
+    held_out = np.arange(0)
+    if arguments.holdout_share:
+        held_out = hold_out_groups(train.rows["group_id"], arguments.holdout_share, arguments.seed)
     processor = MF2Processor.from_pretrained(base).for_label_spaces(label_space)
     logger.info(
         f"The task has {len(label_space.au_ids)} AUs ({', '.join(label_space.au_codes) or 'none'}) and "
         f"{len(label_space.emotions)} emotions ({', '.join(label_space.emotions) or 'none'}); "
-        f"{len(train.rows)} rows to train on, {len(evaluation.rows)} to evaluate on."
+        f"{len(train.rows) - len(held_out)} rows to train on, {len(held_out)} to choose by, {len(evaluation.rows)} to "
+        f"evaluate on."
     )
-    return Task(base, revision, config, processor, label_space, train, evaluation)
+    return Task(base, revision, config, processor, label_space, train, evaluation, held_out)
 
 
 def locate_base(model: str) -> tuple[Path, str | None]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
@@ -91,15 +92,18 @@ def evaluate(
     train: Split,
     evaluation: Split,
     result: TrainOutput,
+    held_out: Dataset | None = None,
 ) -> dict[str, Any]:
     """Tune the AU thresholds on training images, score the evaluation split, and put the figures together.
 
     Args:
         model: whose parameters are counted.
         task: the configuration that holds the label space, a model's or an adapter's; the thresholds go into it.
+        held_out: training images that were not trained on, which tune then.
     """
-    tuning_rows = spaced_rows(len(train.rows), arguments.tuning_rows)
-    tuning = trainer.predict(torch.utils.data.Subset(trainer.train_dataset, tuning_rows.tolist()))
+    known = trainer.train_dataset if held_out is None else held_out
+    tuning_rows = spaced_rows(len(known), arguments.tuning_rows)
+    tuning = trainer.predict(torch.utils.data.Subset(known, tuning_rows.tolist()))
     task.au_thresholds = tune_thresholds(sigmoid(tuning.predictions[0]), tuning.label_ids[0])
     prediction = trainer.predict(trainer.eval_dataset)
     parameters = list(model.parameters())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from mf2.data_loading.collators import EpochSampler
@@ -22,7 +22,7 @@ from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import RunArguments, reject_unknown
+from mf2.training.arguments import FinetuneArguments, RunArguments, reject_unknown
 from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ COLLAPSE_MARGIN = 0.003
 COLLAPSE_WINDOWS = 5
 LABEL_NAMES = ("au_labels", "emotion_labels")
 SHOWN_SCORES = ("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1")
+CHOOSING_SCORE = "score"
+"""The mean of AU F1 and emotion top-1, as far as there are labels: what chooses a checkpoint on held-out rows."""
 SHARED_FIELDS = (
     "output_dir",
     "num_train_epochs",
@@ -77,6 +79,13 @@ def make_training_arguments(arguments: RunArguments) -> TrainingArguments:
         "label_names": list(LABEL_NAMES),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if isinstance(arguments, FinetuneArguments) and arguments.holdout_share:
+        settings |= {
+            name.replace("eval", "save"): settings[name]
+            for name in ("eval_strategy", "eval_steps")
+            if name in settings
+        }
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": CHOOSING_SCORE}
     extra = arguments.trainer
     reject_unknown(list(extra), list(TrainingArguments.__dataclass_fields__), "trainer")
     if clash := sorted(set(extra) & set(SHARED_FIELDS)):
@@ -92,7 +101,9 @@ def compute_metrics_for(label_space: LabelSpace) -> Any:
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         (au_logits, emotion_logits), (au_labels, emotion_labels) = prediction.predictions, prediction.label_ids
         aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
-        return scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
+        scores = scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
+        choosing = [scores[name] for name in ("au_f1", "emotion_top1") if name in scores]
+        return scores | ({CHOOSING_SCORE: float(np.mean(choosing))} if choosing else {})
 
     return compute_metrics
 
@@ -130,6 +141,36 @@ class EarlierStarts(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.seconds = max((entry.get("elapsed_seconds", 0.0) for entry in state.log_history), default=0.0)
+
+
+class StopEarly(TrainerCallback):
+    """Ends a run after `patience` evaluations in a row that were no better than the best before them.
+
+    It looks at the log, which checkpoints keep, so that a resumed run stops where an uninterrupted one does. The best
+    checkpoint is found where the output folder is now, moved or not.
+
+    Args:
+        patience: None ends no run.
+    """
+
+    def __init__(self, patience: int | None):
+        self.patience = patience
+
+    def is_over(self, state: TrainerState) -> bool:
+        """Whether the log says so."""
+        scores = [entry[name] for entry in state.log_history if (name := f"eval_{CHOOSING_SCORE}") in entry]
+        return bool(scores and self.patience) and len(scores) - 1 - int(np.argmax(scores)) >= self.patience
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
+        control.should_training_stop = self.is_over(state)
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        if self.is_over(state):
+            logger.info(f"No evaluation since step {state.best_global_step} was better; training ends.")
+            control.should_training_stop = True
 
 
 class ConsoleCallback(ProgressCallback):
@@ -184,7 +225,14 @@ class PretrainingTrainer(Trainer):
     - A checkpoint that cannot be written is removed; earlier ones stay.
     """
 
-    def __init__(self, *args: Any, processor: MF2Processor, image_names: Sequence[str] = IMAGE_NAMES, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        processor: MF2Processor,
+        image_names: Sequence[str] = IMAGE_NAMES,
+        patience: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.processor = processor
         self.image_names = image_names
@@ -198,6 +246,8 @@ class PretrainingTrainer(Trainer):
         self.add_callback(EpochCallback(self._train_sampler))
         self.add_callback(CollapseCallback())
         self.add_callback(ThreadsCallback())
+        if self.args.load_best_model_at_end:
+            self.add_callback(StopEarly(patience))
         if self.pop_callback(ProgressCallback):
             self.add_callback(ConsoleCallback())
 
@@ -223,7 +273,7 @@ class PretrainingTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As usual, but nothing of a finished run: resumed within an epoch, the Trainer would take one more step."""
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
     # ---------------------------------------------------------------------------------------------------- losses
@@ -273,6 +323,11 @@ class PretrainingTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self.processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_best_model(self) -> None:
+        """As a checkpoint is resumed: the Trainer's own way leaves an adapter's parameters frozen."""
+        logger.info(f"The best of {self.state.global_step} steps was {self.state.best_global_step}; it is kept.")
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")

@@ -256,6 +256,47 @@ def test_a_resumed_run_equals_an_uninterrupted_one(base, faces, tmp_path, name):
         assert torch.equal(one, other)
 
 
+# ------------------------------------------------------------------------------------------------------ early stopping
+STOPPING = {"holdout_share": 0.34, "eval_steps": 2, "max_steps": 12, "learning_rate": 0.3, "warmup_steps": 0}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "full, all losses"])
+def test_the_best_on_held_out_groups_is_kept(base, faces, tmp_path, name):
+    """At such a rate scores jump; whatever the best was, the folder answers as its checkpoint did."""
+    folder = tmp_path / "run"
+    metrics = run(base, faces, folder, **METHODS[name] | STOPPING | {"save_total_limit": 10})
+    chosen, history = metrics["training"]["chosen"], metrics["training"]["history"]
+    scores = {entry["step"]: (entry["au_f1"] + entry["emotion_top1"]) / 2 for entry in history}
+    assert chosen["score"] == pytest.approx(max(scores.values())) == pytest.approx(scores[chosen["step"]])
+    assert sorted(scores) == [2, 4, 6, 8, 10, 12] and metrics["training"]["steps"] == 12
+    assert chosen["rows"] < 12 and chosen["rows"] % 6 == 0  # whole persons, of six frames each
+    assert metrics["model"]["trainable_parameters"] > 0
+    assert chosen["step"] < 12  # else the last step would be kept anyway
+    if name == "lora":
+        return  # it ends merged, with other weights than its checkpoints have
+    kept = load_file(next((folder / f"checkpoint-{chosen['step']}").glob("*model.safetensors")))
+    saved = load_file(next(folder.glob("*model.safetensors")))
+    if name == "dfn":
+        kept = {key.removeprefix("side."): value for key, value in kept.items() if key.startswith("side.")}
+        saved = {key.split("dfn_sides.")[1]: value for key, value in saved.items()}
+    assert all(torch.equal(kept[key], saved[key]) for key in saved)
+
+
+def test_training_stops_when_nothing_gets_better_killed_or_not(base, faces, tmp_path):
+    """A run that is killed after its last checkpoint, or moved, ends as an uninterrupted one."""
+    values = STOPPING | {"patience": 2, "max_steps": 40, "learning_rate": 1.0, "cache_dir": tmp_path / "states"}
+    whole = run(base, faces, tmp_path / "whole", **values)["training"]
+    assert whole["steps"] < 40 and whole["steps"] == whole["chosen"]["step"] + 4
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "whole", moved)
+    (tmp_path / "whole").rename(tmp_path / "gone")
+    (moved / "metrics.json").unlink()
+    again = run(base, faces, moved, **values)["training"]
+    assert again["steps"] == whole["steps"] and again["chosen"] == whole["chosen"]
+    files = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "gone", moved))
+    assert all(torch.equal(one, other) for one, other in pairs(*files))
+
+
 KILLED = """
 import os, signal, sys
 from mf2.training import finetune
@@ -416,6 +457,8 @@ def command(capsys, **values) -> tuple[int, str]:
         ({"au_ids": "[]", "emotions": "[]"}, r"no row labels any AU or emotion"),
         ({"eval_split": "test"}, r"has no split 'test'; it has train, validation"),
         ({"warmup_steps": 2000}, r"warmup_steps is 2000, but the run has"),
+        ({"holdout_share": 1}, r"holdout_share is 1; it must be below 1"),
+        ({"patience": 3}, r"patience is 3, but holdout_share is 0"),
         ({"freeze_vision": "true"}, r"freeze_vision is of full fine-tuning"),
         ({"views": 0}, r"views is 0; it must be >= 1"),
         ({"augmentation.turn": 3}, r"augmentation knows no 'turn'"),
