@@ -50,6 +50,8 @@ ESTIMATES = ("caption",)
 _AGAIN = -1  # a status: the stages have to be gone through again
 _UNKNOWN = ""  # the fingerprint of a stage whose inputs are not made yet
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_FILE_OPTIONS = ("replaced", "prompts", "profiles", "prices", "landmarks", "labels")
+"""Options whose relative paths may start from the folder of the configuration."""
 _CONFIG_KEYS = ("reader", "root", "output_dir", "stages")
 
 
@@ -177,8 +179,20 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: top_up needs the stages {' and '.join(TOP_UP_NEEDS)}.")
     if not Path(config["root"]).is_dir():
         raise FileNotFoundError(f"The root {config['root']} is not a folder.")
-    config["stages"] = {name: stages[name] or {} for name in STAGES if name in stages}
+    config["stages"] = {name: _find_files(stages[name] or {}, path.parent) for name in STAGES if name in stages}
     return config
+
+
+def _find_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Options whose files are looked for here and, where they are not, beside the configuration."""
+    found = {
+        name: str(folder / options[name])
+        for name in _FILE_OPTIONS
+        if isinstance(options.get(name), str)
+        and not Path(options[name]).exists()
+        and (folder / options[name]).exists()
+    }
+    return {**options, **found}
 
 
 def plan(config: Mapping[str, Any]) -> Iterator[Stage]:

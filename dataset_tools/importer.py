@@ -25,6 +25,7 @@ from .landmark_files import Frame, read_landmarks_of
 from .readers.interface import About, Report, emotions_of
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
+from .replacements import REPLACED_KEY, essence, rounds_of
 from .schema import au_ids_of, write_mfa
 from .stage_report import Tally
 from .stage_settings import STAGES_KEY, settings_of
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
         **_describe(reader.ABOUT, report, args),
         "split_rule": split_rule,
         STAGES_KEY: _stages(args),
+        **_replacements(args.selection),
         "counts": counts.counts,
     }
     with tqdm(total=len(frames), desc="images", unit="image") as bar:
@@ -128,10 +130,22 @@ def _stages(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The settings of this stage and of those before it."""
     stages = {"index": settings_of(args, load_reader(args.reader).add_arguments)}
     if args.selection is not None:
-        report = (args.selection if args.selection.is_dir() else args.selection.parent) / "report.json"
+        report = _folder_of(args.selection) / "report.json"
         made_by = json.loads(report.read_text("utf-8")) if report.is_file() else {}
         stages["select"] = made_by.get("settings", {})
+        if "top_up" in made_by:
+            stages["top_up"] = made_by["top_up"]
     return {**stages, "import": settings_of(args, _add_shared_arguments)}
+
+
+def _replacements(selection: Path | None) -> dict[str, Any]:
+    """What the manifest says of frames that were replaced in the selection."""
+    rounds = [] if selection is None else essence(rounds_of(_folder_of(selection)))
+    return {REPLACED_KEY: rounds} if rounds else {}
+
+
+def _folder_of(selection: Path) -> Path:
+    return selection if selection.is_dir() else selection.parent
 
 
 def _describe_split(frames: pa.Table, rule: str, args: argparse.Namespace) -> str:

@@ -3,6 +3,8 @@
 OUT/manifest.json    source, settings of every stage, models, versions and counts; no row and no file name
 OUT/recipe.yaml      the configuration of `mf2 data build`: --config, or made of the settings of every stage
 OUT/prompts/*.txt    what a captioning model was told
+OUT/profiles.yaml    how it was asked, where the profile was none of the shipped; its address is to be filled in
+OUT/replaced.json    the frames whose captions failed and that others replaced, by hashes of their names
 OUT/README.md        the card
 """
 
@@ -14,20 +16,23 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCardData
 
-from .build import STAGES, read_config
+from ..utils.files import write_json
+from .build import STAGES, TOP_UP_NEEDS, read_config
 from .captions.prompting import load_prompts, prompt_sha256
 from .captions.rules import CAPTION_KINDS
 from .card_template import render_card
 from .dataset_card import count_tables
 from .privacy import shorten_paths
+from .replacements import REPLACED_KEY
 from .schema import MANIFEST_NAME, check_target, replacing_folder
 from .stage_settings import STAGES_KEY
 
 RECIPE_FORMAT = "mfa-recipe"
 RECIPE_VERSION = 1
 CONFIG_NAME = "recipe.yaml"
-ROOT, OUTPUT_DIR = "folder-of-the-source", "rebuilt"
-"""What a recipe names the folders that whoever follows it fills in."""
+REPLACED_NAME, PROFILES_NAME, PROMPTS_FOLDER_NAME = "replaced.json", "profiles.yaml", "prompts"
+ROOT, OUTPUT_DIR, SERVER = "folder-of-the-source", "rebuilt", "http://address-of-your-server/v1"
+"""What a recipe names the folders and the server that whoever follows it fills in."""
 RECIPE_LICENSE = "apache-2.0"
 """Of the configuration and the prompts; the data that they ask for have terms of their own."""
 
@@ -66,15 +71,36 @@ def export_recipe(
     texts = _prompts_of(recipe["captions"], prompts)
     with replacing_folder(out_dir) as folder:
         settings = config_of(manifest) if config is None else read_config(config)
+        for name, text in texts.items():
+            (folder / PROMPTS_FOLDER_NAME).mkdir(exist_ok=True)
+            (folder / PROMPTS_FOLDER_NAME / name).write_text(text + "\n", "utf-8")
         if settings is not None:
             settings = shorten_paths(settings)
-            (folder / CONFIG_NAME).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-        for name, text in texts.items():
-            (folder / "prompts").mkdir(exist_ok=True)
-            (folder / "prompts" / name).write_text(text + "\n", "utf-8")
-        (folder / "README.md").write_text(_card(recipe, counts, has_config=settings is not None), "utf-8")
+            _write_files(manifest, texts, settings["stages"], folder)
+            _write_yaml(folder / CONFIG_NAME, settings)
+        (folder / "README.md").write_text(_card(recipe, counts, settings), "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
+
+
+def _write_files(
+    manifest: Mapping[str, Any], prompts: Mapping[str, str], stages: dict[str, dict[str, Any]], folder: Path
+) -> None:
+    """Write the files beside the configuration that its stages read, and name them in the stages."""
+    if rounds := manifest.get(REPLACED_KEY):
+        write_json(folder / REPLACED_NAME, rounds)
+        stages["select"] = {**stages.get("select", {}), "replaced": REPLACED_NAME}
+    captioning, captions = stages.get("caption", {}), manifest.get("captions", {})
+    if captioning and prompts and prompts != load_prompts():
+        captioning["prompts"] = PROMPTS_FOLDER_NAME
+    if "profiles" in captioning and "endpoint" in captions:
+        profile = {**captions["endpoint"], "base_url": SERVER}
+        _write_yaml(folder / PROFILES_NAME, {captions["profile"]: profile})
+        captioning["profiles"] = PROFILES_NAME
+
+
+def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def config_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -83,7 +109,8 @@ def config_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     made_by, _, reader = manifest.get("made_by", "").rpartition(" ")
     if not stages or made_by != "mf2 data import":
         return None
-    ordered = {stage: stages[stage] for stage in STAGES if stage in stages}
+    can_top_up = set(TOP_UP_NEEDS) <= set(stages)
+    ordered = {stage: stages[stage] for stage in STAGES if stage in stages and (stage != "top_up" or can_top_up)}
     return {"reader": reader, "root": ROOT, "output_dir": OUTPUT_DIR, "stages": ordered}
 
 
@@ -114,7 +141,7 @@ def _prompts_of(captions: Mapping[str, Any], folder: Path | None) -> dict[str, s
     return texts
 
 
-def _card(recipe: Mapping[str, Any], counts: Mapping[str, dict[str, Any]], has_config: bool) -> str:
+def _card(recipe: Mapping[str, Any], counts: Mapping[str, dict[str, Any]], settings: Mapping[str, Any] | None) -> str:
     source, captions = recipe["source"], recipe["captions"]
     name = source.get("pretty_name", "MFA data set")
     data = DatasetCardData(
@@ -130,7 +157,8 @@ def _card(recipe: Mapping[str, Any], counts: Mapping[str, dict[str, Any]], has_c
         made_by=recipe["making"].get("made_by", "mf2 data"),
         writer=captions.get("parameters", {}).get("model", captions.get("backend")),
         landmarks=(recipe["landmarks"] or {}).get("backend"),
-        config=CONFIG_NAME if has_config else None,
+        config=None if settings is None else CONFIG_NAME,
+        stages={} if settings is None else settings["stages"],
         tables=count_tables(counts),
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text}"

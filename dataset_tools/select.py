@@ -22,6 +22,7 @@ from ..labels_mf2 import AU_IDS, EMOTIONS
 from ..utils.files import replacing, write_json, write_text
 from ..utils.markdown import markdown_table
 from .index import read_frames, write_frames
+from .replacements import read_rounds, replay, write_rounds
 from .schema import au_columns
 from .split_program import (
     Amounts,
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min_frames", type=int, default=PAPER.min_frames, help="from each chosen video (default: %(default)s)")
     add("--eval_fraction", type=float, default=0.1, help="where no sizes are given (default: %(default)s)")
     add("--seed", type=int, default=0)
+    add("--replaced", type=Path, metavar="FILE", help="replace frames as an earlier selection had to, whose recipe "
+        "holds this file")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,7 +74,10 @@ def run(args: argparse.Namespace) -> None:
         "optimum_proven": amounts.proven,
         "settings": settings_of(args, add_arguments),
     }
-    print(write_selection(args.out, frames, selector.take(amounts), made_by))
+    rounds = [] if args.replaced is None else read_rounds(args.replaced)
+    print(write_selection(args.out, frames, replay(selector.take(amounts), frames, rounds), made_by))
+    if rounds:
+        write_rounds(args.out, rounds)
 
 
 def write_selection(folder: Path, pool: pa.Table, selection: pa.Table, made_by: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ STAGES_KEY = "stages"
 NOT_SETTINGS = frozenset(
     {
         *("overwrite", "out", "selection", "prompts", "dry_run", "yes", "store", "answers", "compare"),
+        *("replaced", "prices"),
         *("shard", "num_workers", "batch_size", "device", "redo"),
         *("concurrency", "rpm", "tpm", "timeout", "poll", "no_wait", "batch_requests", "retry_dead", "in_doubt"),
         *("max_usd", "i_may_upload", "signatory", "base_url", "pilot"),

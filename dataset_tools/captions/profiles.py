@@ -77,6 +77,12 @@ class EndpointProfile:
             raise ValueError(f"Profile {self.name!r} names no model; pass --model.")
         return self.model
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of `profiles.yaml` but the address, as plain values."""
+        left_out = ("name", "base_url", "retires", "successor")
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        return {**values, "parameters": dict(self.parameters)}
+
     def with_overrides(
         self, *, base_url: str | None = None, model: str | None = None, schema: str | None = None
     ) -> "EndpointProfile":

@@ -387,6 +387,7 @@ class Session:
             "backend": "model",
             "profile": profile.name,
             "base_url": profile.base_url,
+            "endpoint": profile.to_dict(),
             "mode": self._args.mode,
             "parameters": builder.parameters,
             "detail": profile.detail,

@@ -1,6 +1,7 @@
 """`mf2 data export`: what the Hub will show is what the data hold."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from openai_server import OpenAIServer
 from samples import picture, write_affwild2_labels, write_picture
 
 from mf2.cli.data import main
+from mf2.dataset_tools.captions.prompting import PROMPTS_FOLDER
 from mf2.dataset_tools.export import required_privacy
 from mf2.dataset_tools.schema import dataset_fingerprint, load_mfa, mfa_features, read_manifest, write_mfa
 
@@ -175,7 +177,7 @@ def test_a_recipe_tells_how_and_nothing_about_an_image(built, tmp_path):
     assert export(built, out, "--recipe-only", "--config", tmp_path / "mfa.yaml") == 0
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     prompts = {name for name in names if name.startswith("prompts/")}
-    assert names - prompts == {"README.md", "manifest.json", "recipe.yaml"} and len(prompts) == 10
+    assert names - prompts == {"README.md", "manifest.json", "profiles.yaml", "recipe.yaml"} and len(prompts) == 10
     recipe = json.loads((out / "manifest.json").read_text())
     assert recipe["captions"]["parameters"]["model"] == "caption-model" and recipe["counts"]["train"]["images"] == 8
     assert recipe["source"]["license"] == "other" and recipe["making"]["made_by"] == "mf2 data import affwild2"
@@ -233,3 +235,70 @@ def test_a_data_set_is_rebuilt_from_its_recipe_to_equal_fingerprints(tmp_path):
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["build", "--config", str(tmp_path / "again.yaml")]) == 0
     assert dataset_fingerprint(tmp_path / "rebuilt" / "captioned") == dataset_fingerprint(captioned)
+
+
+def test_replaced_frames_and_a_model_of_ones_own_are_part_of_a_recipe(tmp_path):
+    """Refusals of the first run are not repeated in the second: the frames that it replaced stay replaced."""
+    root = tmp_path / "root"
+    for v in range(4):
+        write_affwild2_labels(root, f"v{v}", [[1, 0] * 6] * 24, [k % 8 for k in range(24)])
+        for k in range(1, 25):
+            write_picture(root / "cropped_aligned" / f"v{v}" / f"{k:05d}.jpg", v * 24 + k)
+    prompts = tmp_path / "prompts"
+    shutil.copytree(PROMPTS_FOLDER, prompts)
+    (prompts / "au_setup.txt").write_text("Describe what moves in the face.")
+    with OpenAIServer() as server:
+        profile = {
+            "model": "m",
+            "base_url": server.base_url,
+            "token_limit_name": "max_tokens",
+            "max_output_tokens": 90,
+        }
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"mine": profile}))
+        caption = {"profile": "mine", "profiles": str(tmp_path / "mine.yaml"), "prompts": str(prompts)}
+        stages = {
+            "index": {},
+            "select": {"train_per_class": 3, "eval_per_class": 2, "min_frames": 1, "seed": 3},
+            "import": {"captions": "none"},
+            "caption": {**caption, "pilot": 0, "concurrency": 1, "yes": True, "min_valid": 0.5},
+            "top_up": {},
+            "export": {"full": True},
+        }
+        config = {"reader": "affwild2", "root": str(root), "output_dir": str(tmp_path / "out"), "stages": stages}
+        (tmp_path / "mfa.yaml").write_text(yaml.safe_dump(config))
+        server.faults = ["refusal", "ok", "refusal", *["ok"] * 30, "refusal"]
+        assert main(["build", "--config", str(tmp_path / "mfa.yaml")]) == 0
+        exported = tmp_path / "out" / "export"
+        words = ["--recipe_only", "--prompts", str(prompts)]
+        assert export(exported, tmp_path / "recipe", *words) == 0
+        assert {"replaced.json", "profiles.yaml", "prompts"} < {path.name for path in (tmp_path / "recipe").iterdir()}
+        text = (tmp_path / "recipe" / "recipe.yaml").read_text() + (tmp_path / "recipe" / "replaced.json").read_text()
+        assert "v0" not in text and server.base_url not in text and str(tmp_path) not in text
+
+        recipe = yaml.safe_load((tmp_path / "recipe" / "recipe.yaml").read_text())
+        assert recipe["stages"]["select"]["replaced"] == "replaced.json" and recipe["stages"]["top_up"]
+        recipe |= {"root": str(root), "output_dir": str(tmp_path / "rebuilt")}
+        recipe["stages"]["caption"] |= {"base_url": server.base_url, "yes": True}
+        recipe["stages"]["export"] = {"full": True}
+        (tmp_path / "recipe" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert main(["build", "--config", str(tmp_path / "recipe" / "recipe.yaml")]) == 0
+    rounds = json.loads((tmp_path / "out" / "selection" / "top_up.json").read_text())["rounds"]
+    assert sum(each["counts"]["same_video"] + each["counts"]["other_video"] for each in rounds) >= 2
+    assert dataset_fingerprint(tmp_path / "rebuilt" / "export") == dataset_fingerprint(exported)
+
+
+def test_replacements_of_another_source_are_refused(tmp_path, capsys):
+    root = tmp_path / "root"
+    for v in range(2):
+        write_affwild2_labels(root, f"v{v}", [[1, 0] * 6] * 8, range(8))
+        for k in range(1, 9):
+            write_picture(root / "cropped_aligned" / f"v{v}" / f"{k:05d}.jpg", k)
+    assert main(["index", "affwild2", str(root), str(tmp_path / "index")]) == 0
+    select = ["select", str(tmp_path / "index"), str(tmp_path / "chosen"), "--balance", "none", "--replaced"]
+    (tmp_path / "replaced.json").write_text(json.dumps([{"replaces": True, "failed": ["0123456789abcdef"]}]))
+    assert main([*select, str(tmp_path / "replaced.json")]) == 1
+    assert "1 of 1 replaced frames are not in the index" in capsys.readouterr().err
+    (tmp_path / "replaced.json").write_text("[1]")
+    assert main([*select, str(tmp_path / "replaced.json")]) == 1
+    assert "replaced.json does not hold the replacements of a selection" in capsys.readouterr().err
+    assert not (tmp_path / "chosen").exists()

@@ -8,8 +8,9 @@ import pytest
 
 from mf2.cli.data import main
 from mf2.dataset_tools.index import read_frames, write_frames
+from mf2.dataset_tools.replacements import COUNTED, top_up
 from mf2.dataset_tools.stage_report import Tally
-from mf2.dataset_tools.top_up import COUNTED, read_failed, top_up
+from mf2.dataset_tools.top_up import read_failed
 from mf2.labels_mf2 import AU_IDS
 from mf2.utils.files import write_json
 
