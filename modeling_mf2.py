@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization
-from transformers.backbone_utils import BackboneMixin
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
@@ -63,10 +62,9 @@ from .tower_mf2 import (
     VisionFeatures,
     build_vision_tower,
     image_size_of,
-    map_to_tokens,
+    read_tower,
     sample_regions,
     select_boxes,
-    tokens_to_map,
 )
 from .transformers_mf2 import CACHE_NAME, AdapterCalls, cache_of
 
@@ -183,7 +181,7 @@ class MF2Model(MF2PreTrainedModel):
         if width is None or list(config.local_feature_levels) != [-1]:
             with torch.device("meta"), torch.no_grad():
                 probe = build_vision_tower(config)
-                features = self._read_tower(probe, torch.empty(1, 3, *image_size_of(probe), device="meta"))
+                features = read_tower(probe, config, torch.empty(1, 3, *image_size_of(probe), device="meta"))
             width = features.tokens.shape[-1]
             level_widths = [level.shape[1] for level in features.maps]
         else:
@@ -251,36 +249,11 @@ class MF2Model(MF2PreTrainedModel):
         self.recognizers = self.recognizers.resized(old, config)
 
     # --------------------------------------------------------------------------------------------------- seeing
-    def _read_tower(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
-        levels = list(self.config.local_feature_levels)
-        global_level = self.config.global_feature_level
-        if isinstance(tower, BackboneMixin):
-            hidden = tower(pixel_values, return_dict=True).feature_maps
-            last = hidden[-1]
-        else:
-            outputs = tower(pixel_values, output_hidden_states={*levels, global_level} != {-1}, return_dict=True)
-            last, hidden = outputs.last_hidden_state, outputs.hidden_states
-        for level in (global_level, *levels):
-            if level != -1 and not -len(hidden) <= level < len(hidden):
-                raise ValueError(
-                    f"global_feature_level or local_feature_levels holds {level}; this tower has the levels 0 to "
-                    f"{len(hidden) - 1}, and -1 is "
-                    f"its output."
-                )
-        height, width = pixel_values.shape[-2:]
-        patch_size = getattr(self.config.vision_config, "patch_size", None)
-        patch_size = patch_size if isinstance(patch_size, int) else None
-        face, *maps = (last if level == -1 else hidden[level] for level in (global_level, *levels))
-        return VisionFeatures(
-            tokens=map_to_tokens(face) if face.ndim == 4 else face,
-            maps=[level if level.ndim == 4 else tokens_to_map(level, height, width, patch_size) for level in maps],
-        )
-
     def encode_vision(self, pixel_values: torch.Tensor) -> VisionFeatures:
         """Run the tower once; without autograd when it is frozen. Convolutions are fastest with channels last."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
-            return self._read_tower(self.vision_model, pixel_values)
+            return read_tower(self.vision_model, self.config, pixel_values)
 
     def sample_vision(
         self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int] | None = None

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, Blip2VisionModel
+from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_mf2 import MF2Config
@@ -108,6 +109,44 @@ class SampledFeatures:
 
     tokens: torch.Tensor
     regions: torch.Tensor | None
+
+
+def read_levels(tower: PreTrainedModel, pixel_values: torch.Tensor, levels: Sequence[int]) -> list[torch.Tensor]:
+    """What a tower leaves after these levels, -1 its output: maps `(B, W_l, h_l, w_l)` or tokens `(B, N, W_l)`.
+
+    Raises:
+        ValueError: the tower has no such level.
+    """
+    if isinstance(tower, BackboneMixin):
+        hidden = tower(pixel_values, return_dict=True).feature_maps
+        last = hidden[-1]
+    else:
+        outputs = tower(pixel_values, output_hidden_states=set(levels) != {-1}, return_dict=True)
+        last, hidden = outputs.last_hidden_state, outputs.hidden_states
+    for level in levels:
+        if level != -1 and not -len(hidden) <= level < len(hidden):
+            raise ValueError(
+                f"global_feature_level or local_feature_levels holds {level}; this tower has the levels 0 to "
+                f"{len(hidden) - 1}, and -1 is its output."
+            )
+    return [last if level == -1 else hidden[level] for level in levels]
+
+
+def as_map(config: MF2Config, level: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    """A level of `read_levels` as a map `(B, W_l, h_l, w_l)`."""
+    patch_size = getattr(config.vision_config, "patch_size", None)
+    patch_size = patch_size if isinstance(patch_size, int) else None
+    return level if level.ndim == 4 else tokens_to_map(level, *pixel_values.shape[-2:], patch_size)
+
+
+def read_tower(tower: PreTrainedModel, config: MF2Config, pixel_values: torch.Tensor) -> VisionFeatures:
+    """The face's tokens, of `global_feature_level`, and the maps of `local_feature_levels`."""
+    levels = (config.global_feature_level, *config.local_feature_levels)
+    face, *local = read_levels(tower, pixel_values, levels)
+    return VisionFeatures(
+        tokens=map_to_tokens(face) if face.ndim == 4 else face,
+        maps=[as_map(config, level, pixel_values) for level in local],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- AU regions
