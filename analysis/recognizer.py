@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..auto_mf2 import register_auto_classes
+from ..baselines.modeling import BaselineModel, register_baselines
 from ..labels_mf2 import LabelSpace
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
@@ -71,6 +72,7 @@ class Recognizer:
             ValueError: two adapters have one name, or one is of another kind than DFN; or the device does not work.
         """
         register_auto_classes()
+        register_baselines()
         names = [_adapter_name(adapter) for adapter in adapters]
         if len({BASE, *names}) <= len(names):
             raise ValueError(f"Adapters are called {', '.join(names)}; the names must differ, and none is {BASE!r}.")
@@ -78,6 +80,8 @@ class Recognizer:
         fit_threads(where)  # looks at the cores first here, so that the first batch knows what is free
         loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
         processor = AutoProcessor.from_pretrained(model)
+        if isinstance(loaded, BaselineModel) and (names or compile):
+            raise ValueError(f"{model} is a {loaded.config.baseline}: it takes neither adapters nor --compile.")
         for name, adapter in zip(names, adapters, strict=True):
             loaded.load_adapter(adapter, adapter_name=name)
             if name not in loaded.label_spaces:

@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.baselines.modeling import register_baselines
 from mf2.data_loading.splits import Split
 from mf2.evaluation.calibration import (
     au_calibration,
@@ -259,6 +260,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be >= 1.")
     config_file_of(args.model)
     register_auto_classes()
+    register_baselines()
     model = AutoModel.from_pretrained(args.model).eval().to(args.device)
     label_space = model.label_space
     split = load_protocol(args.data, args.split, "mfa", label_space.au_ids, args.max_rows)

@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.baselines.modeling import register_baselines
 from mf2.caption_meaning_mf2 import RERANKINGS
 from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
@@ -99,6 +100,7 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedMo
     for name in (name_or_path, *adapters):
         check_model_source(name)
     register_auto_classes()
+    register_baselines()
     model = AutoModel.from_pretrained(name_or_path)
     folders: dict[str, str] = {}
     for folder in adapters:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from mf2.baselines.registry import MODEL_TYPE, load_system
 from mf2.dataset_tools.card_template import render_card
 from mf2.dataset_tools.privacy import RESTRICTED, restricted_sources
 from mf2.hub.evaluation_markdown import format_scores
@@ -98,6 +99,9 @@ def make_card(
         base = placement.base or PinnedRepo(Path(config["base_model_name_or_path"]).name, config.get("revision"))
         facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(source, base=base)}
         template, relation = "adapter.md", "adapter"
+    elif config.get("model_type") == MODEL_TYPE:
+        facts |= {"base": None, "about": load_system(config["baseline"]).about, "source": source}
+        template, relation = "baseline.md", "baseline"
     else:
         named = metrics["model"].get("base")
         base = placement.base or (PinnedRepo(named, metrics["model"].get("base_revision")) if named else None)
@@ -112,17 +116,19 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
     """The front matter. `library_name` is transformers for adapters too: PEFT's own snippet needs a task type.
 
     Args:
-        relation: to the base, in the Hub's words.
+        relation: to the base, in the Hub's words; `baseline` for another system than MF².
     """
     base = facts["base"].repo_id if facts["base"] else ""  # before publication it may be a folder's name
     lineage = {"base_model": base, "base_model_relation": relation} if HUB_ID.fullmatch(base) else {}
     terms = {"license_name": "terms-of-the-training-data"} if facts["restricted"] else {}
     datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
+    is_ours = relation != "baseline"  # other systems need the package, and are nothing that the Hub's widget runs
+    kinds = {"adapter": ("peft", "dfn"), "baseline": ("baseline",)}
     return ModelCardData(
         license=RESTRICTED if facts["restricted"] else facts["model"]["license"],
-        library_name="transformers",
-        pipeline_tag="image-classification" if facts["labels"]["emotions"] else None,  # what the widget names
-        tags=[*TAGS, *(("peft", "dfn") if relation == "adapter" else ("image-to-text",))],
+        library_name="transformers" if is_ours else DISTRIBUTION,
+        pipeline_tag="image-classification" if is_ours and facts["labels"]["emotions"] else None,  # the widget's
+        tags=[*TAGS, *kinds.get(relation, ("image-to-text",))],
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),

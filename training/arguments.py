@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from mf2.baselines.registry import baseline_names
 from mf2.hub.file_names import RESOLVED_NAME
 from mf2.utils.files import write_text
 from mf2.utils.yaml_files import load_yaml, parse_yaml
@@ -97,6 +98,10 @@ class ModelArguments:
 
     size: str = _arg("base", "size of a new model", choices=("tiny", "small", "base", "paper"))
     model: dict = _arg({}, "fields of MF2Config that differ from the size's")
+    baseline: str | None = _arg(
+        None, "another system on the size's tower, instead of MF² [default: MF²]", choices=baseline_names()
+    )
+    baseline_options: dict = _arg({}, "options of that system, see docs/baselines.md")
     model_name_or_path: str | None = _arg(None, "MF² checkpoint to start from, instead of a new model")
     init_text: str | None = _arg(None, "BERT checkpoint for the text side of a new model")
     init_qformer: str | None = _arg(None, "BLIP-2 stage 1 checkpoint for both Q-Formers of a new model")
@@ -223,6 +228,19 @@ class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelA
         if self.model_name_or_path and (starts or self.model):
             given = ", ".join(starts or ["model"])
             raise ValueError(f"{given} would change a new model, but model_name_or_path is {self.model_name_or_path}.")
+        self._check_baseline()
+
+    def _check_baseline(self) -> None:
+        if not self.baseline:
+            if self.baseline_options:
+                raise ValueError(
+                    f"baseline_options sets {', '.join(self.baseline_options)}, but there is no baseline."
+                )
+            return
+        unfit = ("model_name_or_path", "feature_views", "probes")
+        if given := [name for name in unfit if getattr(self, name)]:
+            raise ValueError(f"{', '.join(given)} is of MF² alone; leave it out beside --baseline {self.baseline}.")
+        self.overlay_faces = 0  # an overlay shows captions, which MF² writes
 
 
 @dataclass
@@ -268,7 +286,7 @@ def check_values(arguments: Any) -> None:
         value = _convert(item.name, item.type, getattr(arguments, item.name))
         setattr(arguments, item.name, value)
         choices, low = item.metadata["choices"], item.metadata["low"]
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise ValueError(f"{item.name} is {value!r}; choose one of {', '.join(choices)}.")
         if low is not None and value is not None and value < low:
             raise ValueError(f"{item.name} is {value}; it must be >= {low}.")
@@ -391,6 +409,11 @@ def save_resolved(arguments: Any, output_dir: str | Path) -> None:
     write_text(Path(output_dir, RESOLVED_NAME), text)
 
 
+def _default_of(item: dataclasses.Field) -> Any:
+    """What a run had of a field that did not exist yet."""
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+
+
 def check_same_run(arguments: Any, output_dir: str | Path) -> None:
     """Raise where the folder holds a run that was started with other values of what decides its result."""
     file = Path(output_dir, RESOLVED_NAME)
@@ -398,10 +421,12 @@ def check_same_run(arguments: Any, output_dir: str | Path) -> None:
         return
     earlier = load_yaml(file)
     fixed = [item.name for item in dataclasses.fields(arguments) if item.metadata["fixed"]]
+    defaults = type(arguments).__dataclass_fields__
+    began = {name: earlier.get(name, _default_of(defaults[name])) for name in fixed}
     changed = [
-        f"{name} {earlier.get(name)!r} -> {getattr(arguments, name)!r}"
+        f"{name} {began[name]!r} -> {getattr(arguments, name)!r}"
         for name in fixed
-        if earlier.get(name) != getattr(arguments, name)
+        if began[name] != getattr(arguments, name)
     ]
     if changed:
         raise ValueError(

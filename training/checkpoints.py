@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, Trainer
 
+from mf2.configuration_mf2 import MF2Config
 from mf2.hub.file_names import INDEX_NAME
 from mf2.processing_mf2 import MF2Processor
 from mf2.utils.files import read_json
@@ -82,8 +83,10 @@ def saving_folder(processor: MF2Processor, output_dir: str | Path) -> Iterator[P
 
 
 def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
-    """`save_pretrained`, with a configuration for `generate`."""
+    """`save_pretrained`, with a configuration for `generate` where the checkpoint serves a model that writes."""
     model.save_pretrained(folder, **kwargs)
+    if model.config.model_type != MF2Config.model_type:
+        return
     GenerationConfig.from_model_config(model.config).save_pretrained(folder)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainingArguments, set_seed
+from transformers import AutoModel, TrainingArguments, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from mf2.data_loading.splits import Split, spaced_rows
@@ -20,12 +20,12 @@ from mf2.hub.cards import write_card
 from mf2.hub.file_names import METRICS_NAME, OVERLAY_NAME
 from mf2.labels_mf2 import LabelSpace
 from mf2.landmarks_mf2 import MEAN_FACE
-from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model
+from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
 from mf2.training.checkpoints import find_resume_checkpoint, has_weights
 from mf2.training.overlay import draw_overlay
-from mf2.training.trainer import LOSS_NAMES, SHOWN_SCORES, PretrainingTrainer, make_training_arguments, sigmoid
+from mf2.training.trainer import SHOWN_SCORES, PretrainingTrainer, losses_of, make_training_arguments, sigmoid
 from mf2.utils.command_line import illustration
 from mf2.utils.environment import check_all_processes_run, describe_environment
 from mf2.utils.files import read_json, write_json
@@ -153,7 +153,7 @@ def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:
     """Each loss as it was last logged."""
     logged: dict[str, float] = {}
     for entry in trainer.state.log_history:
-        logged |= {name: entry[f"loss_{name}"] for name in LOSS_NAMES if f"loss_{name}" in entry}
+        logged |= losses_of(entry)
     return logged
 
 
@@ -167,7 +167,7 @@ def add_scores_without_landmarks(
     device: torch.device,
 ) -> None:
     """Score what was saved without landmarks, too: `by_landmarks`, and which of them `evaluation` is (`landmarks`)."""
-    model = MF2Model.from_pretrained(base or folder)
+    model = AutoModel.from_pretrained(base or folder)
     if base is not None:
         model.load_adapter(str(folder))
     (source,) = landmark_sources([MEAN_FACE], "", device).values()

@@ -7,6 +7,9 @@ from typing import Any
 import datasets
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mf2.baselines.configuration import BaselineConfig
+from mf2.baselines.modeling import BaselineModel
+from mf2.baselines.registry import load_system
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.captions import CAPTION_PROMPTS, caption_prompt_ids, training_texts
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -32,6 +35,8 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
     if arguments.model_name_or_path:
         return AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     texts = training_texts(rows)
+    if not texts and arguments.baseline and not load_system(arguments.baseline).reads:
+        texts = list(CAPTION_PROMPTS.values())  # a processor has a tokenizer, read or not
     if not texts:
         raise ValueError(
             f"{arguments.train_data} has no captions to train a vocabulary on; write them with `mf2 data caption`, or "
@@ -54,18 +59,22 @@ def build_config(
     for name in ("emo_config", "au_config"):
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         fields[name] = vocabulary | arguments.model.get(name, {})
-    config = MF2Config.from_size(arguments.size, **fields)
+    if arguments.baseline:
+        fields = dict(load_system(arguments.baseline).fields) | fields
+        fields |= {"baseline": arguments.baseline, "baseline_options": arguments.baseline_options}
+    config = (BaselineConfig if arguments.baseline else MF2Config).from_size(arguments.size, **fields)
     config.caption_prompt_ids = caption_prompt_ids(tokenizer, config.emo_text)
     return config
 
 
 def build_model(
     arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
-) -> MF2ForPreTraining:
+) -> MF2ForPreTraining | BaselineModel:
     """A new model, with published starts where they are named, or a checkpoint."""
     if arguments.model_name_or_path:
         return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
-    model = MF2ForPreTraining(build_config(arguments, tokenizer, au_ids))
+    model_class = BaselineModel if arguments.baseline else MF2ForPreTraining
+    model = model_class(build_config(arguments, tokenizer, au_ids))
     starts = {
         "text": arguments.init_text,
         "qformer": arguments.init_qformer,

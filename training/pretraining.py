@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from mf2.auto_mf2 import register_auto_classes
+from mf2.baselines.modeling import BaselineModel, register_baselines
 from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator
@@ -48,6 +49,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         FloatingPointError: the loss is not finite.
     """
     register_auto_classes()
+    register_baselines()
     settings, checkpoint = start_run(arguments)
     train, evaluation, au_ids = load_data(arguments, settings)
     metrics = finished_metrics(arguments, train, evaluation)
@@ -116,7 +118,7 @@ def au_ids_of(arguments: PretrainArguments) -> list[int]:
 # -------------------------------------------------------------------------------------------------------------- model
 def make_model(
     arguments: PretrainArguments, train: Split, au_ids: list[int]
-) -> tuple[MF2ForPreTraining, MF2Processor]:
+) -> tuple[MF2ForPreTraining | BaselineModel, MF2Processor]:
     """The model with what the training split decides (AUs and their weights, provenance), and its processor."""
     tokenizer = build_tokenizer(arguments, train.rows)
     model = build_model(arguments, tokenizer, au_ids)
@@ -178,23 +180,14 @@ def compare_with_probes(
 def make_trainer(
     arguments: PretrainArguments,
     settings: TrainingArguments,
-    model: MF2ForPreTraining,
+    model: MF2ForPreTraining | BaselineModel,
     processor: MF2Processor,
     train: Split,
     evaluation: Split,
 ) -> PretrainingTrainer:
     """The Trainer over both splits."""
-    config = model.config
-    captioned = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
-    captions = CaptionTable(
-        captioned.rows, captioned.labels, config, processor.tokenizer, share=arguments.caption_share
-    )
-    if captions.num_cut:
-        logger.warning(
-            f"{captions.num_cut} distinct texts are longer than their limit in the configuration and are cut."
-        )
-    losses = (config.itc_weight, config.itm_weight, config.itg_weight)
-    settings.ddp_find_unused_parameters = 0 in losses
+    captions = make_captions(arguments, model, processor, train)
+    settings.ddp_find_unused_parameters = may_skip_parameters(model)
     collator = FaceCollator(processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
     datasets, image_names = (train.faces, evaluation.faces), IMAGE_NAMES
     if arguments.feature_views:
@@ -210,3 +203,28 @@ def make_trainer(
         processor=processor,
         image_names=image_names,
     )
+
+
+def make_captions(
+    arguments: PretrainArguments, model: MF2ForPreTraining | BaselineModel, processor: MF2Processor, train: Split
+) -> CaptionTable | None:
+    """The texts that the model reads in training; None for a system that reads none."""
+    config = model.config
+    if isinstance(model, BaselineModel) and not model.system.reads:
+        return None
+    captioned = train.with_shuffled_captions(arguments.seed) if arguments.captions == "shuffled" else train
+    rows = model.system.choose_texts(captioned.rows) if isinstance(model, BaselineModel) else captioned.rows
+    captions = CaptionTable(rows, captioned.labels, config, processor.tokenizer, share=arguments.caption_share)
+    if captions.num_cut:
+        logger.warning(
+            f"{captions.num_cut} distinct texts are longer than their limit in the configuration and are cut."
+        )
+    return captions
+
+
+def may_skip_parameters(model: MF2ForPreTraining | BaselineModel) -> bool:
+    """Whether a step may leave parameters without a gradient, which processes must know of each other."""
+    if isinstance(model, BaselineModel):
+        return model.system.skips_parameters
+    config = model.config
+    return 0 in (config.itc_weight, config.itm_weight, config.itg_weight)

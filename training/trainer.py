@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,6 +27,7 @@ from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
 
+LOSS_PREFIX = "loss_"
 LOSS_NAMES = ("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
 ITM_PRIOR_ENTROPY = 0.6365
 """ITM of a head that only knows that one pair in three matches: the entropy of (1/3, 2/3)."""
@@ -134,6 +135,14 @@ class ThreadsCallback(TrainerCallback):
         fit_threads(args.device)
 
 
+class StageCallback(TrainerCallback):
+    """Tells a model that trains in stages how far the run is; a resumed run hears the same."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        if hasattr(model, "set_progress"):
+            model.set_progress(state.global_step / max(state.max_steps, 1))
+
+
 class EarlierStarts(TrainerCallback):
     """Remembers how long a run had trained by the checkpoint that it goes on from."""
 
@@ -181,7 +190,7 @@ class ConsoleCallback(ProgressCallback):
             return
         where = f"step {state.global_step}, epoch {state.epoch:.2f}"
         if "loss" in logs:
-            parts = " ".join(f"{name} {logs[f'loss_{name}']:.3f}" for name in LOSS_NAMES if f"loss_{name}" in logs)
+            parts = " ".join(f"{name} {value:.3f}" for name, value in losses_of(logs).items())
             self.training_bar.write(f"{where}: loss {logs['loss']:.3f}  ({parts})  lr {logs['learning_rate']:.2e}")
         elif scores := [f"{name} {logs[f'eval_{name}']:.3f}" for name in SHOWN_SCORES if f"eval_{name}" in logs]:
             self.training_bar.write(f"{where}: evaluation {', '.join(scores)}")
@@ -239,12 +248,14 @@ class PretrainingTrainer(Trainer):
         vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
         self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
         self._start = perf_counter()
-        self._loss_sums = torch.zeros(len(LOSS_NAMES), 2, device=self.args.device)  # sum, count
+        self.loss_names: Sequence[str] = getattr(self.model, "loss_names", LOSS_NAMES)
+        self._loss_sums = torch.zeros(len(self.loss_names), 2, device=self.args.device)  # sum, count
         self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
         self._earlier = EarlierStarts()
         self.add_callback(self._earlier)
         self.add_callback(EpochCallback(self._train_sampler))
         self.add_callback(CollapseCallback())
+        self.add_callback(StageCallback())
         self.add_callback(ThreadsCallback())
         if self.args.load_best_model_at_end:
             self.add_callback(StopEarly(patience))
@@ -290,7 +301,9 @@ class PretrainingTrainer(Trainer):
                 f"learning_rate (now {self.args.learning_rate}) or warm up longer; with bf16, try without."
             )
         for name, value in above_floors(outputs).items():
-            self._loss_sums[LOSS_NAMES.index(name)] += torch.stack([value.detach().float(), torch.ones_like(value)])
+            self._loss_sums[self.loss_names.index(name)] += torch.stack(
+                [value.detach().float(), torch.ones_like(value)]
+            )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -303,7 +316,8 @@ class PretrainingTrainer(Trainer):
         """`loss_emo_itc`, …: means since the last call, over all processes."""
         sums = self.accelerator.reduce(self._loss_sums, reduction="sum").tolist()
         self._loss_sums.zero_()
-        return {f"loss_{name}": total / count for name, (total, count) in zip(LOSS_NAMES, sums, strict=True) if count}
+        named = zip(self.loss_names, sums, strict=True)
+        return {f"{LOSS_PREFIX}{name}": total / count for name, (total, count) in named if count}
 
     # ------------------------------------------------------------------------------------------------ evaluation
     def prediction_step(
@@ -339,6 +353,11 @@ class PretrainingTrainer(Trainer):
                 f"{folder} could not be written ({error}); {free_space(self.args.output_dir)}. Earlier checkpoints "
                 f"are intact: make room and run the same command again."
             ) from error
+
+
+def losses_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The losses of an entry of the log, each by its name."""
+    return {name.removeprefix(LOSS_PREFIX): value for name, value in entry.items() if name.startswith(LOSS_PREFIX)}
 
 
 def above_floors(outputs: MF2Output) -> dict[str, torch.Tensor]:

@@ -1,0 +1,161 @@
+"""A tower with another system on it, with the batch, the outputs and the names of `MF2Model`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import can_return_tuple
+
+from ..labels_mf2 import LabelSpace
+from ..modeling_mf2 import MF2Output, MF2PreTrainedModel
+from ..processing_mf2 import MF2Processor
+from ..recognition_mf2 import BASE
+from ..tower_mf2 import as_map, build_vision_tower, image_size_of, read_levels
+from .configuration import BaselineConfig
+from .interface import BaselineSystem, Targets
+from .registry import load_system
+
+
+class BaselineModel(MF2PreTrainedModel):
+    """A system of `baselines/systems/` on a tower, trained by the same Trainer as MF².
+
+    It is loaded by `AutoModel` after [`register_baselines`]; `mf2 evaluate` and `mf2 analyze` do so.
+    """
+
+    config_class = BaselineConfig
+    base_model_prefix = "baseline"
+    _auto_class = None
+    _no_split_modules = None
+    config: BaselineConfig
+
+    def __init__(self, config: BaselineConfig):
+        super().__init__(config)
+        self.vision_model = build_vision_tower(config)
+        self.system: BaselineSystem = load_system(config.baseline)(config, self._level_widths())
+        self.post_init()
+        if config.freeze_vision:
+            self.vision_model.requires_grad_(False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, BaselineSystem):
+            module.initialize()
+
+    @property
+    def levels(self) -> list[int]:
+        """What the system is given of the tower: the face level, then the others that the configuration names."""
+        return list(dict.fromkeys((self.config.global_feature_level, *self.config.local_feature_levels)))
+
+    def _level_widths(self) -> list[int]:
+        """Channels of the levels; the tower is asked, on the meta device."""
+        with torch.device("meta"), torch.no_grad():
+            probe = build_vision_tower(self.config)
+            pixel_values = torch.empty(1, 3, *image_size_of(probe), device="meta")
+            return [level.shape[1] for level in self._read_maps(probe, pixel_values)]
+
+    def _read_maps(self, tower: torch.nn.Module, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        return [as_map(self.config, level, pixel_values) for level in read_levels(tower, pixel_values, self.levels)]
+
+    # ---------------------------------------------------------------------------------------------- as MF2Model has it
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean."""
+        return self.config.label_space
+
+    @property
+    def label_spaces(self) -> dict[str, LabelSpace]:
+        """The same, by who gives them."""
+        return {BASE: self.config.label_space}
+
+    @property
+    def branches(self) -> dict[str, torch.nn.Module]:
+        """Q-Former branches of the system, by name, which published weights may fill."""
+        return dict(getattr(self.system, "branches", {}))
+
+    def get_input_embeddings(self) -> torch.nn.Module | None:
+        branches = iter(self.branches.values())
+        return next((branch.embeddings.word_embeddings for branch in branches), None)
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The losses that training logs."""
+        return self.system.loss_names
+
+    def set_progress(self, progress: float) -> None:
+        """See [`BaselineSystem.set_progress`]."""
+        self.system.set_progress(progress)
+
+    def train(self, mode: bool = True) -> "BaselineModel":
+        """As usual, except that a frozen tower stays in evaluation mode."""
+        super().train(mode)
+        if self.config.freeze_vision:
+            self.vision_model.eval()
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None = None,
+        emotion_labels: torch.Tensor | None = None,
+        au_labels: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        au_input_ids: torch.Tensor | None = None,
+        au_attention_mask: torch.Tensor | None = None,
+        caption_ids: torch.Tensor | None = None,
+        au_caption_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | MF2Output:
+        """See faces; the arguments are those of `MF2Model.forward`. `au_boxes` and what else a processor returns are
+        not read: the published systems look at the whole face."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+            pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
+            maps = self._read_maps(self.vision_model, pixel_values)
+        seen = self.system(maps)
+        losses: dict[str, torch.Tensor] = {}
+        if au_labels is not None or emotion_labels is not None:
+            texts = {
+                "emo": (input_ids, attention_mask, caption_ids),
+                "au": (au_input_ids, au_attention_mask, au_caption_ids),
+            }
+            texts = {name: text for name, text in texts.items() if name in self.system.reads and text[0] is not None}
+            losses = self.system.losses(seen, Targets(au_labels, emotion_labels, texts))
+        floors = {name.removesuffix("_floor"): losses.pop(name) for name in [*losses] if name.endswith("_floor")}
+        return MF2Output(
+            loss=self._weigh(losses),
+            losses=losses or None,
+            loss_floors=floors or None,
+            au_logits=seen.au_logits,
+            emotion_logits=seen.emotion_logits,
+        )
+
+    def _weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        weighted = [self.system.weight_of(name) * loss for name, loss in losses.items()]
+        return torch.stack(weighted).sum() if weighted else None
+
+    def forward_adapters(
+        self, names: Sequence[str], pixel_values: torch.Tensor, **kwargs: Any
+    ) -> dict[str, MF2Output]:
+        """As `MF2Model` has it, where there is nobody but the system itself to answer."""
+        if unknown := [name for name in names if name != BASE]:
+            raise ValueError(f"{self.config.baseline} takes no adapters, so none is called {unknown[0]!r}.")
+        return {BASE: self(pixel_values)}
+
+    def check_caption_kind(self, caption_kind: str) -> None:
+        """Refuse: only MF² writes.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{self.config.baseline} writes no captions, so there is no {caption_kind!r} caption.")
+
+
+def register_baselines() -> None:
+    """Let the Auto classes, and so everything that loads a checkpoint, build a trained system."""
+    AutoConfig.register(BaselineConfig.model_type, BaselineConfig, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForImageTextToText):
+        auto_class.register(BaselineConfig, BaselineModel, exist_ok=True)
+    AutoProcessor.register(BaselineConfig, MF2Processor, exist_ok=True)

@@ -1,0 +1,108 @@
+"""Another system from the command to a folder that is evaluated and used, on a handful of generated faces."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from samples import write_picture
+
+from mf2.cli.main_command import main
+from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.training.arguments import PretrainArguments, parse_arguments
+from mf2.training.pretraining import pretrain
+
+DEMO = Path(__file__).parents[2] / "training" / "configs" / "demo.yaml"
+NAME = "linear"
+SHORT = {
+    "max_steps": 4,
+    "save_steps": 2,
+    "eval_steps": 4,
+    "max_train_rows": 16,
+    "max_eval_rows": 8,
+    "tuning_rows": 8,
+    "cpu_threads": 1,
+    "per_device_train_batch_size": 8,
+    "warmup_steps": 2,
+    "logging_steps": 2,
+}
+
+
+def flags(**values):
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def train(data, output_dir, **values):
+    argv = [
+        "--config",
+        str(DEMO),
+        *flags(train_data=data, output_dir=output_dir, **{"baseline": NAME} | SHORT | values),
+    ]
+    return pretrain(parse_arguments(PretrainArguments, argv))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    config = SynthConfig(num_train=16, num_eval=8, frames_per_identity=4)
+    return synthesize(tmp_path_factory.mktemp("data") / "faces", config, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("run") / "other"
+    return output_dir, train(data, output_dir)
+
+
+def test_the_folder_holds_what_every_training_leaves(finished):
+    output_dir, metrics = finished
+    names = {path.name for path in output_dir.iterdir()}
+    assert {"model.safetensors", "config.json", "metrics.json", "training_config.yaml", "README.md"} <= names
+    assert not {"overlay.png", "modeling_mf2.py", "generation_config.json"} & names
+    assert json.loads((output_dir / "metrics.json").read_text())["training"]["losses"] == metrics["training"]["losses"]
+    assert set(metrics["training"]["losses"]) == {"emotion", "au"}
+    assert json.loads((output_dir / "config.json").read_text())["au_thresholds"]
+
+
+def test_the_card_cites_the_publication(finished):
+    text = (finished[0] / "README.md").read_text("utf-8")
+    assert "linear heads" in text and "ICLR 2014" in text and "mean AU F1" in text and "mf2 analyze" in text
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(data, finished, tmp_path):
+    whole, resumed = finished[0], tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copytree(whole / "checkpoint-2", resumed / "checkpoint-2")
+    shutil.copy(whole / "training_config.yaml", resumed)
+    train(data, resumed)
+    expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert expected and all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_evaluator_measures_what_training_measured(data, finished, tmp_path):
+    output_dir, metrics = finished
+    command = ["evaluate", "--model", output_dir, "--data", data, "--output_dir", tmp_path, "--device", "cpu"]
+    assert main([str(part) for part in [*command, "--num_bootstrap", "0"]]) == 0
+    measured = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["by_landmarks"]["given"]
+    assert measured["aus"]["f1"] == pytest.approx(metrics["evaluation"]["aus"]["f1"])
+    assert measured["emotion"]["top1"] == pytest.approx(metrics["evaluation"]["emotion"]["top1"])
+
+
+def test_it_analyses_pictures(finished, tmp_path):
+    write_picture(picture := tmp_path / "face.png", 100, size=64)
+    command = ["analyze", picture, "--model", finished[0], "--output", tmp_path, "--format", "csv", "--device", "cpu"]
+    assert main([str(part) for part in [*command, "--landmarks", "mean_face"]]) == 0
+    assert "AU12" in (tmp_path / "faces.csv").read_text().splitlines()[0]
+
+
+def test_it_is_not_asked_for_captions(data, finished, tmp_path, capsys):
+    command = ["analyze", data, "--model", finished[0], "--output", tmp_path, "--captions", "emotion"]
+    assert main([str(part) for part in command]) == 1
+    assert "linear writes no captions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"probes": "true"}, {"feature_views": 2}, {"baseline": "liner"}])
+def test_what_it_cannot_have_is_refused(data, tmp_path, given):
+    with pytest.raises(ValueError, match=next(iter(given))):
+        train(data, tmp_path, **given)

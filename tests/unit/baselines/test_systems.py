@@ -1,0 +1,115 @@
+"""Each system of the tables: its parameters, its gradients, what it can learn, and one output that stays as it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from baseline_models import AU_IDS, EMOTIONS, fill_by_formula, small_baseline, small_baseline_config, small_batch
+from transformers import AutoModel
+
+from mf2.baselines.configuration import BaselineConfig
+from mf2.baselines.modeling import BaselineModel, register_baselines
+from mf2.baselines.registry import baseline_names, load_system
+
+NAMES = baseline_names()
+A, E, W = len(AU_IDS), len(EMOTIONS), (16, 8)  # the face level, then the other
+GOLDEN = Path(__file__).parents[2] / "golden" / "baselines.json"
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+PARAMETERS = {"linear": (sum(W) + 1) * (A + E)}
+"""By the formulas of the systems' own pages and code."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_as_many_as_the_formula_says(name):
+    assert count(small_baseline(name).system) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_reaches_every_parameter(name):
+    model = small_baseline(name)
+    outputs = model(**small_batch(6))
+    outputs.loss.backward()
+    assert set(outputs.losses) == set(model.loss_names)
+    silent = [key for key, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_sixteen_faces_by_heart(name):
+    model, batch = small_baseline(name), small_batch(16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(60):
+        model.set_progress(step / 60)
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        seen = model(batch["pixel_values"])
+    labelled = batch["au_labels"] >= 0
+    if seen.au_logits is not None:
+        is_right = (seen.au_logits > 0) == batch["au_labels"].bool()
+        assert is_right[labelled].float().mean() > 0.95
+    if seen.emotion_logits is not None:
+        is_right = seen.emotion_logits.argmax(1) == batch["emotion_labels"]
+        assert is_right[batch["emotion_labels"] >= 0].float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_comes_back_from_disk_as_it_was(name, tmp_path):
+    register_baselines()
+    model = small_baseline(name, au_thresholds=[0.3, 0.4, 0.5, 0.6]).eval()
+    model.save_pretrained(tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".safetensors"}
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is BaselineModel and loaded.label_space == model.label_space
+    pixel_values = small_batch(3)["pixel_values"]
+    with torch.no_grad():
+        theirs, ours = loaded(pixel_values), model(pixel_values)
+    torch.testing.assert_close([theirs.au_logits, theirs.emotion_logits], [ours.au_logits, ours.emotion_logits])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_output_is_the_golden_one(name):
+    model = fill_by_formula(small_baseline(name)).eval()
+    with torch.no_grad():
+        seen = model(small_batch(2)["pixel_values"].sign())
+    golden = json.loads(GOLDEN.read_text())[name]
+    torch.testing.assert_close(seen.au_logits, torch.tensor(golden["au"]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.emotion_logits, torch.tensor(golden["emotion"]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is(name):
+    about = load_system(name).about
+    assert about.title and about.tables and set(about.tables) <= {"II", "III"}
+    assert any(character.isdigit() for character in about.citation)
+
+
+def test_labels_that_are_not_there_need_no_head():
+    model = small_baseline("linear", emotions=[])
+    outputs = model(**{name: value for name, value in small_batch(3).items() if name != "emotion_labels"})
+    assert outputs.emotion_logits is None and list(outputs.losses) == ["au"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"baseline": "linaer"}, "did you mean 'linear'"),
+        ({"baseline": "linear", "baseline_options": {"dropuot": 0.1}}, "did you mean 'dropout'"),
+        ({"baseline": "linear", "baseline_options": {"dropout": "much"}}, "'much'; it must be float"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        BaselineConfig(**fields)
+
+
+def test_its_code_does_not_travel(tmp_path):
+    small_baseline_config("linear").save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
