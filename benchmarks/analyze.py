@@ -48,7 +48,6 @@ MEMORY_TARGET = 1.05
 LANDMARKS = {"mean_face": MEAN_FACE, "given": "landmarks.csv", "detect": DETECT}
 """Where faces are, by name: of `mf2 analyze --landmarks`, and a file in the folder of the pictures."""
 PLAIN = ("plain", "")
-PARTS = ("speed", "start", "memory")
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
@@ -213,29 +212,6 @@ def peak_of(video: str, model: str, device: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- main
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark analyze`."""
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
-    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
-    parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="faces in a pass [1 16]")
-    parser.add_argument("--kinds", nargs="+", choices=list(PICTURE_SIZES), default=list(PICTURE_SIZES), help="[both]")
-    parser.add_argument(
-        "--landmarks",
-        nargs="+",
-        choices=list(LANDMARKS),
-        default=["mean_face", "given"],
-        help="where faces are; `detect` needs the default detector's weights [mean_face given]",
-    )
-    parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video [10000]")
-    parser.add_argument("--first_frames", type=int, default=1000, help="frames of its beginning [1000]")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
-    parser.add_argument("--device", default="cpu", help="[cpu]")
-    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
     if args.threads:

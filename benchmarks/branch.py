@@ -268,26 +268,6 @@ def run_section(name: str, sections: Sections, sizes: Sequence[str], settings: S
     return Section(title, rows, list(notes))
 
 
-def add_section_arguments(parser: argparse.ArgumentParser, sections: Sections, repeats: int) -> None:
-    """What to measure, and how.
-
-    Args:
-        repeats: the default.
-    """
-    parser.add_argument("--sizes", nargs="+", choices=list(IMAGE_SIZES), default=["tiny", "base"], help="model sizes")
-    parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections), help="sections")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
-    parser.add_argument(
-        "--repeats", type=int, default=repeats, help="timed repeats; a third for whole steps [%(default)s]"
-    )
-    parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
-    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
-    parser.add_argument("--dropout", type=float, help="of the Q-Formers in training steps [the configuration's]")
-
-
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """How to measure.
 
@@ -318,11 +298,6 @@ def run_sections(arguments: argparse.Namespace, title: str, sections: Sections) 
     if arguments.output:
         results = {name: asdict(section) for name, section in measured.items()}
         write_json(arguments.output, {"machine": machine, "settings": asdict(settings), "sections": results})
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark branch`."""
-    add_section_arguments(parser, SECTIONS, repeats=10)
 
 
 def run(args: argparse.Namespace) -> None:

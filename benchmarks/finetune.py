@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from mf2.benchmarks.branch import Sections, add_section_arguments, run_sections
+from mf2.benchmarks.branch import Sections, run_sections
 from mf2.benchmarks.inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model
 from mf2.benchmarks.timing import Phases, in_fresh_process, memory_in_use, peak_memory_during, time_side_by_side
 from mf2.benchmarks.workloads import Settings
@@ -287,11 +287,6 @@ SECTIONS: Sections = {
         ("Storing is one pass of the frozen model over image and texts; a distinct text is stored once.",),
     ),
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark finetune`."""
-    add_section_arguments(parser, SECTIONS, repeats=6)
 
 
 def run(args: argparse.Namespace) -> None:

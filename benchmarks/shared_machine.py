@@ -51,9 +51,6 @@ def make_settings(threads: int) -> dict[str, Setting]:
     }
 
 
-SETTINGS = tuple(make_settings(1))
-
-
 # ------------------------------------------------------------------------------------------------------------- process
 class Stepper:
     """A process that takes training steps when it is asked to, and sleeps otherwise."""
@@ -166,20 +163,6 @@ def _show(seconds: Sequence[float], fastest: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark shared_machine`."""
-    add = parser.add_argument
-    add("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what is compared [all]")
-    add("--busy", type=int, nargs="+", default=[0, 6], metavar="N", help="busy loops beside the steps [0 6]")
-    add("--busy_s", type=float, default=120, help="seconds to measure for, at most; the loops end then [120]")
-    add("--turns", type=int, default=3, help="turns of each setting [3]")
-    add("--steps", type=int, default=2, help="timed steps of a turn [2]")
-    add("--threads", type=int, default=os.cpu_count(), help="of an operator [%(default)s]")
-    add("--size", choices=tuple(IMAGE_SIZES), default="tiny", help="of the model [%(default)s]")
-    add("--batch_size", type=int, default=32, help="[%(default)s]")
-    add("--output", metavar="FILE.json", help="write the results there, too")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
     if min(args.turns, args.steps, args.threads, args.batch_size) < 1 or args.busy_s <= 0 or min(args.busy) < 0:

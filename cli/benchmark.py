@@ -9,27 +9,32 @@ COMMANDS = {
         "benchmarks.branch",
         "time our branch beside passes of transformers' Blip2QFormerModel on the same weights and inputs",
         "mf2 benchmark branch --sizes tiny --repeats 5",
+        "benchmarks.arguments:add_branch_arguments",
     ),
     "finetune": Command(
         "benchmarks.finetune",
         "time fine-tuning methods side by side: full, LoRA, head only, DFN live and DFN from cached states",
         "mf2 benchmark finetune --sizes tiny --threads 1",
+        "benchmarks.arguments:add_finetune_arguments",
     ),
     "analyze": Command(
         "benchmarks.analyze",
         "time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video",
         "mf2 benchmark analyze --sizes tiny --threads 1",
+        "benchmarks.arguments:add_analyze_arguments",
     ),
     "shared_machine": Command(
         "benchmarks.shared_machine",
         "time a training step beside busy processes, by how many threads it has and how these wait for each other",
         "mf2 benchmark shared_machine --busy 0 6",
+        "benchmarks.arguments:add_shared_machine_arguments",
     ),
     "time_to_score": Command(
         "experiments.time_to_score",
         "time each fine-tuning method to the same validation score, what it prepares included",
         "mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \\\n"
         "  --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml",
+        "experiments.arguments:add_time_to_score_arguments",
     ),
 }
 

@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "evaluation.calibrate",
             "choose the AU thresholds of a checkpoint on labelled faces",
             "mf2 calibrate --model outputs/demo --data outputs/demo/data",
+            "evaluation.arguments:add_calibrate_arguments",
         ),
     },
     "evaluate": {
@@ -23,12 +24,14 @@ GROUPS: dict[str, dict[str, Command]] = {
             "score a checkpoint, its adapters or another system, from images alone",
             "mf2 evaluate --model outputs/demo --data outputs/demo/data --output_dir outputs/demo/evaluation\n"
             "mf2 evaluate --predictions other.csv --data outputs/demo/data --output_dir outputs/other",
+            "evaluation.arguments:add_evaluate_arguments",
         ),
         "tables": Command(
             "experiments.tables",
             "make the paper's tables from trainings that are run as they are needed",
             "mf2 tables --tables II III --data outputs/demo/data --output_dir outputs/tables \\\n"
             "  --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml",
+            "experiments.arguments:add_tables_arguments",
         ),
         "benchmark": Command("cli.benchmark", "time branches, fine-tuning methods and mf2 analyze, side by side"),
     },

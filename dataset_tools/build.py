@@ -39,7 +39,7 @@ from .importer import LANDMARKS_NAME
 from .index import FRAMES_NAME, read_frames
 from .readers.registry import load_reader
 from .schema import MANIFEST_NAME, dataset_fingerprint
-from .stages import make_stage_parser
+from .stages import load_stage, make_stage_parser
 
 STATE_NAME = "build.json"
 STAGES = ("index", "select", "import", "landmarks", "caption", "top_up", "validate", "export")
@@ -147,9 +147,9 @@ class Build:
 def _run_stage(stage: Stage, *more: str) -> int:
     argv = [*stage.argv, *more]
     print(f"== {stage.name}: mf2 data {' '.join([stage.name, *argv])}")
-    module, parser = make_stage_parser(stage.name)
+    args = make_stage_parser(stage.name).parse_args(argv)
     try:
-        return module.run(parser.parse_args(argv)) or 0
+        return load_stage(stage.name).run(args) or 0
     except USER_ERRORS as error:
         raise ValueError(f"stage {stage.name}: {error}") from error
 

@@ -84,6 +84,11 @@ def _with_underscores(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def make_stage_parser(stage: str) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """The module of a stage and the parser of its arguments."""
+def make_stage_parser(stage: str) -> argparse.ArgumentParser:
+    """The parser of a stage's arguments."""
     return make_parser(f"mf2 data {stage}", STAGES[stage], StageParser)
+
+
+def load_stage(stage: str) -> ModuleType:
+    """The module of a stage, whose `run(args)` runs it."""
+    return STAGES[stage].load()

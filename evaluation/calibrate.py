@@ -37,6 +37,7 @@ from mf2.evaluation.protocols import load_protocol
 from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import find_overlap, record_training_videos
 from mf2.labels_mf2 import LabelSpace
+from mf2.utils.devices import choose_device
 from mf2.utils.files import read_json, replacing, write_json
 from mf2.utils.markdown import markdown_table
 
@@ -233,20 +234,6 @@ def scale_heads(source: Path, target: Path, calibration: Calibration) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 calibrate`."""
-    add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="FOLDER", help="checkpoint or adapter; it is changed in place")
-    add("--data", required=True, metavar="FOLDER", help="MFA data set with labels: a folder or a Hub id")
-    add("--split", default="train", help="never one that is evaluated on [%(default)s]")
-    add("--holdout", type=float, default=0.3, help="share of the videos on which the gain is measured [%(default)s]")
-    add("--max_rows", type=int, default=4000, help="faces to use, evenly spaced [%(default)s]")
-    add("--force", action="store_true", help="save what gained nothing, too")
-    add("--seed", type=int, default=0, help="of the draw of held-out videos [%(default)s]")
-    add("--batch_size", type=int, default=64, help="[%(default)s]")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
-
-
 def run(args: argparse.Namespace) -> None:
     """Fit, judge on the held-out videos, save what gained, and print the table.
 
@@ -258,6 +245,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("max_rows", "batch_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be >= 1.")
+    args.device = args.device or choose_device()
     config_file_of(args.model)
     register_auto_classes()
     register_baselines()

@@ -22,13 +22,11 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.baselines.modeling import register_baselines
-from mf2.caption_meaning_mf2 import RERANKINGS
 from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.landmark_sources import (
-    SOURCES,
     LandmarkSource,
     compare_landmarks,
     headline,
@@ -42,7 +40,7 @@ from mf2.evaluation.predictions import (
     predict,
     predictions_from_logits,
 )
-from mf2.evaluation.protocols import PROTOCOLS, load_protocol, subsample
+from mf2.evaluation.protocols import load_protocol, subsample
 from mf2.evaluation.reference_predictors import format_table, measure_references
 from mf2.evaluation.retrieval import retrieval_scores
 from mf2.evaluation.scores import evaluate_by_group, evaluate_predictions
@@ -53,7 +51,7 @@ from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.utils.devices import check_device
+from mf2.utils.devices import check_device, choose_device
 from mf2.utils.environment import describe_environment
 from mf2.utils.files import write_json, write_text
 
@@ -248,49 +246,6 @@ def write_report(measured: Measurement, metrics: dict[str, Any], folder: Path) -
 
 
 # ------------------------------------------------------------------------------------------------------- command line
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 evaluate`."""
-    add = parser.add_argument
-    add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
-    add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters of --model to measure instead of it")
-    add(
-        "--predictions",
-        metavar="FILE",
-        help="another system: a CSV of video, frame, AU… (probability or 0/1), emotion; or what mf2 analyze wrote",
-    )
-    add("--data", metavar="FOLDER", required=True, help="MFA data set: a folder, a Hub id, or a CSV file of labels")
-    add("--split", default="validation", help="[%(default)s]")
-    add(
-        "--protocol",
-        choices=PROTOCOLS,
-        default="mfa",
-        help="abaw: ABAW's validation videos of each task [%(default)s]",
-    )
-    add("--output_dir", metavar="FOLDER", required=True, help="where everything goes")
-    add("--group_by", metavar="COLUMN", help="also scores by the values of this column, and their gaps")
-    add("--captions", action="store_true", help="also retrieval and written captions")
-    add(
-        "--rerank",
-        choices=(*RERANKINGS, "none"),
-        default="none",
-        help="of eight captions score what the recognisers support, or what the matching head prefers [%(default)s]",
-    )
-    add("--caption_rows", type=int, default=1000, help="rows for --captions, evenly spaced [%(default)s]")
-    add(
-        "--landmarks",
-        nargs="+",
-        choices=SOURCES,
-        help="what faces are aligned by: the data set's points, a detector's, none [all; detect where one is ready]",
-    )
-    add("--max_rows", type=int, help="score this many rows, evenly spaced [all]")
-    add("--num_bootstrap", type=int, default=1000, help="resamples of videos for the intervals [%(default)s]")
-    add("--seed", type=int, default=0, help="of the resamples [%(default)s]")
-    add("--references", action="store_true", help="also simple predictors on the same data: what a score is worth")
-    add("--allow_seen", action="store_true", help="look at videos of the training, too; marked in the metrics")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="[%(default)s]")
-    add("--batch_size", type=int, default=64, help="[%(default)s]")
-
-
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise one `ValueError` for values that cannot be."""
     if bool(arguments.model) == bool(arguments.predictions):
@@ -305,7 +260,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < low:
             raise ValueError(f"--{name} is {value}; it must be >= {low}.")
-    check_device(arguments.device)
+    if arguments.device:
+        check_device(arguments.device)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -315,6 +271,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a value out of range, or arguments that exclude each other.
     """
     check_arguments(arguments)
+    arguments.device = arguments.device or choose_device()
     arguments.data = data_folder(arguments.data, arguments.output_dir)
     measure = measure_system if arguments.predictions else measure_model
     for measured in measure(arguments):

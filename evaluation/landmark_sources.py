@@ -14,16 +14,15 @@ import numpy as np
 import torch
 
 from mf2.data_loading.splits import FaceExample
+from mf2.evaluation.arguments import SOURCES
 from mf2.evaluation.predictions import Predictions, exact_landmarks, no_landmarks
 from mf2.evaluation.scores import evaluate_predictions
 from mf2.labels_mf2 import LabelSpace
-from mf2.landmarks_mf2 import DETECT, MEAN_FACE, LandmarkDetector, detect_in_pictures, find_detector
+from mf2.landmarks_mf2 import DETECT, LandmarkDetector, detect_in_pictures, find_detector
 
 logger = logging.getLogger(__name__)
 
 GIVEN = "given"
-SOURCES = (DETECT, MEAN_FACE, GIVEN)
-"""In the order in which scores are shown: what anyone can have first."""
 SCORES = {"aus": ("f1",), "aus_tuned": ("f1",), "emotion": ("top1", "macro_f1", "uar")}
 """What is compared: by task the names of scores."""
 

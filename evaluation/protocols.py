@@ -19,7 +19,6 @@ from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 
 logger = logging.getLogger(__name__)
 
-PROTOCOLS = ("mfa", "abaw")
 ABAW_IMPORT = "mf2 data import affwild2 ROOT OUT --unlabelled mask"
 
 
@@ -29,7 +28,7 @@ def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], m
     Args:
         path: a data set folder or, with `mfa`, the id of one on the Hub.
         split: of `mfa`; `abaw` knows its videos.
-        protocol: one of `PROTOCOLS`.
+        protocol: one of `arguments.PROTOCOLS`.
         au_ids: the AUs to score; one that the data set does not code is unlabelled.
         max_rows: keep that many, evenly spaced.
     Raises:

@@ -11,40 +11,13 @@ import argparse
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
+from mf2.experiments.arguments import TRANSFER
 from mf2.experiments.runs import RunFolder, run_all
 from mf2.experiments.table_layouts import FilledTable, Table, make_tables
-from mf2.experiments.transfer import TRANSFER, TransferTable
+from mf2.experiments.transfer import TransferTable
 from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
-
-TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 tables`."""
-    add = parser.add_argument
-    add("--tables", nargs="+", choices=TABLES, default=["II", "III", "IV", "V"], help="which tables")
-    add("--data", required=True, help="MFA data set to pre-train and evaluate on")
-    add("--llm_data", help="the same images with a language model's captions, for the table `captions`")
-    add(
-        "--systems",
-        nargs="+",
-        default=[],
-        metavar="NAME=FILE.csv",
-        help="predictions of other systems, for II and III",
-    )
-    add("--task_data", help="data set of the table `methods` [--data]")
-    add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [those it labels]")
-    add("--task_emotions", help="emotions of that task [those it labels]")
-    add("--transfer_data", nargs="+", default=[], metavar="NAME=DATA", help="data sets of the table `transfer`")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="[0 1 2]")
-    add("--output_dir", type=Path, required=True, help="where runs and tables go")
-    add("--pretrain_config", help="YAML file of the pre-trainings")
-    add("--finetune_config", help="YAML file of the fine-tunings")
-    add("--parallel", type=int, default=1, help="seeds that run at once [1]")
-    add("--only_show", action="store_true", help="train nothing, show what is done")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ of it. The common score is the least of the methods' best.
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mf2.experiments.runs import Run, RunFolder, run_all
@@ -18,19 +17,6 @@ from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
 
 SCORES = ("au_f1", "emotion_macro_f1", "emotion_top1")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark time_to_score`."""
-    add = parser.add_argument
-    add("--model", required=True, help="checkpoint to adapt")
-    add("--data", required=True, help="data set of the task")
-    add("--au_ids", help="its AUs, as [1, 2, 4] [those it labels]")
-    add("--emotions", help="its emotions [those it labels]")
-    add("--configs", nargs="+", required=True, metavar="METHOD=FILE.yaml", help="methods and their settings")
-    add("--eval_steps", default="8", help="steps between evaluations [8]")
-    add("--seed", type=int, default=0, help="[0]")
-    add("--output_dir", type=Path, required=True, help="where runs and `time_to_score.md` go")
 
 
 def run(args: argparse.Namespace) -> None:

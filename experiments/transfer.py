@@ -15,7 +15,6 @@ from mf2.utils.command_line import illustration
 from mf2.utils.files import replacing
 from mf2.utils.markdown import markdown_table
 
-TRANSFER = "transfer"
 METHODS = {"DFN": "dfn", "full": "full"}
 SCORES: dict[str, Measure] = {name: SHORT_COLUMNS[name] for name in ("AU F1", "macro-F1")}
 

@@ -31,15 +31,23 @@ class Command:
             its own. It is imported only when the command is used.
         text: what the command does.
         example: how it is typed.
+        arguments: `module:function` that adds the arguments, where the module itself imports torch.
     """
 
     module: str
     text: str
     example: str = ""
+    arguments: str = ""
 
     def load(self) -> ModuleType:
         """The module."""
         return importlib.import_module(f"mf2.{self.module}")
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments to a parser."""
+        module, _, function = self.arguments.partition(":")
+        source = importlib.import_module(f"mf2.{module}") if module else self.load()
+        getattr(source, function or "add_arguments")(parser)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -52,15 +60,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
 def make_parser(
     prog: str, command: Command, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
-) -> tuple[ModuleType, argparse.ArgumentParser]:
-    """The module of a command and the parser of its arguments, whose help ends with the example."""
-    module = command.load()
+) -> argparse.ArgumentParser:
+    """The parser of a command's arguments, whose help ends with the example."""
     description = command.text[0].upper() + command.text[1:] + "."
     parser = parser_class(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-    module.add_arguments(parser)
+    command.add_arguments(parser)
     example = "\n".join(("example:", *(f"  {line}" for line in command.example.splitlines())))
     parser.epilog = "\n\n".join(filter(None, (parser.epilog, example)))
-    return module, parser
+    return parser
 
 
 def run_one_of(
@@ -96,10 +103,10 @@ def run_named(
 
 
 def _run(prog: str, command: Command, argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int | None:
-    if hasattr(command.load(), "main"):
+    if not command.arguments and hasattr(command.load(), "main"):
         return command.load().main(argv)
-    module, parser = make_parser(prog, command, parser_class)
-    return module.run(parser.parse_args(argv))
+    args = make_parser(prog, command, parser_class).parse_args(argv)
+    return command.load().run(args)
 
 
 # -------------------------------------------------------------------------------------------------------------- ending

@@ -1,4 +1,4 @@
-"""The device that a command line names."""
+"""The device that a command line names, or that there is."""
 
 
 def check_device(name: str) -> None:
@@ -7,3 +7,10 @@ def check_device(name: str) -> None:
 
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device is {name}, but torch finds no GPU; use --device cpu.")
+
+
+def choose_device() -> str:
+    """`cuda` where torch finds a GPU, else `cpu`."""
+    import torch  # not above: it would slow --help
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -39,7 +39,7 @@ def test_the_configuration_is_one(tmp_path):
     stages = list(plan(read_config(tmp_path / "mfa.yaml")))
     assert len(stages) == 8
     for stage in stages:
-        _, parser = make_stage_parser(stage.name)
+        parser = make_stage_parser(stage.name)
         parser.parse_args(stage.argv)
 
 

@@ -1,0 +1,86 @@
+"""The arguments of the benchmarks, which help shows without torch."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+SIZES = ("tiny", "base", "paper")
+"""Of the model: `MF2Config.from_size`."""
+BRANCH_SECTIONS = ("passes", "itg", "texts", "step", "memory", "regions")
+FINETUNE_SECTIONS = ("steps", "memory", "inference", "cache")
+PARTS = ("speed", "start", "memory")
+"""What `mf2 benchmark analyze` measures."""
+PICTURES = ("crops", "photographs")
+"""The kinds of pictures that it reads."""
+LANDMARKS = ("mean_face", "given", "detect")
+"""Where faces are."""
+SETTINGS = ("fitted", "spinning", "sleeping", "single")
+"""The settings that `mf2 benchmark shared_machine` compares."""
+
+
+def add_branch_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark branch`."""
+    add_section_arguments(parser, BRANCH_SECTIONS, repeats=10)
+
+
+def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark finetune`."""
+    add_section_arguments(parser, FINETUNE_SECTIONS, repeats=6)
+
+
+def add_section_arguments(parser: argparse.ArgumentParser, sections: Sequence[str], repeats: int) -> None:
+    """What to measure, and how.
+
+    Args:
+        sections: the names of what can be measured.
+        repeats: the default.
+    """
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "base"], help="model sizes")
+    parser.add_argument("--only", nargs="+", choices=sections, default=sections, help="sections")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help="timed repeats; a third for whole steps [%(default)s]"
+    )
+    parser.add_argument("--batch_size", type=int, help="images [cuda: 56; cpu: 32 for tiny, 2 for the others]")
+    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
+    parser.add_argument("--dropout", type=float, help="of the Q-Formers in training steps [the configuration's]")
+
+
+def add_analyze_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark analyze`."""
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "base"], help="model sizes")
+    parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 16], help="faces in a pass [1 16]")
+    parser.add_argument("--kinds", nargs="+", choices=PICTURES, default=PICTURES, help="[both]")
+    parser.add_argument(
+        "--landmarks",
+        nargs="+",
+        choices=LANDMARKS,
+        default=["mean_face", "given"],
+        help="where faces are; `detect` needs the default detector's weights [mean_face given]",
+    )
+    parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video [10000]")
+    parser.add_argument("--first_frames", type=int, default=1000, help="frames of its beginning [1000]")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
+    parser.add_argument("--device", default="cpu", help="[cpu]")
+    parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+
+
+def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark shared_machine`."""
+    add = parser.add_argument
+    add("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what is compared [all]")
+    add("--busy", type=int, nargs="+", default=[0, 6], metavar="N", help="busy loops beside the steps [0 6]")
+    add("--busy_s", type=float, default=120, help="seconds to measure for, at most; the loops end then [120]")
+    add("--turns", type=int, default=3, help="turns of each setting [3]")
+    add("--steps", type=int, default=2, help="timed steps of a turn [2]")
+    add("--threads", type=int, default=os.cpu_count(), help="of an operator [%(default)s]")
+    add("--size", choices=SIZES, default="tiny", help="of the model [%(default)s]")
+    add("--batch_size", type=int, default=32, help="[%(default)s]")
+    add("--output", metavar="FILE.json", help="write the results there, too")
