@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,6 +97,8 @@ class OnlineRunner:
         self._prompt_sha256 = {kind: builder.prompt_sha256(kind) for kind in builder.kinds}
         self._parameters = builder.parameters
         self._waiting: set[asyncio.Task[Any]] = set()
+        self._num_reserved = 0
+        self._given_back = asyncio.Event()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -185,8 +187,7 @@ class OnlineRunner:
                 return unfinished
             if not await self._wait(self._pacer.wait_turn(tokens)):
                 return unfinished
-            if not self._budget.reserve(worst_usd):
-                self.stop(f"the next request might pass --max_usd {self._budget.max_usd}; raise it and run again")
+            if not await self._reserve(worst_usd):
                 return unfinished
             await _on_disk(self._store.mark_sent(request, self._prompt_sha256[request.kind], self._parameters))
             tally.asked += 1
@@ -195,7 +196,7 @@ class OnlineRunner:
                 await _on_disk(self._store.mark_raw([(request.key, answer)]))
                 return await self._judge(request, progress, answer, worst_usd)
             failure = answer
-            self._budget.settle(worst_usd, 0.0)
+            self._give_back(worst_usd, 0.0)
             if failure.outcome is Outcome.DOUBT:
                 progress = await self._doubt(request, progress, worst_usd)
                 if progress.state == IN_DOUBT:
@@ -205,6 +206,28 @@ class OnlineRunner:
             else:
                 await _on_disk(self._store.mark_unsent([request.key]))
         return unfinished
+
+    async def _reserve(self, usd: float) -> bool:
+        """Set money aside for a call; False where the run stops, because that would pass the bound.
+
+        A call costs less than what is set aside for it, so one that does not fit waits for those that run.
+        """
+        while not self._budget.reserve(usd):
+            if not self._num_reserved:
+                self.stop(f"the next request might pass --max_usd {self._budget.max_usd}; raise it and run again")
+                return False
+            if not await self._wait(self._given_back.wait()):
+                return False
+        self._num_reserved += 1
+        return True
+
+    def _give_back(self, reserved_usd: float, spent_usd: float) -> None:
+        """Count what a call cost, and wake the requests that wait for the money set aside for it."""
+        self._budget.settle(reserved_usd, spent_usd)
+        if reserved_usd:
+            self._num_reserved -= 1
+        self._given_back.set()
+        self._given_back = asyncio.Event()
 
     async def _refuse(self, request: CaptionRequest, progress: _Progress, words: str) -> _Progress:
         """Settle a request that the server refuses, or hold it back while the server has answered none."""
@@ -268,7 +291,7 @@ class OnlineRunner:
             usd = judgement.usage.usd(self._price, batch=False)
         else:
             usd = self._worst_usd(request, progress.feedback)
-        self._budget.settle(reserved_usd, usd)
+        self._give_back(reserved_usd, usd)
         self._tally.reasked += state == NEW
         self._note_use(judgement)
         await _on_disk(self._store.mark_judged(request.key, judgement, state, usd))
@@ -300,8 +323,11 @@ class OnlineRunner:
             return failure.retry_after_s
         return self._settings.backoff_after_s(num_failures) * random.uniform(0.5, 1.0)
 
-    async def _wait(self, waiting: Awaitable[None]) -> bool:
+    async def _wait(self, waiting: Coroutine[Any, Any, object]) -> bool:
         """Wait, but no longer than until the run is stopped; whether it goes on."""
+        if self._tally.stopped_because is not None:
+            waiting.close()
+            return False
         task = asyncio.current_task()
         assert task is not None
         self._waiting.add(task)

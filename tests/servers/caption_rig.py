@@ -65,7 +65,7 @@ def run_online(
     price: Price = FREE,
     max_usd: float | None = None,
     waits: Waits | None = None,
-    timeout_s: float = 10.0,
+    timeout_s: float = 60.0,
     **settings: Any,
 ) -> Tally:
     """One run of the online engine in `folder`, with one request at a time unless `concurrency` says otherwise."""

@@ -28,7 +28,7 @@ from mf2.labels_mf2 import AU_IDS
 
 Fault = str | Callable[[dict[str, Any]], str]
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 3.0
 """How long an answer of the fault "timeout" takes."""
 REFUSALS = {
     "429": (429, "rate_limit_exceeded"),
