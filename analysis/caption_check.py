@@ -15,19 +15,23 @@ class CaptionFlags:
     """What of a caption the recognisers do not support.
 
     Args:
-        unsupported: Codes of the AUs that it names below their threshold.
+        unsupported: Codes of the AUs that it names although they are below their threshold, or not recognised at all.
         rivals: Emotions that it asserts beside the likeliest.
+        unknown: Those of `unsupported` that the model does not recognise.
     """
 
     unsupported: list[str]
     rivals: list[str]
+    unknown: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.unsupported or self.rivals)
 
     def __str__(self) -> str:
-        """`AU4 below the threshold; Sadness not the likeliest`; empty without a flag."""
-        parts = [f"{', '.join(self.unsupported)} below the threshold"] if self.unsupported else []
+        """`AU4 below the threshold; AU9 not recognised; Sadness not the likeliest`; empty without a flag."""
+        below = [code for code in self.unsupported if code not in self.unknown]
+        parts = [f"{', '.join(below)} below the threshold"] if below else []
+        parts += [f"{', '.join(self.unknown)} not recognised"] if self.unknown else []
         parts += [f"{', '.join(self.rivals)} not the likeliest"] if self.rivals else []
         return "; ".join(parts)
 
@@ -45,7 +49,9 @@ def row_state(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> Recogn
 def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> CaptionFlags:
     """What of a caption of that kind the probabilities beside it do not support; arguments as in [`row_state`]."""
     state = row_state(row, thresholds)
-    return CaptionFlags(state.unsupported_aus(caption), state.rival_emotions(kind, caption))
+    unsupported = state.unsupported_aus(caption)
+    unknown = [code for code in unsupported if code not in thresholds]
+    return CaptionFlags(unsupported, state.rival_emotions(kind, caption), unknown)
 
 
 @dataclass

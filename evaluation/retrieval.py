@@ -19,6 +19,7 @@ from mf2.configuration_mf2 import MF2Config
 from mf2.data_loading.captions import CAPTION_PROMPTS, TokenTable
 from mf2.data_loading.splits import Split
 from mf2.dataset_tools.captions import inactive_au_sentence, parse_au_caption
+from mf2.labels_mf2 import AU_UNLABELLED
 from mf2.modeling_mf2 import CAPTION_BRANCH, MF2Model, MF2Output
 
 RECALLS_AT = (1, 5, 10)
@@ -47,7 +48,9 @@ def retrieval_scores(
         faces = np.flatnonzero(captions.astype(bool))
         if branch in model.branches and len(faces):
             texts, text_of_face = np.unique(captions[faces].astype(str), return_inverse=True)
-            embeds = TextReader(model, tokenizer).embed(kind, texts.tolist())
+            unlabelled = np.zeros((len(texts), split.labels.aus.shape[1]), bool)
+            np.logical_or.at(unlabelled, text_of_face, split.labels.aus[faces] == AU_UNLABELLED)
+            embeds = TextReader(model, tokenizer).embed(kind, texts.tolist(), unlabelled)
             scores[kind] = bidirectional_recall(face_embeds(outputs, branch, embeds)[faces], embeds, text_of_face)
     return scores
 
@@ -68,12 +71,18 @@ class TextReader:
     model: MF2Model
     tokenizer: PreTrainedTokenizerBase
 
-    def embed(self, kind: str, captions: Sequence[str]) -> torch.Tensor:
-        """`(M, G, P)` on the CPU: G is 1, or A for AU captions that were learned as a sentence an AU."""
+    def embed(self, kind: str, captions: Sequence[str], unlabelled: np.ndarray | None = None) -> torch.Tensor:
+        """`(M, G, P)` on the CPU: G is 1, or A for AU captions that were learned as a sentence an AU.
+
+        Args:
+            unlabelled: `(M, A)` AUs of which a caption says nothing, because the faces that show it have no label of
+                them; their embeddings are 0, and `similarity` leaves them out.
+        """
         config = self.model.config
         if kind == "au" and config.au_text_mode == "per_au":
             sentences = [sentence for caption in captions for sentence in au_sentences(caption, config)]
-            return self._embed_texts(kind, sentences, config.au_sentence_length).unflatten(0, (len(captions), -1))
+            embeds = self._embed_texts(kind, sentences, config.au_sentence_length).unflatten(0, (len(captions), -1))
+            return embeds if unlabelled is None else embeds.masked_fill(torch.from_numpy(unlabelled)[..., None], 0)
         prompt = f"{CAPTION_PROMPTS[kind]} " if kind in CAPTION_PROMPTS and config.emo_text == "random" else ""
         length = getattr(config, f"{kind}_text_length")
         return self._embed_texts(kind, [prompt + caption for caption in captions], length)[:, None]
@@ -96,7 +105,9 @@ class TextReader:
 
 
 def au_sentences(caption: str, config: MF2Config) -> list[str]:
-    """What an AU caption says of each AU of the model: its sentence, or the fixed one of an AU that is not active."""
+    """What an AU caption says of each AU of the model: its sentence, or the fixed one of an AU that is not active;
+    an unlabelled one has to be left out by the caller.
+    """
     written = parse_au_caption(caption)
     return [written.get(au_id) or inactive_au_sentence(au_id) for au_id in config.au_ids]
 
@@ -131,8 +142,10 @@ def bidirectional_recall(faces: torch.Tensor, texts: torch.Tensor, text_of_face:
 
 
 def similarity(faces: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """`(N, M)`: the best of a face's queries for each text, averaged over AUs where each has its own text."""
-    return image_text_similarity(faces, texts).mean(0)
+    """`(N, M)`: the best of a face's queries for each text, averaged over the AUs where each has its own text; of AUs
+    without one the embedding is 0.
+    """
+    return image_text_similarity(faces, texts).sum(0) / texts.any(-1).sum(1).clamp(min=1)
 
 
 def search(

@@ -78,6 +78,7 @@ def _describe(
     """What is drawn of an example: what the model says, and its labels."""
     is_labelled = bool(label_space.emotions) and example.emotion != EMOTION_UNLABELLED
     emotion = state.get("emotion", "")
+    labels = dict(zip(label_space.au_codes, example.aus, strict=True))
     return FaceState(
         title="",
         regions_px=regions_px[: len(label_space.au_ids)],
@@ -86,6 +87,7 @@ def _describe(
         emotion=emotion,
         emotion_prob=state["emotions"][emotion] if emotion else 0.0,
         captions=captions,
-        active_labels=[code for code, label in zip(label_space.au_codes, example.aus, strict=True) if label == 1],
+        active_labels=[code for code, label in labels.items() if label == 1],
+        inactive_labels=[code for code, label in labels.items() if label == 0],
         emotion_label=label_space.emotions[example.emotion] if is_labelled else "",
     )

@@ -48,6 +48,7 @@ class FaceState:
         captions: kind to sentence.
         box_px: x0 y0 x1 y1 of the face, to be tagged with its title.
         active_labels: codes of the AUs that are active by the labels.
+        inactive_labels: codes of those that are not; an AU in neither has no label.
         emotion_label: the labelled emotion.
     """
 
@@ -60,6 +61,7 @@ class FaceState:
     captions: Mapping[str, str] = field(default_factory=dict)
     box_px: Sequence[float] | None = None
     active_labels: Collection[str] = ()
+    inactive_labels: Collection[str] = ()
     emotion_label: str = ""
 
     def text_lines(self) -> list[str]:
@@ -169,7 +171,7 @@ def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
 def _draw_bar(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], code: str, prob: float, face: FaceState, scale: float
 ) -> None:
-    """Name, probability as a bar, threshold as a tick, and a dot where the label says active."""
+    """Name, probability as a bar, threshold as a tick; the label as a dot (active), a ring (not active) or nothing."""
     x, y = corner
     ink = INK if prob >= face.thresholds[code] else FAINT
     draw.text((x, y), f"{code} {AU_NAMES[code]}", font=load_font(12 * scale), fill=ink)
@@ -179,8 +181,9 @@ def _draw_bar(
     tick = start + width * face.thresholds[code]
     draw.line((tick, y, tick, bottom + 2 * scale), fill=INK, width=max(1, round(scale)))
     draw.text((start + width + 6 * scale, y), f"{prob:.2f}", font=load_font(12 * scale), fill=ink)
-    if code in face.active_labels:
-        draw.circle((x - 7 * scale, y + LINE / 2 * scale), 3 * scale, fill=INK)
+    if code in face.active_labels or code in face.inactive_labels:
+        fill = INK if code in face.active_labels else None
+        draw.circle((x - 7 * scale, y + LINE / 2 * scale), 3 * scale, fill=fill, outline=INK)
 
 
 def compose(picture: Image.Image, faces: Sequence[FaceState], num_panels: int, panel_px: int) -> Image.Image:

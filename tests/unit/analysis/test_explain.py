@@ -77,6 +77,12 @@ def test_an_au_that_the_model_does_not_know_is_not_supported():
     assert unsupported_aus("AU17 (Chin Raiser) and AU99.", PROBS, THRESHOLDS) == ["AU17", "AU99"]
 
 
+def test_an_au_that_is_not_recognised_is_not_said_to_be_below_a_threshold():
+    flags = flag_caption("au", "AU4 (Brow Lowerer) and AU17 (Chin Raiser).", PROBS, THRESHOLDS)
+    assert (flags.unsupported, flags.unknown) == (["AU4", "AU17"], ["AU17"])
+    assert str(flags) == "AU4 below the threshold; AU17 not recognised"
+
+
 def test_another_emotion_than_the_likeliest_is_flagged():
     sad, happy = "The person looks sad. It shows in the upturned lip corners.", "The face shows happiness."
     assert flag_caption("emotion", sad, PROBS, THRESHOLDS).rivals == ["Sadness"]

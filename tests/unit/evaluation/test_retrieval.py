@@ -1,5 +1,7 @@
 """Recall between faces and captions against a brute-force search, and how texts are embedded."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from mf2.evaluation.retrieval import (
     rank_of_first,
     recall_of_ranks,
     retrieval_scores,
+    similarity,
 )
 from mf2.labels_mf2 import AU_IDS
 from mf2.modeling_mf2 import MF2Model
@@ -87,6 +90,48 @@ def test_an_au_caption_is_a_sentence_for_each_au():
     sentences = au_sentences("1. AU12 (Lip Corner Puller): The lip corners rise.", model.config)
     assert sentences[AU_IDS.index(12)] == "The lip corners rise."
     assert sentences[0] == inactive_au_sentence(1) and len(sentences) == 12
+
+
+def test_unlabelled_aus_are_not_denied():
+    """What a face shows of an AU without a label counts neither for nor against a caption."""
+    model, processor = make_tiny(au_text_mode="per_au")
+    unlabelled = np.zeros((1, 12), bool)
+    unlabelled[0, 3:] = True
+    texts = TextReader(model, processor.tokenizer).embed("au", ["1. AU1 (Inner Brow Raiser): Up."], unlabelled)
+    assert texts[0, :3].any(-1).all() and not texts[0, 3:].any()
+    faces = unit(4, 12, 2, 16)
+    others = torch.cat([faces[:, :3], unit(4, 9, 2, 16, seed=1)], dim=1)
+    assert torch.equal(similarity(faces, texts), similarity(others, texts))
+    torch.testing.assert_close(similarity(faces, texts), image_text_similarity(faces[:, :3], texts[:, :3]).mean(0))
+
+
+@pytest.mark.parametrize("mode", ["caption", "per_au"])
+def test_the_labels_of_a_split_say_what_its_captions_leave_open(mode, mfa_folder, monkeypatch):
+    """Two faces share a caption; AU1 of one and AU2 of the other have no label, so that it says nothing of either."""
+    model, processor = make_tiny(au_text_mode=mode)
+    split = load_protocol(str(mfa_folder), "train", "mfa", AU_IDS)
+    rows = split.rows.remove_columns("caption_au").add_column("caption_au", ["The same."] * 2 + ["Other."] * 6)
+    aus = np.zeros_like(split.labels.aus)
+    aus[0, 0] = aus[1, 1] = aus[5, 4] = -1
+    split = type(split)(rows, dataclasses.replace(split.labels, aus=aus), split.description)
+    given = {}
+    embed = TextReader.embed
+    monkeypatch.setattr(
+        TextReader,
+        "embed",
+        lambda self, kind, captions, unlabelled: (
+            given.update({kind: (captions, unlabelled)}) or embed(self, kind, captions, unlabelled)
+        ),
+    )
+    batch = processor(images=[face.image for face in split.faces])
+    with torch.no_grad():
+        outputs = [MF2Model.forward(model, batch["pixel_values"], batch["au_boxes"])]
+    retrieval_scores(model, processor.tokenizer, split, outputs)
+    captions, unlabelled = given["au"]
+    assert [(caption, np.flatnonzero(of).tolist()) for caption, of in zip(captions, unlabelled, strict=True)] == [
+        ("Other.", [4]),
+        ("The same.", [0, 1]),
+    ]
 
 
 @pytest.mark.parametrize("mode", ["caption", "per_au"])

@@ -1,12 +1,13 @@
 """Annotated pictures: tags cover neither each other nor, where there is room, faces; panels stand in columns."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mf2.utils.drawing import PANEL_WIDTH, FaceState, compose, panel_height
+from mf2.utils.drawing import LINE, MARGIN, PANEL_WIDTH, TITLE, FaceState, compose, draw_panel, panel_height
 from mf2.utils.tag_places import overlap, place_tags
 
 CODES = ["AU1", "AU2", "AU4", "AU6", "AU7", "AU12", "AU15", "AU25"]
@@ -74,3 +75,15 @@ def test_no_panel_is_a_picture_with_tags():
     picture = Image.new("RGB", (640, 480))
     drawn = compose(picture, [state(0, (100, 100, 160, 160))], 0, 100)
     assert drawn.size == picture.size and np.asarray(drawn).any()
+
+
+def test_active_inactive_and_unlabelled_aus_look_different():
+    """The mark before a name: a dot, a ring, nothing."""
+    labelled = replace(state(0, (10, 10, 60, 60)), active_labels=["AU1"], inactive_labels=["AU2"])
+    panel = np.asarray(draw_panel(labelled, 300, 1.0).convert("L"))
+    first_line = MARGIN + TITLE
+    marks = [panel[first_line + LINE * row : first_line + LINE * (row + 1), : MARGIN - 2] for row in range(3)]
+    dot, ring, nothing = ((mark < 128).sum() for mark in marks)
+    assert dot > 1.3 * ring > 0 == nothing
+    x, y = MARGIN - 7, first_line + LINE + LINE // 2
+    assert panel[y, x] > 200 > panel[y - LINE, x], "a ring is hollow"
