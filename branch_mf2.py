@@ -1,6 +1,6 @@
 """A branch of MF²: a Q-Former with its text side, heads and projections (symbols in shapes as in `modeling_mf2`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings
+from .recognition_mf2 import READOUT
 from .regions_mf2 import nearest_au_indexes
 
 QUERIES_AT_ONCE = 1536
@@ -37,6 +38,25 @@ class BranchView:
     vision_states: torch.Tensor
     key_values: list[KeyValue] = field(default_factory=list)
     vision_key_values: list[KeyValue | None] = field(default_factory=list)
+
+
+class FaceViews(dict[str, BranchView]):
+    """What was seen of faces: the branches' views by name, and what the linear readout says of them.
+
+    Args:
+        views: by branch, the global one first.
+        readout: `(B, A + E)` logits; None without a readout.
+    """
+
+    def __init__(self, views: Mapping[str, BranchView], readout: torch.Tensor | None = None):
+        super().__init__(views)
+        self.readout = readout
+
+    @property
+    def pooled(self) -> dict[str, torch.Tensor]:
+        """What recognisers read, see `recognition_mf2.py`."""
+        pooled = {name: view.pooled for name, view in self.items()}
+        return pooled if self.readout is None else pooled | {READOUT: self.readout[:, None, None]}
 
 
 class SharedSpace(nn.Module):

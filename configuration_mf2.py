@@ -214,6 +214,11 @@ class MF2Config(PreTrainedConfig):
             in place of the query embeddings, which are the same for every image; the recognisers read it beside the
             last. With a frozen tower they then start from what a linear probe sees.
         recognition_dropout: Of what the recognisers read.
+        readout_grids: Cells along a side to which the map of each of `local_feature_levels` is averaged for a linear
+            readout of a frozen tower, which also reads the AU regions and where they lie: a regression that is fitted
+            before training and fixed, and whose logits are averaged with the recognisers'. Empty is none, as in the
+            paper.
+        readout_share: Of the readout's logits in that average; the rest are the recognisers'.
         emotion_text_length, key_au_text_length, au_text_length, au_sentence_length: Token limits of the texts.
         caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
             `"key_au"` where one branch learned both.
@@ -268,6 +273,8 @@ class MF2Config(PreTrainedConfig):
     joint_width: int = 0
     direct_states: bool = False
     recognition_dropout: float | int = 0.0
+    readout_grids: list[int] | tuple = ()
+    readout_share: float | int = 0.6
     emotion_text_length: int = 61
     key_au_text_length: int = 128
     au_text_length: int = 169
@@ -390,8 +397,23 @@ class MF2Config(PreTrainedConfig):
         if self.joint_width % 4:
             raise ValueError(f"joint_width is {self.joint_width}; it must be a multiple of 4, the attention heads.")
         _check_range(self, "recognition_dropout", 0, 1)
+        _check_range(self, "readout_share", 0, 1)
+        self._check_readout()
         if not self.local_feature_levels:
             raise ValueError("local_feature_levels is empty; [-1] is the tower's output.")
+
+    def _check_readout(self) -> None:
+        grids, levels = list(self.readout_grids), list(self.local_feature_levels)
+        if grids and (len(grids) != len(levels) or min(grids) < 1):
+            raise ValueError(
+                f"readout_grids is {grids}; it needs a number of cells of at least 1 for each of "
+                f"local_feature_levels = {levels}, or none at all."
+            )
+        if grids and not self.freeze_vision:
+            raise ValueError(
+                f"readout_grids is {grids}, but freeze_vision is False: a readout is fitted once, to a tower that "
+                "stays as it is. Freeze the tower or leave readout_grids empty."
+            )
 
     def _check_widths(self) -> None:
         """Q-Former widths against the tower's, where the tower's configuration tells its own."""
@@ -501,6 +523,7 @@ def _small_size() -> dict[str, Any]:
         "joint_width": 64,
         "direct_states": True,
         "recognition_dropout": 0.3,
+        "readout_grids": [14, 7],  # every cell of those maps at 112 px
         "projection_dim": 128,
     }
 

@@ -11,9 +11,7 @@ Symbols in shapes: B images, A action units, E emotions, Q queries, T text token
 region, D branch width, W vision width, P projection width, H heads, L layers.
 """
 
-import difflib
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -43,7 +41,7 @@ from .alignment_mf2 import (
     recognition_losses,
     split_floors,
 )
-from .branch_mf2 import BranchView, MF2Branch
+from .branch_mf2 import BranchView, FaceViews, MF2Branch
 from .caption_ranking_mf2 import (
     NUM_CANDIDATES,
     CaptionRanking,
@@ -55,6 +53,7 @@ from .caption_ranking_mf2 import (
 from .configuration_mf2 import MF2Config
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import MF2LMHead, map_key_values, select_rows
+from .readout_mf2 import FaceReadout
 from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
 from .tower_mf2 import (
@@ -66,7 +65,7 @@ from .tower_mf2 import (
     sample_regions,
     select_boxes,
 )
-from .transformers_mf2 import CACHE_NAME, AdapterCalls, cache_of
+from .transformers_mf2 import CACHE_NAME, UNREAD_INPUTS, AdapterCalls, cache_of, refuse_unknown
 
 if is_peft_available():
     # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
@@ -107,25 +106,6 @@ class MF2Output(ModelOutput):
 
 
 # ------------------------------------------------------------------------------------------------------------- model
-UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
-"""What a processor returns besides what a model reads."""
-_FRAMEWORK_INPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache", "inputs_embeds")
-
-
-def _refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
-    """Raise for keyword arguments that nothing reads; labels under a misspelt name would be missing silently."""
-    for name in kwargs:
-        if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS or kwargs[name] is None:
-            continue
-        known = list(inspect.signature(method).parameters)
-        if name == "adapter_names":
-            hint = "; it is PEFT's: use a PeftModel, or forward_adapters for the answers of several adapters"
-        else:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise TypeError(f"{method.__name__} has no argument {name!r}{hint}")
-
-
 class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
     config_class = MF2Config
     base_model_prefix = "mf2"
@@ -171,6 +151,8 @@ class MF2Model(MF2PreTrainedModel):
         states_read = 2 if config.direct_states else 1
         widths = {name: states_read * branch.query_tokens.shape[-1] for name, branch in self.branches.items()}
         self.recognizers = MF2Recognizers(widths, config)
+        if config.readout_grids:
+            self.readout = FaceReadout(config, level_widths, has_regions="au" in self.branches)
         self.post_init()
         if config.freeze_vision:
             self.vision_model.requires_grad_(False)
@@ -247,6 +229,8 @@ class MF2Model(MF2PreTrainedModel):
             rows = nearest_au_indexes(new.au_ids, old.au_ids)
             self.au.au_embeddings = nn.Embedding.from_pretrained(self.au.au_embeddings.weight[rows], freeze=False)
         self.recognizers = self.recognizers.resized(old, config)
+        if hasattr(self, "readout"):
+            self.readout = self.readout.resized(old, config, self.level_widths)
 
     # --------------------------------------------------------------------------------------------------- seeing
     def encode_vision(self, pixel_values: torch.Tensor) -> VisionFeatures:
@@ -264,11 +248,13 @@ class MF2Model(MF2PreTrainedModel):
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
         """
-        vision = self.encode_vision(pixel_values)
-        if "au" not in self.branches:
-            return SampledFeatures(vision.tokens, None)
-        self._check_boxes(pixel_values, au_boxes, self.label_space.region_au_ids if au_ids is None else au_ids)
-        return SampledFeatures(vision.tokens, self._sample_maps(vision, au_boxes))
+        vision, regions = self.encode_vision(pixel_values), None
+        au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
+        if "au" in self.branches:
+            self._check_boxes(pixel_values, au_boxes, au_ids)
+            regions = self._sample_maps(vision, au_boxes)
+        described = self.readout.describe(vision, regions, au_boxes, au_ids) if hasattr(self, "readout") else None
+        return SampledFeatures(vision.tokens, regions, described)
 
     def _sample_maps(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
         levels = [sample_regions(of, au_boxes.flatten(1, 2), self.config.au_region_grid) for of in vision.maps]
@@ -307,8 +293,8 @@ class MF2Model(MF2PreTrainedModel):
         au_boxes: torch.Tensor | None,
         au_ids: Sequence[int] | None = None,
         keep_key_values: bool = False,
-    ) -> dict[str, BranchView]:
-        """The query-only pass of every branch, by name.
+    ) -> FaceViews:
+        """The query-only pass of every branch, by name, and what the linear readout says.
 
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
@@ -318,7 +304,7 @@ class MF2Model(MF2PreTrainedModel):
 
     def encode_sampled(
         self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
-    ) -> dict[str, BranchView]:
+    ) -> FaceViews:
         """As `encode_branches`, of what the tower left."""
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
         views = {}
@@ -326,13 +312,16 @@ class MF2Model(MF2PreTrainedModel):
             is_local = name == "au"
             vision_states = self.project_regions(sampled.regions) if is_local else sampled.tokens[:, None]
             views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)  # (B, A, R, W), (B, 1, N, W)
-        return views
+        return FaceViews(views, self._read_out(sampled))
 
-    def recognize(self, views: dict[str, BranchView]) -> Recognition:
+    def _read_out(self, sampled: SampledFeatures) -> torch.Tensor | None:
+        return sampled.readout if sampled.face is None else self.readout(sampled.face)
+
+    def recognize(self, views: FaceViews) -> Recognition:
         """What the checkpoint's recognisers, or those of the active adapter, say."""
-        return self.recognizers({name: view.pooled for name, view in views.items()})
+        return self.recognizers(views.pooled)
 
-    def _describe(self, views: dict[str, BranchView]) -> dict[str, torch.Tensor]:
+    def _describe(self, views: FaceViews) -> dict[str, torch.Tensor]:
         """The states and the embeddings of every branch, by their names in [`MF2Output`]."""
         seen = {}
         if "emo" in views:
@@ -388,6 +377,7 @@ class MF2Model(MF2PreTrainedModel):
         au_ids: torch.Tensor | Sequence[int] | None = None,
         vision_tokens: torch.Tensor | None = None,
         region_features: torch.Tensor | None = None,
+        readout_logits: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
         """See faces.
@@ -405,9 +395,11 @@ class MF2Model(MF2PreTrainedModel):
                 are taken. Without them the boxes are those of the label space, in its order.
             vision_tokens, region_features: `(B, N, W)` and `(B, A, R, ΣW_l)`: what a frozen tower left of the
                 pictures, see [`SampledFeatures`]; then `pixel_values` and `au_boxes` are not read.
+            readout_logits: `(B, A + E)`, with them: what the linear readout says, where the model has one. Without
+                them the recognisers answer alone, as they do where they learn from the faces that it was fitted to.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
-        _refuse_unknown(self.forward, kwargs)
+        refuse_unknown(self.forward, kwargs)
         texts = {
             "emo": (input_ids, attention_mask, caption_ids),
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
@@ -416,7 +408,7 @@ class MF2Model(MF2PreTrainedModel):
         if vision_tokens is None:
             sampled = self.sample_vision(pixel_values, self._own_boxes(au_boxes, au_ids))
         else:
-            sampled = SampledFeatures(vision_tokens, region_features)
+            sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits)
         views = self.encode_sampled(sampled, keep_key_values=self._aligns and bool(texts))
         seen = self.recognize(views)
         losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts))
@@ -431,7 +423,7 @@ class MF2Model(MF2PreTrainedModel):
 
     def _losses(
         self,
-        views: dict[str, BranchView],
+        views: FaceViews,
         seen: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
@@ -468,7 +460,7 @@ class MF2Model(MF2PreTrainedModel):
         spaces = self.label_spaces
         if unknown := [name for name in names if name not in spaces]:
             raise ValueError(f"No adapter is called {unknown[0]!r}; loaded are {', '.join(map(repr, spaces))}.")
-        _refuse_unknown(self.forward_adapters, kwargs)
+        refuse_unknown(self.forward_adapters, kwargs)
         wanted = list(dict.fromkeys(au_id for name in names for au_id in spaces[name].region_au_ids))
         if au_ids is None and "au" in self.branches and len({spaces[name].region_au_ids for name in names}) > 1:
             raise ValueError(
@@ -477,8 +469,7 @@ class MF2Model(MF2PreTrainedModel):
             )
         views = self.encode_branches(pixel_values, select_boxes(au_boxes, au_ids, wanted), wanted)
         described = self._describe(views)
-        pooled = {branch: view.pooled for branch, view in views.items()}
-        outputs = {}
+        pooled, outputs = views.pooled, {}
         for name in names:
             own_pooled = dict(pooled)
             if "au" in views:
@@ -499,7 +490,7 @@ class MF2Model(MF2PreTrainedModel):
         **kwargs,
     ) -> tuple | BaseModelOutputWithPooling:
         """Embeddings of faces in a branch's space: `pooler_output` is `(B, Q, P)`, for `au` `(B, A · Q, P)`."""
-        _refuse_unknown(self.get_image_features, kwargs)
+        refuse_unknown(self.get_image_features, kwargs)
         self.get_branch(branch)
         states = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids))[branch].states.flatten(1, 2)
         embeds = self.get_branch(branch).embed_image(states)
@@ -514,7 +505,7 @@ class MF2Model(MF2PreTrainedModel):
         **kwargs,
     ) -> tuple | BaseModelOutputWithPooling:
         """Embeddings of texts in a branch's space: `(B, T)` ids -> `pooler_output` `(B, P)`."""
-        _refuse_unknown(self.get_text_features, kwargs)
+        refuse_unknown(self.get_text_features, kwargs)
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
         states = self.get_branch(branch).encode_text(input_ids, attention_mask)
@@ -547,7 +538,7 @@ class MF2ForPreTraining(MF2Model):
 
     def _losses(
         self,
-        views: dict[str, BranchView],
+        views: FaceViews,
         seen: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
@@ -625,7 +616,7 @@ class MF2ForImageClassification(MF2Model):
         Raises:
             ValueError: what answers knows no emotions.
         """
-        _refuse_unknown(self.forward, kwargs)
+        refuse_unknown(self.forward, kwargs)
         if not self.label_space.emotions:
             raise ValueError(
                 f"What answers knows AUs only ({', '.join(self.label_space.au_codes)}), and there is no emotion to "
@@ -666,7 +657,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
 
     main_input_name = "input_ids"  # what the generation loop extends
 
-    def _visual_prefix(self, views: dict[str, BranchView], branch: str, rows: torch.Tensor | None) -> torch.Tensor:
+    def _visual_prefix(self, views: FaceViews, branch: str, rows: torch.Tensor | None) -> torch.Tensor:
         """The queries' keys and values as one tensor `(rows, L, 2, H, Q, D / H)`, so that beams can repeat it."""
         view = views[branch]
         if rows is None:
@@ -805,7 +796,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
     def _write_best(
         self,
         ranking: CaptionRanking,
-        views: dict[str, BranchView],
+        views: FaceViews,
         seeds: Sequence[int],
         visual_prefix: torch.Tensor,
         rows: torch.Tensor | None = None,

@@ -353,7 +353,7 @@ class DFNSide(RecognitionHeads):
         Args:
             base: The checkpoint's own recognisers.
         """
-        ends = {branch: self.end_of(branch, "image", states) for branch, states in pooled.items()}
+        ends = {branch: self.end_of(branch, "image", pooled[branch]) for branch in self.widths}
         seen = self.read(ends)
         seen.side_states = ends
         if self.config.start == "base":

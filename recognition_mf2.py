@@ -4,6 +4,9 @@ They read *pooled* states, `{branch: (B, K, J, D)}`: the mean over a branch's qu
 regions of its AUs) after each of J layers. The recognisers below read the last; an adapter that wraps them (DFN) reads
 others as well. Whatever sits in their place has this interface.
 
+Where the model has a linear readout (`readout_mf2.py`), `"readout"` among them is what it says, `(B, 1, 1, A + E)`
+logits of the checkpoint's label space, which its recognisers average with theirs.
+
 The paper's recognisers read a region and the face (`joint_width=0`). AUs occur together, and a face shows each of them
 in more places than its own region, so that others have a joint view of all of them beside it.
 """
@@ -23,6 +26,9 @@ from .regions_mf2 import nearest_au_indexes
 
 BASE = "base"
 """The name of a checkpoint's own recognisers among those of its adapters."""
+
+READOUT = "readout"
+"""The name of the linear readout's logits among the pooled states."""
 
 
 @dataclass
@@ -229,11 +235,23 @@ class MF2Recognizers(RecognitionHeads):
 
     def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """`{branch: (B, K, J, D)}` -> logits."""
-        features = {name: states[:, :, -1] for name, states in pooled.items()}
+        of_branches = {name: pooled[name] for name in self.widths}
+        features = {name: states[:, :, -1] for name, states in of_branches.items()}
         if self.config.direct_states:
-            direct = {name: F.layer_norm(states[:, :, 0], states.shape[-1:]) for name, states in pooled.items()}
+            direct = {name: F.layer_norm(states[:, :, 0], states.shape[-1:]) for name, states in of_branches.items()}
             features = {name: torch.cat([direct[name], last], dim=-1) for name, last in features.items()}
-        return self.read(features)
+        seen = self.read(features)
+        if READOUT in pooled:
+            self._average(seen, pooled[READOUT].flatten(1))
+        return seen
+
+    def _average(self, seen: Recognition, readout: torch.Tensor) -> None:
+        """Average what the heads say with the readout's logits, in place."""
+        num_aus, share = len(self.config.au_ids), self.config.readout_share
+        if seen.au_logits is not None:
+            seen.au_logits = seen.au_logits.lerp(readout[:, :num_aus].to(seen.au_logits.dtype), share)
+        if seen.emotion_logits is not None:
+            seen.emotion_logits = seen.emotion_logits.lerp(readout[:, num_aus:].to(seen.emotion_logits.dtype), share)
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """As `forward`, of the recognisers of that name; these are the only ones here."""

@@ -105,10 +105,14 @@ class SampledFeatures:
         tokens: `(B, N, W)` of the whole face.
         regions: `(B, A, R, ΣW_l)`: what is sampled in the AU regions of the maps, levels side by side; None without
             the local branch.
+        face: `(B, F)` what the linear readout reads; None without one.
+        readout: `(B, A + E)` what it says, where that is known already.
     """
 
     tokens: torch.Tensor
     regions: torch.Tensor | None
+    face: torch.Tensor | None = None
+    readout: torch.Tensor | None = None
 
 
 def read_levels(tower: PreTrainedModel, pixel_values: torch.Tensor, levels: Sequence[int]) -> list[torch.Tensor]:

@@ -3,9 +3,11 @@
 The installed one is known by its signatures, not by its number.
 """
 
+import difflib
 import inspect
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -140,3 +142,23 @@ class AdapterCalls:
     def is_gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed; PEFT asks by this name, of which transformers warns."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+
+# ------------------------------------------------------------------------------------------------------------- inputs
+UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
+"""What a processor returns besides what a model reads."""
+_FRAMEWORK_INPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache", "inputs_embeds")
+
+
+def refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
+    """Raise for keyword arguments that nothing reads; labels under a misspelt name would be missing silently."""
+    for name in kwargs:
+        if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS or kwargs[name] is None:
+            continue
+        known = list(inspect.signature(method).parameters)
+        if name == "adapter_names":
+            hint = "; it is PEFT's: use a PeftModel, or forward_adapters for the answers of several adapters"
+        else:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{method.__name__} has no argument {name!r}{hint}")

@@ -32,7 +32,7 @@ from mf2.alignment_mf2 import (
     itc_loss,
     match_loss,
 )
-from mf2.branch_mf2 import BranchView, MF2Branch
+from mf2.branch_mf2 import BranchView, FaceViews, MF2Branch
 from mf2.configuration_mf2 import MF2QFormerConfig
 from mf2.modeling_mf2 import MF2ForPreTraining
 
@@ -175,10 +175,10 @@ class ReferenceStep(nn.Module):
         losses |= self.model.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
         return losses | {"loss": self.model.recognizers.weigh(losses)}
 
-    def _encode_branches(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> dict[str, BranchView]:
+    def _encode_branches(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> FaceViews:
         """The query-only passes; `vision_states` are normalised."""
         vision = self.model.encode_vision(pixel_values)
-        views = {}
+        views = FaceViews({})
         for name, reference in self.references.items():
             tokens = vision.tokens[:, None] if name == "emo" else self.model.encode_regions(vision, au_boxes)
             tokens = reference.branch.normalize_vision(tokens)  # (B, K, N, W)

@@ -2,7 +2,9 @@
 
     features/<key>/
         key.json                           what the features follow from, in clear
-        images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W) and `region_features` (rows, A, R, ΣW_l)
+        images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W), `region_features` (rows, A, R, ΣW_l) and, of
+                                           the first view, `face_features` (rows, F) where there is a linear readout
+        readout-<key>.safetensors          the readout that was fitted to them, see `readout_fit`
 
 They are kept as DFN's states are, see `state_cache`: under a hash of everything that they follow from, a chunk at a
 time. A few views of a row stand in for its endless augmentations; epochs take turns in showing them.
@@ -25,9 +27,13 @@ from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments
+from mf2.training.readout_fit import ReadoutFit, Targets, fit_key, fit_readout, importance_of
 from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks
 
-FEATURE_NAMES = ("vision_tokens", "region_features")
+FEATURE_NAMES = ("vision_tokens", "region_features", "readout_logits")
+"""What a model reads in the place of pictures."""
+STORED_NAMES = {"tokens": "vision_tokens", "regions": "region_features", "face": "face_features"}
+"""Under which name each of [`SampledFeatures`] is stored."""
 
 
 class FeatureStore(StatesStore):
@@ -49,8 +55,9 @@ class FeatureStore(StatesStore):
         parts: dict[str, list[torch.Tensor]] = {}
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
             sampled = model.sample_vision(*(batch[name].to(model.device) for name in ("pixel_values", "au_boxes")))
-            for name, of in zip(FEATURE_NAMES, (sampled.tokens, sampled.regions), strict=True):
-                if of is not None:
+            for attribute, name in STORED_NAMES.items():
+                of = getattr(sampled, attribute)
+                if of is not None and (view == 0 or attribute != "face"):
                     parts.setdefault(name, []).append(of.to("cpu", self.dtype))
         return {name: torch.cat(of) for name, of in parts.items()}
 
@@ -62,7 +69,12 @@ class FeatureRows(Dataset):
         store: which is complete.
         captions: of the training split; None is without.
         seed: of the run.
+
+    `readout_logits` `(rows, A + E)`, once they are set, go with the rows as they are, without an epoch; rows of an
+    epoch are learned from, by the recognisers alone.
     """
+
+    readout_logits: torch.Tensor | None = None
 
     def __init__(self, store: FeatureStore, captions: CaptionTable | None, seed: int):
         self.labels, self.captions, self.seed = store.split.labels, captions, seed
@@ -82,15 +94,23 @@ class FeatureRows(Dataset):
         """Features, labels and, of an epoch, texts, as a live run would see the same views."""
         chunks = self._views[(epoch or 0) % len(self._views)]
         batch = {
-            name: torch.stack([chunks[row // ROWS_PER_CHUNK][name][row % ROWS_PER_CHUNK] for row in rows.tolist()])
+            name: torch.stack(
+                [chunks[row // ROWS_PER_CHUNK][name][row % ROWS_PER_CHUNK] for row in rows.tolist()]
+            ).float()
             for name in chunks[0]
+            if name in FEATURE_NAMES
         }
-        batch = {name: of.float() for name, of in batch.items()}
+        if epoch is None and self.readout_logits is not None:
+            batch["readout_logits"] = self.readout_logits[rows]
         batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
         batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
         if epoch is not None and self.captions is not None:
             batch |= self.captions.batch(rows, [row_seed(self.seed, epoch, int(row)) for row in rows])
         return batch
+
+    def face_features(self) -> torch.Tensor:
+        """`(rows, F)` of the first view, in fp32: what the linear readout reads."""
+        return torch.cat([chunk["face_features"] for chunk in self._views[0]]).float()
 
 
 def collate_features(items: Sequence[tuple[FeatureRows, int | None, int]]) -> dict[str, torch.Tensor]:
@@ -133,6 +153,7 @@ def cache_features(
         "tower": hash_module(model.vision_model),
         "levels": [config.global_feature_level, *config.local_feature_levels],
         "grid": config.au_region_grid,
+        "readout_grids": list(config.readout_grids),
         "au_ids": list(config.label_space.region_au_ids) if config.use_au_vl else [],
         "images": collator.image_processor.to_dict(),
     }
@@ -158,4 +179,36 @@ def cache_features(
         )
     model.train(was_training)
     settings.distributed_state.wait_for_everyone()
-    return FeatureRows(stores[0], collator.captions, collator.seed), FeatureRows(stores[1], None, collator.seed)
+    rows = FeatureRows(stores[0], collator.captions, collator.seed), FeatureRows(stores[1], None, collator.seed)
+    if config.readout_grids:
+        add_readout(arguments, settings, model, rows, train, stores[0].folder)
+    return rows
+
+
+def add_readout(
+    arguments: PretrainArguments,
+    settings: TrainingArguments,
+    model: MF2Model,
+    rows: tuple[FeatureRows, FeatureRows],
+    train: Split,
+    folder: Path,
+) -> None:
+    """Fit the linear readout of a new model, or take the checkpoint's own, and let the rows know what it says.
+
+    Of training rows that are logits of regressions that did not see their groups.
+    """
+    readout = model.readout.cpu()
+    if arguments.model_name_or_path:
+        rows[0].readout_logits = readout(rows[0].face_features())
+    else:
+        targets = Targets.of(train.labels, len(model.config.emotions), arguments.balance_emotions)
+        groups = np.asarray([str(group) for group in train.rows["group_id"]])
+        file = folder / f"readout-{fit_key(targets, groups)}.safetensors"
+        with settings.main_process_first(local=False, desc="readout"):
+            if not file.is_file():
+                fit_readout(rows[0].face_features(), targets, groups, importance_of(readout)).save(file)
+        fit = ReadoutFit.load(file)
+        fit.put_into(readout)
+        rows[0].readout_logits = fit.held_out
+    rows[1].readout_logits = readout(rows[1].face_features())
+    readout.to(model.device)

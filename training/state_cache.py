@@ -37,7 +37,7 @@ from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNSide, kept_layers
-from mf2.recognition_mf2 import MF2Recognizers, PooledTexts
+from mf2.recognition_mf2 import READOUT, MF2Recognizers, PooledTexts
 from mf2.utils.files import replacing, sha256_of_file, write_json
 
 ROWS_PER_CHUNK = 1024
@@ -45,7 +45,8 @@ TEXTS_PER_PASS = 64
 FORMAT_VERSION = 2
 SPACES_NAME = "spaces.safetensors"
 RECOGNIZERS_NAME = "recognizers.safetensors"
-IMAGE_STATE_NAMES = ("emo_states", "au_states")
+POOLED_NAMES = ("emo", "au", READOUT)
+IMAGE_STATE_NAMES = tuple(f"{name}_states" for name in POOLED_NAMES)
 
 
 def hash_weights(folder: Path) -> str:
@@ -178,8 +179,8 @@ class StatesStore:
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
             inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
             views = model.encode_branches(**inputs, au_ids=self.images.image_processor.au_ids)
-            for name, branch_view in views.items():
-                parts.setdefault(name, []).append(keep(branch_view.pooled, self.num_kept).to("cpu", self.dtype))
+            for name, states in views.pooled.items():
+                parts.setdefault(name, []).append(keep(states, self.num_kept).to("cpu", self.dtype))
         return {name: torch.cat(of) for name, of in parts.items()}
 
 
@@ -199,7 +200,7 @@ class KeyedRows(Dataset):
 def pool_batch(model: MF2Model, batch: Mapping[str, torch.Tensor], num_kept: int) -> dict[str, torch.Tensor]:
     """Everything that DFN reads of a batch, in one go: `…_states` of the images, `…_text_states` of the texts."""
     views = model.encode_branches(batch["pixel_values"], batch["au_boxes"])
-    states = {f"{name}_states": keep(view.pooled, num_kept) for name, view in views.items()}
+    states = {f"{name}_states": keep(of, num_kept) for name, of in views.pooled.items()}
     for name, prefix in (("emo", ""), ("au", "au_")):
         text = (batch[f"{prefix}{part}"] for part in ("input_ids", "attention_mask", "caption_ids"))
         states[f"{name}_text_states"] = keep(model.pool_texts(name, *text).states, num_kept)
@@ -354,7 +355,7 @@ class StatesModel(nn.Module):
         **states: torch.Tensor,
     ) -> MF2Output:
         """`emo_states`, `au_states`, and with texts `…_text_states`, `…_caption_ids`, `…_text_valid`."""
-        pooled = {name: states[f"{name}_states"] for name in ("emo", "au") if f"{name}_states" in states}
+        pooled = {name: states[f"{name}_states"] for name in POOLED_NAMES if f"{name}_states" in states}
         seen = self.side(pooled, self.base)
         texts = {
             name: PooledTexts(*(states[f"{name}_{part}"] for part in ("text_states", "caption_ids", "text_valid")))

@@ -37,6 +37,7 @@ MODEL_FILES = {
     "modeling_mf2.py",
     "peft_dfn.py",
     "qformer_mf2.py",
+    "readout_mf2.py",
     "recognition_mf2.py",
     "regions_mf2.py",
     "tower_mf2.py",

@@ -53,7 +53,10 @@ def small_config(**fields: Any) -> MF2Config:
 def small_model(model_class: type[MF2Model] = MF2Model, seed: int = 0, **fields: Any) -> MF2Model:
     """Random weights in evaluation mode."""
     torch.manual_seed(seed)
-    return model_class(small_config(**fields)).eval()
+    model = model_class(small_config(**fields)).eval()
+    for buffer in getattr(model, "readout", torch.nn.Identity()).buffers():
+        buffer.normal_()
+    return model
 
 
 @contextmanager

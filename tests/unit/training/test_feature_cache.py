@@ -12,7 +12,7 @@ from mf2.processing_mf2 import Augmentation
 from mf2.training.arguments import PretrainArguments
 from mf2.training.feature_cache import cache_features, collate_features
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
-from mf2.training.pretraining import make_trainer
+from mf2.training.pretraining import make_model, make_trainer
 from mf2.training.trainer import make_training_arguments
 
 AUGMENTATION = Augmentation()
@@ -100,3 +100,29 @@ def test_a_run_trains_on_them_with_all_losses(splits, tmp_path):
 def test_a_tower_that_is_trained_is_refused(splits, tmp_path):
     with pytest.raises(ValueError, match="feature_views is 2, but the tower is trained"):
         cached(splits, tmp_path, frozen=False)
+
+
+def test_a_readout_is_fitted_to_them_and_left_out_of_what_is_learned(splits, tmp_path):
+    model, processor, (train, evaluation) = cached(splits, tmp_path, readout_grids=[4, 2])
+    model.eval()
+    assert model.readout.weight.abs().sum() > 0
+    batch = collate_features([evaluation[row] for row in (3, 0)])
+    pictures = FaceCollator(processor.image_processor)([splits[1].faces[row] for row in (3, 0)])
+    with torch.no_grad():
+        seen, expected = model(**batch), model(**pictures)
+    torch.testing.assert_close(seen.au_logits, expected.au_logits, rtol=0, atol=0.05)
+    assert "readout_logits" not in collate_features([train[0, 1]])
+    held_out = collate_features([train[1]])["readout_logits"]
+    fitted = model.readout(train.face_features()[1:2])
+    assert not torch.allclose(held_out, fitted, atol=1e-3)  # a training row's is of regressions that did not see it
+    again, _, (rows, _) = cached(splits, tmp_path, readout_grids=[4, 2])
+    assert torch.equal(again.readout.weight, model.readout.weight)
+    assert torch.equal(rows.readout_logits, train.readout_logits)
+    assert len(list(tmp_path.rglob("readout-*.safetensors"))) == 1
+
+
+def test_a_readout_without_kept_features_is_refused(splits, tmp_path):
+    arguments, *_ = prepare(splits, tmp_path, readout_grids=[4, 2])
+    arguments.feature_views = None
+    with pytest.raises(ValueError, match="give --feature_views"):
+        make_model(arguments, splits[0], list(AU_IDS))

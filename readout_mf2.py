@@ -1,0 +1,114 @@
+"""The linear readout: action units and the emotion straight from what a frozen tower left of a face.
+
+A few thousand faces teach a branch slowly, and a penalised regression on a published tower's features at once. The
+readout is that regression. It is fitted before training and fixed from then on. The recognisers learn without it, and
+what both say is averaged: trained on what it leaves over of the same faces, they would learn its errors by heart. It
+is ours, beside the paper's branches: without `readout_grids` in the configuration there is none.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_mf2 import MF2Config
+from .labels_mf2 import LabelSpace
+from .regions_mf2 import nearest_au_indexes
+from .tower_mf2 import VisionFeatures
+
+NUM_CENTERS = 2
+
+
+def describe_regions(regions: torch.Tensor, au_boxes: torch.Tensor) -> torch.Tensor:
+    """What a region says: the mean of the samples around each of its centres, and where the centres lie.
+
+    Args:
+        regions: `(B, A, R, ΣW_l)`, the samples of the first centre before those of the second.
+        au_boxes: `(B, A, 2, 4)` x1 y1 x2 y2, normalised to [0, 1].
+    Returns:
+        `(B, A, 2 · ΣW_l + 4)`.
+    """
+    means = regions.unflatten(2, (NUM_CENTERS, -1)).mean(3).flatten(2)
+    centers = (au_boxes[..., :2] + au_boxes[..., 2:]) / 2
+    return torch.cat([means, centers.flatten(2).to(means.dtype)], dim=-1)
+
+
+class FaceReadout(nn.Module):
+    """Logits of a label space, linear in a face's features: its maps, then its regions one after the other.
+
+    The weights are buffers: no optimiser changes them, and they are no trainable parameters.
+
+    Args:
+        config: whose `readout_grids` are not empty.
+        level_widths: of the levels.
+        has_regions: whether there is a local branch, and with it regions.
+    """
+
+    def __init__(self, config: MF2Config, level_widths: Sequence[int], has_regions: bool):
+        super().__init__()
+        space = config.label_space
+        self.num_aus, self.num_outputs = len(space.au_ids), len(space.au_ids) + len(space.emotions)
+        self.grids = list(config.readout_grids)
+        self.region_au_ids = space.region_au_ids if has_regions else ()
+        self.map_width = sum(width * grid**2 for width, grid in zip(level_widths, self.grids, strict=True))
+        self.region_width = NUM_CENTERS * (sum(level_widths) + 2)
+        width = self.map_width + len(self.region_au_ids) * self.region_width
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("weight", torch.zeros(self.num_outputs, width))
+        self.register_buffer("bias", torch.zeros(self.num_outputs))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """`(B, F)` -> `(B, A + E)` logits, the AUs before the emotions, in fp32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.float() - self.mean.float(), self.weight.float(), self.bias.float())
+
+    def describe(
+        self,
+        vision: VisionFeatures,
+        regions: torch.Tensor | None,
+        au_boxes: torch.Tensor | None,
+        au_ids: Sequence[int],
+    ) -> torch.Tensor:
+        """What it reads of faces, `(B, F)`: every map averaged to its grid, and its own regions.
+
+        Args:
+            regions, au_boxes: As in `describe_regions`, of `au_ids`; of an own AU that is not among them the nearest
+                is taken. None without a local branch.
+        """
+        maps = zip(vision.maps, self.grids, strict=True)
+        parts = [F.adaptive_avg_pool2d(of.float(), grid).flatten(1) for of, grid in maps]
+        if regions is not None:
+            described = describe_regions(regions.float(), au_boxes)
+            if tuple(au_ids) != tuple(self.region_au_ids):
+                described = described[:, nearest_au_indexes(self.region_au_ids, tuple(au_ids))]
+            parts.append(described.flatten(1))
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def resized(self, old: LabelSpace, config: MF2Config, level_widths: Sequence[int]) -> "FaceReadout":
+        """The readout of the configuration's label space: what it shares with the old one is kept, a new AU or emotion
+        has 0, and a new region is not read."""
+        new, space = FaceReadout(config, level_widths, bool(self.region_au_ids)), config.label_space
+        new.to(self.weight)
+        columns = [slice(0, self.map_width)] * 2, *self._shared_columns(new.region_au_ids)
+        names = [[*of.au_ids, *of.emotions] for of in (space, old)]
+        for target, source in columns:
+            new.mean[target] = self.mean[source]
+        for row, name in enumerate(names[0]):
+            if name in names[1]:
+                old_row = names[1].index(name)
+                new.bias[row] = self.bias[old_row]
+                for target, source in columns:
+                    new.weight[row, target] = self.weight[old_row, source]
+        return new
+
+    def _shared_columns(self, new_au_ids: Sequence[int]) -> list[tuple[slice, slice]]:
+        """Where a region that both know stands in the new features, and where in these."""
+
+        def of(place: int) -> slice:
+            start = self.map_width + place * self.region_width
+            return slice(start, start + self.region_width)
+
+        both = [au_id for au_id in new_au_ids if au_id in self.region_au_ids]
+        return [(of(new_au_ids.index(au_id)), of(self.region_au_ids.index(au_id))) for au_id in both]
