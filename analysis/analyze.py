@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--compile", action="store_true", help="torch.compile the image path: slow start, then faster")
     work.add_argument("--fps", type=_positive(float), metavar="F", help="frames a second to take of videos [all]")
     work.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every N-th source, from the I-th"
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N shares of the sources"
     )
     work.add_argument("--num_threads", type=_positive(int), default=4, metavar="N", help="pictures read at once [4]")
 

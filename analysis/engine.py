@@ -7,7 +7,9 @@ of faces: Python's lock changes hands for each thing that is handed over, and a 
 
 import json
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,8 @@ from ..utils.videos import import_av
 from .caption_check import CAPTION_PREFIX, check_captions
 from .face_arguments import FaceSearch
 from .faces import Face, LocatedFrame, describe_finder, locate_faces, make_finder
-from .media import FRAMES_AHEAD, Source, find_sources, read_frames
-from .peer_formats import PEER_WRITERS
+from .media import FRAMES_AHEAD, Source, file_version, find_sources, read_frames
+from .peer_formats import PEER_WRITERS, check_peer_formats
 from .recognizer import INPUT_NAMES, Recognizer
 from .run_folder import MANIFEST_NAME, RunFolder
 from .streaming import run_ahead
@@ -131,10 +133,12 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
         import_av()
     started = time.perf_counter()
     recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
+    check_peer_formats(options.formats, recognizer.label_spaces[""])
     for kind in options.captions:
         recognizer.model.check_caption_kind(kind)
     found_with = describe_finder(options.faces, recognizer.image_processor.landmark_detector)
     settings = options.row_settings() | {"detector": found_with, "sources": [source.name for source in sources]}
+    settings["versions"] = file_versions(sources, options.num_threads)
     run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
     places = {name: place for place, name in enumerate(run.settings["sources"])}
     sources = sorted(sources, key=lambda source: places[source.name])
@@ -148,11 +152,19 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
 
 
 def take_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Source]:
-    """Every n-th source, from the i-th of (i, n); i counts from 1."""
+    """The i-th of n shares, (i, n), counted from 1. A source's name decides, so that it stays where it is when others
+    come."""
     number, count = shard
     if not 1 <= number <= count:
         raise ValueError(f"--shard is {number}/{count}; the first number lies between 1 and the second.")
-    return list(sources[number - 1 :: count])
+    return [source for source in sources if zlib.crc32(source.name.encode()) % count == number - 1]
+
+
+def file_versions(sources: Sequence[Source], num_threads: int) -> dict[str, str]:
+    """`file_version` of each source by its name."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        versions = pool.map(file_version, (source.path for source in sources))
+        return {source.name: version for source, version in zip(sources, versions, strict=True)}
 
 
 def shard_folder(output: Path, shard: tuple[int, int]) -> Path:

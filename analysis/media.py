@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ NEW_SUBFILE_TYPE, REDUCED_PAGE = 254, 1
 """A tag of TIFF, and the bit of it that says that the page is a smaller version of another."""
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
+END_BYTES = 2**16
+"""How much of either end of a file is looked at to see whether it changed; a picture of a face is hardly larger."""
 FRAMES_AHEAD = 8
 """Decoded frames that may wait for the caller: what large frames cost."""
 MAX_MISSING_S = 1.0
@@ -70,6 +73,22 @@ def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> t
     if not found:
         raise FileNotFoundError(f"{', '.join(map(printable, paths))}: there is no picture and no video.")
     return list(found.values()), num_other
+
+
+def file_version(path: Path) -> str:
+    """What tells whether a file is the one that was read: its size and a checksum of both its ends.
+
+    Times are left out: a copy that was made for one run has the same contents and another time.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            checksum = zlib.crc32(file.read(END_BYTES))
+            file.seek(max(size - END_BYTES, 0))
+            return f"{size}-{zlib.crc32(file.read(END_BYTES), checksum):08x}"
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -87,6 +87,24 @@ def _pyfeat_line(row: Row) -> Row:
 
 
 # ------------------------------------------------------------------------------------------------------------ ABAW
+def check_peer_formats(formats: Sequence[str], label_space: LabelSpace) -> None:
+    """Refuse a format that what a model says does not fit into, before anything is analysed.
+
+    Raises:
+        ValueError: `abaw`, and the label space has other emotions or no AUs.
+    """
+    if "abaw" not in formats:
+        return
+    if tuple(label_space.emotions) != EMOTIONS:
+        own = ", ".join(label_space.emotions) or "none"
+        raise ValueError(
+            f"--format abaw needs the expressions {', '.join(EMOTIONS)}; this model's are {own}. "
+            "Choose another format."
+        )
+    if not label_space.au_ids:
+        raise ValueError("--format abaw needs action units; this model has none. Choose another format.")
+
+
 def write_abaw(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
     """Write `abaw/au.txt` and `abaw/expr.txt` as the ABAW competitions take them.
 
@@ -95,10 +113,9 @@ def write_abaw(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path
     `<video>/00001.jpg`, counted from 1.
 
     Raises:
-        ValueError: the label space has other emotions than the competitions.
+        ValueError: of `check_peer_formats`.
     """
-    if tuple(label_space.emotions) != EMOTIONS:
-        raise ValueError(f"ABAW's expressions are {', '.join(EMOTIONS)}; this model's are not. Choose another format.")
+    check_peer_formats(["abaw"], label_space)
     target = folder / "abaw"
     limits = dict(zip(label_space.au_codes, label_space.thresholds, strict=True))
     au_file, expression_file = target / "au.txt", target / "expr.txt"

@@ -35,10 +35,11 @@ class RunFolder:
     Args:
         folder: of this run alone.
         settings: what the rows depend on, as JSON has it; a run goes on with the same only. Its `sources` may be more
-            than before: those that the folder has rows of come first then, in their order.
+            than before: those that the folder has rows of come first then, in their order. Its `versions` tell by name
+            what was in each of them.
         schema: the columns.
     Raises:
-        ValueError: the folder holds a run with other settings; they are named.
+        ValueError: the folder holds a run with other settings, or of sources that have changed since; they are named.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], schema: pa.Schema):
@@ -88,7 +89,13 @@ class RunFolder:
                 f"{self.folder} holds an analysis of {listed(gone)}, too; name those as well, choose another --output "
                 "or remove it."
             )
-        others = [name for name in self.settings if name != "sources"]
+        versions = self.settings.get("versions", {})
+        known = found.get("versions", {})
+        if changed := [name for name in known if known[name] != versions.get(name)]:
+            raise ValueError(
+                f"{listed(changed)} changed since the analysis in {self.folder}; choose another --output or remove it."
+            )
+        others = [name for name in self.settings if name not in ("sources", "versions")]
         if differ := sorted(name for name in others if found.get(name) != self.settings[name]):
             raise ValueError(
                 f"{self.folder} holds an analysis with another {', '.join(differ)}; choose another --output or "

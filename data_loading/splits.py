@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from mf2.dataset_tools.schema import au_columns, dataset_fingerprint, load_mfa, read_manifest
+from mf2.dataset_tools.hub_manifest import describe_origin
+from mf2.dataset_tools.schema import au_columns, load_mfa
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
 from mf2.processing_mf2 import read_image
 
@@ -97,22 +97,12 @@ def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datase
 
 
 def describe_rows(path: str, split: str, rows: datasets.Dataset) -> dict[str, Any]:
-    """Provenance of a split: `name`, `split`, `license`, `synthetic`, `fingerprint`, `rows`, `videos`, and
-    of generated data `emotion_ceiling`, the emotion accuracy that its true AUs allow.
-
-    What only a local manifest tells is None for a data set of the Hub. A folder gives its name, never its path.
+    """Provenance of a split: `name`, `split`, `license`, `synthetic`, `fingerprint`, `revision`, `rows`, `videos`, and
+    of generated data `emotion_ceiling`, the emotion accuracy that its true AUs allow; see `describe_origin`.
     """
-    manifest = read_manifest(path) if Path(path).is_dir() else {}
-    return {
-        "name": manifest.get("pretty_name") or (Path(path).name if manifest else path),
-        "split": split,
-        "license": manifest.get("license"),
-        "synthetic": manifest.get("source") == "synthetic",
-        "fingerprint": dataset_fingerprint(path) if manifest else None,
-        "rows": len(rows),
-        "videos": len(set(rows["video_id"])),
-        "emotion_ceiling": manifest.get("emotion_ceiling", {}).get(split),
-    }
+    origin = describe_origin(path)
+    counted = {"split": split, "rows": len(rows), "videos": len(set(rows["video_id"]))}
+    return origin | counted | {"emotion_ceiling": origin["emotion_ceiling"].get(split)}
 
 
 def _describe_together(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -124,6 +114,7 @@ def _describe_together(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "license": licenses.pop() if len(licenses) == 1 else "other",
         "synthetic": all(entry["synthetic"] for entry in described),
         "fingerprint": None if None in fingerprints else "+".join(sorted(fingerprints)),
+        "revision": None,
         "rows": sum(entry["rows"] for entry in described),
         "videos": sum(entry["videos"] for entry in described),
         "emotion_ceiling": None,

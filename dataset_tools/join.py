@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import Dataset, get_dataset_split_names
 
+from .hub_manifest import find_manifest
 from .schema import ANNOTATIONS, au_ids_of, load_mfa, read_manifest, write_mfa
 
 SHOWN = 3
@@ -39,7 +40,7 @@ def join_images(source: str, root: Path, out_dir: Path, *, overwrite: bool = Fal
         ValueError: a file name leads out of `root`, or the annotations do not follow the schema.
     """
     local = Path(source).is_dir()
-    manifest = read_manifest(source) if local else {"pretty_name": source}
+    manifest = find_manifest(source) if local else {"pretty_name": source, **find_manifest(source)}
     names = list(manifest["splits"]) if local else get_dataset_split_names(source, ANNOTATIONS)
     splits = {name: load_mfa(source, name, config=ANNOTATIONS, with_images=False, au_ids=None) for name in names}
     files = [file for rows in splits.values() for file in rows["file_name"]]

@@ -336,14 +336,24 @@ def load_mfa(
     return dataset
 
 
-def _load_from_hub(path: str, split: str, config: str | None, with_images: bool) -> Dataset:
-    """A split of `org/name` or `org/name:configuration`; a folder that is missing is not looked for on the Hub."""
-    repo_id, _, named = path.partition(":")
+def parse_hub_id(path: str) -> tuple[str, str | None]:
+    """The repository and the configuration of `org/name` or `org/name:configuration`.
+
+    Raises:
+        FileNotFoundError: it is written as a folder, or would lie in one that is here.
+    """
+    repo_id, _, config = path.partition(":")
     owner, _, name = repo_id.partition("/")
     is_folder = Path(path).is_absolute() or path.startswith((".", "~")) or "/" in name or not name
     if is_folder or Path(owner).is_dir() or owner == DEFAULT_FOLDER:
         raise FileNotFoundError(f"{path} is neither a data set folder nor a Hub id such as `org/name`.")
-    config = config or named or None
+    return repo_id, config or None
+
+
+def _load_from_hub(path: str, split: str, config: str | None, with_images: bool) -> Dataset:
+    """A split of `org/name` or `org/name:configuration`; a folder that is missing is not looked for on the Hub."""
+    repo_id, named = parse_hub_id(path)
+    config = config or named
     if config is None and with_images and FULL in get_dataset_config_names(repo_id):
         config = FULL
     return load_dataset(repo_id, config, split=split)
@@ -440,6 +450,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def dataset_fingerprint(path: str | Path) -> str:
     """A sha256 over the names and sha256 of all shards: equal exactly when the data are, by its manifest."""
-    splits = read_manifest(path)["splits"]
+    return fingerprint_of(read_manifest(path))
+
+
+def fingerprint_of(manifest: Mapping[str, Any]) -> str:
+    """The same of a manifest."""
+    splits = manifest["splits"]
     lines = sorted(f"{shard['sha256']}  {shard['file']}\n" for info in splits.values() for shard in info["shards"])
     return hashlib.sha256("".join(lines).encode()).hexdigest()

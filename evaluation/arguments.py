@@ -58,7 +58,7 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 calibrate`."""
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="FOLDER", help="checkpoint or adapter; it is changed in place")
-    add("--data", required=True, metavar="FOLDER", help="MFA data set with labels: a folder or a Hub id")
+    add("--data", required=True, metavar="DATA", help="labelled faces: a data set's folder or Hub id, or a CSV file")
     add("--split", default="train", help="never one that is evaluated on [%(default)s]")
     add("--holdout", type=float, default=0.3, help="share of the videos on which the gain is measured [%(default)s]")
     add("--max_rows", type=int, default=4000, help="faces to use, evenly spaced [%(default)s]")

@@ -22,6 +22,7 @@ from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.baselines.modeling import register_baselines
+from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
 from mf2.evaluation.calibration import (
     au_calibration,
@@ -251,7 +252,8 @@ def run(args: argparse.Namespace) -> None:
     register_baselines()
     model = AutoModel.from_pretrained(args.model).eval().to(args.device)
     label_space = model.label_space
-    split = load_protocol(args.data, args.split, "mfa", label_space.au_ids, args.max_rows)
+    data = data_folder(args.data, args.model)
+    split = load_protocol(data, args.split, "mfa", label_space.au_ids, args.max_rows)
     sample, groups = read_sample(model, split, args)
     held = hold_out(groups, args.holdout, args.seed)
     chosen, saved_parts = select_calibration(sample.take(~held), sample.take(held), label_space, args.force)

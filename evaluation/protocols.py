@@ -7,14 +7,14 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
 from mf2.data_loading.splits import Labels, Split, describe_rows, spaced_rows
-from mf2.dataset_tools.schema import au_columns, load_mfa, read_manifest
+from mf2.dataset_tools.hub_manifest import find_manifest
+from mf2.dataset_tools.schema import au_columns, load_mfa
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], m
     """The rows that a protocol scores, labels that do not count being unlabelled.
 
     Args:
-        path: a data set folder or, with `mfa`, the id of one on the Hub.
+        path: a data set folder, or the id of one on the Hub.
         split: of `mfa`; `abaw` knows its videos.
         protocol: one of `arguments.PROTOCOLS`.
         au_ids: the AUs to score; one that the data set does not code is unlabelled.
@@ -74,7 +74,7 @@ def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
         ValueError: the data set does not keep them, or lacks all of their videos.
     """
     official = read_official_splits(path)
-    parts = [load_labelled_split(path, name, au_ids) for name in read_manifest(path)["splits"]]
+    parts = [load_labelled_split(path, name, au_ids) for name in find_manifest(path)["splits"]]
     rows = datasets.concatenate_datasets([part.rows for part in parts])
     aus, emotion = (np.concatenate([getattr(part.labels, name) for part in parts]) for name in ("aus", "emotion"))
     videos = np.asarray(rows["video_id"])
@@ -99,7 +99,7 @@ def read_official_splits(path: str) -> dict[str, list[str]]:
     Raises:
         ValueError: the data set is no such import, or one that dropped what a single task labels.
     """
-    report: dict[str, Any] = read_manifest(path).get("report", {}) if Path(path).is_dir() else {}
+    report: dict[str, Any] = find_manifest(path).get("report", {})
     if "official_splits" not in report:
         raise ValueError(f"{path} does not keep ABAW's official splits; make the data set by `{ABAW_IMPORT}`.")
     if report.get("settings", {}).get("unlabelled") != "mask":

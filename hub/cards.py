@@ -245,7 +245,7 @@ def _model_index(evaluation: Mapping[str, Any], repo: PinnedRepo | None) -> list
             dataset_type=repo.repo_id if repo else data["name"],
             dataset_name=data["name"],
             dataset_split=data["split"],
-            dataset_revision=repo.sha if repo else None,
+            dataset_revision=repo.sha if repo else data.get("revision"),
             metric_type=metric,
             metric_name=name,
             metric_value=value,

@@ -95,7 +95,7 @@ def find_evaluation(api: HfApi, contents: Contents, eval_repo: str | None) -> Pi
     """The evaluation data on the Hub: as `eval_repo` says if these are the same data, or as training loaded them."""
     data = contents.read_json(METRICS_NAME)["evaluation"]["data"]
     if eval_repo is None:
-        return PinnedRepo(data["name"]) if HUB_ID.fullmatch(data["name"]) else None
+        return PinnedRepo(data["name"], data.get("revision")) if HUB_ID.fullmatch(data["name"]) else None
     sha = api.dataset_info(eval_repo).sha
     folder = Path(api.hf_hub_download(eval_repo, MANIFEST_NAME, revision=sha, repo_type="dataset")).parent
     if data["fingerprint"] not in (dataset_fingerprint(folder), read_manifest(folder).get("exported_from")):

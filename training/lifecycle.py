@@ -67,9 +67,9 @@ def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
 # --------------------------------------------------------------------------------------------------------------- data
 def provenance(train: Split) -> list[dict[str, Any]]:
     """What a configuration records of the data that it was trained on, an entry a data set."""
-    kept = ("name", "license", "synthetic", "fingerprint", "rows", "videos")
+    kept = ("name", "license", "synthetic", "fingerprint", "revision", "rows", "videos")
     parts = train.description.get("parts", [train.description])
-    return [{name: part[name] for name in kept} for part in parts]
+    return [{name: part[name] for name in kept if name != "revision" or part[name]} for part in parts]
 
 
 def make_augmentation(arguments: SplitArguments) -> Augmentation | None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,12 +19,14 @@ import torch
 from blob_faces import draw_frame, write_video
 from PIL import Image
 from tiny_checkpoint import save_tiny_checkpoint
+from tiny_mf2 import save_tiny
 
 import mf2
 from mf2.analysis import engine, overlay
+from mf2.analysis.peer_formats import check_peer_formats
 from mf2.analysis.tables import BOX, POSE
 from mf2.cli import main
-from mf2.labels_mf2 import AU_IDS, EMOTIONS, MEAN_FACE_68
+from mf2.labels_mf2 import AU_IDS, EMOTIONS, MEAN_FACE_68, LabelSpace
 
 DETECT = ("--backend", "blob_faces:BlobDetector")
 SERVERS = Path(__file__).parents[1] / "servers"
@@ -282,6 +285,47 @@ def test_a_folder_that_grew_is_analysed_where_it_is_new(checkpoint, media, tmp_p
     assert read_rows(tmp_path / "run") == rows
 
 
+def test_shards_of_a_folder_that_grew(checkpoint, media, tmp_path):
+    """Each source stays in its shard; what is new is in one of them. A shard may be empty."""
+    folder = tmp_path / "media"
+    shutil.copytree(media / "below", folder)
+    runs = [
+        (folder, "--model", checkpoint, "--output", tmp_path / "run", "--landmarks", "mean_face", "--shard", f"{n}/3")
+        for n in (1, 2, 3)
+    ]
+    assert [analyze(*run) for run in runs] == [0, 0, 0]
+    before = {shard: read_rows(shard) for shard in sorted((tmp_path / "run").iterdir())}
+    assert sum(map(len, before.values())) == 2
+    for number in range(4):
+        shutil.copy(folder / "two faces.png", folder / f"{number}.png")
+    assert [analyze(*run) for run in runs] == [0, 0, 0]
+    after = {shard: read_rows(shard) for shard in before}
+    assert all(after[shard][: len(rows)] == rows for shard, rows in before.items())
+    assert sorted(row["source"] for rows in after.values() for row in rows) == sorted(map(str, folder.iterdir()))
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_another_picture_under_the_same_name_is_no_continuation(
+    checkpoint, tmp_path, capsys, monkeypatch, is_finished
+):
+    """Of the same size, even; the same picture at another time is."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(draw_frame([LEFT])).save(folder / f"{number}.bmp")
+    options = ("--model", checkpoint, "--output", tmp_path / "run", "--landmarks", "mean_face")
+    with monkeypatch.context() as patch:
+        if not is_finished:
+            patch.setattr(engine, "_write_tables", Mock(side_effect=OSError("stopped")))
+        assert analyze(folder, *options) == int(not is_finished)
+    os.utime(folder / "0.bmp", (0, 0))
+    Image.fromarray(draw_frame([RIGHT])).save(folder / "1.bmp")
+    capsys.readouterr()
+    assert analyze(folder, *options) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "1.bmp changed since the analysis" in line and "0.bmp" not in line and "--output" in line
+
+
 def test_a_folder_that_grew_needs_a_whole_table(checkpoint, media, tmp_path, capsys):
     folder = tmp_path / "media"
     shutil.copytree(media / "below", folder)
@@ -424,6 +468,17 @@ def test_a_wrong_option_is_one_clear_line(checkpoint, media, tmp_path, capsys, a
     assert main([*command, *args]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("mf2 analyze: error: ") and message in last
+
+
+def test_a_format_that_labels_do_not_fit_is_refused_before_anything_is_analysed(media, tmp_path, capsys, monkeypatch):
+    save_tiny(tmp_path / "model", emotions=["Bored", "Happiness"])
+    monkeypatch.setattr(engine, "collect_rows", Mock(side_effect=AssertionError("analysed")))
+    options = ("--model", tmp_path / "model", "--landmarks", "mean_face", "--output", tmp_path / "run")
+    assert analyze(media, *options, "--format", "parquet,abaw") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "--format abaw" in last and "this model's are Bored, Happiness" in last and not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="needs action units"):
+        check_peer_formats(["abaw"], LabelSpace((), EMOTIONS))
 
 
 @pytest.mark.parametrize(

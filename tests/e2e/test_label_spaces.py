@@ -142,4 +142,5 @@ def test_every_command_takes_it(trained, pictures, tmp_path, capsys, method, spa
     contents = prepare(open_folder(folder), Placement("org/faces", base_repo, permission="made for this test"))
     problems = [problem for find in CHECKS["model"] for problem in find(contents)]
     assert not problems
-    run("calibrate", "--model", folder, "--data", folder / "data" / next((folder / "data").iterdir()).name, "--force")
+    run("calibrate", "--model", folder, "--data", labels, "--force")
+    assert len(list((folder / "data").iterdir())) == 1, "what fine-tuning imported"

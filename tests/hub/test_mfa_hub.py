@@ -9,7 +9,7 @@ from hub_server import Account, HubServer
 from samples import write_mfa_folder, write_picture
 
 from mf2.dataset_tools.export import export
-from mf2.dataset_tools.schema import load_mfa
+from mf2.dataset_tools.schema import dataset_fingerprint, load_mfa, read_manifest
 
 CLIENTS = Path(__file__).with_name("mfa_clients.py")
 
@@ -27,12 +27,15 @@ def test_a_data_set_is_read_by_its_id(tmp_path):
         write_picture(pictures / row["file_name"], 100 + row["frame"])
     with HubServer({"hf_alice": Account("alice")}) as hub:
         hub.repos["datasets", "alice/faces"] = repo
+        bare_repo = hub.repos["datasets", "alice/bare"] = Repo("datasets", "alice/bare")
+        bare_repo.commit("main", "card", {"README.md": HubFile(b"---\nlicense: cc-by-4.0\n---\n\n# Faces\n")})
         env = hub.client_env(tmp_path / "client", token="hf_alice")
         found = call_fresh(
             CLIENTS,
             "read_data_set",
             env=env,
             repo_id="alice/faces",
+            bare_id="alice/bare",
             pictures=str(pictures),
             out=str(tmp_path / "joined"),
         )
@@ -46,3 +49,9 @@ def test_a_data_set_is_read_by_its_id(tmp_path):
     assert found["joined"] == [100 + n for n in range(8)]
     assert "test" in refusals["split"] and refusals["split"].startswith("ValueError")
     assert refusals["repository"].startswith("DatasetNotFoundError: ") and "alice/nothing" in refusals["repository"]
+    whole, bare = found["origins"]["whole"], found["origins"]["bare"]
+    assert (whole["name"], whole["revision"]) == ("alice/faces", repo.branches["main"])
+    assert whole["license"] == read_manifest(source)["license"] == found["origins"]["joined"]
+    assert whole["fingerprint"] == dataset_fingerprint(folder)
+    assert (bare["name"], bare["license"], bare["fingerprint"]) == ("alice/bare", "cc-by-4.0", None)
+    assert bare["revision"] == bare_repo.branches["main"]
