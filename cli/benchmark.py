@@ -29,6 +29,11 @@ COMMANDS = {
         "mf2 benchmark shared_machine --busy 0 6",
         "benchmarks.arguments:add_shared_machine_arguments",
     ),
+    "gpu": Command(
+        "benchmarks.gpu",
+        "measure on a GPU what a CPU cannot tell: training, throughput, parity, each section with a time limit",
+        "mf2 benchmark gpu --output_dir outputs/gpu\nmf2 benchmark gpu --dry_run --sections training parity",
+    ),
     "time_to_score": Command(
         "experiments.time_to_score",
         "time each fine-tuning method to the same validation score, what it prepares included",

@@ -1,0 +1,213 @@
+"""What the sections of the GPU benchmark measure with: its sizes, a training step, and times, memory and errors."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from mf2.benchmarks.inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model, text_of_length
+from mf2.benchmarks.timing import release_memory, synchronize
+from mf2.benchmarks.workloads import Settings
+from mf2.configuration_mf2 import MF2Config
+from mf2.modeling_mf2 import MF2ForPreTraining
+
+Row = dict[str, Any]
+
+FLOOR_SECONDS = {
+    ("base", "caption"): 44 / 31_320,
+    ("base", "per_au"): 89 / 31_320,
+    ("paper", "caption"): 58 / 31_320,
+}
+"""The least time of an image in a training step at 790 TFLOP/s, by arithmetic, by size and `au_text_mode`: the tower
+forward, the branches' passes forward and backward, texts at their full length."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure: on a GPU at the real sizes, or on the CPU at sizes that show whether everything runs."""
+
+    device: str = "cuda"
+    dry_run: bool = False
+    seed: int = 0
+
+    @property
+    def base(self) -> str:
+        """The size in the place of `base`."""
+        return "tiny" if self.dry_run else "base"
+
+    @property
+    def paper(self) -> str:
+        """The size in the place of `paper`."""
+        return "tiny" if self.dry_run else "paper"
+
+    @property
+    def config_fields(self) -> Row:
+        """What makes a tiny model as large ones are: a frozen tower of transformer layers."""
+        tower = {"model_type": "vit", "image_size": 112, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2}
+        tower |= {"num_attention_heads": 2, "intermediate_size": 64}
+        return {"vision_config": tower, "freeze_vision": True} if self.dry_run else {}
+
+    @property
+    def train_images(self) -> int:
+        """Images of a training step."""
+        return 4 if self.dry_run else 56
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Of passes without training."""
+        return (1, 2) if self.dry_run else (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+    @property
+    def compiler(self) -> str:
+        """The backend of `torch.compile`; a dry run traces and compiles nothing."""
+        return "eager" if self.dry_run else "inductor"
+
+    def repeats(self, count: int) -> int:
+        """So many timed repeats; one in a dry run."""
+        return 1 if self.dry_run else count
+
+    def settings(self, **fields: Any) -> Settings:
+        """The settings of the other benchmarks that say the same."""
+        fields = {"device": self.device, "dtype": "bfloat16", "seed": self.seed, "repeats": self.repeats(9)} | fields
+        return Settings(**{"batch_size": self.train_images} | fields)
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+def attempt(plan: Plan, facts: Row, measure: Callable[[], Row]) -> Row:
+    """The facts and what is measured; where that fails, the facts and the error. Memory is given back."""
+    try:
+        return facts | measure()
+    except Exception as error:
+        return facts | {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    finally:
+        release_memory(plan.device)
+
+
+def seconds_of(plan: Plan, run: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
+    """Median seconds of a call, its work on the GPU included."""
+    taken = []
+    for repeat in range(-min(warm_up, plan.repeats(warm_up)), plan.repeats(repeats)):
+        synchronize(plan.device)
+        started = perf_counter()
+        run()
+        synchronize(plan.device)
+        if repeat >= 0:
+            taken.append(perf_counter() - started)
+    return median(taken)
+
+
+def reset_peak(plan: Plan) -> None:
+    """Begin to look for a peak of the GPU's memory."""
+    if plan.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib(plan: Plan) -> Row:
+    """The most that was allocated on the GPU since; nothing on a CPU."""
+    return {"peak, GiB": torch.cuda.max_memory_allocated() / 2**30} if plan.device == "cuda" else {}
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖, in float64."""
+    found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def precision(plan: Plan, name: str) -> AbstractContextManager[object]:
+    """Autocast by the name of a dtype, or what multiplies float32 as `float32` or `tf32`; see `set_matmul`."""
+    set_matmul(name == "tf32")
+    if name.endswith(" autocast"):
+        return torch.autocast(plan.device, dtype=getattr(torch, name.split()[0]))
+    return nullcontext()
+
+
+def set_matmul(tf32: bool) -> None:
+    """Whether products of float32 use TF32."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def weights_dtype(name: str) -> torch.dtype:
+    """Of the model's weights under that precision."""
+    return getattr(torch, name, torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------------ training
+@dataclass
+class TrainingStep:
+    """A pre-training step under bf16 autocast on float32 weights: forward, backward, AdamW.
+
+    Args:
+        full_texts: texts of each kind's full length, as the floor counts them, instead of generated captions.
+        fused: AdamW in one kernel for all parameters, the Trainer's default.
+    """
+
+    model: MF2ForPreTraining
+    batch: Batch
+    settings: Settings
+    size: str
+    fused: bool = True
+
+    @classmethod
+    def build(
+        cls, plan: Plan, size: str, mode: str = "caption", images: int | None = None, full_texts: bool = False
+    ) -> "TrainingStep":
+        """The model and its batch on the device."""
+        count = images or plan.train_images
+        config = make_config(size, plan.seed, au_text_mode=mode, **plan.config_fields)
+        model = make_model(config, plan.seed, plan.device)
+        batch = make_batch(config, count, IMAGE_SIZES[size], plan.seed, plan.device)
+        if full_texts:
+            batch = with_full_texts(batch, config, plan)
+        step = cls(model, batch, plan.settings(batch_size=count), size)
+        step.start()
+        return step
+
+    def start(self) -> None:
+        """A new optimizer; its rate of 0 does the full work and leaves the weights."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        fused = self.fused and self.settings.device == "cuda"
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, **({"fused": True} if fused else {}))
+
+    def loss(self) -> torch.Tensor:
+        """The sum of all losses."""
+        with self.settings.autocast():
+            return self.model(**self.batch).loss
+
+    def run(self) -> None:
+        """One step."""
+        self.loss().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def time(self, plan: Plan, repeats: int = 8, warm_up: int = 3) -> Row:
+        """Seconds, images a second, memory, and the share of the floor."""
+        reset_peak(plan)
+        seconds = seconds_of(plan, self.run, repeats, warm_up)
+        images = len(self.batch["pixel_values"])
+        row: Row = {"images": images, "ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
+        floor = FLOOR_SECONDS.get((self.size, self.model.config.au_text_mode))
+        return row | ({"share of the floor": floor * images / seconds} if floor else {})
+
+
+def with_full_texts(batch: Batch, config: MF2Config, plan: Plan) -> Batch:
+    """The batch with random texts of each kind's full length."""
+    per_au = config.au_text_mode == "per_au"
+    lengths = {"": config.emotion_text_length, "au_": config.au_sentence_length if per_au else config.au_text_length}
+    filled = dict(batch)
+    for prefix, length in lengths.items():
+        shape = batch[f"{prefix}input_ids"].shape[:-1]
+        ids, mask = text_of_length(config, shape.numel(), length, plan.seed, plan.device)
+        filled[f"{prefix}input_ids"] = ids.view(*shape, length)
+        filled[f"{prefix}attention_mask"] = mask.view(*shape, length)
+    return filled
+
+
+def repeated_layers(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The blocks of which tower and branches are stacks."""
+    for module in model.modules():
+        if type(module).__name__ in ("MF2QFormerLayer", "ViTLayer", "Blip2EncoderLayer"):
+            yield module
