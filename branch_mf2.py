@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings
-from .recognition_mf2 import READOUT
+from .recognition_mf2 import PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
 QUERIES_AT_ONCE = 1536
@@ -41,22 +41,32 @@ class BranchView:
 
 
 class FaceViews(dict[str, BranchView]):
-    """What was seen of faces: the branches' views by name, and what the linear readout says of them.
+    """What was seen of faces: the branches' views by name, what the linear readout says, and where the regions are.
 
     Args:
         views: by branch, the global one first.
         readout: `(B, A + E)` logits; None without a readout.
+        places: `(B, A, 4)` as in [`SampledFeatures`]; None where they are not known.
     """
 
-    def __init__(self, views: Mapping[str, BranchView], readout: torch.Tensor | None = None):
+    def __init__(
+        self,
+        views: Mapping[str, BranchView],
+        readout: torch.Tensor | None = None,
+        places: torch.Tensor | None = None,
+    ):
         super().__init__(views)
-        self.readout = readout
+        self.readout, self.places = readout, places
 
     @property
     def pooled(self) -> dict[str, torch.Tensor]:
         """What recognisers read, see `recognition_mf2.py`."""
         pooled = {name: view.pooled for name, view in self.items()}
-        return pooled if self.readout is None else pooled | {READOUT: self.readout[:, None, None]}
+        if self.readout is not None:
+            pooled[READOUT] = self.readout[:, None, None]
+        if self.places is not None:
+            pooled[PLACES] = self.places[:, :, None]
+        return pooled
 
 
 class SharedSpace(nn.Module):

@@ -210,6 +210,8 @@ class MF2Config(PreTrainedConfig):
             split, scaled, so that rare emotions are not drowned (logit adjustment, Menon et al., arXiv 2007.07314).
         joint_width: Width of a view in the joint view of the face and all AU regions that the recognisers read beside
             their own; 0 is the paper's, where an AU reads its region and the face only. A multiple of 4.
+        joint_places: One more view in it is where the AU regions lie, compared with the mean face: what a face does
+            moves its landmarks, and the regions with them.
         direct_states: The first of a branch's pooled states is the mean of what its first cross-attention could read,
             in place of the query embeddings, which are the same for every image; the recognisers read it beside the
             last. With a frozen tower they then start from what a linear probe sees.
@@ -271,6 +273,7 @@ class MF2Config(PreTrainedConfig):
     au_pos_weight: list[float | int] | tuple | None = None
     emotion_logit_shift: list[float | int] | tuple | None = None
     joint_width: int = 0
+    joint_places: bool = False
     direct_states: bool = False
     recognition_dropout: float | int = 0.0
     readout_grids: list[int] | tuple = ()
@@ -521,6 +524,7 @@ def _small_size() -> dict[str, Any]:
         "global_feature_level": 3,
         "local_feature_levels": [2, 3],  # maps of 1/8 and 1/16 of the side: later ones know objects, not creases
         "joint_width": 64,
+        "joint_places": True,
         "direct_states": True,
         "recognition_dropout": 0.3,
         "readout_grids": [14, 7],  # every cell of those maps at 112 px

@@ -54,11 +54,12 @@ from .configuration_mf2 import MF2Config
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import MF2LMHead, map_key_values, select_rows
 from .readout_mf2 import FaceReadout
-from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition
+from .recognition_mf2 import BASE, PLACES, MF2Recognizers, PooledTexts, Recognition
 from .regions_mf2 import nearest_au_indexes
 from .tower_mf2 import (
     SampledFeatures,
     VisionFeatures,
+    box_centers,
     build_vision_tower,
     image_size_of,
     read_tower,
@@ -248,13 +249,13 @@ class MF2Model(MF2PreTrainedModel):
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
         """
-        vision, regions = self.encode_vision(pixel_values), None
+        vision, regions, places = self.encode_vision(pixel_values), None, None
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
         if "au" in self.branches:
             self._check_boxes(pixel_values, au_boxes, au_ids)
-            regions = self._sample_maps(vision, au_boxes)
-        described = self.readout.describe(vision, regions, au_boxes, au_ids) if hasattr(self, "readout") else None
-        return SampledFeatures(vision.tokens, regions, described)
+            regions, places = self._sample_maps(vision, au_boxes), box_centers(au_boxes)
+        described = self.readout.describe(vision, regions, places, au_ids) if hasattr(self, "readout") else None
+        return SampledFeatures(vision.tokens, regions, described, places=places)
 
     def _sample_maps(self, vision: VisionFeatures, au_boxes: torch.Tensor) -> torch.Tensor:
         levels = [sample_regions(of, au_boxes.flatten(1, 2), self.config.au_region_grid) for of in vision.maps]
@@ -312,7 +313,7 @@ class MF2Model(MF2PreTrainedModel):
             is_local = name == "au"
             vision_states = self.project_regions(sampled.regions) if is_local else sampled.tokens[:, None]
             views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)  # (B, A, R, W), (B, 1, N, W)
-        return FaceViews(views, self._read_out(sampled))
+        return FaceViews(views, self._read_out(sampled), sampled.places)
 
     def _read_out(self, sampled: SampledFeatures) -> torch.Tensor | None:
         return sampled.readout if sampled.face is None else self.readout(sampled.face)
@@ -378,6 +379,7 @@ class MF2Model(MF2PreTrainedModel):
         vision_tokens: torch.Tensor | None = None,
         region_features: torch.Tensor | None = None,
         readout_logits: torch.Tensor | None = None,
+        region_places: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
         """See faces.
@@ -393,8 +395,9 @@ class MF2Model(MF2PreTrainedModel):
             caption_ids, au_caption_ids: `(B,)` and `(B,)` or `(B, A)`: equal where the text is the same.
             au_ids: `(B, K)` or `(K,)`: whose the K boxes of each face are, in any order; those of the label space
                 are taken. Without them the boxes are those of the label space, in its order.
-            vision_tokens, region_features: `(B, N, W)` and `(B, A, R, ΣW_l)`: what a frozen tower left of the
-                pictures, see [`SampledFeatures`]; then `pixel_values` and `au_boxes` are not read.
+            vision_tokens, region_features, region_places: `(B, N, W)`, `(B, A, R, ΣW_l)` and `(B, A, 4)`: what a
+                frozen tower left of the pictures, see [`SampledFeatures`]; then `pixel_values` and `au_boxes` are not
+                read.
             readout_logits: `(B, A + E)`, with them: what the linear readout says, where the model has one. Without
                 them the recognisers answer alone, as they do where they learn from the faces that it was fitted to.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
@@ -408,7 +411,7 @@ class MF2Model(MF2PreTrainedModel):
         if vision_tokens is None:
             sampled = self.sample_vision(pixel_values, self._own_boxes(au_boxes, au_ids))
         else:
-            sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits)
+            sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
         views = self.encode_sampled(sampled, keep_key_values=self._aligns and bool(texts))
         seen = self.recognize(views)
         losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts))
@@ -473,7 +476,8 @@ class MF2Model(MF2PreTrainedModel):
         for name in names:
             own_pooled = dict(pooled)
             if "au" in views:
-                own_pooled["au"] = pooled["au"][:, [wanted.index(au_id) for au_id in spaces[name].region_au_ids]]
+                own_regions = [wanted.index(au_id) for au_id in spaces[name].region_au_ids]
+                own_pooled |= {key: pooled[key][:, own_regions] for key in ("au", PLACES)}
             own_states = self._of_own_aus(described, spaces[name], wanted)
             seen = self.recognizers.answer(name, own_pooled)
             outputs[name] = MF2Output(au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, **own_states)

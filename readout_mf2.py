@@ -20,18 +20,17 @@ from .tower_mf2 import VisionFeatures
 NUM_CENTERS = 2
 
 
-def describe_regions(regions: torch.Tensor, au_boxes: torch.Tensor) -> torch.Tensor:
+def describe_regions(regions: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """What a region says: the mean of the samples around each of its centres, and where the centres lie.
 
     Args:
         regions: `(B, A, R, ΣW_l)`, the samples of the first centre before those of the second.
-        au_boxes: `(B, A, 2, 4)` x1 y1 x2 y2, normalised to [0, 1].
+        places: `(B, A, 4)` x and y of the two centres, as fractions of the image.
     Returns:
         `(B, A, 2 · ΣW_l + 4)`.
     """
     means = regions.unflatten(2, (NUM_CENTERS, -1)).mean(3).flatten(2)
-    centers = (au_boxes[..., :2] + au_boxes[..., 2:]) / 2
-    return torch.cat([means, centers.flatten(2).to(means.dtype)], dim=-1)
+    return torch.cat([means, places.to(means.dtype)], dim=-1)
 
 
 class FaceReadout(nn.Module):
@@ -67,19 +66,19 @@ class FaceReadout(nn.Module):
         self,
         vision: VisionFeatures,
         regions: torch.Tensor | None,
-        au_boxes: torch.Tensor | None,
+        places: torch.Tensor | None,
         au_ids: Sequence[int],
     ) -> torch.Tensor:
         """What it reads of faces, `(B, F)`: every map averaged to its grid, and its own regions.
 
         Args:
-            regions, au_boxes: As in `describe_regions`, of `au_ids`; of an own AU that is not among them the nearest
+            regions, places: As in `describe_regions`, of `au_ids`; of an own AU that is not among them the nearest
                 is taken. None without a local branch.
         """
         maps = zip(vision.maps, self.grids, strict=True)
         parts = [F.adaptive_avg_pool2d(of.float(), grid).flatten(1) for of, grid in maps]
         if regions is not None:
-            described = describe_regions(regions.float(), au_boxes)
+            described = describe_regions(regions.float(), places)
             if tuple(au_ids) != tuple(self.region_au_ids):
                 described = described[:, nearest_au_indexes(self.region_au_ids, tuple(au_ids))]
             parts.append(described.flatten(1))

@@ -7,6 +7,9 @@ others as well. Whatever sits in their place has this interface.
 Where the model has a linear readout (`readout_mf2.py`), `"readout"` among them is what it says, `(B, 1, 1, A + E)`
 logits of the checkpoint's label space, which its recognisers average with theirs.
 
+With the local branch `"places"` among them, `(B, A, 1, 4)`, are x and y of the two centres of each AU's regions, as
+fractions of the image.
+
 The paper's recognisers read a region and the face (`joint_width=0`). AUs occur together, and a face shows each of them
 in more places than its own region, so that others have a joint view of all of them beside it.
 """
@@ -22,13 +25,16 @@ from torch import nn
 from .alignment_mf2 import recognition_losses
 from .configuration_mf2 import MF2Config
 from .labels_mf2 import LabelSpace
-from .regions_mf2 import nearest_au_indexes
+from .regions_mf2 import au_centers_from_landmarks, mean_face, nearest_au_indexes
 
 BASE = "base"
 """The name of a checkpoint's own recognisers among those of its adapters."""
 
 READOUT = "readout"
 """The name of the linear readout's logits among the pooled states."""
+
+PLACES = "places"
+"""The name of where the AU regions lie among the pooled states."""
 
 
 @dataclass
@@ -72,13 +78,29 @@ class JointView(nn.Module):
         num_views: Views of each branch.
         width: Of a view in the joint one.
         dropout: In training, of the views as they come, of attention's outcome and of what is returned.
+        mean_places: `(A, 4)` of the mean face, where one more view is where the regions lie; None is without.
     """
 
     HEADS = 4
+    PLACES_SCALE = 20.0
+    """Places of faces differ by a few hundredths of the image."""
 
-    def __init__(self, widths: Mapping[str, int], num_views: Mapping[str, int], width: int, dropout: float):
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        num_views: Mapping[str, int],
+        width: int,
+        dropout: float,
+        mean_places: Sequence[Sequence[float]] | None = None,
+    ):
         super().__init__()
         self.num_views = {name: num_views[name] for name in widths}
+        self.mean_places = mean_places
+        if mean_places is not None:
+            self.num_views[PLACES] = 1
+            self.place_projection = nn.Sequential(
+                nn.Linear(4 * len(mean_places), 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            )
         self.projections = nn.ModuleDict(
             {
                 name: nn.Sequential(nn.LayerNorm(of), nn.Dropout(dropout), nn.Linear(of, width))
@@ -92,9 +114,15 @@ class JointView(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """`{branch: (B, K, D)}` -> `(B, V · width)`, V all views."""
-        views = torch.cat([project(features[name]) for name, project in self.projections.items()], dim=1)
+    def forward(self, features: Mapping[str, torch.Tensor], places: torch.Tensor | None = None) -> torch.Tensor:
+        """`{branch: (B, K, D)}` and `(B, A, 4)` -> `(B, V · width)`, V all views, that of the places the last."""
+        projected = [project(features[name]) for name, project in self.projections.items()]
+        if self.mean_places is not None:
+            if places is None:
+                raise ValueError("region_places are missing beside vision_tokens: this model reads where regions lie.")
+            shifts = (places.float() - places.new_tensor(self.mean_places).float()) * self.PLACES_SCALE
+            projected.append(self.place_projection(shifts.flatten(1).to(projected[0].dtype))[:, None])
+        views = torch.cat(projected, dim=1)
         views = views + self.view_embeddings(torch.arange(views.shape[-2], device=views.device))
         query, key, value = (
             x.unflatten(-1, (self.HEADS, -1)).transpose(1, 2)
@@ -131,19 +159,27 @@ class RecognitionHeads(nn.Module):
         self.dropout = nn.Dropout(config.recognition_dropout or 0.0)
         if config.joint_width:
             num_views = {"emo": 1, "au": self.num_regions}
-            self.joint_view = JointView(widths, num_views, config.joint_width, config.recognition_dropout or 0.0)
-            head_width += config.joint_width * sum(num_views[name] for name in widths)
+            places = self._mean_places() if "au" in widths and getattr(config, "joint_places", False) else None
+            dropout = config.recognition_dropout or 0.0
+            self.joint_view = JointView(widths, num_views, config.joint_width, dropout, places)
+            head_width += config.joint_width * sum(self.joint_view.num_views.values())
         if label_space.emotions:
             self.emotion_head = nn.Linear(head_width, len(label_space.emotions))
         if label_space.au_ids:
             # Row a of the matrix reads the feature of AU a only.
             self.au_head = nn.Linear(head_width, len(label_space.au_ids))
 
-    def read(self, features: Mapping[str, torch.Tensor]) -> Recognition:
-        """`{branch: (B, K, D)}`, the global branch before the local one -> logits."""
+    def _mean_places(self) -> list[list[float]]:
+        """`(A, 4)`: where the regions lie in the mean face, as fractions of the image."""
+        side, region_au_ids = 1000, self.config.label_space.region_au_ids[: self.num_regions]
+        centers = au_centers_from_landmarks(mean_face((side, side), self.config.eye_centers), region_au_ids)
+        return (centers.reshape(-1, 4) / side).tolist()
+
+    def read(self, features: Mapping[str, torch.Tensor], places: torch.Tensor | None = None) -> Recognition:
+        """`{branch: (B, K, D)}`, the global branch before the local one, and `(B, A, 4)` places -> logits."""
         views = {name: self.dropout(view) for name, view in features.items()}
         face = {name: view[:, : self.num_regions] for name, view in features.items()}
-        joint = [self.joint_view(face)] if hasattr(self, "joint_view") else []
+        joint = [self.joint_view(face, places)] if hasattr(self, "joint_view") else []
         seen = Recognition()
         if hasattr(self, "emotion_head"):
             means = [view[:, : self.num_regions].mean(1) for view in views.values()]
@@ -189,21 +225,21 @@ class MF2Recognizers(RecognitionHeads):
         """Recognisers of the configuration's label space, which know what they share with those of the old one.
 
         In the joint view a new AU's region is seen as that of the known AU whose regions are nearest, and read by
-        nothing yet.
+        nothing yet, nor is its place.
         """
         new = MF2Recognizers(self.widths, config).to(next(self.parameters()))
         space = config.label_space
-        views = [0] * ("emo" in self.widths)  # for each new view the old one
+        views, known = [], []  # for each new view the old one, and whether it is of the same
+        if "emo" in self.widths:
+            views, known = [0], [True]
         if "au" in self.widths:
             nearest = nearest_au_indexes(space.region_au_ids, old.region_au_ids)
             views += [len(views) + index for index in nearest]
+            known += [au_id in old.region_au_ids for au_id in space.region_au_ids]
         if config.joint_width:
-            kept = {name: tensor for name, tensor in self.joint_view.state_dict().items() if "embeddings" not in name}
-            new.joint_view.load_state_dict(kept, strict=False)
-            new.joint_view.view_embeddings.weight.copy_(self.joint_view.view_embeddings.weight[views])
-        known = [True] * ("emo" in self.widths) + [a in old.region_au_ids for a in space.region_au_ids] * (
-            "au" in self.widths
-        )
+            if self.joint_view.mean_places is not None:
+                views, known = [*views, -1], [*known, True]
+            self._copy_joint_view(new.joint_view, space.region_au_ids, old.region_au_ids, views)
         for head, before, after in (
             ("emotion_head", old.emotions, space.emotions),
             ("au_head", old.au_ids, space.au_ids),
@@ -214,6 +250,21 @@ class MF2Recognizers(RecognitionHeads):
                 target.weight[row] = self._columns(source.weight[old_row], views, known)
                 target.bias[row] = source.bias[old_row]
         return new
+
+    def _copy_joint_view(
+        self, new: JointView, au_ids: Sequence[int], old_au_ids: Sequence[int], views: Sequence[int]
+    ) -> None:
+        """Fill a joint view of other regions; `views` has for each new view the old one."""
+        of_regions = ("view_embeddings.weight", "place_projection.0.weight")
+        state = self.joint_view.state_dict()
+        new.load_state_dict({name: tensor for name, tensor in state.items() if name not in of_regions}, strict=False)
+        new.view_embeddings.weight.copy_(self.joint_view.view_embeddings.weight[views])
+        if new.mean_places is not None:
+            target = new.place_projection[0].weight.zero_().unflatten(1, (-1, 4))
+            source = self.joint_view.place_projection[0].weight.unflatten(1, (-1, 4))
+            for index, au_id in enumerate(au_ids):
+                if au_id in old_au_ids:
+                    target[:, index] = source[:, old_au_ids.index(au_id)]
 
     def _columns(self, weights: torch.Tensor, views: Sequence[int], known: Sequence[bool]) -> torch.Tensor:
         """A row of a head for other views: the joint view's parts are taken along, those of new AUs are zero."""
@@ -240,7 +291,8 @@ class MF2Recognizers(RecognitionHeads):
         if self.config.direct_states:
             direct = {name: F.layer_norm(states[:, :, 0], states.shape[-1:]) for name, states in of_branches.items()}
             features = {name: torch.cat([direct[name], last], dim=-1) for name, last in features.items()}
-        seen = self.read(features)
+        places = pooled[PLACES][:, :, 0] if PLACES in pooled else None
+        seen = self.read(features, places)
         if READOUT in pooled:
             self._average(seen, pooled[READOUT].flatten(1))
         return seen

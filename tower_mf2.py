@@ -107,12 +107,15 @@ class SampledFeatures:
             the local branch.
         face: `(B, F)` what the linear readout reads; None without one.
         readout: `(B, A + E)` what it says, where that is known already.
+        places: `(B, A, 4)` x and y of the two centres of each AU's regions; None without the
+            local branch.
     """
 
     tokens: torch.Tensor
     regions: torch.Tensor | None
     face: torch.Tensor | None = None
     readout: torch.Tensor | None = None
+    places: torch.Tensor | None = None
 
 
 def read_levels(tower: PreTrainedModel, pixel_values: torch.Tensor, levels: Sequence[int]) -> list[torch.Tensor]:
@@ -181,6 +184,11 @@ def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: in
             align_corners=False,
         )  # (B, W, K, g²)
     return sampled.permute(0, 2, 3, 1).to(feature_map.dtype)
+
+
+def box_centers(au_boxes: torch.Tensor) -> torch.Tensor:
+    """`(B, A, 2, 4)` x1 y1 x2 y2 -> `(B, A, 4)`: x and y of the first centre, then of the second."""
+    return ((au_boxes[..., :2] + au_boxes[..., 2:]) / 2).flatten(2)
 
 
 def select_boxes(

@@ -2,8 +2,9 @@
 
     features/<key>/
         key.json                           what the features follow from, in clear
-        images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W), `region_features` (rows, A, R, ΣW_l) and, of
-                                           the first view, `face_features` (rows, F) where there is a linear readout
+        images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W), `region_features` (rows, A, R, ΣW_l),
+                                           `region_places` (rows, A, 4) and, of the first view, `face_features`
+                                           (rows, F) where there is a linear readout
         readout-<key>.safetensors          the readout that was fitted to them, see `readout_fit`
 
 They are kept as DFN's states are, see `state_cache`: under a hash of everything that they follow from, a chunk at a
@@ -30,9 +31,14 @@ from mf2.training.arguments import PretrainArguments
 from mf2.training.readout_fit import ReadoutFit, Targets, fit_key, fit_readout, importance_of
 from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks
 
-FEATURE_NAMES = ("vision_tokens", "region_features", "readout_logits")
+FEATURE_NAMES = ("vision_tokens", "region_features", "region_places", "readout_logits")
 """What a model reads in the place of pictures."""
-STORED_NAMES = {"tokens": "vision_tokens", "regions": "region_features", "face": "face_features"}
+STORED_NAMES = {
+    "tokens": "vision_tokens",
+    "regions": "region_features",
+    "places": "region_places",
+    "face": "face_features",
+}
 """Under which name each of [`SampledFeatures`] is stored."""
 
 

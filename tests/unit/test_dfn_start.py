@@ -15,6 +15,7 @@ BASES = {
     "joint view": {"joint_width": 8, "recognition_dropout": 0.4},
     "global branch": {"use_au_vl": False, "joint_width": 8},
     "local branch": {"use_emo_vl": False, "joint_width": 8},
+    "places": {"joint_width": 8, "joint_places": True},
     "linear readout": {"readout_grids": [2], "joint_width": 8},
     "other thresholds": {"au_thresholds": [0.2, 0.3, 0.7]},
 }

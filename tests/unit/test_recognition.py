@@ -11,6 +11,7 @@ from mf2.recognition_mf2 import MF2Recognizers
 
 AUS = (1, 4, 12)
 WIDTHS = {"emo": 8, "au": 8}
+PLACES = pytest.mark.parametrize("joint_places", [False, True])
 JOINT = pytest.mark.parametrize("widths", [WIDTHS, {"emo": 8}, {"au": 8}])
 
 
@@ -23,7 +24,8 @@ def make_recognizers(widths=WIDTHS, joint_width=16, au_ids=AUS, **fields) -> MF2
 def make_pooled(widths=WIDTHS, num_aus=3) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     num_views = {"emo": 1, "au": num_aus}
-    return {name: torch.randn(4, num_views[name], 3, width, generator=generator) for name, width in widths.items()}
+    pooled = {name: torch.randn(4, num_views[name], 3, width, generator=generator) for name, width in widths.items()}
+    return pooled | {"places": torch.rand(4, num_aus, 1, 4, generator=generator)}
 
 
 def reached(recognizers: MF2Recognizers, changed_au: int) -> list[bool]:
@@ -52,12 +54,14 @@ def test_any_branch_may_be_off(widths):
 
 
 @JOINT
-def test_the_order_of_aus_can_be_changed(widths):
+@PLACES
+def test_the_order_of_aus_can_be_changed(widths, joint_places):
     """A head's weights follow the AUs whose regions they read."""
-    old, pooled = make_recognizers(widths), make_pooled(widths)
+    old, pooled = make_recognizers(widths, joint_places=joint_places), make_pooled(widths)
     before = old(pooled)
     order = [2, 0, 1]
-    config = MF2Config.from_size("tiny", au_ids=[AUS[i] for i in order], au_pairs_per_image=1, joint_width=16)
+    fields = {"au_pairs_per_image": 1, "joint_width": 16, "joint_places": joint_places}
+    config = MF2Config.from_size("tiny", au_ids=[AUS[i] for i in order], **fields)
     new = old.resized(LabelSpace(au_ids=AUS), config).eval()
     after = new({name: states if name == "emo" else states[:, order] for name, states in pooled.items()})
     torch.testing.assert_close(after.au_logits, before.au_logits[:, order])
@@ -73,6 +77,41 @@ def test_a_new_au_is_read_by_no_old_head():
     torch.testing.assert_close(new.au_head.weight[:3, :-16], old.au_head.weight)
     embeddings = new.joint_view.view_embeddings.weight
     torch.testing.assert_close(embeddings[4], embeddings[3])  # AU15 lies where AU12 does
+
+
+def test_places_are_read_in_the_joint_view_where_it_is_asked_for():
+    for joint_places in (False, True):
+        recognizers, pooled = make_recognizers(joint_places=joint_places), make_pooled()
+        before = recognizers(pooled)
+        pooled["places"] = pooled["places"] + 0.01
+        after = recognizers(pooled)
+        for name in ("au_logits", "emotion_logits"):
+            assert bool((getattr(after, name) != getattr(before, name)).any()) == joint_places
+    del pooled["places"]
+    with pytest.raises(ValueError, match="region_places are missing"):
+        recognizers(pooled)
+
+
+def test_the_place_of_a_new_au_is_not_read():
+    old = make_recognizers(joint_places=True)
+    fields = {"au_pairs_per_image": 1, "joint_width": 16, "joint_places": True}
+    new = old.resized(LabelSpace(au_ids=AUS), MF2Config.from_size("tiny", au_ids=[*AUS, 15], **fields))
+    pooled = make_pooled(num_aus=4)
+    before = new(pooled)
+    pooled["places"][:, 3] += 0.5
+    torch.testing.assert_close(new(pooled).au_logits, before.au_logits, rtol=0, atol=0)
+    pooled["places"][:, 2] += 0.5
+    assert not torch.equal(new(pooled).au_logits, before.au_logits)
+
+
+def test_a_mean_face_is_nothing_to_say():
+    view = make_recognizers(joint_places=True).joint_view
+    mean = torch.tensor(view.mean_places)[None]
+    assert mean.shape == (1, len(AUS), 4) and mean.min() > 0.1 and mean.max() < 0.9
+    shifted = []
+    view.place_projection.register_forward_pre_hook(lambda _, inputs: shifted.append(inputs[0]))
+    view({name: torch.randn(1, 1 if name == "emo" else 3, 8) for name in WIDTHS}, mean)
+    assert shifted[0].abs().max() < 1e-5
 
 
 def test_dropout_is_of_training_only():

@@ -333,7 +333,7 @@ def test_an_evaluation_batch_has_no_texts(base, faces, cache):
     task, _, train, evaluation, _ = fill(base, faces, cache)
     in_training = collate_states([StateRows(train, task.train, captions_of(task), 42)[(0, 1)]])
     in_evaluation = collate_states([StateRows(evaluation, task.evaluation, None, 42)[1]])
-    states_and_labels = {"emo_states", "au_states", "emotion_labels", "au_labels"}
+    states_and_labels = {"emo_states", "au_states", "places_states", "emotion_labels", "au_labels"}
     assert set(in_evaluation) == states_and_labels
     texts = {f"{branch}_{part}" for branch in ("emo", "au") for part in ("text_states", "caption_ids", "text_valid")}
     assert set(in_training) == states_and_labels | texts
