@@ -1,4 +1,4 @@
-.PHONY: docs install test test-minimum test-tested test-newest pin-tested demo lint types bench
+.PHONY: docs install test test-minimum test-tested test-newest test-servers pin-tested demo lint types bench
 
 install:            ## the package and everything the tests need
 	pip install -c constraints/tested.txt -e '.[dev]'
@@ -17,6 +17,9 @@ test-newest:        ## the newest releases, within the declared ranges and beyon
 
 pin-tested:         ## everything on the newest releases that are allowed; pins them in constraints/tested.txt
 	.ci/releases pin
+
+test-servers:       ## captions through servers of others, installed from their packages; llama.cpp's is compiled
+	python tests/third_party/run.py
 
 demo:               ## the main job: pre-train a small model on a generated sample
 	accelerate launch training/pretrain.py --config training/configs/demo.yaml

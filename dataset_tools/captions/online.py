@@ -275,6 +275,7 @@ class OnlineRunner:
         return response.http_response.text
 
     def _note_failure(self, failure: Failure) -> None:
+        self._tally.last_failure = failure.reason
         if failure.outcome is Outcome.STOP:
             self.stop(failure.reason)
         if failure.counts_as_outage:

@@ -40,6 +40,9 @@ from .tally import Tally
 
 EXIT_UNFINISHED = 3
 """The run stopped, or waits for a batch; the same command goes on with it."""
+_BROKEN = "HTTP 500"
+"""How the failure begins of a server that breaks on a request, and not for want of capacity."""
+_FORM_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,8 @@ class Session:
     def _find_schema(self) -> None:
         """Ask one request; where the server refuses its form, ask with the next one, and remember what it takes.
 
+        Some servers answer a form that they do not know with HTTP 500, every time.
+
         Raises:
             ConnectionError: the server refuses every request whatever it is.
         """
@@ -244,15 +249,16 @@ class Session:
         forms = SCHEMAS[SCHEMAS.index(profile.schema) :] if self._args.schema is None else (profile.schema,)
         for form in forms:
             self._use_schema(form)
-            tally = self._run_online(islice(self._pending(), 1), "pilot")
-            if not tally.is_refused:
+            tally = self._run_online(islice(self._pending(), 1), "pilot", _FORM_TRIES)
+            breaks = not self._is_answered and (tally.last_failure or "").startswith(_BROKEN)
+            if not tally.is_refused and (tally.stopped_because or not breaks):
                 if tally.stopped_because:
                     raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
                 if self._is_answered:
                     self._store.remember(name, form).result()
                 return
             if form != forms[-1]:
-                print(f"{profile.name}: {tally.stopped_because}; trying it without {form}")
+                print(f"{profile.name}: {tally.stopped_because or tally.last_failure}; trying it without {form}")
         self._use_schema(profile.schema)
 
     def _estimate(self) -> Estimate:
@@ -273,12 +279,13 @@ class Session:
         return estimate_from_pilot(estimate, tally, pilot_usd, self.endpoint.price, batch=is_batch)
 
     # -------------------------------------------------------------------------------------------------------- asking
-    def _run_online(self, requests: Iterator[CaptionRequest], title: str) -> Tally:
+    def _run_online(self, requests: Iterator[CaptionRequest], title: str, max_tries: int | None = None) -> Tally:
+        settings = self._settings if max_tries is None else replace(self._settings, max_tries=max_tries)
         with tqdm(desc=title, unit="caption") as bar:
-            return asyncio.run(self._run_online_async(requests, _show(bar)))
+            return asyncio.run(self._run_online_async(requests, settings, _show(bar)))
 
     async def _run_online_async(
-        self, requests: Iterator[CaptionRequest], on_settled: Callable[[Tally], None]
+        self, requests: Iterator[CaptionRequest], settings: RunSettings, on_settled: Callable[[Tally], None]
     ) -> Tally:
         endpoint, args = self.endpoint, self._args
         async with open_async_client(
@@ -288,7 +295,7 @@ class Session:
                 client,
                 endpoint.builder,
                 self._store,
-                self._settings,
+                settings,
                 price=self._price,
                 budget=self._budget,
                 pacer=Pacer(args.rpm, args.tpm),

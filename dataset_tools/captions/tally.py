@@ -20,7 +20,7 @@ IN_BATCH = "in_batch"
 class Tally:
     """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt`, `unfinished` and `not_asked` to how many ended so.
 
-    `is_refused` is True where the server refused every request that it was sent.
+    `is_refused` is True where the server refused every request that it was sent; `last_failure` is in its words.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -33,6 +33,7 @@ class Tally:
     usd: float = 0.0
     stopped_because: str | None = None
     is_refused: bool = False
+    last_failure: str | None = None
 
     def count(self, question: Question, outcome: str, reason: str | None = None) -> None:
         """A caption ended as `outcome`."""

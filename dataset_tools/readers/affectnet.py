@@ -1,11 +1,15 @@
 """Reads AffectNet in either of its layouts.
 
 csv:
-    .../training.csv, .../validation.csv   columns subDirectory_filePath, facial_landmarks (x0;y0;...), expression
+    .../training.csv, .../validation.csv   columns subDirectory_filePath, facial_landmarks (x0;y0;...), expression;
+                                           a file without a header, as validation.csv is also passed on, has all nine
     .../689/abc.jpg                        the images, below any folder (--crop)
 npy:
     {train_set,val_set}/annotations/12_exp.npy   the expression, a string in an array without dimensions
+    {train_set,val_set}/annotations/12_lnd.npy   136 numbers x0, y0, x1, ...
     {train_set,val_set}/images/12.jpg
+
+The labels that a program gave (automatically_annotated.csv) are not read.
 """
 
 import argparse
@@ -18,7 +22,15 @@ from tqdm import tqdm
 
 from ...labels_mf2 import EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, parse_landmarks, read_text_table
+from .frame_table import (
+    Folder,
+    ReadReport,
+    add_crop_argument,
+    as_points,
+    frame_table,
+    parse_landmarks,
+    read_text_table,
+)
 from .interface import About, License
 
 CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
@@ -34,7 +46,14 @@ ABOUT = About(
     emotions=EMOTIONS,
     splits="official training and validation",
 )
-COUNTED = {"dropped_no_emotion": "dropped: rows of 8 (none), 9 (uncertain) and 10 (no face)"}
+COUNTED = {
+    "dropped_no_emotion": "dropped: rows of 8 (none), 9 (uncertain) and 10 (no face)",
+    "labels_ignored": "files of labels that are not read: automatic ones, or those of the other layout (--layout)",
+}
+_COLUMNS = (
+    *("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height"),
+    *("facial_landmarks", "expression", "valence", "arousal"),
+)
 _CSV = r"(?P<split>training|validation)\.csv"
 _NPY = r"(?P<split>train_set|val_set)/annotations/(?P<name>\d+)_exp\.npy"
 
@@ -54,6 +73,8 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     if layout == "auto":
         layout = "npy" if folder.match(_CSV).empty and not folder.match(_NPY).empty else "csv"
     report.settings["layout"] = layout
+    folder.count_others(r"automatically_annotated[^/]*\.csv", "labels_ignored")
+    folder.count_others(_NPY if layout == "csv" else _CSV, "labels_ignored")
     labels, images = (_read_csv if layout == "csv" else _read_npy)(folder, report, args.crop)
     codes = pd.to_numeric(labels["code"].where(labels["code"].str.fullmatch(r"[0-9]{1,2}").astype(bool)))
     labels = report.drop(labels, codes.isin(list(NOT_EMOTIONS)), "dropped_no_emotion", "video_id")
@@ -70,7 +91,7 @@ def _read_csv(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
     tables = []
     for split, path in files.to_numpy():
         columns = ("subDirectory_filePath", "facial_landmarks", "expression")
-        table = read_text_table(folder.root / path, report, columns)
+        table = read_text_table(folder.root / path, report, columns, _COLUMNS)
         tables.append(table.assign(split=split.lower()))
     table = pd.concat(tables, ignore_index=True)
     labels = pd.DataFrame(
@@ -91,12 +112,26 @@ def _read_npy(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
     report.tally.add("rows", len(files))
     codes = [_read_code(folder.root / path) for path in tqdm(files["path"], desc="annotations", unit="file")]
     labels = files.assign(code=pd.Series(codes, dtype=object), split=files["split"].str.lower())
-    labels = report.drop(labels, labels["code"].isna(), "malformed", "path").drop(columns="path")
+    labels = report.drop(labels, labels["code"].isna(), "malformed", "path")
+    landmarks = dict(folder.match(_NPY.replace("_exp", "_lnd"))[["path", "name"]].to_numpy())
+    paths = labels["path"].str.replace("_exp.npy", "_lnd.npy", case=False, regex=False)
+    labels["landmarks"] = [_read_points(folder.root / path, report) if path in landmarks else None for path in paths]
+    labels = labels.drop(columns="path")
     labels = labels.assign(split_folder=labels["split"], video_id=labels["split"] + "/" + labels["name"])
     images = folder.images(
         r"(?P<split_folder>train_set|val_set)/images/(?P<name>\d+)", "such as train_set/images/12.jpg", crop
     )
     return labels, images.assign(split_folder=images["split_folder"].str.lower())
+
+
+def _read_points(path: Path, report: ReadReport) -> np.ndarray | None:
+    """(136,) landmarks; None, counted, where the file is not understood. Nothing is unpickled."""
+    try:
+        points = as_points(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, EOFError, OSError):
+        points = None
+    report.count("values_unknown", [f"landmarks {path.name}"] if points is None else [])
+    return points
 
 
 def _read_code(path: Path) -> str | None:

@@ -3,24 +3,30 @@
     cohn-kanade-images/S005/001/S005_001_00000011.png
     FACS/.../S005_001_00000011_facs.txt         a line an active AU: number and intensity; 0 = present, not graded
     Emotion/.../S005_001_00000011_emotion.txt   one number; many sequences have none
+    Landmarks/.../S005_001_00000011_landmarks.txt   68 lines x y, in pixels of cohn-kanade-images
 
-AUs that a FACS file does not list are not active; the earlier frames of a sequence have no label in any file.
+The first part of a name is the person. Where other versions of the images are there, --crop chooses one; the landmarks
+belong to cohn-kanade-images alone. AUs that a FACS file does not list are not active; the earlier frames of a sequence
+have no label in any file.
 """
 
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS, EMOTIONS
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .frame_table import Folder, ReadReport, frame_table
+from .frame_table import Folder, ReadReport, add_crop_argument, as_points, frame_table
 from .interface import About, License
 
 CODES = ("Neutral", "Anger", "Contempt", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
 CONVENTION = {"Contempt": "Other"}
+ORIGINAL = "cohn-kanade-images"
 ABOUT = About(
     name="CK+",
     license=License("other", "ck-plus-agreement", "http://www.jeffcohn.net/Resources/"),
@@ -36,12 +42,14 @@ COUNTED = {
     "emotion_files": "emotion files",
     "no_emotion_file": "sequences without an emotion file that is understood (unlabelled)",
     "no_facs_file": "sequences without a FACS file that is understood (unlabelled)",
+    "landmark_files": "landmark files of kept images",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this data set."""
     add_emotion_arguments(parser)
+    add_crop_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
@@ -60,13 +68,34 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels = labels.assign(
         group_id=parts[0], video_id=parts[0] + "_" + parts[1], frame=pd.to_numeric(parts[2]).astype(int)
     )
-    images = folder.images(r"(?P<name>S\d+_\d+_\d{1,9})", "such as cohn-kanade-images/S005/001/S005_001_00000011.png")
+    looked_for = "such as cohn-kanade-images/S005/001/S005_001_00000011.png"
+    images = folder.images(r"(?P<name>S\d+_\d+_\d{1,9})", looked_for, args.crop)
+    labels["landmarks"] = _read_landmarks(folder, labels["name"], images, report)
     return frame_table(labels, report, images, on=["name"], emotions=emotions), report
+
+
+def _read_landmarks(folder: Folder, names: pd.Series, images: pd.DataFrame, report: ReadReport) -> list[Any]:
+    """(136,) points of each frame, or None; those of cohn-kanade-images do not fit another version."""
+    is_original = ("/" + images["path"]).str.contains(f"/{ORIGINAL}/", case=False, regex=False)
+    files = folder.match(r"(?P<name>S\d+_\d+_\d{1,9})_landmarks\.txt")
+    path_of = dict(files[files["name"].isin(images["name"][is_original])].to_numpy())
+    points = []
+    for name in names:
+        path, found = path_of.get(name), None
+        if path is not None and (lines := _numbers(folder.read(path))) and all(len(line) == 2 for line in lines):
+            found = as_points(np.array(lines))
+        if path is not None:
+            report.count("landmark_files" if found is not None else "rejected_files", [path])
+        points.append(found)
+    return points
 
 
 def _read_facs(folder: Folder, report: ReadReport) -> pd.DataFrame:
     """Frame's name -> 1 or 0 of each AU; a file that is not understood whole labels nothing."""
-    files = folder.find(r"(?P<name>S\d+_\d+_\d{1,9})_facs\.txt", "FACS/.../S005_001_00000011_facs.txt")
+    pattern, emotions = r"(?P<name>S\d+_\d+_\d{1,9})_facs\.txt", r"(?P<name>S\d+_\d+_\d{1,9})_emotion\.txt"
+    files = folder.match(pattern)
+    if files.empty and folder.match(emotions).empty:
+        folder.find(pattern, "FACS/.../S005_001_00000011_facs.txt, nor Emotion/.../S005_001_00000011_emotion.txt")
     report.tally.add("facs_files", len(files))
     rows = {}
     for name, path in files[["name", "path"]].itertuples(index=False):

@@ -167,6 +167,12 @@ class Folder:
             | {"path": self.paths.filter(matched).to_numpy(zero_copy_only=False)}
         )
 
+    def count_others(self, pattern: str, name: str, taken: Iterable[str] = ()) -> None:
+        """Count under `name` the files whose path ends like `pattern` and that are not among the taken ones."""
+        nameless = re.sub(r"\?P<\w+>", "?:", pattern)
+        paths = self.match(f"(?P<name>{nameless})")["path"]
+        self._report.count(name, paths[~paths.isin(list(taken))])
+
     def images(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
         """`find` among the images, of the folder `crop` alone if it is given; `pattern` leaves the suffix out."""
         suffixes = "|".join(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES))
@@ -280,23 +286,33 @@ def read_text_lines(data: bytes, pattern: str, report: ReadReport) -> pd.DataFra
 _DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
 
 
-def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_text_table(
+    path: Path,
+    report: ReadReport,
+    columns: Sequence[str] | None = None,
+    names_without_header: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """A CSV file as text, cell by cell; rows of another width than the header are counted as malformed.
 
     Semicolons or tabs may separate the cells; with semicolons a number may have a decimal comma.
 
     Args:
         columns: only these; None: all.
+        names_without_header: of the cells, where the first line has as many and names none of `columns`.
     Raises:
         ValueError: a column is not there, or twice, or the file is no text or has no row; the file is named.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        delimiter = find_delimiter(file.readline())
+        first = file.readline()
+        has_header = not names_without_header or any(name in first for name in columns or ())
+        delimiter = find_delimiter(first) if has_header else ","
         file.seek(0)
         try:
             names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter), [])]
         except csv.Error as error:
             raise ValueError(f"{path} has no header that can be read: {error}.") from None
+    if names_without_header and not has_header and len(names) == len(names_without_header):
+        names = list(names_without_header)
     wanted = list(names if columns is None else columns)
     if not_once := [name for name in wanted if names.count(name) != 1]:
         raise ValueError(f"{path} must have once {', '.join(not_once)}; its header is {', '.join(names)}.")
@@ -309,7 +325,7 @@ def read_text_table(path: Path, report: ReadReport, columns: Sequence[str] | Non
     try:
         table = pacsv.read_csv(
             path,
-            read_options=pacsv.ReadOptions(column_names=names, skip_rows=1),
+            read_options=pacsv.ReadOptions(column_names=names, skip_rows=int(has_header)),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
             convert_options=pacsv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()), null_values=[], include_columns=wanted
@@ -360,6 +376,12 @@ def listed_aus(texts: pd.Series, separator: str = "+") -> tuple[pd.DataFrame, pd
     return pd.DataFrame(labels, columns=columns, index=texts.index), understood
 
 
+def as_points(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
+    """Numbers x0, y0, x1, y1, … in any shape -> (136,); None where they are not finite and of 68 points."""
+    points = np.asarray(values, np.float32).reshape(-1)
+    return points if points.size == 2 * NUM_LANDMARKS and np.isfinite(points).all() else None
+
+
 def parse_landmarks(values: pd.Series, report: ReadReport) -> list[npt.NDArray[np.float32] | None]:
     """Texts `x0;y0;x1;y1;...` -> 136 numbers each; None, counted, where they are anything else."""
     return [_parse_points(text, report) for text in values]
@@ -367,13 +389,11 @@ def parse_landmarks(values: pd.Series, report: ReadReport) -> list[npt.NDArray[n
 
 def _parse_points(text: str, report: ReadReport) -> npt.NDArray[np.float32] | None:
     try:
-        points = np.array(text.split(";"), np.float32)
+        points = as_points(np.array(text.split(";"), np.float32))
     except ValueError:
-        points = np.zeros(0, np.float32)
-    if points.size == 2 * NUM_LANDMARKS and np.isfinite(points).all():
-        return points
-    report.count("values_unknown", [f"landmarks {text[:20]}"] if text.strip() else [])
-    return None
+        points = None
+    report.count("values_unknown", [f"landmarks {text[:20]}"] if points is None and text.strip() else [])
+    return points
 
 
 # ------------------------------------------------------------------------------------------------------ the numbers

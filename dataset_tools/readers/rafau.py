@@ -1,6 +1,7 @@
 """Reads RAF-AU.
 
-RAFAU_label.txt             lines `0007.jpg 1+4+L12`, or `null` (no label); left and right merge into the AU
+RAFAU_label.txt             lines `0007.jpg 1+4+L12`, or `null` (no label); left and right merge into the AU; a number
+                            may lack its zeros (`7.jpg`)
 aligned/0007_aligned.jpg    --crop aligned (default); or original/0007.jpg
 """
 
@@ -40,10 +41,17 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     folder = Folder(root, report)
     path = folder.find_one(r"RAFAU_label\.txt", "RAFAU_label.txt")
     lines = read_text_lines(folder.read(path), r"(?P<name>[^/\s]+)\.jpg\s+(?P<aus>\S.*)", report)
+    lines["name"] = lines["name"].map(_padded)
     lines = report.drop(lines, lines["aus"].str.lower() == "null", "dropped_null", "name")
     aus, understood = listed_aus(lines["aus"])
     labels = report.drop(pd.concat([lines, aus], axis=1), ~understood, "malformed", ["name", "aus"])
     labels = labels.assign(video_id=labels["name"], group_id=labels["name"])
     suffix = CROPS[args.crop]
     images = folder.images(rf"{args.crop}/(?P<name>[^/\s]+){suffix}", f"such as {args.crop}/0007{suffix}.jpg")
+    images["name"] = images["name"].map(_padded)
     return frame_table(labels, report, images, on=["name"]), report
+
+
+def _padded(name: str) -> str:
+    """`7` -> `0007`; other names as they are."""
+    return name.zfill(4) if name.isdecimal() else name

@@ -66,6 +66,7 @@ class OpenAIServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.latency_s = latency_s
         self.schemas = {"json_schema", "json_object", "none"}
+        self.schema_status = 422
         self.max_running: int | None = None
         self.max_batch_requests: int | None = None
         self.refusal: tuple[int, bytes] | None = None
@@ -91,7 +92,9 @@ class OpenAIServer(ThreadingHTTPServer):
         """Status and body of what the server says to every such request; None where it answers."""
         form = body.get("response_format", {"type": "none"})["type"]
         if form not in self.schemas:
-            return 422, json.dumps({"detail": [{"loc": ["body", "response_format"], "msg": f"no {form}"}]}).encode()
+            return self.schema_status, json.dumps(
+                {"detail": [{"loc": ["body", "response_format"], "msg": f"no {form}"}]}
+            ).encode()
         return self.refusal
 
     @property

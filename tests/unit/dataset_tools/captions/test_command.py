@@ -287,6 +287,15 @@ def test_the_form_that_a_server_takes_is_found_once_and_remembered(folder, serve
     assert read_manifest(folder)["captions"]["schema"] == form
 
 
+def test_a_server_that_breaks_on_a_form_is_asked_without_it(folder, server, options, capsys):
+    """HTTP 500 whenever a schema comes, as the server of llama-cpp-python has it."""
+    server.schemas, server.schema_status = {"json_object", "none"}, 500
+    assert caption(folder, "--profile", "left", "--yes", *options) == 0
+    assert re.search(r"HTTP 500: .*no json_schema; trying it without json_schema", capsys.readouterr().out)
+    check_rows(captioned(folder))
+    assert read_manifest(folder)["captions"]["schema"] == "json_object" and sum(server.hits.values()) == 28 + 3
+
+
 def test_a_form_that_is_asked_for_is_the_only_one_tried(folder, server, options, capsys):
     server.schemas = {"none"}
     assert caption(folder, "--profile", "left", "--schema", "json_object", "--yes", *options) == 3

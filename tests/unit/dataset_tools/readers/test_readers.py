@@ -1,6 +1,5 @@
 """Readers against miniatures of their data sets: counts and labels are exactly those that were planted."""
 
-import argparse
 import csv
 import io
 import re
@@ -11,35 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from reader_rig import column, counts, read
 
 from mf2.dataset_tools.readers import affectnet, dfew, folds, rafdb
-from mf2.dataset_tools.readers.interface import emotions_of
 from mf2.dataset_tools.readers.registry import READERS, load_reader
 from mf2.dataset_tools.readers.video_frames import VideoReader, middle_frames, split_video_path
 from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
-
-DROPPED = ("malformed", "labelled_twice", "unlabelled", "missing_image", "no_part")
-
-
-def read(name, root, *words):
-    """The rows as dictionaries, the report, and what the emotions index."""
-    reader = load_reader(name)
-    parser = argparse.ArgumentParser()
-    reader.add_arguments(parser)
-    frames, report = reader.read(root, parser.parse_args(list(words)))
-    counted = report.tally.counts
-    dropped = sum(counted[name] for name in counted if name in DROPPED or name.startswith("dropped_"))
-    assert counted["rows"] == dropped + counted.get("clips", counted["kept"]) and counted["kept"] == len(frames)
-    return frames.to_pylist(), report, emotions_of(frames)
-
-
-def counts(report):
-    """What was counted at all."""
-    return {name: number for name, number in report.tally.counts.items() if number}
-
-
-def column(rows, name):
-    return [row[name] for row in rows]
 
 
 # ------------------------------------------------------------------------------------------------------------ DISFA
