@@ -260,6 +260,8 @@ class Session:
             if form != forms[-1]:
                 print(f"{profile.name}: {tally.stopped_because or tally.last_failure}; trying it without {form}")
         self._use_schema(profile.schema)
+        if breaks:
+            raise ConnectionError(f"The pilot stopped: the server breaks on every request: {tally.last_failure}")
 
     def _estimate(self) -> Estimate:
         requests = tqdm(self._pending(), desc="requests", unit="", leave=False)

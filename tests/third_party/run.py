@@ -186,7 +186,7 @@ def check_transformers(bench: Bench) -> None:
         bench.caption("transformers", "captions", data, *named, status=0, says="captioned", holds=says_the_answer)
         bench.caption("transformers", "captions", data, *named, status=0, says=r"\b0 requests", holds=says_the_answer)
         unknown = (*local, "--model", "nobody/nothing")
-        bench.caption("transformers", "unknown model", data, *unknown, status=1, says="HTTP", holds=is_absent)
+        bench.caption("transformers", "unknown model", data, *unknown, status=1, says="HTTP 500", holds=is_absent)
         batch = (*named, "--mode", "batch")
         bench.caption("transformers", "batch", data, *batch, status=3, says="HTTP 404", holds=is_absent)
 

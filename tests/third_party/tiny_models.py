@@ -3,8 +3,8 @@
     python tiny_models.py transformers FOLDER ANSWER    a LLaVA checkpoint that takes images
     python tiny_models.py gguf FILE ANSWER              a text model for llama.cpp
 
-The answer is one token of the vocabulary. The weights are set by hand: attention and MLP add nothing, so that what
-follows depends on the last token alone: the answer after any token, the end after the answer.
+The answer is a few tokens of the vocabulary. The weights are set by hand: attention and MLP add nothing, so that what
+follows depends on the last token alone: the beginning of the answer after any token of others, the end after its last.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-HIDDEN, HEADS, CONTEXT = 32, 1, 32768
+HIDDEN, HEADS, CONTEXT, PIECE = 32, 1, 32768, 24
 PAD, BOS, EOS, UNKNOWN, IMAGE = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
@@ -23,20 +23,28 @@ TEMPLATE = (
 )
 
 
+def pieces_of(answer: str) -> list[str]:
+    """The tokens of the answer; llama-cpp-python shows none above 32 bytes."""
+    return [answer[start : start + PIECE] for start in range(0, len(answer), PIECE)]
+
+
 def vocabulary(answer: str) -> list[str]:
-    """The special tokens, one token a byte, and the answer, by their numbers."""
+    """The special tokens, one token a byte, and those of the answer, by their numbers."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + k) for k, byte in enumerate(others)}
-    return [*SPECIAL, *(letters[byte] for byte in range(256)), answer]
+    return [*SPECIAL, *(letters[byte] for byte in range(256)), *pieces_of(answer)]
 
 
 def answering_weights(num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(num_tokens, HIDDEN) input embeddings and output layer: any token -> the answer, the answer -> the end."""
+    """(num_tokens, HIDDEN) input embeddings and output layer: any token -> the answer, piece by piece -> the end."""
     embeddings, output = np.zeros((2, num_tokens, HIDDEN), np.float32)
-    embeddings[:-1, 0] = 1
-    embeddings[-1, 1] = 1
-    output[-1, 0] = output[SPECIAL.index(EOS), 1] = 10
+    first = len(SPECIAL) + 256
+    embeddings[:first, 0] = 1
+    for place, token in enumerate(range(first, num_tokens)):
+        embeddings[token, place + 1] = 1
+        output[token, place] = 10
+    output[SPECIAL.index(EOS), num_tokens - first] = 10
     return embeddings, output
 
 
@@ -55,10 +63,10 @@ def write_checkpoint(folder: Path, answer: str) -> None:
     )
 
     tokens = vocabulary(answer)
-    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens[:-1])}, []))
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens[: len(SPECIAL) + 256])}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(answer, normalized=False)])
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in pieces_of(answer)])
     names = {"pad_token": PAD, "bos_token": BOS, "eos_token": EOS, "unk_token": UNKNOWN}
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **names, extra_special_tokens={"image_token": IMAGE}, chat_template=TEMPLATE
@@ -103,7 +111,7 @@ def write_gguf(path: Path, answer: str) -> None:
     import gguf
 
     tokens = vocabulary(answer.replace(" ", "\u0120"))  # a space in the byte alphabet
-    kinds = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * 257
+    kinds = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(HIDDEN)

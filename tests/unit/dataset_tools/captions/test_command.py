@@ -296,6 +296,17 @@ def test_a_server_that_breaks_on_a_form_is_asked_without_it(folder, server, opti
     assert read_manifest(folder)["captions"]["schema"] == "json_object" and sum(server.hits.values()) == 28 + 3
 
 
+def test_a_server_that_breaks_on_every_request_ends_the_run_at_the_pilot(folder, server, options, capsys):
+    """HTTP 500 for an unknown model, as `transformers serve` has it."""
+    server.refusal = 500, b"Internal Server Error"
+    assert caption(folder, "--profile", "left", "--yes", *options) == 1
+    assert "the server breaks on every request: HTTP 500: Internal Server Error" in capsys.readouterr().err
+    assert sum(server.hits.values()) == 9
+    server.refusal = None
+    assert caption(folder, "--profile", "left", "--yes", *options) == 0
+    check_rows(captioned(folder))
+
+
 def test_a_form_that_is_asked_for_is_the_only_one_tried(folder, server, options, capsys):
     server.schemas = {"none"}
     assert caption(folder, "--profile", "left", "--schema", "json_object", "--yes", *options) == 3
