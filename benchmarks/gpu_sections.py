@@ -512,7 +512,7 @@ def commands_of(plan: Plan, folder: Path) -> dict[str, list[str]]:
     pretrain = ["training/pretrain.py", "--config", "training/configs/demo.yaml", *flags, *precise]
     base, data = str(folder / "base"), str(folder / "base" / "data")
     tower = ["--fsdp_transformer_layer_cls_to_wrap", "ResNetStage"]  # the demo's tower has none of the paper's layers
-    adapt = ["training/finetune.py", "--config", "training/configs/dfn.yaml", "--model", base, "--train_data", data]
+    adapt = ["training/finetune.py", "--config", "training/configs/dfn.yaml", "--model", base, "--data", data]
     adapt += ["--output_dir", str(folder / "dfn"), "--max_steps", "4", *precise]
     use = ["--device", plan.device]
     commands = {
@@ -551,11 +551,11 @@ SECTIONS: dict[str, GpuSection] = {
     "training": GpuSection("Training step, base", 50, measure_training),
     "parity": GpuSection("Parity with the CPU", 60, measure_parity),
     "profile": GpuSection("Kernels of a training step, base", 30, measure_profile),
-    "options": GpuSection("Options of the training step, base", 40, measure_options),
     "inference": GpuSection("Inference, base", 35, measure_inference),
-    "finetuning": GpuSection("Fine-tuning methods, base", 45, measure_finetuning),
     "paper": GpuSection("Training step, paper size", 50, measure_paper),
     "generation": GpuSection("Writing captions, base, bfloat16", 35, measure_generation),
+    "finetuning": GpuSection("Fine-tuning methods, base", 45, measure_finetuning),
+    "options": GpuSection("Options of the training step, base", 40, measure_options),
     "fsdp": GpuSection("FSDP2 on one device, base", 30, measure_fsdp),
     "compiled_layers": GpuSection("Training step, blocks compiled", 100, measure_compiled_layers),
     "analysis": GpuSection("mf2 analyze, base", 45, measure_analysis),
