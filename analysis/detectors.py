@@ -7,7 +7,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """There is nothing to choose."""
     parser.epilog = (
         "The model file of mediapipe is found in the folder that is shown, by the environment variable "
-        "MF2_FACE_LANDMARKER, or by --model_file. MF2_LANDMARK_DETECTOR names the detector that is run by default."
+        "MF2_FACE_LANDMARKER, or by --model_file of `mf2 analyze` and its like. "
+        "MF2_LANDMARK_DETECTOR names the detector that is run by default."
     )
 
 
@@ -28,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Run by default: {choose_detector(PREFERRED_DETECTOR)}")
     else:
         print(
-            "None is ready; --landmarks FILE gives points, --landmarks mean_face takes every picture as a face crop."
+            "None is ready; for `mf2 analyze` and its like, --landmarks FILE gives points, and --landmarks mean_face "
+            "takes every picture as a face crop."
         )
     return 0

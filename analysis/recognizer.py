@@ -81,7 +81,7 @@ class Recognizer:
         loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
         processor = AutoProcessor.from_pretrained(model)
         if isinstance(loaded, BaselineModel) and (names or compile):
-            raise ValueError(f"{model} is a {loaded.config.baseline}: it takes neither adapters nor --compile.")
+            raise ValueError(f"{model} is a {loaded.config.baseline}: it takes no adapters and is not compiled.")
         for name, adapter in zip(names, adapters, strict=True):
             loaded.load_adapter(adapter, adapter_name=name)
             if name not in loaded.label_spaces:

@@ -30,8 +30,10 @@ from mf2.analysis.tables import row_schema
 from mf2.benchmarks.branch import Section
 from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
+from mf2.dataset_tools.detectors import choose_backend, load_backend
 from mf2.dataset_tools.landmark_files import COLUMNS
 from mf2.labels_mf2 import MEAN_FACE_68
+from mf2.landmarks_mf2 import PREFERRED_DETECTOR
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
 from mf2.utils.files import write_json
@@ -214,6 +216,9 @@ def peak_of(video: str, model: str, device: str) -> int:
 # ------------------------------------------------------------------------------------------------------------- main
 def run(args: argparse.Namespace) -> None:
     """Measure and print."""
+    if "detect" in args.landmarks:  # asked for before anything is timed
+        backend = choose_backend(PREFERRED_DETECTOR)
+        load_backend(backend, args.device, instead="Or leave detect out of --landmarks.")
     if args.threads:
         torch.set_num_threads(args.threads)
     machine = describe_machine(args.device)

@@ -17,9 +17,18 @@ def data_folder(path: str, output_dir: str | Path) -> str:
 
 
 def import_csv(file: Path, output_dir: str | Path) -> str:
-    """Where the data set of a CSV file is; made now where the file, as it is, has none below the output folder."""
+    """Where the data set of a CSV file is; made now where the file, as it is, has none below the output folder.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be imported as it is; what helps is an option of `mf2 data import`.
+    """
     version = hashlib.sha256(str(file.resolve()).encode() + file.read_bytes()).hexdigest()[:8]
     folder = Path(output_dir, "data", f"{file.stem}-{version}")
     if not folder.exists():
-        import_dataset("csv", file.parent, folder, labels=file)
+        try:
+            import_dataset("csv", file.parent, folder, labels=file)
+        except ValueError as error:
+            advises_option = " --" in str(error)  # of the import, not of the command that is given the file
+            by_hand = f" Those are options of `mf2 data import csv {file.parent} OUT --labels {file}`; then give OUT."
+            raise ValueError(f"{error}{by_hand if advises_option else ''}") from error
     return str(folder)

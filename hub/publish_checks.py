@@ -64,7 +64,8 @@ def find_licence_problems(contents: Contents, is_public: bool, permission: str |
     if is_public:
         yield f"It derives from {names}, which may not be passed on; publish it --private or state --permission TEXT."
     if contents.kind == DATASET and any(path.startswith("data/") for path in contents.files):
-        yield f"It holds the images of {names}; export it without --full or state --permission TEXT."
+        export = "`mf2 data export` without --full"
+        yield f"It holds the images of {names}; make it by {export}, or state --permission TEXT."
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ...labels_mf2 import ACTION_UNITS
 from .frame_table import (
+    BY_EDITION,
     Folder,
     ReadReport,
     add_crop_argument,
@@ -51,7 +52,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     """The photographs of `root` that have a label."""
     report = ReadReport(COUNTED, file_column=args.file_column)
     folder = Folder(root, report)
-    path = folder.find_one(r"[^/~]*\.(?:csv|xlsx)", "CSV file (or *.xlsx) of labels", args.edition)
+    path = folder.find_one(r"[^/~]*\.(?:csv|xlsx)", "CSV file (or *.xlsx) of labels", args.edition, BY_EDITION)
     table = _read_table(folder, path, report)
     columns = {name.strip("' \""): name for name in table}
     aus = {f"AU{int(match[1])}": name for name in table if (match := _AU_COLUMN.fullmatch(name))}

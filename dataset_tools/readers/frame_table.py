@@ -135,11 +135,14 @@ class Folder:
             raise FileNotFoundError(f"{self.root} holds no {looked_for}{where}; it holds {self.summary()}.")
         return found
 
-    def find_one(self, pattern: str, looked_for: str, edition: str | None = None) -> str:
+    def find_one(
+        self, pattern: str, looked_for: str, edition: str | None = None, remedy: str = "keep one of them"
+    ) -> str:
         """The one file whose path ends like `pattern` (without groups).
 
         Args:
             edition: a part of its name, of `add_edition_argument`.
+            remedy: what to do where there are several; `BY_EDITION` of readers with that option.
         Raises:
             FileNotFoundError: as `find`.
             ValueError: there are several.
@@ -150,8 +153,7 @@ class Folder:
             raise FileNotFoundError(f"No {looked_for} has {edition!r} in its name: {', '.join(paths[:NUM_EXAMPLES])}.")
         if len(chosen) > 1:
             raise ValueError(
-                f"{self.root} holds {looked_for} more than once: {', '.join(chosen[:NUM_EXAMPLES])}; choose one by "
-                "--edition, a part of its name."
+                f"{self.root} holds {looked_for} more than once: {', '.join(chosen[:NUM_EXAMPLES])}; {remedy}."
             )
         self._report.settings["labels_file"] = chosen[0]
         return chosen[0]
@@ -436,6 +438,10 @@ def add_crop_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop", metavar="FOLDER", help="take the images of this folder below ROOT, where ROOT holds several versions"
     )
+
+
+BY_EDITION = "choose one by --edition, a part of its name"
+"""What `find_one` advises where `add_edition_argument` was called."""
 
 
 def add_edition_argument(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,15 @@ import pandas as pd
 import pyarrow as pa
 
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
-from .frame_table import Folder, ReadReport, add_crop_argument, add_edition_argument, frame_table, listed_aus
+from .frame_table import (
+    BY_EDITION,
+    Folder,
+    ReadReport,
+    add_crop_argument,
+    add_edition_argument,
+    frame_table,
+    listed_aus,
+)
 from .spreadsheets import Sheets, read_sheets
 
 COLUMNS = {
@@ -69,7 +77,7 @@ def read_expressions(
     """
     report = ReadReport()
     folder = Folder(root, report)
-    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels", args.edition)
+    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels", args.edition, BY_EDITION)
     table = table_of(read_sheets(folder.read(path), path), path)[list(COLUMNS)]
     report.tally.add("rows", len(table))
     person = table["subject"].str.extract(r"([0-9]{1,4})(?:\.0)?$", expand=False)
