@@ -24,6 +24,9 @@ NOT_READ = {
         "analysis": "gives every option of the analysis itself, and tries its detector first",
         "dataset_tools.detectors.load_backend": "has words of its own for it",
     },
+    "mf2 benchmark gpu": dict.fromkeys(
+        ("analysis", "benchmarks", "dataset_tools.detectors", "utils.devices"), "gives all options of what it measures"
+    ),
     "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.take_shard": "has one share"},
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
     "mf2 data (?:caption|landmarks)": {"dataset_tools.schema.check_target": "replaces its own output"},
