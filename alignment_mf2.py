@@ -31,7 +31,8 @@ padding, and more additions of weight gradients."""
 
 
 # ------------------------------------------------------------------------------------------- batches over processes
-def _world_size() -> int:
+def world_size() -> int:
+    """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -44,7 +45,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
         ctx.num_rows = len(rows)
-        parts = [torch.empty_like(rows) for _ in range(_world_size())]
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(parts, rows)
         return torch.cat(parts)
 
@@ -55,14 +56,14 @@ class _GatherRows(torch.autograd.Function):
         return _local_rows(gradient, ctx.num_rows)
 
 
-def _gather(tensor: torch.Tensor) -> torch.Tensor:
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """(I, …) -> (M, …): the rows of all processes in rank order, with gradient where the tensor has one."""
-    return tensor if _world_size() == 1 else _GatherRows.apply(tensor.contiguous())
+    return tensor if world_size() == 1 else _GatherRows.apply(tensor.contiguous())
 
 
 def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """(M, …) -> (I, …): this process's part of what `_gather` made."""
-    if _world_size() == 1:
+    """(M, …) -> (I, …): this process's part of what `gather_rows` made."""
+    if world_size() == 1:
         return tensor
     start = dist.get_rank() * num_rows
     return tensor[start : start + num_rows]
@@ -70,26 +71,26 @@ def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 def _pad_to_common_length(tensor: torch.Tensor, value: int) -> torch.Tensor:
     """Pad the last dimension to the longest of all processes, so that rows can be gathered."""
-    if _world_size() == 1:
+    if world_size() == 1:
         return tensor
     length = torch.tensor(tensor.shape[-1], device=tensor.device)
     dist.all_reduce(length, op=dist.ReduceOp.MAX)
     return F.pad(tensor, (0, int(length) - tensor.shape[-1]), value=value)
 
 
-def _mean_over_batch(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+def mean_over_batch(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """`total / count` of the whole batch, scaled so that the mean over processes is that ratio."""
-    if _world_size() > 1:
+    if world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
-        total = total * _world_size()
+        total = total * world_size()
     return total / count.clamp(min=1)
 
 
 def _shared_uniform(*shape: int, device: torch.device) -> torch.Tensor:
     """Uniform numbers that are the same in every process, drawn from the default generator of the first."""
     seed = torch.randint(2**62, (1,))
-    if _world_size() > 1:
+    if world_size() > 1:
         seed = seed.to(device)
         dist.broadcast(seed, src=0)
     generator = torch.Generator().manual_seed(int(seed))
@@ -147,7 +148,7 @@ class TextItems:
         input_ids = _pad_to_common_length(input_ids, pad_id)
         attention_mask = _pad_to_common_length(attention_mask, 0)
         if caption_ids is None:
-            rows = _gather(input_ids)
+            rows = gather_rows(input_ids)
             caption_ids = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)[1].view(rows.shape[:2])
             caption_ids = _local_rows(caption_ids, input_ids.shape[0])
         return cls(input_ids, attention_mask, caption_ids, attention_mask.any(-1), to_write)
@@ -176,7 +177,7 @@ def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
     total = valid.shape[1]
     if num_groups is None or num_groups >= total:
         return torch.arange(total, device=valid.device)
-    has_text = _gather(valid).any(0)
+    has_text = gather_rows(valid).any(0)
     order = (_shared_uniform(total, device=valid.device) - has_text.float()).argsort()
     return order[:num_groups].sort().values
 
@@ -279,14 +280,14 @@ def recognition_losses(
         if emotion_logit_shift is not None:
             emotion_logits = emotion_logits + emotion_logits.new_tensor(emotion_logit_shift)
         total = F.cross_entropy(emotion_logits, emotion_labels, ignore_index=EMOTION_UNLABELLED, reduction="sum")
-        losses["emotion"] = _mean_over_batch(total, (emotion_labels != EMOTION_UNLABELLED).sum())
+        losses["emotion"] = mean_over_batch(total, (emotion_labels != EMOTION_UNLABELLED).sum())
     if au_logits is not None and au_labels is not None:
         labelled = au_labels != AU_UNLABELLED
         pos_weight = None if au_pos_weight is None else au_logits.new_tensor(au_pos_weight, dtype=torch.float32)
         total = F.binary_cross_entropy_with_logits(
             au_logits.float(), au_labels.clamp(min=0).float(), pos_weight=pos_weight, reduction="none"
         )
-        losses["au"] = _mean_over_batch((total * labelled).sum(), labelled.sum())
+        losses["au"] = mean_over_batch((total * labelled).sum(), labelled.sum())
     return losses
 
 
@@ -351,11 +352,11 @@ def compare_embeds(
 ) -> Comparison:
     """As [`compare`], of embeddings `(I, G, Q, P)` and `(I, G, P)` of texts `(I, G)`."""
     temperature = temperature.clamp(0.001, 0.5)  # ALBEF's bounds
-    everybodys_captions, everybodys_valid = _gather(caption_ids).T, _gather(valid).T  # (G, M)
+    everybodys_captions, everybodys_valid = gather_rows(caption_ids).T, gather_rows(valid).T  # (G, M)
     candidates = valid.T[:, :, None] & everybodys_valid[:, None]
     return Comparison(
-        image_to_text=image_text_similarity(image_embeds, _gather(text_embeds)) / temperature,
-        text_to_image=image_text_similarity(_gather(image_embeds), text_embeds).transpose(1, 2) / temperature,
+        image_to_text=image_text_similarity(image_embeds, gather_rows(text_embeds)) / temperature,
+        text_to_image=image_text_similarity(gather_rows(image_embeds), text_embeds).transpose(1, 2) / temperature,
         positives=(caption_ids.T[:, :, None] == everybodys_captions[:, None]) & candidates,
         candidates=candidates,
     )
@@ -393,14 +394,14 @@ def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float
     positives, candidates = comparison.positives[rows], comparison.candidates[rows]
     both = contrastive_loss(comparison.image_to_text[rows], positives, candidates, label_smoothing)
     both = both + contrastive_loss(comparison.text_to_image[rows], positives, candidates, label_smoothing)
-    return _mean_over_batch(both.sum() / 2, rows.sum())
+    return mean_over_batch(both.sum() / 2, rows.sum())
 
 
 def itc_floor(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     """The least that [`itc_loss`] can be: the entropy of its targets, which equal captions and smoothing spread."""
     rows = valid.T
     targets = contrastive_targets(comparison.positives[rows], comparison.candidates[rows], label_smoothing)
-    return _mean_over_batch(torch.special.entr(targets).sum(), rows.sum())
+    return mean_over_batch(torch.special.entr(targets).sum(), rows.sum())
 
 
 def split_floors(losses: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -416,7 +417,7 @@ def draw_match_pairs(comparison: Comparison, hardness: float) -> MatchPairs:
     """
     num_groups, num_images = comparison.candidates.shape[:2]
     device = comparison.candidates.device
-    uniform = _shared_uniform(num_images * _world_size(), 2, num_groups, device=device)
+    uniform = _shared_uniform(num_images * world_size(), 2, num_groups, device=device)
     uniform = _local_rows(uniform, num_images).permute(1, 2, 0)  # (2, G, I)
     allowed = comparison.candidates & ~comparison.positives
     negative_text, found = sample_hard_negatives(hardness * comparison.image_to_text, allowed, uniform[0])
@@ -429,10 +430,8 @@ def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, compariso
     """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text."""
     pairs = draw_match_pairs(comparison, branch.config.itm_hardness)
     groups = pairs.group.repeat(3)
-    ids, masks = (
-        torch.cat([x[pairs.own, pairs.group], x[pairs.own, pairs.group], _gather(x)[pairs.other_text, pairs.group]])
-        for x in (texts.input_ids, texts.attention_mask)
-    )
+    own, other = (pairs.own, pairs.group), (pairs.other_text, pairs.group)
+    ids, masks = (torch.cat([x[own], x[own], gather_rows(x)[other]]) for x in (texts.input_ids, texts.attention_mask))
     key_values, image_rows = _own_negative_own(branch, images, pairs)
     parts = split_by_length(masks, texts.num_length_parts)
     logits = torch.cat(
@@ -453,7 +452,7 @@ def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, compariso
 def match_loss(logits: torch.Tensor, is_match: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of `(pairs, 2)` ITM logits against `(pairs,)` bool."""
     total = F.cross_entropy(logits.float(), is_match.long(), reduction="sum")
-    return _mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
+    return mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
 
 
 def _own_negative_own(
@@ -466,9 +465,9 @@ def _own_negative_own(
     """
     num_images, num_groups = images.vision_states.shape[:2]
     own, negative = (image * num_groups + pairs.group for image in (pairs.own, pairs.other_image))
-    if _world_size() == 1:
+    if world_size() == 1:
         return images.vision_key_values, torch.cat([own, negative, own])
-    negatives = branch.project_vision(_gather(images.vision_states).flatten(0, 1)[negative])
+    negatives = branch.project_vision(gather_rows(images.vision_states).flatten(0, 1)[negative])
     key_values = map_key_values(lambda *both: torch.cat(both), images.vision_key_values, negatives)
     negative = num_images * num_groups + torch.arange(len(negative), device=negative.device)
     return key_values, torch.cat([own, negative, own])
@@ -486,7 +485,7 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
         _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))
         for part, length in parts
     ]
-    return _mean_over_batch(sum(totals), masks[:, 1:].sum())
+    return mean_over_batch(sum(totals), masks[:, 1:].sum())
 
 
 def _itg_total(branch: MF2Branch, ids: torch.Tensor, mask: torch.Tensor, prefix: list[KeyValue]) -> torch.Tensor:

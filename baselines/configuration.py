@@ -44,6 +44,6 @@ class BaselineConfig(MF2Config):
                 hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(defaults) or 'none'}."
                 raise ValueError(f"{self.baseline} has no option {name!r}; {hint}")
             kind = type(defaults[name])
-            if type(value) is not kind and not (kind is float and type(value) is int):
+            if kind is not type(None) and type(value) is not kind and not (kind is float and type(value) is int):
                 raise ValueError(f"{self.baseline}'s option {name} is {value!r}; it must be {kind.__name__}.")
         return defaults | given

@@ -1,6 +1,6 @@
 """What a system of another paper is here, so that it is trained, saved, measured and used as MF² is.
 
-A system reads the feature maps of a tower, which is the one that MF² would have, and gives logits of action units and
+A system reads what a tower makes of a face, which is the one that MF² would have, and gives logits of action units and
 emotions with its own losses. Everything around it is shared: data, augmentation, optimiser, course, checkpoints,
 thresholds, metrics, cards.
 """
@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import datasets
+import numpy as np
 import torch
 from torch import nn
 
 from ..alignment_mf2 import recognition_losses
+from ..tower_mf2 import VisionFeatures
 from .configuration import BaselineConfig
 
 
@@ -69,15 +71,17 @@ class BaselineSystem(nn.Module):
 
     Args:
         config: labels, loss weights and the system's own options, `config.options`.
-        widths: channels of the maps that `forward` is given: the face level first, then the other levels that the
-            configuration names.
+        widths: channels of the maps that `forward` is given: of the face level (`global_feature_level`) first, then
+            of the other levels that the configuration names.
     """
 
     about: ClassVar[About]
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Its options with their defaults; the types are those of the defaults."""
     fields: ClassVar[Mapping[str, Any]] = {}
-    """What of the configuration is not the size's: a tower of its own, say. The command line wins over it."""
+    """Fields of the configuration that it must have: a tower of its own, say, or which texts there are."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options by table of the paper, for a system that is another one there."""
     reads: ClassVar[tuple[str, ...]] = ()
     """Kinds of text: `emo`, one an image; `au`, one an image or, with `au_text_mode="per_au"`, one an AU."""
     loss_names: ClassVar[tuple[str, ...]] = ("emotion", "au")
@@ -100,8 +104,13 @@ class BaselineSystem(nn.Module):
         """The rows of the training split with the captions that this system is to read under MF²'s names."""
         return rows
 
-    def forward(self, maps: Sequence[torch.Tensor]) -> Seen:
-        """Maps `(B, W_l, h_l, w_l)` -> what is seen."""
+    @classmethod
+    def measure(cls, au_labels: np.ndarray, emotion_labels: np.ndarray, num_emotions: int) -> dict[str, Any]:
+        """Options that the labels of the training split decide, `(N, A)` and `(N,)`: class weights, say."""
+        return {}
+
+    def forward(self, vision: VisionFeatures) -> Seen:
+        """`tokens` `(B, N, W)` as MF²'s global branch reads them, and `maps` `(B, W_l, h_l, w_l)` -> what is seen."""
         raise NotImplementedError
 
     def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:

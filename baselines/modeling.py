@@ -11,7 +11,7 @@ from ..labels_mf2 import LabelSpace
 from ..modeling_mf2 import MF2Output, MF2PreTrainedModel
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
-from ..tower_mf2 import as_map, build_vision_tower, image_size_of, read_levels
+from ..tower_mf2 import VisionFeatures, as_map, build_vision_tower, image_size_of, map_to_tokens, read_levels
 from .configuration import BaselineConfig
 from .interface import BaselineSystem, Targets
 from .registry import load_system
@@ -53,10 +53,12 @@ class BaselineModel(MF2PreTrainedModel):
         with torch.device("meta"), torch.no_grad():
             probe = build_vision_tower(self.config)
             pixel_values = torch.empty(1, 3, *image_size_of(probe), device="meta")
-            return [level.shape[1] for level in self._read_maps(probe, pixel_values)]
+            return [level.shape[1] for level in self._see(probe, pixel_values).maps]
 
-    def _read_maps(self, tower: torch.nn.Module, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        return [as_map(self.config, level, pixel_values) for level in read_levels(tower, pixel_values, self.levels)]
+    def _see(self, tower: torch.nn.Module, pixel_values: torch.Tensor) -> VisionFeatures:
+        found = read_levels(tower, pixel_values, self.levels)
+        maps = [as_map(self.config, level, pixel_values) for level in found]
+        return VisionFeatures(map_to_tokens(found[0]) if found[0].ndim == 4 else found[0], maps)
 
     # ---------------------------------------------------------------------------------------------- as MF2Model has it
     @property
@@ -113,8 +115,8 @@ class BaselineModel(MF2PreTrainedModel):
         not read: the published systems look at the whole face."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
-            maps = self._read_maps(self.vision_model, pixel_values)
-        seen = self.system(maps)
+            vision = self._see(self.vision_model, pixel_values)
+        seen = self.system(vision)
         losses: dict[str, torch.Tensor] = {}
         if au_labels is not None or emotion_labels is not None:
             texts = {

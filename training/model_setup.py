@@ -60,8 +60,8 @@ def build_config(
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         fields[name] = vocabulary | arguments.model.get(name, {})
     if arguments.baseline:
-        fields = dict(load_system(arguments.baseline).fields) | fields
-        fields |= {"baseline": arguments.baseline, "baseline_options": arguments.baseline_options}
+        fields |= load_system(arguments.baseline).fields
+        fields |= {"baseline": arguments.baseline, "baseline_options": dict(arguments.baseline_options)}
     config = (BaselineConfig if arguments.baseline else MF2Config).from_size(arguments.size, **fields)
     config.caption_prompt_ids = caption_prompt_ids(tokenizer, config.emo_text)
     return config

@@ -130,11 +130,15 @@ def make_model(
         )
     if arguments.probes and not has_probes(model):
         raise ValueError("probes is true, but there is no frozen tower with AU regions to probe; leave it out.")
-    if config.readout_grids and not (arguments.feature_views or arguments.model_name_or_path):
+    lacks_features = not (arguments.feature_views or arguments.model_name_or_path or arguments.baseline)
+    if config.readout_grids and lacks_features:
         raise ValueError(
             f"model.readout_grids is {list(config.readout_grids)}: the readout of a new model is fitted to kept "
             f"features; give --feature_views, 1 or more, or --model.readout_grids '[]'."
         )
+    if isinstance(model, BaselineModel):
+        measured = model.system.measure(train.labels.aus, train.labels.emotion, len(EMOTIONS))
+        config.baseline_options = measured | (config.baseline_options or {})
     if arguments.weight_aus:
         config.au_pos_weight = train.labels.au_pos_weight()
     if arguments.balance_emotions:

@@ -142,6 +142,10 @@ class StageCallback(TrainerCallback):
         if hasattr(model, "set_progress"):
             model.set_progress(state.global_step / max(state.max_steps, 1))
 
+    def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        if hasattr(model, "set_progress"):
+            model.set_progress(1.0)
+
 
 class EarlierStarts(TrainerCallback):
     """Remembers how long a run had trained by the checkpoint that it goes on from."""

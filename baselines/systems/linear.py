@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
 from ..interface import About, BaselineSystem, Seen
 
@@ -30,8 +31,8 @@ class System(BaselineSystem):
         self.au_head = nn.Linear(sum(widths), len(space.au_ids)) if space.au_ids else None
         self.emotion_head = nn.Linear(sum(widths), len(space.emotions)) if space.emotions else None
 
-    def forward(self, maps: Sequence[torch.Tensor]) -> Seen:
-        face = self.dropout(torch.cat([level.mean((2, 3)) for level in maps], dim=1))
+    def forward(self, vision: VisionFeatures) -> Seen:
+        face = self.dropout(torch.cat([level.mean((2, 3)) for level in vision.maps], dim=1))
         return Seen(
             None if self.au_head is None else self.au_head(face),
             None if self.emotion_head is None else self.emotion_head(face),

@@ -1,0 +1,138 @@
+"""VL-FAU: a branch for each action unit that also has to say in words what it sees.
+
+Symbols in shapes: B images, N action units, C width of the stem, T tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...alignment_mf2 import mean_over_batch
+from ...tower_mf2 import VisionFeatures
+from ..configuration import BaselineConfig
+from ..interface import About, BaselineSystem, Seen, Targets
+
+KERNEL = 7
+Text = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
+
+class Stem(nn.Module):
+    """The levels of the tower as one map at the size of the face level: `(B, W_l, h_l, w_l)` -> `(B, C, h, w)`."""
+
+    def __init__(self, widths: Sequence[int], width: int):
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(of, width, 1) for of in widths)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        size = maps[0].shape[-2:]
+        levels = zip(self.projections, maps, strict=True)
+        return sum(F.adaptive_avg_pool2d(project(level), size) for project, level in levels)
+
+
+class Refinement(nn.Module):
+    """DAIR: which channels, then which places of the stem an AU looks at; `(B, C, h, w)` -> `(B, C)`.
+
+    Both attentions read means and maxima; what they choose is added to the stem.
+    """
+
+    def __init__(self, width: int, reduction: int):
+        super().__init__()
+        self.squeeze = nn.Linear(width, width // reduction)
+        self.excite = nn.Linear(width // reduction, width)
+        self.place = nn.Conv2d(2, 1, KERNEL, padding=KERNEL // 2)
+
+    def forward(self, stem: torch.Tensor) -> torch.Tensor:
+        pooled = torch.stack([stem.mean((2, 3)), stem.amax((2, 3))])
+        channels = self.excite(self.squeeze(pooled).relu()).sum(0).sigmoid()
+        chosen = stem * channels[:, :, None, None]
+        places = self.place(torch.stack([chosen.mean(1), chosen.amax(1)], dim=1)).sigmoid()
+        return (stem + chosen * places).mean((2, 3))
+
+
+class Writer(nn.Module):
+    """A recurrent decoder that starts from what is seen: `(B, C)` and `(B, T, D)` words -> `(B, T, D)` states."""
+
+    def __init__(self, width: int, text_width: int):
+        super().__init__()
+        self.start = nn.Linear(width, text_width)
+        self.lstm = nn.LSTM(text_width, text_width, batch_first=True)
+
+    def forward(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        start = self.start(seen).tanh()[None]
+        return self.lstm(words, (start, torch.zeros_like(start)))[0]
+
+
+class System(BaselineSystem):
+    """With C = `width` (0: the face level's), D = `text_width` (0: C), N AUs and r = `reduction` it has
+
+        Σ_l (W_l + 1) C  +  N [2 C (C / r) + C / r + C + 2 · 7² + 1 + C + 1]
+        (N + 1) [(C + 1) D + 4 (2 D² + 2 D)]  +  2 V D + V  +  (C + 1) E
+
+    parameters: stem, branches, writers, words, and the emotion's probe.
+    """
+
+    about = About(
+        title="VL-FAU",
+        citation="X. Ge, J. Fu, F. Chen, S. An, N. Sebe, J. M. Jose, Towards End-to-End Explainable Facial Action "
+        "Unit Recognition via Vision-Language Joint Learning, ACM MM 2024, arXiv 2408.00644.",
+        deviations=(
+            "No code of the authors was found: multi-scale stem, refinement by channels and places, a branch and a "
+            "writer for each AU and a global writer follow the paper's description, their inner sizes are ours.",
+            "All writers share their words (embeddings and output layer); both language losses weigh 1 beside the "
+            "AU loss of the configuration.",
+            "Descriptions are the data set's: its sentence of an active AU, a fixed one of an inactive AU, and the "
+            "key-AU caption as the description of the face.",
+            "Emotions are read by a linear probe on the mean of the branches, which trains nothing but itself.",
+        ),
+        tables=("II",),
+    )
+    defaults = {"width": 0, "text_width": 0, "reduction": 4, "local_text_weight": 1.0, "global_text_weight": 1.0}
+    fields = {"use_emo_vl": True, "use_au_vl": True, "emo_text": "key_au", "au_text_mode": "per_au"}
+    reads = ("emo", "au")
+    loss_names = ("emotion", "au", "local_text", "global_text")
+    skips_parameters = True
+
+    def __init__(self, config: BaselineConfig, widths: Sequence[int]):
+        super().__init__(config, widths)
+        options, num_aus = config.options, len(config.au_ids)
+        width = options["width"] or widths[0]
+        text_width = options["text_width"] or width
+        self.stem = Stem(widths, width)
+        self.refine = nn.ModuleList(Refinement(width, options["reduction"]) for _ in range(num_aus))
+        self.au_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_aus))
+        self.writers = nn.ModuleList(Writer(width, text_width) for _ in range(num_aus))
+        self.global_writer = Writer(width, text_width)
+        self.words = nn.Embedding(config.emo_config.vocab_size, text_width)
+        self.next_word = nn.Linear(text_width, config.emo_config.vocab_size)
+        self.emotion_head = nn.Linear(width, len(config.emotions))
+
+    def forward(self, vision: VisionFeatures) -> Seen:
+        stem = self.stem(vision.maps)
+        of_aus = torch.stack([refine(stem) for refine in self.refine], dim=1)  # (B, N, C)
+        logits = [head(of_aus[:, place]) for place, head in enumerate(self.au_heads)]
+        emotion_logits = self.emotion_head(of_aus.detach().mean(1))
+        return Seen(torch.cat(logits, dim=1), emotion_logits, {"of_aus": of_aus, "face": stem.mean((2, 3))})
+
+    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
+        """The recognisers' losses, and the cross-entropy of the words of both kinds of description."""
+        losses = super().losses(seen, targets)
+        if "au" in targets.texts:
+            per_au = zip(self.writers, seen.extras["of_aus"].unbind(1), strict=True)
+            losses["local_text"] = self._text_loss(targets.texts["au"], list(per_au))
+        if "emo" in targets.texts:
+            ids, mask, _ = targets.texts["emo"]
+            text = (ids[:, None], None if mask is None else mask[:, None], None)
+            losses["global_text"] = self._text_loss(text, [(self.global_writer, seen.extras["face"])])
+        return losses
+
+    def _text_loss(self, text: Text, writers: Sequence[tuple[Writer, torch.Tensor]]) -> torch.Tensor:
+        """The mean over all words of `(B, N, T)` texts, each written by its own writer from the word before."""
+        ids, mask, _ = text
+        mask = (ids != self.config.pad_token_id).long() if mask is None else mask
+        words = self.words(ids[..., :-1])
+        states = [write(of, words[:, place]) for place, (write, of) in enumerate(writers)]
+        wanted = mask[..., 1:].bool()
+        logits = self.next_word(torch.stack(states, dim=1)[wanted]).float()
+        return mean_over_batch(F.cross_entropy(logits, ids[..., 1:][wanted], reduction="sum"), wanted.sum())
