@@ -218,7 +218,9 @@ def find_detector(
 ) -> LandmarkDetector:
     """The detector of `"detect"`, loaded: see `choose_detector` and `load_detector`."""
     chosen = choose_detector(preferred, name, model_file)
-    return load_detector(chosen, device, model_file, f"`mf2 detectors` shows what is there. {instead}")
+    return load_detector(
+        chosen, device, model_file, f"With mf2-face installed, `mf2 detectors` shows what is there. {instead}"
+    )
 
 
 def check_landmark_word(landmarks: Any) -> Any:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +21,8 @@ from mf2.training.arguments import FinetuneArguments, parse_arguments
 from mf2.training.finetuning import finetune
 
 NUM_PICTURES = 8
+TEXT_SUFFIXES = {".md", ".json", ".csv", ".jsonl", ".html", ".yaml", ".txt"}
+OBJECT = re.compile(r"\bnp\.(?:float|int|uint|bool|str)\w*\(|\btensor\(")
 SPACES = {
     "two emotions": {"emotion": ("Bored", "Confused")},
     "two AUs": {"AU1": (0, 1), "AU12": (1, 0)},
@@ -102,6 +106,16 @@ def run(*argv: object) -> None:
     assert main([str(part) for part in argv]) == 0
 
 
+def check_plain_numbers(printed: Any, *folders: Path) -> None:
+    """Numbers are shown as numbers, never as NumPy's or torch's objects, on the screen and in every text."""
+    texts = {"the screen": printed.out + printed.err}
+    for file in (file for folder in folders for file in folder.rglob("*") if file.suffix in TEXT_SUFFIXES):
+        texts[file.name] = file.read_text("utf-8")
+    assert len(texts) > 5 or not folders
+    for name, text in texts.items():
+        assert not (found := OBJECT.search(text)), f"{name}: {text[max(found.start() - 60, 0) : found.end() + 20]}"
+
+
 @pytest.mark.parametrize(("method", "space"), USED)
 def test_every_command_takes_it(trained, pictures, tmp_path, capsys, method, space):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -132,7 +146,7 @@ def test_every_command_takes_it(trained, pictures, tmp_path, capsys, method, spa
     if not codes:
         with pytest.raises(ValueError, match="recognises emotions only"):
             analyse(str(face), captions="au")
-        capsys.readouterr()
+        check_plain_numbers(capsys.readouterr())
         wanted = ("analyze", face, "--model", folder, "--captions", "au", *crops, "--output", tmp_path / "refused")
         assert main([str(part) for part in wanted]) == 1
         assert "recognises emotions only" in capsys.readouterr().err
@@ -144,3 +158,4 @@ def test_every_command_takes_it(trained, pictures, tmp_path, capsys, method, spa
     assert not problems
     run("calibrate", "--model", folder, "--data", labels, "--force")
     assert len(list((folder / "data").iterdir())) == 1, "what fine-tuning imported"
+    check_plain_numbers(capsys.readouterr(), folder, tmp_path)
