@@ -27,8 +27,8 @@ demo:               ## the main job: pre-train a small model on a generated samp
 lint:
 	ruff check . && ruff format --check .
 
-types:              ## mypy wants the checkout under the package's name
-	d=$$(mktemp -d) && ln -s "$(CURDIR)" $$d/mf2 && mypy $$d/mf2/dataset_tools $$d/mf2/labels_mf2.py $$d/mf2/training/arguments.py; s=$$?; rm -r $$d; exit $$s
+types:              ## mypy over every package
+	.ci/types
 
 docs:               ## the site of docs/, into build/site
 	mkdocs build --strict

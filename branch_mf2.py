@@ -1,6 +1,6 @@
 """A branch of MF²: a Q-Former with its text side, heads and projections (symbols in shapes as in `modeling_mf2`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -215,7 +215,7 @@ class MF2Branch(SharedSpace):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        prefix: list[KeyValue],
+        prefix: Sequence[KeyValue | None],
         kv_cache: Cache | None = None,
     ) -> torch.Tensor:
         """Text states under a causal mask that lets every token see all queries: `(rows, T)` -> `(rows, T, D)`.
@@ -253,7 +253,7 @@ class MF2Branch(SharedSpace):
     def match(
         self,
         query_embeds: torch.Tensor,
-        vision_key_values: list[KeyValue | None],
+        vision_key_values: Iterable[KeyValue | None],
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:

@@ -4,7 +4,7 @@ import copy
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -471,7 +471,7 @@ class MF2Config(PreTrainedConfig):
         return LabelSpace(tuple(self.au_ids), tuple(self.emotions), tuple(self.au_thresholds or ()))
 
     @classmethod
-    def from_size(cls, size: Literal["paper", "base", "small", "tiny"], **kwargs) -> "MF2Config":
+    def from_size(cls, size: str, **kwargs) -> "MF2Config":
         """A configuration of a named size; keyword arguments override its fields.
 
         A mapping given for `emo_config` or `au_config` overrides the size's field by field; a `vision_config` is

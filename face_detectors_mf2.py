@@ -194,6 +194,7 @@ class FaceAlignmentDetector(BoxDetector):
 
     @classmethod
     def extra(cls) -> str:
+        """The extra of this package that installs it."""
         return "landmarks"
 
     def _load(self) -> Any:
@@ -205,6 +206,7 @@ class FaceAlignmentDetector(BoxDetector):
 
     @classmethod
     def model_files(cls, model_file: Path | None = None) -> dict[Path, str]:
+        """The files that it reads, and where each comes from."""
         import torch
 
         folder = Path(torch.hub.get_dir(), "checkpoints")
@@ -303,6 +305,7 @@ class MediaPipeDetector(BoxDetector):
 
     @classmethod
     def model_files(cls, model_file: Path | None = None) -> dict[Path, str]:
+        """The files that it reads, and where each comes from."""
         return {} if model_file is None else {Path(model_file): FACE_LANDMARKER_PAGE}
 
     def _load(self, model_file: str, min_confidence: float) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ region, D branch width, W vision width, P projection width, H heads, L layers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -95,19 +95,22 @@ class MF2Output(ModelOutput):
         emotion_states: `(B, Q, D)` query states of the global branch.
     """
 
-    loss: torch.FloatTensor | None = None
-    losses: dict[str, torch.FloatTensor] | None = None
-    loss_floors: dict[str, torch.FloatTensor] | None = None
-    au_logits: torch.FloatTensor | None = None
-    emotion_logits: torch.FloatTensor | None = None
-    au_embeds: torch.FloatTensor | None = None
-    emotion_embeds: torch.FloatTensor | None = None
-    au_states: torch.FloatTensor | None = None
-    emotion_states: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    loss_floors: dict[str, torch.Tensor] | None = None
+    au_logits: torch.Tensor | None = None
+    emotion_logits: torch.Tensor | None = None
+    au_embeds: torch.Tensor | None = None
+    emotion_embeds: torch.Tensor | None = None
+    au_states: torch.Tensor | None = None
+    emotion_states: torch.Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- model
 class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
+    """What every model of this file has in common: configuration, initial weights and transformers' switches."""
+
+    config: MF2Config
     config_class = MF2Config
     base_model_prefix = "mf2"
     main_input_name = "pixel_values"
@@ -116,8 +119,18 @@ class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["MF2Branch"]  # its passes share projections across layers
+    _no_split_modules: list[str] | None = ["MF2Branch"]  # its passes share projections across layers
     accepts_loss_kwargs = False  # the losses are means: a Trainer divides them by its accumulation steps
+
+    if TYPE_CHECKING:  # transformers wraps it in a way that hides its arguments
+
+        def to(self, *args: Any, **kwargs: Any) -> Self:
+            """See `torch.nn.Module.to`."""
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean."""
+        return self.config.label_space
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -201,6 +214,7 @@ class MF2Model(MF2PreTrainedModel):
         return self.branches[name]
 
     def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding of the tower, or what it has in its place."""
         return next(iter(self.branches.values())).embeddings.word_embeddings
 
     def train(self, mode: bool = True):

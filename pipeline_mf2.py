@@ -177,6 +177,7 @@ class FacialStatePipeline(ChunkPipeline):
         return outputs | {name: model_inputs[name] for name in ("is_last", "face")}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], thresholds: Any = None) -> list[dict[str, Any]]:
+        """Logits to names and probabilities, see the class."""
         return [self._describe(chunk, thresholds) for chunk in model_outputs if chunk["face"] is not None]
 
     # ------------------------------------------------------------------------------------------------------- parts

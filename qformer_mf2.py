@@ -9,7 +9,7 @@ of L cross-attentions, not L − 1. A pass keeps what is asked of it and no more
 Symbols in shapes: Q queries, T text tokens, N vision tokens, D width, H heads.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,7 @@ class MF2QFormerMultiHeadAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, key_value: KeyValue, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """`(rows, T, D)` states attend to the keys and values -> `(rows, T, D)`."""
         if not hidden_states.shape[0]:  # `len` would fix the batch size of an export
             # Attention implementations cannot shape an empty batch; the sums keep every weight in the graph.
             return self.query(hidden_states) + key_value[0].sum() + key_value[1].sum()
@@ -95,6 +96,7 @@ class MF2QFormerResidual(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """`(rows, T, W)` of the block, and the `(rows, T, D)` that it is added to -> `(rows, T, D)`."""
         return self.LayerNorm(self.dropout(self.dense(states)) + residual)
 
 
@@ -109,6 +111,7 @@ class MF2QFormerAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, key_value: KeyValue, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
+        """`(rows, T, D)` -> `(rows, T, D)`."""
         return self.output(self.attention(hidden_states, key_value, attention_mask), hidden_states)
 
 
@@ -121,6 +124,7 @@ class MF2QFormerIntermediate(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(rows, T, D)` -> `(rows, T, W)`."""
         return self.activation(self.dense(states))
 
 
@@ -252,7 +256,7 @@ class MF2QFormer(nn.Module):
         query_length: int = 0,
         attention_mask: torch.Tensor | None = None,
         vision_key_values: Iterable[KeyValue | None] = (),
-        prefix: list[KeyValue] | None = None,
+        prefix: Sequence[KeyValue | None] | None = None,
         kv_cache: Cache | None = None,
         drop_text: bool = False,
         pool: Callable[[torch.Tensor], torch.Tensor] | None = None,

@@ -294,17 +294,19 @@ def _prepare(seen: Sequence[LocatedFrame], recognizer: Recognizer) -> Mapping[st
 
 def _points(faces: Sequence[Face]) -> np.ndarray | None:
     """`(faces, 68, 2)`, or None for a face crop."""
-    return None if faces[0].detected is None else np.stack([face.landmarks_px for face in faces])
+    points = [face.detected.landmarks_px for face in faces if face.detected]
+    return np.stack(points) if points else None
 
 
 def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
     """Where each face is and where it is turned to; of a face crop, what was seen."""
-    faces = [(face, located.frame.image.shape[:2]) for located in seen for face in located.faces]
-    poses = iter(_poses([(face.landmarks_px, size) for face, size in faces if face.detected]))
+    faces = [(face, located.frame.size) for located in seen for face in located.faces]
+    poses = iter(_poses([(face.detected.landmarks_px, size) for face, size in faces if face.detected]))
     for row_idx, (face, size) in enumerate(faces):
         row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
         if face.detected is None:
-            crop = seen_box(batch["align_matrix"][row_idx].cpu().numpy(), batch["pixel_values"].shape[-2:], size)
+            height, width = batch["pixel_values"].shape[-2:]
+            crop = seen_box(batch["align_matrix"][row_idx].cpu().numpy(), (height, width), size)
             yield row | dict(zip(BOX, crop, strict=True))
         else:
             row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True)) | next(poses)

@@ -97,7 +97,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None
         frame=frame,
         face=face,
         inputs=batch,
-        regions_px=region_corners(face.landmarks_px, frame.image.shape[:2], space.au_ids, recognizer.image_processor),
+        regions_px=region_corners(face.landmarks_px, frame.size, space.au_ids, recognizer.image_processor),
         row=row,
         thresholds=thresholds,
         captions=captions,
@@ -120,6 +120,8 @@ def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.
         captions=captions,
     )
     height = panel_height(len(explanation.aus), PANEL_LINES)
+    if explanation.frame.image is None:
+        raise ValueError(f"{explanation.frame.source.name} has no picture to draw on: {explanation.frame.error}")
     above = compose(Image.fromarray(explanation.frame.image), [state], 1, height)
     if not explanation.aus:
         return above

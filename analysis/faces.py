@@ -108,7 +108,8 @@ class _Detection:
 
     def _detect(self, frames: Sequence[Frame], in_tiles: bool) -> list[list[DetectedFace] | Exception]:
         try:
-            found = detect_in_pictures(self.detector, [frame.image for frame in frames], in_tiles)
+            images = [frame.image for frame in frames if frame.image is not None]
+            found = detect_in_pictures(self.detector, images, in_tiles)
             return [self._usable(faces) for faces in found]
         except Exception as error:  # a detector meets odd pictures with errors of any type
             if len(frames) == 1:
@@ -214,17 +215,17 @@ def locate_faces(
         find: the way to find faces; gets up to `batch_size` frames at once.
         tracker: of the first source, where an earlier run saw its beginning.
     """
-    source_idx = None
+    source_idx, ids = None, tracker or FaceTracker()
     for batch in _batches(frames, batch_size):
         found = iter(find([frame for frame in batch if frame.image is not None]))
         for frame in batch:
             if frame.source_idx != source_idx:
-                is_continued = source_idx is None and tracker is not None
-                source_idx, tracker = frame.source_idx, tracker if is_continued else FaceTracker()
+                ids = ids if source_idx is None else FaceTracker()
+                source_idx = frame.source_idx
             if frame.image is None:
                 yield LocatedFrame(frame, error=frame.error)
             else:
-                yield _locate(frame, next(found), tracker)
+                yield _locate(frame, next(found), ids)
 
 
 def _locate(frame: Frame, found: list[DetectedFace] | Exception | None, tracker: FaceTracker) -> LocatedFrame:

@@ -125,6 +125,11 @@ class Frame:
     error: str = ""
     is_moving: bool = False
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels; (0, 0) without an image."""
+        return (0, 0) if self.image is None else (self.image.shape[0], self.image.shape[1])
+
 
 def read_frames(
     sources: Iterable[tuple[int, Source]],

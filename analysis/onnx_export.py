@@ -159,7 +159,7 @@ def golden_inputs(processor: MF2Processor) -> Iterator[tuple[torch.Tensor, torch
     generator = torch.Generator().manual_seed(0)
     for count in CHECKED_BATCHES:
         layers = [torch.rand(count, 3, *_coarser(size, factor), generator=generator) for factor in (16, 4, 1)]
-        pixels = sum(nn.functional.interpolate(layer, size, mode="bilinear") for layer in layers) / len(layers)
+        pixels = torch.stack([nn.functional.interpolate(layer, size, mode="bilinear") for layer in layers]).mean(0)
         shifts = (torch.rand(count, 1, 2, generator=generator).numpy() - 0.5) * 0.1 * max(size)
         boxes = au_boxes_from_landmarks(mean_face(size) + shifts, size, au_ids, region_size)
         yield pixels * 2 - 1, torch.from_numpy(boxes)

@@ -55,7 +55,8 @@ def write_overlays(folder: Path) -> Path:
     image_processor = AutoProcessor.from_pretrained(manifest["model"]).image_processor
     artist = Artist(LabelSpace(**manifest["label_space"]), image_processor, manifest["settings"]["captions"])
     file = folder / f"{TABLE_NAME}.parquet"
-    most_faces, taken = _most_faces(file), set()
+    most_faces = _most_faces(file)
+    taken: set[str] = set()
     sources = groupby(_rows(file), key=itemgetter("source"))
     for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(most_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)

@@ -78,7 +78,8 @@ class Recognizer:
             raise ValueError(f"Adapters are called {', '.join(names)}; the names must differ, and none is {BASE!r}.")
         where = choose_device(device)
         fit_threads(where)  # looks at the cores first here, so that the first batch knows what is free
-        loaded = AutoModelForImageTextToText.from_pretrained(model).to(where)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(model)
+        loaded = loaded.to(where)
         processor = AutoProcessor.from_pretrained(model)
         if isinstance(loaded, BaselineModel) and (names or compile):
             raise ValueError(f"{model} is a {loaded.config.baseline}: it takes no adapters and is not compiled.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -53,8 +54,10 @@ def au_saliency(
         for _ in range(num_samples):
             noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values)
             noisy = (pixel_values + spread * noise)[None].requires_grad_()
-            logits = model.recognize(model.encode_branches(noisy, au_boxes[None])).au_logits[0]
-            total += torch.stack([_gradient(logits[idx], noisy) for idx in au_idx])
+            logits = model.recognize(model.encode_branches(noisy, au_boxes[None])).au_logits
+            if logits is None:
+                raise ValueError("The model names no AUs, so there is nothing to explain.")
+            total += torch.stack([_gradient(logits[0, idx], noisy) for idx in au_idx])
     sides = (0, BLUR * total.shape[1], BLUR * total.shape[2])
     maps = gaussian_filter(total.numpy(), sides)
     return maps / np.maximum(maps.sum(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
@@ -65,7 +68,7 @@ def _differentiable_tower(model: MF2Model) -> Iterator[None]:
     """Let gradients through the tower where it is frozen, and through the states that an adapter (DFN) reads; weights
     get none."""
     is_frozen = model.config.freeze_vision
-    sides = [module for module in model.modules() if getattr(module, "detaches_states", False)]
+    sides: list[Any] = [module for module in model.modules() if getattr(module, "detaches_states", False)]
     model.config.freeze_vision = False
     for side in sides:
         side.detaches_states = False

@@ -65,7 +65,8 @@ def crop_face(image: np.ndarray, box_xyxy_px: Sequence[float] | None, size: int)
     """A square around a face, its longer side and a margin wide; the middle of the picture without one (None, NaN)."""
     height, width = image.shape[:2]
     if box_xyxy_px is None or np.isnan(box_xyxy_px).any():
-        x0, y0, x1, y1, side = 0, 0, width, height, min(width, height)
+        x0, y0, x1, y1 = 0.0, 0.0, float(width), float(height)
+        side = float(min(width, height))
     else:
         x0, y0, x1, y1 = box_xyxy_px
         side = min(max(x1 - x0, y1 - y0) * (1 + 2 * MARGIN), width, height)

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from ..branch_mf2 import MF2Branch
 from ..labels_mf2 import LabelSpace
 from ..modeling_mf2 import MF2Output, MF2PreTrainedModel
 from ..processing_mf2 import MF2Processor
@@ -55,7 +56,7 @@ class BaselineModel(MF2PreTrainedModel):
             pixel_values = torch.empty(1, 3, *image_size_of(probe), device="meta")
             return [level.shape[1] for level in self._see(probe, pixel_values).maps]
 
-    def _see(self, tower: torch.nn.Module, pixel_values: torch.Tensor) -> VisionFeatures:
+    def _see(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
         found = read_levels(tower, pixel_values, self.levels)
         maps = [as_map(self.config, level, pixel_values) for level in found]
         return VisionFeatures(map_to_tokens(found[0]) if found[0].ndim == 4 else found[0], maps)
@@ -72,11 +73,12 @@ class BaselineModel(MF2PreTrainedModel):
         return {BASE: self.config.label_space}
 
     @property
-    def branches(self) -> dict[str, torch.nn.Module]:
+    def branches(self) -> dict[str, MF2Branch]:
         """Q-Former branches of the system, by name, which published weights may fill."""
         return dict(getattr(self.system, "branches", {}))
 
-    def get_input_embeddings(self) -> torch.nn.Module | None:
+    def get_input_embeddings(self) -> Any:
+        """The word embeddings of its first branch; None for a system that reads no text."""
         branches = iter(self.branches.values())
         return next((branch.embeddings.word_embeddings for branch in branches), None)
 
@@ -119,11 +121,15 @@ class BaselineModel(MF2PreTrainedModel):
         seen = self.system(vision)
         losses: dict[str, torch.Tensor] = {}
         if au_labels is not None or emotion_labels is not None:
-            texts = {
+            given = {
                 "emo": (input_ids, attention_mask, caption_ids),
                 "au": (au_input_ids, au_attention_mask, au_caption_ids),
             }
-            texts = {name: text for name, text in texts.items() if name in self.system.reads and text[0] is not None}
+            texts = {
+                name: (ids, mask, numbers)
+                for name, (ids, mask, numbers) in given.items()
+                if name in self.system.reads and ids is not None
+            }
             losses = self.system.losses(seen, Targets(au_labels, emotion_labels, texts))
         floors = {name.removesuffix("_floor"): losses.pop(name) for name in [*losses] if name.endswith("_floor")}
         return MF2Output(

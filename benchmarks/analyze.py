@@ -28,7 +28,7 @@ from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
 from mf2.analysis.tables import row_schema
 from mf2.benchmarks.branch import Section
-from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config
+from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config, qformer_of
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
 from mf2.dataset_tools.detectors import choose_backend, load_backend
 from mf2.dataset_tools.landmark_files import COLUMNS
@@ -59,7 +59,7 @@ def save_model(size: str, folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     MF2ForConditionalGeneration(config).save_pretrained(folder)
     side = {"height": IMAGE_SIZES[size], "width": IMAGE_SIZES[size]}
-    tokenizer = caption_tokenizer(config.emo_config.vocab_size, seed)
+    tokenizer = caption_tokenizer(qformer_of(config).vocab_size, seed)
     MF2Processor(MF2ImageProcessor(size=side), tokenizer).save_pretrained(folder)
     return folder
 

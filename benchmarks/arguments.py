@@ -8,6 +8,24 @@ SIZES = ("tiny", "base", "paper")
 """Of the model: `MF2Config.from_size`."""
 BRANCH_SECTIONS = ("passes", "itg", "texts", "step", "memory", "regions")
 FINETUNE_SECTIONS = ("steps", "memory", "inference", "cache")
+GPU_SECTIONS = (
+    "machine",
+    "training",
+    "parity",
+    "profile",
+    "options",
+    "inference",
+    "finetuning",
+    "paper",
+    "generation",
+    "fsdp",
+    "compiled_layers",
+    "analysis",
+    "flex",
+    "commands",
+    "compiled_inference",
+    "compiled_model",
+)
 PARTS = ("speed", "start", "memory")
 """What `mf2 benchmark analyze` measures."""
 PICTURES = ("crops", "photographs")
@@ -84,3 +102,16 @@ def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", choices=SIZES, default="tiny", help="of the model [%(default)s]")
     add("--batch_size", type=int, default=32, help="[%(default)s]")
     add("--output", metavar="FILE.json", help="write the results there, too")
+
+
+def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark gpu`."""
+    names = ", ".join(GPU_SECTIONS)
+    parser.add_argument("--sections", nargs="+", choices=GPU_SECTIONS, metavar="NAME", help=f"of: {names} [all]")
+    parser.add_argument(
+        "--output_dir", default="outputs/gpu", help="for gpu.json, rows.jsonl and gpu.log [%(default)s]"
+    )
+    parser.add_argument("--minutes", type=float, default=7.0, help="of the whole run; what is over is skipped [7]")
+    parser.add_argument("--scale_limits", type=float, default=1.0, help="factor on each section's time limit [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
+    parser.add_argument("--dry_run", action="store_true", help="tiny sizes on the CPU: whether everything runs")

@@ -32,6 +32,7 @@ from mf2.alignment_mf2 import (
     itc_loss,
     match_loss,
 )
+from mf2.benchmarks.inputs import qformer_of
 from mf2.branch_mf2 import BranchView, FaceViews, MF2Branch
 from mf2.configuration_mf2 import MF2QFormerConfig
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -149,10 +150,14 @@ class ReferenceStep(nn.Module):
     def __init__(self, model: MF2ForPreTraining):
         super().__init__()
         self.model = model
-        configs = {"emo": model.config.emo_config, "au": model.config.au_config}
         self.references = nn.ModuleDict(
-            {name: ReferenceBranch(branch, configs[name]) for name, branch in model.branches.items()}
+            {name: ReferenceBranch(branch, qformer_of(model.config, name)) for name, branch in model.branches.items()}
         )
+
+    @property
+    def branches(self) -> dict[str, ReferenceBranch]:
+        """The references by the name of their branch."""
+        return {name: part for name, part in self.references.items() if isinstance(part, ReferenceBranch)}
 
     def forward(
         self,
@@ -163,23 +168,25 @@ class ReferenceStep(nn.Module):
         **texts: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The losses by name, and their weighted sum as `loss`; arguments as in [`MF2ForPreTraining`]."""
-        config, losses = self.model.config, {}
+        config = self.model.config
+        losses: dict[str, torch.Tensor] = {}
         views = self._encode_branches(pixel_values, au_boxes)
         seen = self.model.recognize(views)
         for name, prefix in (("emo", ""), ("au", "au_")):
             if name in views:
                 to_write = self.model.aus_to_write(au_labels) if name == "au" else None
                 items = _text_items(texts, prefix, config.pad_token_id, to_write)
-                branch_losses = self._align(self.references[name], views[name], items)
+                branch_losses = self._align(self.branches[name], views[name], items)
                 losses |= {f"{name}_{kind}": loss for kind, loss in branch_losses.items()}
         losses |= self.model.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
-        return losses | {"loss": self.model.recognizers.weigh(losses)}
+        total = self.model.recognizers.weigh(losses)
+        return losses if total is None else losses | {"loss": total}
 
     def _encode_branches(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> FaceViews:
         """The query-only passes; `vision_states` are normalised."""
         vision = self.model.encode_vision(pixel_values)
         views = FaceViews({})
-        for name, reference in self.references.items():
+        for name, reference in self.branches.items():
             tokens = vision.tokens[:, None] if name == "emo" else self.model.encode_regions(vision, au_boxes)
             tokens = reference.branch.normalize_vision(tokens)  # (B, K, N, W)
             queries = reference.branch.query_embeds()  # (K, Q, D)

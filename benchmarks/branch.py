@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-from mf2.benchmarks.inputs import IMAGE_SIZES, describe_texts, make_batch, make_config, make_model, pad_to_limits
+from mf2.benchmarks.inputs import (
+    IMAGE_SIZES,
+    describe_texts,
+    make_batch,
+    make_config,
+    make_model,
+    pad_to_limits,
+    qformer_of,
+)
 from mf2.benchmarks.timing import (
     Phases,
     Timing,
@@ -61,6 +69,7 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
     def to_markdown(self) -> str:
+        """The rows as a table under the title, with the notes."""
         if not self.rows:
             return "\n\n".join([f"## {self.title}", *self.notes]) + "\n"
         cells = [[show_value(value) for value in row.values()] for row in self.rows]
@@ -102,7 +111,7 @@ def measure_itg(size: str, settings: Settings) -> list[dict[str, Any]]:
         pair = itg_pair(bench.branch, bench.reference, bench.vision_states, *bench.text(length))
         for mode, ours, theirs in bench.time(pair, f"{size}, ITG {length}"):
             share = ours.seconds / theirs.seconds
-            has_target = bench.config.emo_config.num_query_tokens == 32
+            has_target = qformer_of(bench.config).num_query_tokens == 32
             rows.append(
                 {"size": size, "text tokens": length, "mode": mode}
                 | {"two-stage, ms": 1e3 * ours.seconds, "full pass, ms": 1e3 * theirs.seconds}
@@ -137,7 +146,7 @@ def _step_rows(
     for name, timing in timings.items():
         share = timings[ours].seconds / timing.seconds
         is_target = size == "base" and name == "composed, limit"
-        row = {"size": size, "au_text_mode": au_text_mode, "step": name}
+        row: dict[str, Any] = {"size": size, "au_text_mode": au_text_mode, "step": name}
         row |= {f"{phase}, s": timing.phase(phase) for phase in timing.phases}
         row |= {"whole, s": timing.seconds, "images/s": batch_size / timing.seconds}
         row |= {"GFLOP": flops[name] / 1e9, "GFLOP/s": flops[name] / 1e9 / timing.seconds}

@@ -36,13 +36,14 @@ TARGETS = {
 # ------------------------------------------------------------------------------------------------------------ methods
 @dataclass
 class Trained:
-    """A method, ready to take steps: its module and the batch that it reads."""
+    """A method, ready to take steps: its module (a model, or PEFT's around one) and the batch that it reads."""
 
-    module: nn.Module
+    module: Any
     batch: Batch
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """Those that are trained."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def phases(self, settings: Settings) -> Phases:
@@ -112,7 +113,7 @@ def build_dfn_cached(size: str, settings: Settings) -> Trained:
     adapter = DFNConfig()
     adapter.take_base(config)
     batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
-    states = {}
+    states: Batch = {}
     for (branch, width), prefix in zip(side_sizes(config)["widths"].items(), ("", "au_"), strict=True):
         num_states = min(adapter.num_kept_states, side_sizes(config)["num_layers"][branch])
         captions = batch[f"{prefix}caption_ids"]
@@ -128,7 +129,7 @@ def build_dfn_cached(size: str, settings: Settings) -> Trained:
     with torch.device("meta"):
         meta = MF2Model(config)
     labels = {name: batch[name] for name in ("emotion_labels", "au_labels")}
-    spaces = {name: {} for name in meta.branches}
+    spaces: dict[str, dict[str, torch.Tensor]] = {name: {} for name in meta.branches}
     for key, tensor in shared_spaces(meta).items():
         branch, name = key.split(".", 1)
         spaces[branch][name] = torch.full_like(tensor, 0.07, device=settings.device)

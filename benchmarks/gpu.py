@@ -138,19 +138,6 @@ def run_section(worker: Worker, seconds: float) -> Outcome:
     return Outcome(title, status, perf_counter() - begun, read_rows(worker.folder / ROWS, worker.section), log)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark gpu`."""
-    names = ", ".join(SECTIONS)
-    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), metavar="NAME", help=f"of: {names} [all]")
-    parser.add_argument(
-        "--output_dir", default="outputs/gpu", help="for gpu.json, rows.jsonl and gpu.log [%(default)s]"
-    )
-    parser.add_argument("--minutes", type=float, default=7.0, help="of the whole run; what is over is skipped [7]")
-    parser.add_argument("--scale_limits", type=float, default=1.0, help="factor on each section's time limit [1]")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, captions and negatives [0]")
-    parser.add_argument("--dry_run", action="store_true", help="tiny sizes on the CPU: whether everything runs")
-
-
 def run(args: argparse.Namespace) -> int:
     """Measure; the exit status is 1 where a section did not come to its end.
 

@@ -16,13 +16,14 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.profiler import ProfilerActivity, profile
 
@@ -46,6 +47,7 @@ from mf2.benchmarks.gpu_tools import (
 )
 from mf2.benchmarks.inputs import IMAGE_SIZES, make_batch, make_config
 from mf2.benchmarks.timing import count_flops, release_memory, synchronize
+from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining, MF2Model
 from mf2.processing_mf2 import MF2Processor
 
@@ -243,7 +245,7 @@ def options_of_step(plan: Plan) -> Rows:
         return step.time(plan, 5, 2)
 
     def with_bf16_tower() -> Row:
-        step.model.vision_model.to(torch.bfloat16)
+        nn.Module.to(step.model.vision_model, torch.bfloat16)
         return step.time(plan, 5, 2)
 
     for name in ("eager", "sdpa"):
@@ -350,7 +352,7 @@ def measure_finetuning(plan: Plan) -> Rows:
     for images in (8,) if plan.dry_run else (512, 4096):
         many = plan.settings(batch_size=images)
 
-        def cached(many: object = many, images: int = images) -> Row:
+        def cached(many: Settings = many, images: int = images) -> Row:
             phases = build_dfn_cached(plan.base, many).phases(many)
             seconds = seconds_of(plan, lambda: [phase() for phase in phases.values()], 8, 3)
             return {"images": images, "ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
@@ -364,8 +366,8 @@ def measure_fsdp(plan: Plan) -> Rows:
     """The `base` step sharded over one device by FSDP2, against the same step alone."""
     yield attempt(plan, {"step": "alone"}, lambda: whole_step(plan))
     with tempfile.TemporaryDirectory() as folder:
-        options = {"init_method": f"file://{folder}/store", "rank": 0, "world_size": 1}
-        dist.init_process_group("nccl" if plan.device == "cuda" else "gloo", **options)
+        backend = "nccl" if plan.device == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
         try:
             yield attempt(plan, {"step": "FSDP2"}, lambda: sharded_step(plan))
         finally:
@@ -417,7 +419,7 @@ def base_model(plan: Plan, kind: type[Model], dtype: torch.dtype) -> Model:
 
 def measure_compiled_inference(plan: Plan) -> Rows:
     """The same in bfloat16 with the image passes compiled for any batch size, as `mf2 analyze --compile` does."""
-    model = base_model(plan, MF2Model, torch.bfloat16)
+    model: Any = base_model(plan, MF2Model, torch.bfloat16)
     model.encode_branches = torch.compile(model.encode_branches, dynamic=True, backend=plan.compiler)
     started = perf_counter()
     for images in (2, 1, *plan.batch_sizes[3::2]):

@@ -72,8 +72,9 @@ class Plan:
 
     def settings(self, **fields: Any) -> Settings:
         """The settings of the other benchmarks that say the same."""
-        fields = {"device": self.device, "dtype": "bfloat16", "seed": self.seed, "repeats": self.repeats(9)} | fields
-        return Settings(**{"batch_size": self.train_images} | fields)
+        common: dict[str, Any] = {"device": self.device, "dtype": "bfloat16", "seed": self.seed}
+        common |= {"repeats": self.repeats(9), "batch_size": self.train_images}
+        return Settings(**common | fields)
 
 
 # ------------------------------------------------------------------------------------------------------ measuring
@@ -169,8 +170,8 @@ class TrainingStep:
     def start(self) -> None:
         """A new optimizer; its rate of 0 does the full work and leaves the weights."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        fused = self.fused and self.settings.device == "cuda"
-        self.optimizer = torch.optim.AdamW(trained, lr=0.0, **({"fused": True} if fused else {}))
+        fused = True if self.fused and self.settings.device == "cuda" else None  # None leaves the choice to torch
+        self.optimizer = torch.optim.AdamW(trained, lr=0.0, fused=fused)
 
     def loss(self) -> torch.Tensor:
         """The sum of all losses."""

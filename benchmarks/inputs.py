@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
-from mf2.configuration_mf2 import MF2Config
+from mf2.configuration_mf2 import MF2Config, MF2QFormerConfig
 from mf2.data_loading.captions import CaptionTable, training_texts
 from mf2.data_loading.splits import Labels
 from mf2.dataset_tools.captions import template_captions
@@ -62,11 +62,18 @@ def make_config(size: str, seed: int, dropout: float | None = None, **fields) ->
 
     Written text reads the queries as BLIP-2's does, whose passes MF² is held against.
     """
-    tokenizer = caption_tokenizer(MF2Config.from_size(size).emo_config.vocab_size, seed)
+    tokenizer = caption_tokenizer(qformer_of(MF2Config.from_size(size)).vocab_size, seed)
     for name in ("emo_config", "au_config"):
         rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         fields[name] = {"text_reads_queries": "entering"} | rates | fields.get(name, {})
     return MF2Config.from_size(size, **vocabulary_fields(tokenizer), **fields)
+
+
+def qformer_of(config: MF2Config, branch: str = "emo") -> MF2QFormerConfig:
+    """The configuration of a branch's Q-Former; its field takes a mapping, too, and makes one of it."""
+    qformer = getattr(config, f"{branch}_config")
+    assert isinstance(qformer, MF2QFormerConfig)
+    return qformer
 
 
 def make_model(config: MF2Config, seed: int, device: str) -> MF2ForPreTraining:
@@ -80,7 +87,7 @@ def make_batch(config: MF2Config, batch_size: int, image_size: int, seed: int, d
     """Everything that a training step takes; each kind of text is padded to its longest in the batch."""
     rows = captioned_rows(max(NUM_CAPTIONED, batch_size), seed)
     labels = Labels.from_rows(rows, config.au_ids)
-    table = CaptionTable(rows, labels, config, caption_tokenizer(config.emo_config.vocab_size, seed))
+    table = CaptionTable(rows, labels, config, caption_tokenizer(qformer_of(config).vocab_size, seed))
     chosen = np.arange(batch_size)
     size = (image_size, image_size)
     boxes = torch.from_numpy(au_boxes_from_landmarks(mean_face(size), size, config.au_ids))
@@ -131,5 +138,5 @@ def text_of_length(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random ids and a mask of ones, both `(rows, length)`."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(100, config.emo_config.vocab_size, (rows, length), generator=generator)
+    ids = torch.randint(100, qformer_of(config).vocab_size, (rows, length), generator=generator)
     return ids.to(device), torch.ones_like(ids, device=device)

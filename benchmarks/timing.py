@@ -4,7 +4,7 @@ import datetime
 import gc
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mf2 import __version__
 
 Result = TypeVar("Result")
+Name = TypeVar("Name", bound=Hashable)
 Phases = Mapping[str, Callable[[], object]]
 """What is timed apart, in order: each phase may use what the one before it left."""
 
@@ -43,8 +44,8 @@ class Timing:
 
 
 def time_side_by_side(
-    runs: Mapping[str, Phases], repeats: int, warm_up: int, device: str, title: str
-) -> dict[str, Timing]:
+    runs: Mapping[Name, Phases], repeats: int, warm_up: int, device: str, title: str
+) -> dict[Name, Timing]:
     """Time the runs in turns, so that whatever else slows the machine slows all of them.
 
     Args:
@@ -54,7 +55,7 @@ def time_side_by_side(
         device: its queued work is waited for.
         title: of the progress bar.
     """
-    seconds: dict[str, dict[str, list[float]]] = {
+    seconds: dict[Name, dict[str, list[float]]] = {
         name: {phase: [] for phase in phases} for name, phases in runs.items()
     }
     for repeat in tqdm(range(-warm_up, repeats), desc=title, leave=False):

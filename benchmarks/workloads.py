@@ -18,6 +18,7 @@ from mf2.benchmarks.inputs import (
     make_config,
     make_model,
     pad_to_limits,
+    qformer_of,
     text_of_length,
 )
 from mf2.benchmarks.timing import Phases, Timing, count_flops, time_side_by_side
@@ -132,14 +133,16 @@ class PassBench:
 
     @classmethod
     def build(cls, size: str, settings: Settings) -> "PassBench":
+        """The branch, its reference and the tokens, at that size."""
         config = make_config(size, settings.seed, dropout=0.0, use_au_vl=False)
         model = make_model(config, settings.seed, settings.device)
         batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
         with torch.no_grad(), settings.autocast():
             tokens = model.encode_vision(batch["pixel_values"]).tokens
-        return cls(config, model.emo, ReferenceBranch(model.emo, config.emo_config), tokens, settings)
+        return cls(config, model.emo, ReferenceBranch(model.emo, qformer_of(config)), tokens, settings)
 
     def text(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random ids and their mask, `(B, length)`."""
         rows = len(self.vision_states)
         return text_of_length(self.config, rows, length, self.settings.seed, self.settings.device)
 
@@ -176,6 +179,7 @@ class OurStep(nn.Module):
         self.model = model
 
     def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses of a batch by name, and their weighted sum as `loss`."""
         output = self.model(**batch)
         return output.losses | {"loss": output.loss}
 
@@ -190,6 +194,7 @@ class StepBench:
 
     @classmethod
     def build(cls, size: str, au_text_mode: str, settings: Settings) -> "StepBench":
+        """The step and those that it is compared with, at that size."""
         config = make_config(size, settings.seed, settings.dropout, au_text_mode=au_text_mode)
         model = make_model(config, settings.seed, settings.device)
         batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)

@@ -33,6 +33,7 @@ COMMANDS = {
         "benchmarks.gpu",
         "measure on a GPU what a CPU cannot tell: training, throughput, parity, each section with a time limit",
         "mf2 benchmark gpu --output_dir outputs/gpu\nmf2 benchmark gpu --dry_run --sections training parity",
+        "benchmarks.arguments:add_gpu_arguments",
     ),
     "time_to_score": Command(
         "experiments.time_to_score",

@@ -154,8 +154,9 @@ class CaptionTable:
         digest = hashlib.sha256()
         for branch, indexes in self.used_indexes().items():
             ids, mask, _ = self.table.pad(indexes)
-            for part in (branch.encode(), indexes, ids.numpy(), mask.numpy()):
-                digest.update(part)
+            digest.update(branch.encode())
+            for part in (indexes, ids.numpy(), mask.numpy()):
+                digest.update(part.tobytes())
         return digest.hexdigest()
 
     def batch(self, rows: np.ndarray, seeds: Sequence[int]) -> dict[str, torch.Tensor]:

@@ -42,6 +42,7 @@ class FaceCollator:
         self.views = views
 
     def __call__(self, examples: Sequence[FaceExample]) -> dict[str, torch.Tensor]:
+        """The batch of these examples: `pixel_values`, `au_boxes`, labels and, in training, texts."""
         batch = {
             "emotion_labels": torch.tensor([example.emotion for example in examples]),
             "au_labels": torch.from_numpy(np.stack([example.aus for example in examples])),
@@ -50,7 +51,7 @@ class FaceCollator:
         if seeds and self.captions:
             batch |= self.captions.batch(np.array([example.row for example in examples]), seeds)
         view_seeds = self._view_seeds(examples) if seeds and self.augmentation else None
-        faces = self.image_processor(
+        faces = self.image_processor.preprocess(
             [example.image for example in examples],
             landmarks=[example.landmarks_px for example in examples],
             augment=self.augmentation if view_seeds else None,
@@ -61,7 +62,8 @@ class FaceCollator:
 
     def _view_seeds(self, examples: Sequence[FaceExample]) -> list[int] | None:
         """What decides each row's augmentation; None for a view without."""
-        views = [example.epoch if self.views is None else example.epoch % self.views for example in examples]
+        epochs = [example.epoch for example in examples if example.epoch is not None]
+        views = epochs if self.views is None else [epoch % self.views for epoch in epochs]
         if self.views is not None and views[0] == 0:
             return None  # a batch lies within an epoch, so all of it shows the same view
         return [row_seed(self.seed, view, example.row) for view, example in zip(views, examples, strict=True)]

@@ -131,6 +131,7 @@ class Labels:
 
     @classmethod
     def from_rows(cls, rows: datasets.Dataset, au_ids: Sequence[int]) -> "Labels":
+        """The labels of a data set's rows, of these AUs, in this order."""
         emotion = [EMOTION_UNLABELLED if value is None else value for value in rows["emotion"]]
         columns = [np.asarray(rows[column], dtype=np.int64) for column in au_columns(au_ids)]
         aus = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)

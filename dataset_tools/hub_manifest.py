@@ -24,7 +24,7 @@ def find_manifest(path: str | Path) -> dict[str, Any]:
     if file := _download(str(path), MANIFEST_NAME):
         return read_manifest(file.parent)
     card = _download(str(path), CARD_NAME)
-    stated = DatasetCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.license if card else None
+    stated = DatasetCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.get("license") if card else None
     return {"license": stated} if isinstance(stated, str) else {}
 
 

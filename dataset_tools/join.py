@@ -49,7 +49,7 @@ def join_images(source: str, root: Path, out_dir: Path, *, overwrite: bool = Fal
         shown = ", ".join(missing[:SHOWN])
         raise FileNotFoundError(f"{root} lacks {len(missing):,} of {len(places):,} pictures, {shown} for example.")
     first = next(iter(splits.values()))
-    kept = {
+    kept: dict[str, Any] = {
         key: manifest[key] for key in ("pretty_name", "license", "license_name", "license_link") if key in manifest
     }
     return write_mfa(

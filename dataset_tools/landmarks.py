@@ -245,6 +245,7 @@ class Parts:
         return len(self.positions)
 
     def path(self, part: int) -> Path:
+        """The file of a part."""
         return self.folder / f"{part:06d}.npz"
 
     @property

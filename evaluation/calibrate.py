@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit, softmax
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoModel, AutoProcessor
 from transformers.utils import CONFIG_NAME
 
 from mf2.auto_mf2 import register_auto_classes
@@ -38,6 +38,7 @@ from mf2.evaluation.protocols import load_protocol
 from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import find_overlap, record_training_videos
 from mf2.labels_mf2 import LabelSpace
+from mf2.modeling_mf2 import MF2PreTrainedModel
 from mf2.utils.devices import choose_device
 from mf2.utils.files import read_json, replacing, write_json
 from mf2.utils.markdown import markdown_table
@@ -149,7 +150,8 @@ def select_calibration(
     for part, (fit_part, score) in PARTS.items():
         candidate = fit_part(fit, chosen)
         before, after = (held_out.measure(one, label_space)[score] for one in (chosen, candidate))
-        if candidate != chosen and (force or (before is not None and gain_of(score, before, after) > 0)):
+        gains = before is not None and after is not None and gain_of(score, before, after) > 0
+        if candidate != chosen and (force or gains):
             chosen = candidate
             saved_parts.append(part)
     return chosen, saved_parts
@@ -280,22 +282,28 @@ def run(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def read_sample(model: PreTrainedModel, split: Split, args: argparse.Namespace) -> tuple[Sample, np.ndarray]:
+def read_sample(model: MF2PreTrainedModel, split: Split, args: argparse.Namespace) -> tuple[Sample, np.ndarray]:
     """The logits of a split beside its labels, and the `(N,)` group of each row."""
     processor = AutoProcessor.from_pretrained(args.model).for_label_spaces(model.label_space)
     batches = image_batches(split, processor.image_processor, args.batch_size, args.device)
     au_logits, emotion_logits = collect_logits(model(**batch) for batch in batches)
     found = predictions_from_logits(split, model.label_space, au_logits, emotion_logits)
     nothing = np.zeros((len(found), 0))
-    logits = (nothing if given is None else given for given in (au_logits, emotion_logits))
-    return Sample(*logits, found.au_labels, found.emotion_labels), found.group_ids
+    sample = Sample(
+        nothing if au_logits is None else au_logits,
+        nothing if emotion_logits is None else emotion_logits,
+        found.au_labels,
+        found.emotion_labels,
+    )
+    return sample, found.group_ids
 
 
 def format_gains(before: dict[str, float | None], after: dict[str, float | None]) -> str:
     """A row a score: before, after, and the difference, positive where it is better."""
     rows = []
     for score in LOWER_IS_BETTER:
-        if before[score] is not None:
-            gain = round(gain_of(score, before[score], after[score]), 4) + 0.0  # no -0.0000
-            rows.append((score.replace("_", " "), f"{before[score]:.4f}", f"{after[score]:.4f}", f"{gain:+.4f}"))
+        old, new = before[score], after[score]
+        if old is not None and new is not None:
+            gain = round(gain_of(score, old, new), 4) + 0.0  # no -0.0000
+            rows.append((score.replace("_", " "), f"{old:.4f}", f"{new:.4f}", f"{gain:+.4f}"))
     return markdown_table(("held-out", "before", "after", "gain"), rows)

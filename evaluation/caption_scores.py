@@ -12,7 +12,7 @@ from mf2.caption_meaning_mf2 import KINDS_OF_EMOTION, RecognisedState, find_au_m
 from mf2.caption_meaning_mf2 import named_aus as mentioned_aus
 from mf2.configuration_mf2 import MF2Config
 from mf2.dataset_tools.captions import find_au_entries, validate_caption
-from mf2.dataset_tools.captions.rules import MAX_TOKENS, CaptionKind, TokenCounter
+from mf2.dataset_tools.captions.rules import CAPTION_KINDS, MAX_TOKENS, CaptionKind, TokenCounter
 from mf2.evaluation.metrics import mean_of_known
 from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
@@ -27,8 +27,10 @@ def caption_kinds(config: MF2Config, label_space: LabelSpace | None = None) -> t
         label_space: of what answers, where that is an adapter: without AUs there is no sentence for each of them.
     """
     kinds: tuple[CaptionKind, ...] = ()
-    if config.use_emo_vl:
-        kinds += ("emotion", "key_au") if config.emo_text == "random" else (config.emo_text,)
+    if config.use_emo_vl and config.emo_text == "random":
+        kinds = ("emotion", "key_au")
+    elif config.use_emo_vl:
+        kinds = tuple(kind for kind in CAPTION_KINDS if kind == config.emo_text)
     has_aus = config.au_text_mode == "caption" or bool((label_space or config.label_space).au_ids)
     return (*kinds, "au") if config.use_au_vl and has_aus else kinds
 
@@ -116,7 +118,7 @@ def score_captions(
     """
     states = labelled_states(predictions, label_space), recognised_states(predictions, label_space)
     return {
-        kind: _score_kind(kind, texts, *states, predictions.file_names, count_tokens)
+        kind: _score_kind(kind, texts, *states, predictions.file_names.tolist(), count_tokens)
         for kind, texts in captions.items()
     }
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoModel, AutoProcessor
 
 from mf2.auto_mf2 import register_auto_classes
 from mf2.baselines.modeling import register_baselines
 from mf2.data_loading.csv_files import data_folder
 from mf2.data_loading.splits import Split
+from mf2.dataset_tools.captions.rules import CaptionKind
 from mf2.evaluation.caption_scores import caption_kinds, score_captions
 from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.landmark_sources import (
@@ -49,7 +50,7 @@ from mf2.hub.file_names import METRICS_NAME
 from mf2.hub.provenance import Overlap, find_overlap, refuse_overlap
 from mf2.hub.sources import check_model_source
 from mf2.labels_mf2 import LabelSpace
-from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output
+from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2Model, MF2Output, MF2PreTrainedModel
 from mf2.processing_mf2 import MF2Processor
 from mf2.utils.devices import check_device, choose_device
 from mf2.utils.environment import describe_environment
@@ -87,7 +88,7 @@ class Measurement:
 
 
 # ------------------------------------------------------------------------------------------------------------- models
-def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[PreTrainedModel, MF2Processor, dict[str, str]]:
+def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[MF2PreTrainedModel, MF2Processor, dict[str, str]]:
     """A checkpoint (or an adapter folder, which brings its base) with adapters loaded beside it, and its processor.
 
     Returns:
@@ -205,7 +206,8 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
     settings = {"num_beams": 1}
     if arguments.rerank != "none":
         settings = {"rerank": arguments.rerank, "tokenizer": processor.tokenizer}
-    outputs, captions = [], {kind: [] for kind in caption_kinds(model.config, model.label_space)}
+    outputs: list[MF2Output] = []
+    captions: dict[CaptionKind, list[str]] = {kind: [] for kind in caption_kinds(model.config, model.label_space)}
     batches = image_batches(
         split,
         processor.image_processor,

@@ -41,6 +41,7 @@ class LandmarkSource:
     num_given: int = 0
 
     def __call__(self, example: FaceExample) -> np.ndarray | None:
+        """The `(68, 2)` points in pixels that the image processor is given of a face; None for none."""
         points = self.locate(example)
         self.num_faces += 1
         self.num_located += points is not None

@@ -4,7 +4,7 @@ The model sees images alone. AU labels are 1, 0 or -1 (unlabelled), emotion labe
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ import torch
 from scipy.special import expit, softmax
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from mf2.data_loading.collators import FaceCollator
 from mf2.data_loading.splits import FaceExample, Split
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
+from mf2.modeling_mf2 import MF2PreTrainedModel
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.utils.files import replacing
 from mf2.utils.threads import fit_threads
@@ -96,7 +96,7 @@ class Predictions:
         )
 
     def to_table(self, label_space: LabelSpace) -> pd.DataFrame:
-        """One row an image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, `emotion_Anger`, …
+        """One row an image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, each emotion's.
 
         Unlabelled is -1 for an AU and null for the emotion, as in a data set.
         """
@@ -163,7 +163,7 @@ def _collate(collator: FaceCollator, landmarks_of: LandmarkChoice, examples: Seq
 
 @torch.no_grad()
 def predict(
-    model: PreTrainedModel,
+    model: MF2PreTrainedModel,
     image_processor: MF2ImageProcessor,
     split: Split,
     batch_size: int = 64,
@@ -185,7 +185,7 @@ def predict(
     return predictions_from_logits(split, model.label_space, *logits)
 
 
-def collect_logits(outputs: Iterator[Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def collect_logits(outputs: Iterable[Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """AU `(N, A)` and emotion `(N, E)` logits of the outputs of all batches; None for a head that is not there."""
     parts: dict[str, list[np.ndarray]] = {"au_logits": [], "emotion_logits": []}
     for output in outputs:

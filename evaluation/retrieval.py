@@ -58,8 +58,8 @@ def retrieval_scores(
 def face_embeds(outputs: Sequence[MF2Output], branch: str, text_embeds: torch.Tensor) -> torch.Tensor:
     """`(N, G, Q, P)` queries of all faces: of the face (G = 1), or of its AU regions apart where the texts are."""
     if branch == "emo":
-        return torch.cat([output.emotion_embeds for output in outputs])[:, None]
-    regions = torch.cat([output.au_embeds for output in outputs])  # (N, A, Q, P)
+        return torch.cat([output.emotion_embeds for output in outputs if output.emotion_embeds is not None])[:, None]
+    regions = torch.cat([output.au_embeds for output in outputs if output.au_embeds is not None])  # (N, A, Q, P)
     return regions if text_embeds.shape[1] == regions.shape[1] else regions.flatten(1, 2)[:, None]
 
 

@@ -67,17 +67,16 @@ def _make_resampler(groups: np.ndarray, num_bootstrap: int, seed: int) -> Resamp
 
 def score_tasks(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
     """`aus`, `aus_tuned` and `emotion`, with intervals where there is a resampler."""
-    thresholds = np.asarray(label_space.thresholds)
     return {
         "aus": score_aus(predictions, label_space, 0.5, resampler),
-        "aus_tuned": score_aus(predictions, label_space, thresholds, resampler),
+        "aus_tuned": score_aus(predictions, label_space, label_space.thresholds, resampler),
         "emotion": score_emotion(predictions, label_space, resampler),
     }
 
 
 # -------------------------------------------------------------------------------------------------------- the tasks
 def score_aus(
-    predictions: Predictions, label_space: LabelSpace, thresholds: np.ndarray | float, resampler: Resampler | None
+    predictions: Predictions, label_space: LabelSpace, thresholds: Sequence[float] | float, resampler: Resampler | None
 ) -> dict[str, Any]:
     """`au_metrics` with intervals of F1 and average precision, per AU and of their means."""
     probs, labels, codes = predictions.au_probs, predictions.au_labels, label_space.au_codes

@@ -43,9 +43,10 @@ def probe_features(model: MF2Model, image_processor: MF2ImageProcessor, split: S
     """What the probes read of a split, with the data set's landmarks."""
     faces, regions = [], []
     for batch in image_batches(split, image_processor, BATCH_SIZE, model.device):
-        sampled = model.sample_vision(**batch)
+        sampled = model.sample_vision(batch["pixel_values"], batch["au_boxes"])
         faces.append(sampled.tokens.mean(1).float().cpu())
-        regions.append(sampled.regions.mean(2).float().cpu())
+        if sampled.regions is not None:
+            regions.append(sampled.regions.mean(2).float().cpu())
     return torch.cat(faces).numpy(), torch.cat(regions).numpy()
 
 

@@ -213,7 +213,7 @@ def methods_table(base: Run, task: Mapping[str, str]) -> Table:
     """Methods of adaptation on one task, from one base."""
     methods = {"DFN": "dfn", "full fine-tuning": "full", "LoRA": "lora", "head only": "head"}
     rows = {
-        name: Run(f"task-{method}", "finetune", {"method": method} | task, base) for name, method in methods.items()
+        name: Run(f"task-{method}", "finetune", {"method": method, **task}, base) for name, method in methods.items()
     }
     variants = {
         "DFN, image cells only": {"dfn.text_cells": "false", "dfn.alignment_weight": "0"},
@@ -223,7 +223,7 @@ def methods_table(base: Run, task: Mapping[str, str]) -> Table:
     }
     for name, flags in variants.items():
         folder = "task-" + name.lower().replace(", ", "-").replace(" ", "-")
-        rows[name] = Run(folder, "finetune", {"method": "dfn"} | task | flags, base)
+        rows[name] = Run(folder, "finetune", {"method": "dfn", **task, **flags}, base)
     return Table(
         "Adapting to another task and domain, and DFN's parts",
         rows,
@@ -261,6 +261,8 @@ class FilledTable:
 
     def difference(self, row: str, column: str) -> str:
         """From the compared row, with its interval over pairs of equal seeds."""
+        if self.table.compare_with is None:
+            return "–"
         pairs = zip(self.values[row][column], self.values[self.table.compare_with][column], strict=True)
         known = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
         if not known:

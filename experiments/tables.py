@@ -1,6 +1,6 @@
-"""The paper's tables, and those that it lacks, from trainings that are run as they are needed.
+r"""The paper's tables, and those that it lacks, from trainings that are run as they are needed.
 
-    mf2 tables --tables II III IV V captions methods --data data/faces --output_dir results \\
+    mf2 tables --tables II III IV V captions methods --data data/faces --output_dir results \
         --seeds 0 1 2 --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml
 
 Stopped, the same command goes on: what is done is kept. OUTPUT_DIR gets `tables.md`, and a CSV file a table with the

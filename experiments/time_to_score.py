@@ -1,6 +1,6 @@
-"""How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
+r"""How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
 
-    mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \\
+    mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \
         --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml --eval_steps 8
 
 Methods run one after another, each with its own settings. Evaluating costs time as well; the shorter the way, the more
@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> None:
     runs = [Run(method, "finetune", {"config": file, "method": method} | given) for method, file in configs.items()]
     folder = RunFolder(args.output_dir, {})
     run_all(folder, runs, [args.seed], num_parallel=1)
-    text = to_markdown({run.name: folder.metrics(run, args.seed)["training"] for run in runs}, args.seed)
+    measured = {run.name: folder.metrics(run, args.seed) for run in runs}
+    trained = {name: metrics["training"] for name, metrics in measured.items() if metrics is not None}
+    text = to_markdown(trained, args.seed)
     write_text(args.output_dir / "time_to_score.md", text)
     print(text)
 
@@ -41,12 +43,10 @@ def to_markdown(trained: Mapping[str, Mapping[str, Any]], seed: int) -> str:
     """
     parts = [f"# Time to the same validation score, seed {seed}\n"]
     for score in SCORES:
-        best = {
-            name: max((entry[score] for entry in t["history"] if score in entry), default=None)
-            for name, t in trained.items()
-        }
-        if None in best.values():
+        scores = {name: [entry[score] for entry in t["history"] if score in entry] for name, t in trained.items()}
+        if not all(scores.values()):
             continue
+        best = {name: max(values) for name, values in scores.items()}
         goal = min(best.values())
         rows = [
             [name, f"{best[name]:.3f}", *time_to_reach(training, score, goal)] for name, training in trained.items()

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from packaging.requirements import Requirement
 
 from mf2.baselines.registry import MODEL_TYPE, load_system
 from mf2.dataset_tools.card_template import render_card
@@ -96,7 +97,8 @@ def make_card(
     source = "." if is_local else placement.repo_id  # a folder is loaded from within
     facts["overlay"] = (folder / OVERLAY_NAME).is_file() and not facts["restricted"]
     if is_adapter:
-        base = placement.base or PinnedRepo(Path(config["base_model_name_or_path"]).name, config.get("revision"))
+        named = Path(config["base_model_name_or_path"]).name
+        base: PinnedRepo | None = placement.base or PinnedRepo(named, config.get("revision"))
         facts |= {"base": base, "method": config["peft_type"], "loading": loading_lines(source, base=base)}
         template, relation = "adapter.md", "adapter"
     elif config.get("model_type") == MODEL_TYPE:
@@ -119,8 +121,11 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
         relation: to the base, in the Hub's words; `baseline` for another system than MF².
     """
     base = facts["base"].repo_id if facts["base"] else ""  # before publication it may be a folder's name
-    lineage = {"base_model": base, "base_model_relation": relation} if HUB_ID.fullmatch(base) else {}
-    terms = {"license_name": "terms-of-the-training-data"} if facts["restricted"] else {}
+    further: dict[str, Any] = {}
+    if HUB_ID.fullmatch(base):
+        further |= {"base_model": base, "base_model_relation": relation}
+    if facts["restricted"]:
+        further["license_name"] = "terms-of-the-training-data"
     datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
     is_ours = relation != "baseline"  # other systems need the package, and are nothing that the Hub's widget runs
     kinds = {"adapter": ("peft", "dfn"), "baseline": ("baseline",)}
@@ -132,18 +137,17 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),
-        **lineage,
-        **terms,
+        **further,
     )
 
 
 def requirements(is_adapter: bool) -> list[str]:
     """What the card's lines need, in the ranges that this package declares."""
     names = ["torch", "transformers", "pillow", *(["peft"] if is_adapter else [])]
-    declared = {}
-    for line in importlib.metadata.requires(DISTRIBUTION) or []:
-        name, bounds = re.match(r"([\w-]+)([^;]*)", line).groups()
-        declared.setdefault(name, ",".join(sorted(bounds.strip().split(","), reverse=True)))  # the lower bound first
+    declared: dict[str, str] = {}
+    for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
+        bounds = sorted(map(str, requirement.specifier), reverse=True)  # the lower bound first
+        declared.setdefault(requirement.name, ",".join(bounds))
     return [f"`{name}{declared.get(name, '')}`" for name in names]
 
 
@@ -156,7 +160,7 @@ def permission_section(permission: str | None) -> str:
 def list_training_data(
     config: Mapping[str, Any], metrics: Mapping[str, Any], placement: Placement | None = None
 ) -> list[dict[str, Any]]:
-    """Provenance of everything that was trained on, the base's first: `name`, `license`, `rows`, `videos`, …
+    """Provenance of everything that was trained on, the base's first: `name`, `license`, `rows`, `videos` and so on.
 
     A checkpoint's configuration lists it all; an adapter adds what its own training saw.
     """

@@ -1,6 +1,6 @@
 """An evaluation as Markdown that also reads well in a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mf2.utils.markdown import markdown_table
@@ -18,7 +18,7 @@ def format_report(metrics: dict[str, Any]) -> str:
     return f"{_heading(metrics).strip()}\n\n{format_scores(metrics['evaluation'])}"
 
 
-def format_scores(evaluation: dict[str, Any], heading: str = "##") -> str:
+def format_scores(evaluation: Mapping[str, Any], heading: str = "##") -> str:
     """The tables alone, each kind under a heading of that level."""
     parts = []
     if compared := evaluation.get("by_landmarks"):
@@ -37,7 +37,7 @@ def format_scores(evaluation: dict[str, Any], heading: str = "##") -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _heading(metrics: dict[str, Any]) -> str:
+def _heading(metrics: Mapping[str, Any]) -> str:
     evaluation, data = metrics["evaluation"], metrics["evaluation"]["data"]
     bootstrap, seen = evaluation["bootstrap"], evaluation["overlap"]["seen_videos"]
     lines = [
@@ -57,12 +57,12 @@ def _heading(metrics: dict[str, Any]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
-def _headline_table(evaluation: dict[str, Any]) -> str:
+def _headline_table(evaluation: Mapping[str, Any]) -> str:
     rows = [*_au_headlines(evaluation), *_emotion_headlines(evaluation)]
     return markdown_table(("score", "value", "trivial"), rows)
 
 
-def _landmark_table(compared: dict[str, Any]) -> str:
+def _landmark_table(compared: Mapping[str, Any]) -> str:
     """The scores by what was known of where faces are; what anyone can have comes first."""
     rows = [
         (
@@ -79,7 +79,7 @@ def _landmark_table(compared: dict[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
-def _au_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _au_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     aus, tuned, calibration = evaluation["aus"], evaluation["aus_tuned"], evaluation["calibration"]["aus"]
     if not aus["per_au"]:
         return
@@ -100,7 +100,7 @@ def _au_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _emotion_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _emotion_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     emotion, calibration = evaluation["emotion"], evaluation["calibration"]["emotion"]
     if not emotion["num_labelled"]:
         return
@@ -124,7 +124,7 @@ def _emotion_headlines(evaluation: dict[str, Any]) -> Iterator[tuple[str, str, s
         )
 
 
-def _au_table(evaluation: dict[str, Any]) -> str:
+def _au_table(evaluation: Mapping[str, Any]) -> str:
     calibration = (evaluation["calibration"]["aus"] or {}).get("per_au", {})
     rows = []
     for code, au in evaluation["aus"]["per_au"].items():
@@ -147,7 +147,7 @@ def _au_table(evaluation: dict[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
-def _emotion_table(emotion: dict[str, Any]) -> str:
+def _emotion_table(emotion: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
@@ -163,7 +163,7 @@ def _emotion_table(emotion: dict[str, Any]) -> str:
     return markdown_table(("emotion", "precision", "recall", "F1", "labels"), rows)
 
 
-def _group_tables(by_group: dict[str, Any]) -> Iterator[str]:
+def _group_tables(by_group: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         (
             name,
@@ -186,7 +186,7 @@ def _group_tables(by_group: dict[str, Any]) -> Iterator[str]:
         yield markdown_table(("gap of", "best", "worst", "difference"), gaps)
 
 
-def _retrieval_table(retrieval: dict[str, Any]) -> str:
+def _retrieval_table(retrieval: Mapping[str, Any]) -> str:
     rows = []
     for kind, scores in retrieval.items():
         for direction in ("text_to_face", "face_to_text"):
@@ -200,7 +200,7 @@ def _retrieval_table(retrieval: dict[str, Any]) -> str:
     return markdown_table(("captions", "direction", *(f"recall@{k} (chance)" for k in ks), "among"), rows)
 
 
-def _caption_table(captions: dict[str, Any]) -> str:
+def _caption_table(captions: Mapping[str, Any]) -> str:
     columns = {
         "valid_by_labels": "valid by labels",
         "valid_by_output": "valid by own output",

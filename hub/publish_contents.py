@@ -14,6 +14,7 @@ from mf2.dataset_tools.privacy import restricted_sources, shorten_paths
 from mf2.dataset_tools.recipe import RECIPE_FORMAT
 from mf2.dataset_tools.schema import MANIFEST_NAME, read_manifest
 from mf2.hub.cards import (
+    PinnedRepo,
     Placement,
     eval_results_yaml,
     label_space_of,
@@ -231,20 +232,21 @@ def prepare(contents: Contents, placement: Placement) -> Contents:
         settings = shorten_paths(load_yaml(contents.source / RESOLVED_NAME))
         files[RESOLVED_NAME] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     if placement.base:
-        files[ADAPTER_CONFIG_NAME] = _adapter_config(contents.source, placement)
+        files[ADAPTER_CONFIG_NAME] = _adapter_config(contents.source, placement.base)
     if placement.evaluation:
         evaluation = contents.read_json(METRICS_NAME)["evaluation"]
         name = placement.evaluation.repo_id.split("/")[-1]
         files[f".eval_results/{name}.yaml"] = eval_results_yaml(evaluation, placement.evaluation)
     left_out = contents.left_out
-    if contents.restricted and files.pop(OVERLAY_NAME, None):
+    if contents.restricted and OVERLAY_NAME in files:
+        del files[OVERLAY_NAME]
         left_out = (*left_out, OVERLAY_NAME)
     return replace(contents, files=files, left_out=left_out)
 
 
-def _adapter_config(source: Path, placement: Placement) -> str:
+def _adapter_config(source: Path, base: PinnedRepo) -> str:
     config = read_json(source / ADAPTER_CONFIG_NAME)
-    config |= {"base_model_name_or_path": placement.base.repo_id, "revision": placement.base.sha}
+    config |= {"base_model_name_or_path": base.repo_id, "revision": base.sha}
     return _to_json(config)
 
 

@@ -37,7 +37,8 @@ def find_placement(
     if contents.repo_type == "dataset":
         return Placement(repo_id, permission=permission)
     base = find_base(api, contents, base_repo)
-    inherited = _training_data_of(api, base) if contents.kind == ADAPTER else ()  # a checkpoint lists its base's too
+    # a checkpoint lists what its base was trained on, an adapter does not
+    inherited = _training_data_of(api, base) if base and contents.kind == ADAPTER else ()
     return Placement(repo_id, base, inherited, find_evaluation(api, contents, eval_repo), permission)
 
 
@@ -76,7 +77,7 @@ def _refuse_other_weights(api: HfApi, folder: Path, base: PinnedRepo) -> None:
     """An adapter on other weights than its base's gives wrong results without an error."""
     ours = {file.name: sha256_of_file(file) for file in folder.glob("model*.safetensors")}
     found = api.get_paths_info(base.repo_id, list(ours), revision=base.sha)
-    theirs = {entry.path: entry.lfs.sha256 for entry in found if getattr(entry, "lfs", None)}
+    theirs = {entry.path: lfs.sha256 for entry in found if (lfs := getattr(entry, "lfs", None))}
     if ours != theirs:
         raise ValueError(
             f"{base.repo_id} at {base.sha} has other weights than {folder.name}, which the adapter was trained on; "

@@ -15,6 +15,7 @@ class ImportBlocker:
     """A finder that comes first and refuses the package."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        """Refuse what the probe must do without; None leaves the rest to the other finders."""
         if name.partition(".")[0] == HIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
@@ -15,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from mf2.hub.publish_contents import Contents
 
 MAIN = "main"
-GATE = "manual"
+GATE: Literal["manual"] = "manual"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def upload(api: HfApi, contents: Contents, target: Target, state: State) -> Comm
     Returns:
         The commit that holds exactly these files; an earlier one where nothing differs.
     """
-    repo = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    repo: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     gate = bool(contents.restricted) and target.repo_type == "dataset"
     if not state.exists:
         api.create_repo(**repo, private=True, exist_ok=True)
@@ -114,13 +115,14 @@ def _commit(api: HfApi, contents: Contents, target: Target) -> CommitInfo:
 
 
 def _commit_once(api: HfApi, contents: Contents, target: Target) -> CommitInfo:
-    repo = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    repo: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     head = api.repo_info(**repo, revision=target.branch).sha
     present = api.list_repo_files(**repo, revision=head)
     stale = [path for path in present if contents.owns(path) and path not in contents.files]
     additions = [CommitOperationAdd(path, _payload(content)) for path, content in contents.files.items()]
     return api.create_commit(
-        **repo,
+        target.repo_id,
+        repo_type=target.repo_type,
         operations=[*additions, *(CommitOperationDelete(path, is_folder=False) for path in stale)],
         commit_message=f"Publish {contents.kind} {target.repo_id.split('/')[-1]}",
         revision=target.branch,

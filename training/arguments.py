@@ -269,6 +269,8 @@ class FinetuneArguments(RunArguments, StoppingArguments, OptimizerArguments, Spl
 
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
+ScriptArguments = PretrainArguments | FinetuneArguments
+"""Everything that one of the two scripts takes."""
 
 
 def _check_learning_rates(arguments: OptimizerArguments) -> None:

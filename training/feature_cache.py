@@ -47,6 +47,7 @@ class FeatureStore(StatesStore):
 
     @property
     def has_shared_files(self) -> bool:
+        """True: features have none."""
         return True
 
     def fill_shared_files(self, model: MF2Model) -> None:
@@ -164,7 +165,7 @@ def cache_features(
         "images": collator.image_processor.to_dict(),
     }
     drawn = {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else {}
-    views = arguments.feature_views if augmentation else 1
+    views = (arguments.feature_views or 1) if augmentation else 1
     images = FaceCollator(collator.image_processor, None, augmentation, collator.seed, views)
     plain = FaceCollator(collator.image_processor)
     stores = (

@@ -8,6 +8,7 @@ from mf2.utils.command_line import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Fine-tune as the command line says."""
     arguments = parse_arguments(FinetuneArguments, argv, description=__doc__)
     from mf2.training.finetuning import finetune  # after --help and argument errors: it loads torch
 

@@ -89,8 +89,8 @@ def fit(
     metrics["model"] |= {"method": arguments.method, "base": base, "base_revision": task.revision}
     save(method, task, Path(arguments.output_dir))
     if trainer.is_world_process_zero():
-        base = task.base if method.is_adapter else None
-        finish(arguments, metrics, task.processor, task.evaluation, settings.device, base)
+        checkpoint_of_adapter = task.base if method.is_adapter else None
+        finish(arguments, metrics, task.processor, task.evaluation, settings.device, checkpoint_of_adapter)
     return metrics
 
 
@@ -116,7 +116,7 @@ def save(method: Method, task: Task, output_dir: Path) -> None:
     if method.trainer.is_world_process_zero():
         with saving_folder(task.processor, output_dir) as folder:
             if method.is_adapter:
-                method.model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the Hub
+                method.model.save_pretrained(str(folder), save_embedding_layers=False)  # else PEFT asks the Hub
                 Path(folder, "README.md").unlink(missing_ok=True)  # PEFT's; the card is written from the metrics
             else:
                 save_model(method.model.merge_and_unload(), folder)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -108,13 +109,13 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
     train.load_recognizers(base.recognizers)
     set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
     model = attach(base, config, arguments.model, task)
-    side = model.get_base_model().recognizers.dfn_sides[ADAPTER]
+    recognizers: Any = model.get_base_model().recognizers  # PEFT has put DFN's layer in their place
     rows = [
         StateRows(train, task.train, captions, arguments.seed),
         StateRows(evaluation, task.evaluation, None, arguments.seed),
     ]
     trainer = PretrainingTrainer(
-        StatesModel(side, train.spaces(), task.config, base.recognizers.base_layer),
+        StatesModel(recognizers.dfn_sides[ADAPTER], train.spaces(), task.config, recognizers.base_layer),
         settings,
         data_collator=collate_states,
         **task.datasets(*rows),

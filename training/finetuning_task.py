@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from huggingface_hub import snapshot_download
@@ -49,7 +50,7 @@ class Task:
         """Numbers of the training rows that are trained on."""
         return np.setdiff1d(np.arange(len(self.train.rows)), self.held_out)
 
-    def datasets(self, train: Dataset, evaluation: Dataset) -> dict[str, Dataset]:
+    def datasets(self, train: Dataset, evaluation: Dataset) -> dict[str, Any]:
         """What the Trainer trains on, and what it evaluates while it does: the rows held out, where there are any.
 
         Args:

@@ -22,10 +22,10 @@ from mf2.labels_mf2 import LabelSpace
 from mf2.landmarks_mf2 import MEAN_FACE
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import Augmentation, MF2Processor
-from mf2.training.arguments import RunArguments, SplitArguments, check_same_run, reject_unknown
+from mf2.training.arguments import ScriptArguments, SplitArguments, check_same_run, reject_unknown
 from mf2.training.checkpoints import find_resume_checkpoint, has_weights
 from mf2.training.overlay import draw_overlay
-from mf2.training.trainer import SHOWN_SCORES, PretrainingTrainer, losses_of, make_training_arguments, sigmoid
+from mf2.training.trainer import SHOWN_SCORES, PretrainingTrainer, by_task, losses_of, make_training_arguments, sigmoid
 from mf2.utils.command_line import illustration
 from mf2.utils.environment import check_all_processes_run, describe_environment
 from mf2.utils.files import read_json, write_json
@@ -41,11 +41,12 @@ class TaskConfig(Protocol):
     au_thresholds: Any
 
     @property
-    def label_space(self) -> LabelSpace: ...
+    def label_space(self) -> LabelSpace:
+        """What the outputs mean."""
 
 
 # -------------------------------------------------------------------------------------------------------------- setup
-def start_run(arguments: RunArguments) -> tuple[TrainingArguments, Path | None]:
+def start_run(arguments: ScriptArguments) -> tuple[TrainingArguments, Path | None]:
     """Join the processes, check and make the output folder; the Trainer's settings and the checkpoint to continue."""
     check_all_processes_run()
     settings = make_training_arguments(arguments)
@@ -85,7 +86,7 @@ def unlabelled_aus(split: Split, label_space: LabelSpace) -> list[str]:
 
 # ----------------------------------------------------------------------------------------------------------- evaluate
 def evaluate(
-    arguments: RunArguments,
+    arguments: ScriptArguments,
     trainer: PretrainingTrainer,
     model: nn.Module,
     task: TaskConfig,
@@ -101,10 +102,11 @@ def evaluate(
         task: the configuration that holds the label space, a model's or an adapter's; the thresholds go into it.
         held_out: training images that were not trained on, which tune then.
     """
-    known = trainer.train_dataset if held_out is None else held_out
+    known: Any = trainer.train_dataset if held_out is None else held_out
     tuning_rows = spaced_rows(len(known), arguments.tuning_rows)
     tuning = trainer.predict(torch.utils.data.Subset(known, tuning_rows.tolist()))
-    task.au_thresholds = tune_thresholds(sigmoid(tuning.predictions[0]), tuning.label_ids[0])
+    au_logits, au_labels = by_task(tuning.predictions)[0], by_task(tuning.label_ids)[0]
+    task.au_thresholds = tune_thresholds(sigmoid(au_logits), au_labels)
     prediction = trainer.predict(trainer.eval_dataset)
     parameters = list(model.parameters())
     return {
@@ -182,7 +184,7 @@ def add_scores_without_landmarks(
 
 # --------------------------------------------------------------------------------------------------------------- save
 def finish(
-    arguments: RunArguments,
+    arguments: ScriptArguments,
     metrics: dict[str, Any],
     processor: MF2Processor,
     evaluation: Split,
@@ -202,7 +204,7 @@ def finish(
     write_json(output_dir / METRICS_NAME, metrics)
 
 
-def finished_metrics(arguments: RunArguments, train: Split, evaluation: Split) -> dict[str, Any] | None:
+def finished_metrics(arguments: ScriptArguments, train: Split, evaluation: Split) -> dict[str, Any] | None:
     """What `metrics.json` of a run that is finished holds; None where something is left to train or to measure.
 
     A folder is finished with its weights and its metrics, measured on these data; with other data under the same name
@@ -221,7 +223,7 @@ def finished_metrics(arguments: RunArguments, train: Split, evaluation: Split) -
     return metrics
 
 
-def show(arguments: RunArguments, metrics: dict[str, Any], evaluation: Split, device: torch.device) -> None:
+def show(arguments: ScriptArguments, metrics: dict[str, Any], evaluation: Split, device: torch.device) -> None:
     """Draw `overlay.png` where it is wanted and missing, name it in the card, and log the scores."""
     output_dir = Path(arguments.output_dir)
     file = output_dir / OVERLAY_NAME

@@ -73,8 +73,8 @@ def build_model(
     """A new model, with published starts where they are named, or a checkpoint."""
     if arguments.model_name_or_path:
         return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
-    model_class = BaselineModel if arguments.baseline else MF2ForPreTraining
-    model = model_class(build_config(arguments, tokenizer, au_ids))
+    config = build_config(arguments, tokenizer, au_ids)
+    model = BaselineModel(config) if isinstance(config, BaselineConfig) else MF2ForPreTraining(config)
     starts = {
         "text": arguments.init_text,
         "qformer": arguments.init_qformer,
@@ -101,11 +101,9 @@ def build_processor(
     if arguments.model_name_or_path:
         image_processor = MF2ImageProcessor.from_pretrained(arguments.model_name_or_path, **given)
     else:
-        image_processor = MF2ImageProcessor(
-            au_ids=list(config.au_ids),
-            au_region_size=config.au_region_size,
-            eye_centers=[list(center) for center in config.eye_centers],
-            **given,
-        )
+        given["au_ids"] = list(config.au_ids)
+        given["au_region_size"] = config.au_region_size
+        given["eye_centers"] = [list(center) for center in config.eye_centers]
+        image_processor = MF2ImageProcessor(**given)
     lengths = {"max_length": config.emotion_text_length, "au_max_length": config.au_text_length}
     return MF2Processor(image_processor, tokenizer, **lengths)

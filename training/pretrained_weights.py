@@ -6,13 +6,17 @@ import torch
 from torch import nn
 from transformers import AutoModel, BertForMaskedLM, Blip2ForImageTextRetrieval
 
+from mf2.baselines.modeling import BaselineModel
 from mf2.modeling_mf2 import MF2Model
 
 StateDict = Mapping[str, torch.Tensor]
 
 
 def load_pretrained_parts(
-    model: MF2Model, text: str | None = None, qformer: str | None = None, vision: str | None = None
+    model: MF2Model | BaselineModel,
+    text: str | None = None,
+    qformer: str | None = None,
+    vision: str | None = None,
 ) -> dict[str, list[str]]:
     """Fill parts of a model from checkpoints on the Hub or on disk; both branches get the same start.
 
@@ -36,7 +40,7 @@ def load_pretrained_parts(
         source = Blip2ForImageTextRetrieval.from_pretrained(qformer).state_dict()
         for name, branch in model.branches.items():
             filled[name] |= _fill(branch, source, _from_blip2, qformer)
-        if model.config.vision_config.model_type == "blip_2_vision_model":
+        if getattr(model.config.vision_config, "model_type", None) == "blip_2_vision_model":
             filled["vision"] |= _fill(model.vision_model, source, _strip_prefix("vision_model."), qformer)
     if text is not None:
         source = _fold_token_types(BertForMaskedLM.from_pretrained(text).state_dict())

@@ -3,9 +3,12 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from mf2.auto_mf2 import register_auto_classes
@@ -128,7 +131,7 @@ def make_model(
             f"The model has emotions {list(config.emotions)} and AUs {list(config.au_ids)}; pre-training needs the "
             f"data set's eight emotions ({', '.join(EMOTIONS)}) and at least one AU."
         )
-    if arguments.probes and not has_probes(model):
+    if arguments.probes and not (isinstance(model, MF2ForPreTraining) and has_probes(model)):
         raise ValueError("probes is true, but there is no frozen tower with AU regions to probe; leave it out.")
     lacks_features = not (arguments.feature_views or arguments.model_name_or_path or arguments.baseline)
     if config.readout_grids and lacks_features:
@@ -164,7 +167,7 @@ def fit(
         record_training_videos(arguments.output_dir, train.rows, arguments.model_name_or_path)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = evaluate(arguments, trainer, model, model.config, train, evaluation, result)
-    if arguments.probes and trainer.is_world_process_zero():
+    if arguments.probes and isinstance(model, MF2ForPreTraining) and trainer.is_world_process_zero():
         metrics |= compare_with_probes(metrics, model, processor, train, evaluation)
     save_for_hub(trainer, processor, arguments.output_dir)
     if trainer.is_world_process_zero():
@@ -198,14 +201,16 @@ def make_trainer(
     captions = make_captions(arguments, model, processor, train)
     settings.ddp_find_unused_parameters = may_skip_parameters(model)
     collator = FaceCollator(processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
-    datasets, image_names = (train.faces, evaluation.faces), IMAGE_NAMES
-    if arguments.feature_views:
+    datasets: tuple[Dataset, Dataset] = (train.faces, evaluation.faces)
+    collate: Callable[..., dict[str, torch.Tensor]] = collator
+    image_names: Sequence[str] = IMAGE_NAMES
+    if arguments.feature_views and isinstance(model, MF2ForPreTraining):
         datasets = cache_features(arguments, settings, model, collator, train, evaluation)
-        collator, image_names = collate_features, FEATURE_NAMES
+        collate, image_names = collate_features, FEATURE_NAMES
     return PretrainingTrainer(
         model,
         settings,
-        data_collator=collator,
+        data_collator=collate,
         train_dataset=datasets[0],
         eval_dataset=datasets[1],
         compute_metrics=compute_metrics_for(model.label_space),

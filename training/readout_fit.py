@@ -47,9 +47,11 @@ class Targets:
 
     @classmethod
     def of(cls, labels: Labels, num_emotions: int, balance: float) -> "Targets":
+        """Those of a split."""
         return cls(torch.from_numpy(labels.aus), torch.from_numpy(labels.emotion), num_emotions, balance)
 
     def take(self, rows: np.ndarray) -> "Targets":
+        """Some of the rows."""
         return Targets(self.aus[rows], self.emotions[rows], self.num_emotions, self.balance)
 
     def au_loss(self, logits: torch.Tensor) -> torch.Tensor:
@@ -80,9 +82,11 @@ class Standardisation:
 
     @classmethod
     def of(cls, features: torch.Tensor, importance: torch.Tensor) -> "Standardisation":
+        """Of `(N, F)` features, each of them weighed by its `(F,)` importance."""
         return cls(features.mean(0), importance / (features.std(0) + 1e-4))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """`(N, F)` -> `(N, F)`."""
         return (features - self.mean) * self.scale
 
 
@@ -159,14 +163,17 @@ class ReadoutFit:
     inverse_penalties: torch.Tensor
 
     def save(self, file: Path) -> None:
+        """Write it; the file appears whole."""
         with replacing(file) as partial:
             save_file({name: tensor.contiguous() for name, tensor in vars(self).items()}, partial)
 
     @classmethod
     def load(cls, file: Path) -> "ReadoutFit":
+        """Read what `save` wrote."""
         return cls(**load_file(file))
 
     def put_into(self, readout: FaceReadout) -> None:
+        """Fill the readout's buffers, in place."""
         for name in ("mean", "weight", "bias"):
             getattr(readout, name).copy_(getattr(self, name))
 

@@ -105,7 +105,9 @@ class StatesStore:
     @cached_property
     def texts_file(self) -> Path | None:
         """Where the states of the texts are; None without them."""
-        return self.captions and self.folder / f"texts-{self.captions.fingerprint()[:20]}.safetensors"
+        if self.captions is None:
+            return None
+        return self.folder / f"texts-{self.captions.fingerprint()[:20]}.safetensors"
 
     @property
     def is_complete(self) -> bool:
@@ -146,26 +148,26 @@ class StatesStore:
         """Write what belongs to no chunk."""
         _save(shared_spaces(model), self.folder / SPACES_NAME)
         _save(model.recognizers.state_dict(), self.folder / RECOGNIZERS_NAME)
-        if self.texts_file is not None and not self.texts_file.is_file():
-            _save(self._text_states(model), self.texts_file)
+        if self.captions is not None and self.texts_file is not None and not self.texts_file.is_file():
+            _save(self._text_states(model, self.captions), self.texts_file)
 
     def _missing_chunks(self) -> list[tuple[int, int]]:
         chunks = [(view, c) for view in range(self.num_views) for c in range(count_chunks(len(self.split.rows)))]
         return [chunk for chunk in chunks if not chunk_file(self.folder, *chunk).is_file()]
 
-    def _text_states(self, model: MF2Model) -> dict[str, torch.Tensor]:
+    def _text_states(self, model: MF2Model, captions: CaptionTable) -> dict[str, torch.Tensor]:
         """By branch, the states `(texts, J, D)` of each distinct text and its number in the caption table."""
         tensors = {}
-        for name, indexes in self.captions.used_indexes().items():
+        for name, indexes in captions.used_indexes().items():
             parts = np.array_split(indexes, max(len(indexes) // TEXTS_PER_PASS, 1))
             shown = tqdm(parts, desc=f"states of {name} texts", unit="batch")
-            tensors[f"{name}.states"] = torch.cat([self._pass_texts(model, name, part) for part in shown])
+            tensors[f"{name}.states"] = torch.cat([self._pass_texts(model, captions, name, part) for part in shown])
             tensors[f"{name}.indexes"] = torch.from_numpy(indexes)
         return tensors
 
-    def _pass_texts(self, model: MF2Model, branch: str, indexes: np.ndarray) -> torch.Tensor:
+    def _pass_texts(self, model: MF2Model, captions: CaptionTable, branch: str, indexes: np.ndarray) -> torch.Tensor:
         """`(n, J, D)`, without a word to the other processes: they wait meanwhile."""
-        ids, mask, _ = (tensor.to(model.device) for tensor in self.captions.table.pad(indexes))
+        ids, mask, _ = (tensor.to(model.device) for tensor in captions.table.pad(indexes))
         states = model.get_branch(branch).pool_text(ids, mask)
         return keep(states, self.num_kept).to("cpu", self.dtype)
 
@@ -213,6 +215,7 @@ def keep(states: torch.Tensor, num_kept: int) -> torch.Tensor:
 
 
 def shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
+    """`<branch>.<name>` -> what projects a branch's states into the space that it shares with texts."""
     return {
         f"{name}.{key}": value.contiguous()
         for name, branch in model.branches.items()
@@ -362,7 +365,8 @@ class StatesModel(nn.Module):
             for name in seen.side_states
             if f"{name}_text_states" in states
         }
-        losses, floors = split_floors(self.side.losses(seen, emotion_labels, au_labels, texts, self.spaces))
+        branches = dict(self.spaces.items())
+        losses, floors = split_floors(self.side.losses(seen, emotion_labels, au_labels, texts, branches))
         return MF2Output(
             loss=self.side.weigh(losses),
             losses=losses,

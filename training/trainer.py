@@ -22,7 +22,7 @@ from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2Output
 from mf2.processing_mf2 import MF2Processor
-from mf2.training.arguments import FinetuneArguments, RunArguments, reject_unknown
+from mf2.training.arguments import FinetuneArguments, ScriptArguments, reject_unknown
 from mf2.utils.threads import fit_threads
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ SHARED_FIELDS = (
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
-def make_training_arguments(arguments: RunArguments) -> TrainingArguments:
+def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
     """The settings of transformers' Trainer; `arguments.trainer` can add any other.
 
     Raises:
@@ -100,13 +100,20 @@ def compute_metrics_for(label_space: LabelSpace) -> Any:
     """The Trainer's `compute_metrics`: AU F1 at 0.5 and emotion scores, with their baselines, as flat numbers."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        (au_logits, emotion_logits), (au_labels, emotion_labels) = prediction.predictions, prediction.label_ids
+        au_logits, emotion_logits = by_task(prediction.predictions)
+        au_labels, emotion_labels = by_task(prediction.label_ids)
         aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
         scores = scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
         choosing = [scores[name] for name in ("au_f1", "emotion_top1") if name in scores]
         return scores | ({CHOOSING_SCORE: float(np.mean(choosing))} if choosing else {})
 
     return compute_metrics
+
+
+def by_task(arrays: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays that `prediction_step` returns, which Trainer's types hide: `(N, A)`, and `(N, E)` or `(N,)`."""
+    aus, emotions = arrays
+    return aus, emotions
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -122,6 +129,7 @@ class EpochCallback(TrainerCallback):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        """Tell the sampler."""
         self.sampler.epoch = int(state.epoch)
 
 
@@ -129,9 +137,11 @@ class ThreadsCallback(TrainerCallback):
     """Fits the threads of the CPU to the cores that are free, before each step and batch of an evaluation."""
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
+        """Fit the threads."""
         fit_threads(args.device)
 
     def on_prediction_step(self, args, state, control, **kwargs) -> None:
+        """Fit the threads."""
         fit_threads(args.device)
 
 
@@ -139,10 +149,12 @@ class StageCallback(TrainerCallback):
     """Tells a model that trains in stages how far the run is; a resumed run hears the same."""
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
+        """Tell the system."""
         if hasattr(model, "set_progress"):
             model.set_progress(state.global_step / max(state.max_steps, 1))
 
     def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
+        """Tell the model that all stages are over."""
         if hasattr(model, "set_progress"):
             model.set_progress(1.0)
 
@@ -153,6 +165,7 @@ class EarlierStarts(TrainerCallback):
     seconds = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Read the log of the checkpoint."""
         self.seconds = max((entry.get("elapsed_seconds", 0.0) for entry in state.log_history), default=0.0)
 
 
@@ -172,15 +185,17 @@ class StopEarly(TrainerCallback):
     def is_over(self, state: TrainerState) -> bool:
         """Whether the log says so."""
         scores = [entry[name] for entry in state.log_history if (name := f"eval_{CHOOSING_SCORE}") in entry]
-        return bool(scores and self.patience) and len(scores) - 1 - int(np.argmax(scores)) >= self.patience
+        return bool(scores and self.patience) and len(scores) - 1 - int(np.argmax(scores)) >= (self.patience or 0)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Find the best checkpoint, and whether the run was over already."""
         best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
         if best.is_dir():
             state.best_model_checkpoint = str(best)
         control.should_training_stop = self.is_over(state)
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
+        """End the run where its log says so."""
         if self.is_over(state):
             logger.info(f"No evaluation since step {state.best_global_step} was better; training ends.")
             control.should_training_stop = True
@@ -190,6 +205,7 @@ class ConsoleCallback(ProgressCallback):
     """The progress bar, with one line a log instead of a dictionary."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Write a line: losses and rate, or the scores of an evaluation."""
         if self.training_bar is None:
             return
         where = f"step {state.global_step}, epoch {state.epoch:.2f}"
@@ -213,6 +229,7 @@ class CollapseCallback(TrainerCallback):
         self._windows: Counter[str] = Counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Count windows at the entropy of the prior, and warn when they are many."""
         for name in ("emo_itm", "au_itm"):
             value = (logs or {}).get(f"loss_{name}")
             if value is None:
@@ -237,6 +254,10 @@ class PretrainingTrainer(Trainer):
     - Evaluation passes `image_names` of a batch: images (or states of images), never text.
     - A checkpoint that cannot be written is removed; earlier ones stay.
     """
+
+    model: Any  # these are there from the start, which Trainer's own types leave open
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -279,6 +300,7 @@ class PretrainingTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As usual; the progress bar ends with a line of its own, also where training fails."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -295,6 +317,12 @@ class PretrainingTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """The loss of a batch, whose parts are kept for the log.
+
+        Raises:
+            ValueError: nothing to learn from.
+            FloatingPointError: it is not finite; its parts are named.
+        """
         outputs = model(**inputs)
         if outputs.loss is None:
             raise ValueError("A batch has neither labels nor captions, so there is nothing to learn from it.")
@@ -311,6 +339,7 @@ class PretrainingTrainer(Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As usual, with each loss apart and the seconds of training so far."""
         if "loss" in logs:
             logs |= self._drain_losses()
         logs["elapsed_seconds"] = self.seconds_before + perf_counter() - self._start
@@ -326,7 +355,7 @@ class PretrainingTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------ evaluation
     def prediction_step(
         self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[None, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    ) -> tuple[None, Any, Any]:
         """Logits and labels of a batch; the model sees the images only."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -345,16 +374,18 @@ class PretrainingTrainer(Trainer):
     def _load_best_model(self) -> None:
         """As a checkpoint is resumed: the Trainer's own way leaves an adapter's parameters frozen."""
         logger.info(f"The best of {self.state.global_step} steps was {self.state.best_global_step}; it is kept.")
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        output_dir = str(self.args.output_dir)
+        folder = Path(output_dir, f"checkpoint-{self.state.global_step}")
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(
-                f"{folder} could not be written ({error}); {free_space(self.args.output_dir)}. Earlier checkpoints "
+                f"{folder} could not be written ({error}); {free_space(output_dir)}. Earlier checkpoints "
                 f"are intact: make room and run the same command again."
             ) from error
 
@@ -367,7 +398,7 @@ def losses_of(entry: Mapping[str, Any]) -> dict[str, float]:
 def above_floors(outputs: MF2Output) -> dict[str, torch.Tensor]:
     """Each loss less the least that it can be on its batch."""
     floors = outputs.get("loss_floors") or {}
-    return {name: value - floors.get(name, 0.0) for name, value in outputs.losses.items()}
+    return {name: value - floors.get(name, 0.0) for name, value in (outputs.losses or {}).items()}
 
 
 def free_space(folder: str | os.PathLike) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..labels_mf2 import ACTION_UNITS
-from .tag_places import place_tags
+from .tag_places import Box, place_tags
 
 AU_NAMES = {unit.code: unit.name for unit in ACTION_UNITS.values()}
 COLORS = matplotlib.colormaps["viridis"]
@@ -32,6 +32,9 @@ LINES_OF_FACE = 120
 """A line is at most so thin a part of a face, so that small faces are seen under their regions."""
 TEXT_COLUMNS = 72
 CAPTION_TITLES = {"emotion": "Emotion", "key_au": "Key AUs", "au": "AUs"}
+
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,13 @@ class FaceState:
 
 def probability_color(prob: float) -> tuple[int, int, int]:
     """The colour of a probability."""
-    return tuple(round(255 * part) for part in COLORS(float(prob))[:3])
+    red, green, blue = (round(255 * part) for part in COLORS(float(prob))[:3])
+    return red, green, blue
 
 
 @lru_cache(maxsize=32)
-def load_font(size: float) -> ImageFont.FreeTypeFont:
-    """Pillow's own font in that size."""
+def load_font(size: float) -> Font:
+    """Pillow's own font in that size; its bitmap font where Pillow is built without FreeType."""
     return ImageFont.load_default(size)
 
 
@@ -107,7 +111,7 @@ def draw_picture(picture: Image.Image, faces: Sequence[FaceState], height: int) 
         side = float(np.ptp(regions_px.reshape(-1, 2), axis=0).max()) if regions_px.size else 0.0
         thickness = min(max(1.0, drawn.height / 360), max(1.0, side / LINES_OF_FACE))
         draw_regions(draw, regions_px, list(face.aus.values()), thickness)
-    draw_tags(draw, [face for face in faces if face.box_px is not None], zoom, size)
+    draw_tags(draw, faces, zoom, size)
     return drawn
 
 
@@ -120,11 +124,17 @@ def draw_regions(draw: ImageDraw.ImageDraw, regions_px: np.ndarray, probs: Seque
             draw.line([*points, points[0]], fill=probability_color(probs[index]), width=width, joint="curve")
 
 
+def _scale_box(box_px: Sequence[float], zoom: float) -> Box:
+    x0, y0, x1, y1 = box_px
+    return x0 * zoom, y0 * zoom, x1 * zoom, y1 * zoom
+
+
 def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float, size: tuple[int, int]) -> None:
-    """The faces' boxes, and their titles with the active AUs, or without where there is no room for so much."""
+    """The boxes of the faces that have one, and their titles with the active AUs, or without where room is short."""
     scale = min(MAX_TAG_SCALE, max(1.0, size[1] / 360))
     font = load_font(12 * scale)
-    boxes = [tuple(value * zoom for value in face.box_px) for face in faces]
+    faces = [face for face in faces if face.box_px is not None]
+    boxes = [_scale_box(face.box_px, zoom) for face in faces if face.box_px is not None]
     for box in boxes:
         draw.rectangle(box, outline=PAPER, width=max(1, round(scale / 2)))
     limits = [math.inf if len(faces) == 1 else TAG_WIDTH * (box[2] - box[0]) for box in boxes]
@@ -137,7 +147,7 @@ def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float
             draw.text((tag[0] + 3 * scale, (tag[1] + tag[3]) / 2), of_face[number], font=font, fill=PAPER, anchor="lm")
 
 
-def _tag_texts(face: FaceState, font: ImageFont.FreeTypeFont, limit: float) -> list[str]:
+def _tag_texts(face: FaceState, font: Font, limit: float) -> list[str]:
     """What a tag may say, the longest first: title and as many active AUs as the limit allows, the title, a number."""
     active = [code for code, prob in face.aus.items() if prob >= face.thresholds[code]]
     texts = [

@@ -149,7 +149,7 @@ def _show_summary(item: Summary, reading: Reading) -> dict[str, Any]:
 def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thumbnails: Thumbnails) -> dict[str, Any]:
     is_video = view.timeline is not None
     column = next((name for name in CAPTION_COLUMNS if isinstance(row.get(name), str)), None)
-    thresholds = {signal.code: signal.threshold for signal in view.reading.aus}
+    thresholds = view.reading.thresholds
     return {
         "image": thumbnails.get(face_key(row)),
         "place": _clock(row["time_s"]) if is_video else row["name"],

@@ -52,6 +52,11 @@ class Reading:
     emotions: tuple[Signal, ...]
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """The probability from which an AU is active, by code."""
+        return {signal.code: signal.threshold for signal in self.aus if signal.threshold is not None}
+
+    @property
     def signals(self) -> tuple[Signal, ...]:
         """Action units, then emotions."""
         return self.aus + self.emotions
@@ -256,7 +261,7 @@ def _check_captions(seen: pd.DataFrame, readings: Sequence[Reading]) -> dict[str
     base = next((reading for reading in readings if not reading.adapter), None)
     if base is None or not kinds:
         return {}
-    thresholds = {signal.code: signal.threshold for signal in base.aus}
+    thresholds = base.thresholds
     emotion = [name for name in ("emotion",) if name in seen.columns]
     columns = [*thresholds, *emotion, *(CAPTION_PREFIX + kind for kind in kinds)]
     return check_captions(seen[columns].to_dict("records"), thresholds, kinds)

@@ -122,7 +122,8 @@ def _match(paths: list[str], tensors: dict[str, torch.Tensor], row: int, score: 
 
 def describe(encoder: Encoder, embeds: torch.Tensor, texts: Sequence[str], top_k: int) -> list[tuple[str, float]]:
     """The texts that fit a face `(Q, P)` best, each with its score, the best first; in parts of `TEXTS_PER_CHUNK`."""
-    model, best = encoder.model, []
+    model = encoder.model
+    best: list[tuple[str, float]] = []
     for start in range(0, len(texts), TEXTS_PER_CHUNK):
         chunk = texts[start : start + TEXTS_PER_CHUNK]
         phrasings = [_phrasings(model, encoder.processor, text, encoder.branch) for text in chunk]

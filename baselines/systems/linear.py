@@ -32,6 +32,7 @@ class System(BaselineSystem):
         self.emotion_head = nn.Linear(sum(widths), len(space.emotions)) if space.emotions else None
 
     def forward(self, vision: VisionFeatures) -> Seen:
+        """Logits from the mean of each map, `(B, W)`, side by side."""
         face = self.dropout(torch.cat([level.mean((2, 3)) for level in vision.maps], dim=1))
         return Seen(
             None if self.au_head is None else self.au_head(face),

@@ -119,7 +119,7 @@ class GatedGraphLayer(nn.Module):
 
 
 class System(BaselineSystem):
-    """With C = W / reduction, N AUs and E emotions it has (`ANFL`, then what `edge_head` adds)
+    """With C = W / reduction, N AUs and E emotions it has (`ANFL`, then what `edge_head` adds):
 
         (W + 1) C + 2 C  +  N (C² + 3 C)  +  2 (C² + C) + 2 N  +  N C  +  (C + 1) E
         5 (C² + C) + 2 N²  +  2 (5 C² + 2 N + 2 N²)  +  4 (C + 1)

@@ -65,7 +65,7 @@ class Writer(nn.Module):
 
 
 class System(BaselineSystem):
-    """With C = `width` (0: the face level's), D = `text_width` (0: C), N AUs and r = `reduction` it has
+    """With C = `width` (0: the face level's), D = `text_width` (0: C), N AUs and r = `reduction` it has:
 
         Σ_l (W_l + 1) C  +  N [2 C (C / r) + C / r + C + 2 · 7² + 1 + C + 1]
         (N + 1) [(C + 1) D + 4 (2 D² + 2 D)]  +  2 V D + V  +  (C + 1) E

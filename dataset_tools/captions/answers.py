@@ -37,13 +37,20 @@ class Question(Protocol):
     """The labels that an answer is judged by."""
 
     @property
-    def kind(self) -> CaptionKind: ...
+    def kind(self) -> CaptionKind:
+        """Of the caption."""
+
     @property
-    def active_aus(self) -> tuple[int, ...]: ...
+    def active_aus(self) -> tuple[int, ...]:
+        """Labelled as active."""
+
     @property
-    def unlabelled_aus(self) -> tuple[int, ...]: ...
+    def unlabelled_aus(self) -> tuple[int, ...]:
+        """Of which nothing is known."""
+
     @property
-    def emotion(self) -> str | None: ...
+    def emotion(self) -> str | None:
+        """Its name; None without one."""
 
 
 @dataclass(frozen=True)

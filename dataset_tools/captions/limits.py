@@ -3,8 +3,9 @@
 import asyncio
 import datetime
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 LONG_PAUSE_S = 20.0
 """A server that asks for a longer wait than this pauses every request, not only the one that it refused."""
@@ -70,7 +71,7 @@ class Pacer:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
     ) -> None:
         self._requests = TokenBucket(requests_per_minute, clock)
         self._tokens = TokenBucket(tokens_per_minute, clock)

@@ -31,9 +31,11 @@ class Report(Protocol):
 
     settings: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
 
-    def to_markdown(self) -> str: ...
+    def to_markdown(self) -> str:
+        """For a reader: a table of what was counted."""
 
 
 @dataclass(frozen=True)

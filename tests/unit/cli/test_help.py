@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mf2 import landmarks_mf2
-from mf2.benchmarks import analyze, arguments, branch, finetune, inputs, shared_machine
+from mf2.benchmarks import analyze, arguments, branch, finetune, gpu_sections, inputs, shared_machine
 from mf2.cli import COMMANDS, benchmark, data, main
 from mf2.dataset_tools.stages import StageParser
 from mf2.evaluation import arguments as evaluation_arguments
@@ -70,6 +70,7 @@ def test_choices_in_help_are_those_that_the_commands_know():
     assert tuple(inputs.IMAGE_SIZES) == arguments.SIZES
     assert tuple(branch.SECTIONS) == arguments.BRANCH_SECTIONS
     assert tuple(finetune.SECTIONS) == arguments.FINETUNE_SECTIONS
+    assert tuple(gpu_sections.SECTIONS) == arguments.GPU_SECTIONS
     assert tuple(analyze.PICTURE_SIZES) == arguments.PICTURES
     assert tuple(analyze.LANDMARKS) == arguments.LANDMARKS
     assert tuple(shared_machine.make_settings(1)) == arguments.SETTINGS
