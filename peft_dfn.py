@@ -35,7 +35,7 @@ from torch import nn
 from .alignment_mf2 import compare_embeds, itc_floor, itc_loss
 from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
-from .recognition_mf2 import BASE, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
+from .recognition_mf2 import BASE, PLACES, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
 from .regions_mf2 import nearest_au_indexes
 
 try:
@@ -97,6 +97,11 @@ class DFNConfig(PeftConfig):
         joint_width, recognition_dropout: As in [`MF2Config`], of the adapter's recognisers; None is as in the base.
         base_region_au_ids: The AUs whose regions the base looks at, which an adapter that starts there looks at, too;
             filled when it is attached.
+        readout: A linear readout of the branches' last states in all views, and of where the AU regions lie, adds to
+            the logits. It is 0 until it is fitted, by a penalised regression, which `training/finetune.py` does before
+            the towers learn; no optimiser changes it. None is a readout in an adapter that starts at its base.
+        base_direct_states: Whether the base's first states are direct ones, which the readout reads, too; filled when
+            it is attached.
         training_data: Provenance, one entry a data set.
         code_version: Version of the code that wrote the adapter.
     """
@@ -126,6 +131,8 @@ class DFNConfig(PeftConfig):
         default=None, metadata={"help": "of what the recognisers read; null is the base's"}
     )
     base_region_au_ids: list[int] | None = field(default=None, metadata={"help": "filled: the base's regions"})
+    readout: bool | None = field(default=None, metadata={"help": "a linear readout of all views and their places"})
+    base_direct_states: bool = field(default=False, metadata={"help": "filled: what the base's first states are"})
     training_data: list[dict] | None = field(default=None, metadata={"help": "provenance, an entry a data set"})
     code_version: str | None = field(default=None, metadata={"help": "version of the code that wrote it"})
 
@@ -134,6 +141,8 @@ class DFNConfig(PeftConfig):
         self.peft_type = PeftType.DFN
         if self.start is None:  # a version comes from a file alone, of an adapter from before this field
             self.start = "nothing" if self.code_version else "base"
+        if self.readout is None:  # likewise
+            self.readout = self.start == "base" and not self.code_version
         self.code_version = self.code_version or CODE_VERSION
         if self.start == "nothing":
             self.joint_width, self.recognition_dropout = self.joint_width or 0, self.recognition_dropout or 0.0
@@ -196,6 +205,7 @@ class DFNConfig(PeftConfig):
             self.au_thresholds = self.au_thresholds or list(space.thresholds)
         if self.start == "base":
             self._start_at(space, base)
+        self.base_direct_states = bool(base.direct_states)
         self._check_label_space()
 
     def _start_at(self, space: LabelSpace, base: MF2Config) -> None:
@@ -301,6 +311,19 @@ def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
     }
 
 
+class FittedLinear(nn.Module):
+    """A linear layer of zeros that is fitted in one go: its weights are buffers, which no optimiser changes."""
+
+    def __init__(self, num_features: int, num_outputs: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_outputs, num_features))
+        self.register_buffer("bias", torch.zeros(num_outputs))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(…, F) -> (…, O)."""
+        return F.linear(features, self.weight, self.bias)
+
+
 class DFNSide(RecognitionHeads):
     """One adapter: a tower for each branch and modality, and heads in the adapter's label space.
 
@@ -329,8 +352,40 @@ class DFNSide(RecognitionHeads):
             }
         )
 
+        if config.readout:
+            self.readout = self._make_readout()
         if config.start == "base":
             self._start_at(base)
+
+    def _make_readout(self) -> "FittedLinear":
+        """Of the AUs' logits before the emotions'."""
+        space = self.config.label_space
+        num_views = {"emo": 1, "au": len(space.region_au_ids)}
+        states_read = 2 if self.config.base_direct_states else 1
+        num_features = sum(states_read * num_views[name] * width for name, width in self.widths.items())
+        num_features += 4 * num_views["au"] * ("au" in self.widths)
+        return FittedLinear(num_features, len(space.au_ids) + len(space.emotions))
+
+    def readout_features(self, pooled: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What the readout reads: `(B, F)` of normalised states and, with the local branch, `(B, 4A)` of the places.
+
+        Args:
+            pooled: As in `forward`.
+        Raises:
+            ValueError: it is not said where the regions are.
+        """
+        if "au" in self.widths and PLACES not in pooled:
+            raise ValueError(
+                "The adapter reads where the AU regions are, which is not given; let it see pictures with boxes, or "
+                "make it with DFNConfig(readout=False)."
+            )
+        read = [0, -1] if self.config.base_direct_states else [-1]
+        dtype = self.readout.weight.dtype
+        states = [pooled[name][:, :, read].to(dtype) for name in self.widths]
+        features = [torch.cat([F.layer_norm(of, of.shape[-1:]).flatten(1) for of in states], dim=1)]
+        if "au" in self.widths:
+            features.append(pooled[PLACES].to(dtype).flatten(1))
+        return [of.detach() for of in features] if self.detaches_states else features
 
     def _start_at(self, base: LabelSpace) -> None:
         """Heads of zeros, which add nothing to the base's logits, and which of those they add to."""
@@ -356,6 +411,8 @@ class DFNSide(RecognitionHeads):
         ends = {branch: self.end_of(branch, "image", pooled[branch]) for branch in self.widths}
         seen = self.read(ends)
         seen.side_states = ends
+        if self.config.readout:
+            self._read_out(seen, pooled)
         if self.config.start == "base":
             self._add_to(seen, self._ask(base, pooled))
         return seen
@@ -369,6 +426,15 @@ class DFNSide(RecognitionHeads):
                 return base({name: states[:, : self.num_regions] for name, states in pooled.items()})
         finally:
             base.train(was_training)
+
+    def _read_out(self, seen: Recognition, pooled: Mapping[str, torch.Tensor]) -> None:
+        """Add what the readout says to the logits."""
+        logits = self.readout(torch.cat(self.readout_features(pooled), dim=1))
+        num_aus = len(self.config.label_space.au_ids)
+        if seen.au_logits is not None:
+            seen.au_logits = seen.au_logits + logits[:, :num_aus]
+        if seen.emotion_logits is not None:
+            seen.emotion_logits = seen.emotion_logits + logits[:, num_aus:]
 
     def _add_to(self, seen: Recognition, of_base: Recognition) -> None:
         """Make what the heads say a change of the base's logits; a new emotion has 0 there."""

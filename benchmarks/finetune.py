@@ -126,6 +126,7 @@ def build_dfn_cached(size: str, settings: Settings) -> Trained:
             f"{branch}_caption_ids": captions,
             f"{branch}_text_valid": torch.ones_like(captions, dtype=torch.bool),
         }
+    states["places_states"] = torch.rand(len(captions), len(config.au_ids), 1, 4, device=settings.device)
     with torch.device("meta"):
         meta = MF2Model(config)
     labels = {name: batch[name] for name in ("emotion_labels", "au_labels")}

@@ -1,16 +1,18 @@
 """What each fine-tuning method trains, and the Trainer that does it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 from transformers import TrainingArguments, set_seed
 
 from mf2.configuration_mf2 import CODE_VERSION
@@ -18,9 +20,11 @@ from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator
 from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig
+from mf2.training.adapter_start import fit_adapter_readout
 from mf2.training.arguments import FinetuneArguments, reject_unknown
 from mf2.training.finetuning_task import Task, captions_of
 from mf2.training.lifecycle import TaskConfig, make_augmentation, provenance
+from mf2.training.readout_fit import Targets
 from mf2.training.state_cache import (
     IMAGE_STATE_NAMES,
     StateRows,
@@ -102,6 +106,7 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
         base = MF2Model.from_pretrained(task.base)
         set_seed(arguments.seed)
         model = attach(base, config, arguments.model, task)
+        start_readout(arguments, task, model, live_views(base.to(settings.device), task, arguments))
         return make_method(arguments, settings, task, model, config, collator, is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
     with torch.device("meta"):  # of the base, no more than its recognisers is needed any more
@@ -109,6 +114,7 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
     train.load_recognizers(base.recognizers)
     set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
     model = attach(base, config, arguments.model, task)
+    start_readout(arguments, task, model, cached_views(train, task, arguments))
     recognizers: Any = model.get_base_model().recognizers  # PEFT has put DFN's layer in their place
     rows = [
         StateRows(train, task.train, captions, arguments.seed),
@@ -140,6 +146,47 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
     )
     config.take_base(task.config)
     return config
+
+
+def start_readout(
+    arguments: FinetuneArguments, task: Task, model: PeftModel, pooled: Iterator[Mapping[str, torch.Tensor]]
+) -> None:
+    """Fit the readout of a new adapter, where it has one, to the rows that are trained on; no step changes it.
+
+    Args:
+        pooled: what the recognisers read of these rows, in batches.
+    """
+    layer: Any = model.get_base_model().recognizers
+    if not layer.dfn_sides[ADAPTER].config.readout:
+        return
+    rows, labels = task.trained_on, task.train.labels
+    targets = Targets.of(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)
+    groups = np.asarray(task.train.rows["group_id"])[rows]
+    fit_adapter_readout(layer.dfn_sides[ADAPTER], layer.base_layer, pooled, targets, groups)
+
+
+def cached_views(states: States, task: Task, arguments: FinetuneArguments) -> Iterator[dict[str, torch.Tensor]]:
+    """What recognisers read of the rows that are trained on: the first view, from its cached states."""
+    for rows in batches_of(task.trained_on, arguments):
+        yield {name.removesuffix("_states"): of for name, of in states.images(0, rows).items()}
+
+
+@torch.no_grad()
+def live_views(model: MF2Model, task: Task, arguments: FinetuneArguments) -> Iterator[dict[str, torch.Tensor]]:
+    """The same, of the frozen model."""
+    was_training, collate = model.training, FaceCollator(task.processor.image_processor)
+    model.eval()
+    for rows in tqdm(batches_of(task.trained_on, arguments), desc="readout", unit="batch"):
+        batch = collate(task.train.faces.__getitems__([int(row) for row in rows]))
+        inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
+        yield model.encode_branches(**inputs, au_ids=collate.image_processor.au_ids).pooled
+    model.train(was_training)
+
+
+def batches_of(rows: np.ndarray, arguments: FinetuneArguments) -> list[np.ndarray]:
+    """The rows in parts of an evaluation batch, at most."""
+    size = arguments.per_device_eval_batch_size
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftModel:

@@ -7,7 +7,7 @@ there are faces. The penalty is that which predicts held-out groups best, for th
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,8 @@ class Targets:
     def emotion_loss(self, logits: torch.Tensor) -> torch.Tensor:
         """Sum over the labelled rows, rare emotions weighing more."""
         labelled = self.emotions >= 0
+        if not labelled.any():
+            return logits.sum() * 0
         labels = self.emotions[labelled]
         frequencies = torch.bincount(labels, minlength=self.num_emotions).double().clamp(min=1)
         weights = frequencies[labels] ** -self.balance
@@ -104,18 +106,29 @@ class Basis:
         return self._features.T @ (self._dual @ weights).float()
 
 
-def solve(faces: torch.Tensor, targets: Targets, inverse_penalties: tuple[float, float]) -> tuple[torch.Tensor, ...]:
-    """Weights `(R, A + E)` and bias `(A + E,)` of the regressions, by L-BFGS."""
+def solve(
+    faces: torch.Tensor,
+    targets: Targets,
+    inverse_penalties: tuple[float, float],
+    offsets: torch.Tensor | float = 0.0,
+    start: tuple[torch.Tensor, ...] | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Weights `(R, A + E)` and bias `(A + E,)` of the regressions, by L-BFGS.
+
+    Args:
+        offsets: `(N, A + E)` logits to which those of the regressions add.
+        start: weights and bias to begin with, such as those of a larger penalty.
+    """
     num_aus, num_outputs = targets.aus.shape[1], targets.aus.shape[1] + targets.num_emotions
-    weights = torch.zeros(faces.shape[1], num_outputs, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_outputs, dtype=torch.float64, requires_grad=True)
+    zeros = faces.new_zeros(faces.shape[1], num_outputs), faces.new_zeros(num_outputs)
+    weights, bias = (of.clone().requires_grad_() for of in start or zeros)
     decay = torch.full((num_outputs,), 0.5 / inverse_penalties[0], dtype=torch.float64)
     decay[num_aus:] = 0.5 / inverse_penalties[1]
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=MAX_ITERATIONS, history_size=8)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=MAX_ITERATIONS, history_size=8, tolerance_change=1e-5)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        logits = faces @ weights + bias
+        logits = offsets + faces @ weights + bias
         loss = targets.au_loss(logits[:, :num_aus]) + targets.emotion_loss(logits[:, num_aus:])
         loss = loss + (decay * weights.square()).sum()
         loss.backward()
@@ -179,9 +192,20 @@ class ReadoutFit:
 
 
 @torch.no_grad()
-def fit_readout(features: torch.Tensor, targets: Targets, groups: np.ndarray, importance: torch.Tensor) -> ReadoutFit:
+def fit_readout(
+    features: torch.Tensor,
+    targets: Targets,
+    groups: np.ndarray,
+    importance: torch.Tensor,
+    inverse_penalties: Sequence[float] = INVERSE_PENALTIES,
+    offsets: torch.Tensor | None = None,
+) -> ReadoutFit:
     """Fit to `(N, F)` features of a split's rows; of more than `MAX_ROWS` to evenly spaced ones.
 
+    Args:
+        inverse_penalties: to choose from, ascending: each fit of a fold begins where the one before ended.
+        offsets: `(N, A + E)` logits that are there already and to which those of the readout add; none by default.
+            `held_out` of the result contains them.
     Raises:
         ValueError: fewer groups than two, so that none can be held out.
     """
@@ -191,23 +215,26 @@ def fit_readout(features: torch.Tensor, targets: Targets, groups: np.ndarray, im
             f"The training rows are of {num_folds} group; a readout needs two, to hold one out. "
             "Leave model.readout_grids empty or give rows of more persons."
         )
-    num_aus, penalties = targets.aus.shape[1], [(value, value) for value in INVERSE_PENALTIES]
+    num_aus, penalties = targets.aus.shape[1], [(value, value) for value in inverse_penalties]
     num_outputs = num_aus + targets.num_emotions
+    offsets = torch.zeros(len(features), num_outputs) if offsets is None else offsets
+    offsets = offsets.double()
     held_out = torch.zeros(len(penalties), len(features), num_outputs, dtype=torch.float64)
     for seen, unseen in group_folds(groups, num_folds):
         seen = _at_most(seen)
         standardise = Standardisation.of(features[seen], importance)
         basis, of_seen, rest = Basis(standardise(features[seen])), targets.take(seen), standardise(features[unseen])
+        start = None
         for index, pair in enumerate(penalties):
-            weights, bias = solve(basis.faces, of_seen, pair)
-            held_out[index, unseen] = (rest @ basis.back(weights)).double() + bias
+            weights, bias = start = solve(basis.faces, of_seen, pair, offsets[seen], start)
+            held_out[index, unseen] = offsets[unseen] + (rest @ basis.back(weights)).double() + bias
     best_au = int(np.argmin([targets.au_loss(logits[:, :num_aus]).item() for logits in held_out]))
     best_emotion = int(np.argmin([targets.emotion_loss(logits[:, num_aus:]).item() for logits in held_out]))
-    chosen = (INVERSE_PENALTIES[best_au], INVERSE_PENALTIES[best_emotion])
+    chosen = (inverse_penalties[best_au], inverse_penalties[best_emotion])
     rows = _at_most(np.arange(len(features)))
     standardise = Standardisation.of(features[rows], importance)
     basis = Basis(standardise(features[rows]))
-    weights, bias = solve(basis.faces, targets.take(rows), chosen)
+    weights, bias = solve(basis.faces, targets.take(rows), chosen, offsets[rows])
     return ReadoutFit(
         mean=standardise.mean,
         weight=(basis.back(weights) * standardise.scale[:, None]).T,

@@ -5,7 +5,8 @@
         spaces.safetensors                 each branch's frozen projections and temperature
         recognizers.safetensors            the model's recognisers, which an adapter may start from
         texts-<hash>.safetensors           by branch `(texts, J, D)`, each distinct caption once, and its number
-        images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows
+        images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows; what the
+                                           base's readout says, and where the AU regions are
 
 The key is a hash of everything that the states follow from (the model's weights and settings, the rows, the views'
 randomness, …), that of the texts one of their tokens, so states of something else are never read. A chunk is written
@@ -182,7 +183,8 @@ class StatesStore:
             inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
             views = model.encode_branches(**inputs, au_ids=self.images.image_processor.au_ids)
             for name, states in views.pooled.items():
-                parts.setdefault(name, []).append(keep(states, self.num_kept).to("cpu", self.dtype))
+                dtype = torch.float32 if name == PLACES else self.dtype  # a readout tells small distances apart
+                parts.setdefault(name, []).append(keep(states, self.num_kept).to("cpu", dtype))
         return {name: torch.cat(of) for name, of in parts.items()}
 
 

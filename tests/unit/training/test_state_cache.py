@@ -302,7 +302,7 @@ def test_a_batch_is_what_the_live_model_sees(base, faces, tmp_path, dtype, small
     for epoch in (0, 1, 3):
         batch = collator([task.train.faces[(epoch, row)] for row in rows])
         views = live.encode_branches(batch["pixel_values"], batch["au_boxes"])
-        seen = side({name: view.pooled for name, view in views.items()}, live.recognizers)
+        seen = side(views.pooled, live.recognizers)
         parts = ("input_ids", "attention_mask", "caption_ids")
         texts = {
             name: live.pool_texts(name, *(batch[f"{prefix}{part}"] for part in parts))
