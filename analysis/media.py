@@ -1,10 +1,11 @@
 """Pictures and videos as one stream of frames; what cannot be read is a frame that says why."""
 
+import logging
 import os
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,8 @@ from ..utils.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from ..utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
 from .streaming import run_ahead
 
+logger = logging.getLogger(__name__)
+
 MOVING_SUFFIXES = {".avif", ".gif", ".png", ".tif", ".tiff", ".webp"}
 """Pictures that may hold several; a `.jpg` may too, but what follows its first are previews and depth."""
 PAGE_S = 0.1
@@ -32,6 +35,10 @@ END_BYTES = 2**16
 """How much of either end of a file is looked at to see whether it changed; a picture of a face is hardly larger."""
 FRAMES_AHEAD = 8
 """Decoded frames that may wait for the caller: what large frames cost."""
+JUMP_S = 2.0
+"""Single frames of a video that lie further apart are looked for each on its own."""
+SAME_TIME_S = 1e-3
+"""Two times of a frame, one of them out of a table, differ less."""
 MAX_MISSING_S = 1.0
 """A video whose last frame comes earlier than this before its stated end is broken."""
 
@@ -241,6 +248,56 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
     except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
         text = f"unreadable as a video after {index + 1} frames: {one_line(error)}"
         yield from _failure(source, source_idx, index + 1, first, text)
+
+
+def pick_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
+    """Some frames of a source, in order and one at a time; those that cannot be read are left out.
+
+    Between frames that lie far apart a video is not decoded: the frame is looked for behind the last keyframe before
+    it and known by its time. Where that fails, everything up to it is decoded.
+
+    Args:
+        times: by the numbers of the frames that are wanted when they are, in seconds, as `read_frames` has both.
+    """
+    missing = dict(times)
+    if source.is_video:
+        for frame in _jump_to(source, times):
+            del missing[frame.index]
+            yield frame
+    if not missing:
+        return
+    for frame in read_frames([(0, source)], skip=(0, min(missing) - 1)):
+        if frame.index in missing and frame.image is not None:
+            yield frame
+        if frame.index >= max(missing):
+            return
+
+
+def _jump_to(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
+    """Frames of a video by their times, as long as they are found where they should be."""
+    av = import_av()
+    try:
+        with av.open(os.fspath(source.path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            start_s = max(container.start_time or 0, 0) / 1e6
+            pixel_aspect = pixel_aspect_of(stream)
+            decoding, reached_s = container.decode(stream), 0.0
+            for index in sorted(times):
+                if times[index] - reached_s > JUMP_S:
+                    container.seek(int((times[index] + start_s) * 1e6))
+                    decoding = container.decode(stream)
+                for decoded in decoding:
+                    if decoded.time is None:
+                        return
+                    reached_s = float(decoded.time) - start_s
+                    if reached_s > times[index] - SAME_TIME_S:
+                        break
+                if abs(reached_s - times[index]) > SAME_TIME_S:
+                    return
+                yield Frame(source, 0, index, times[index], as_shown(decoded, pixel_aspect), is_moving=True)
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, IndexError) as error:
+        logger.debug(f"{source.path}: no jumping to frames ({one_line(error)}).")
 
 
 def count_frames(source: Source) -> int:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,21 @@ def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> Thumbnails:
     """Thumbnails of analysed faces; every source is opened once.
 
     Args:
-        rows: with `source`, `frame`, `face` and the box `x0` … `y1` in pixels, NaN where there is none.
+        rows: with `source`, `frame`, `time_s`, `face` and the box `x0` … `y1` in pixels, NaN where there is none.
         size: width and height in pixels.
     Returns:
         The pictures; what can no longer be read is left out.
     """
-    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    by_source: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
-        by_source.setdefault(str(row["source"]), []).append(row)
+        by_source.setdefault(str(row["source"]), {}).setdefault(int(row["frame"]), []).append(row)
     thumbnails = {}
-    for source, wanted in by_source.items():
-        frames = read_frames(source, {int(row["frame"]) for row in wanted})
-        for row in wanted:
-            if (frame := frames.get(int(row["frame"]))) is not None:
+    for source, by_frame in by_source.items():
+        times = {frame: float(wanted[0]["time_s"]) for frame, wanted in by_frame.items()}
+        for frame, image in read_frames(source, times):
+            for row in by_frame[frame]:
                 box = [float(row.get(name, np.nan)) for name in ("x0", "y0", "x1", "y1")]
-                thumbnails[face_key(row)] = to_data_uri(crop_face(frame, box, size))
+                thumbnails[face_key(row)] = to_data_uri(crop_face(image, box, size))
     return thumbnails
 
 
@@ -48,17 +48,15 @@ def face_key(row: Mapping[str, Any]) -> tuple[str, int, int]:
     return str(row["source"]), int(row["frame"]), int(row["face"])
 
 
-def read_frames(source: str, numbers: set[int]) -> dict[int, np.ndarray]:
-    """Frames of a picture or a video by number, as `(height, width, 3)` uint8; those that are gone are left out."""
+def read_frames(source: str, times: Mapping[int, float]) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of a picture or a video, `(height, width, 3)` uint8, one at a time; those that are gone are left out.
+
+    Args:
+        times: when they are, in seconds, by their numbers.
+    """
     path = Path(source)
-    opened = [(0, Source(path, source, path.suffix.lower() in VIDEO_SUFFIXES))]
-    frames = {}
-    for frame in media.read_frames(opened, skip=(0, min(numbers) - 1)):
-        if frame.index in numbers and frame.image is not None:
-            frames[frame.index] = frame.image
-        if frame.index >= max(numbers):
-            break
-    return frames
+    for frame in media.pick_frames(Source(path, source, path.suffix.lower() in VIDEO_SUFFIXES), times):
+        yield frame.index, frame.image
 
 
 def crop_face(image: np.ndarray, box_xyxy_px: Sequence[float] | None, size: int) -> Image.Image:

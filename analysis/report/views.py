@@ -243,16 +243,15 @@ def _with_gaps(values: pd.Series) -> list[float | None]:
 # ------------------------------------------------------------------------------------------------------------- counts
 def _describe_sources(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """What was found in each source, in the order of the run."""
-    for source, rows in table.groupby("source", sort=False):
-        faces = rows.loc[rows["face"] >= 0, "face"]
-        yield {
-            "name": rows["name"].iloc[0],
-            "path": str(source),
-            "frames": int(rows["frame"].nunique()),
-            "faces": int(faces.nunique()),
-            "no_face": int((rows["status"] == "no_face").sum()),
-            "errors": int((rows["status"] == "error").sum()),
-        }
+    counted = table.assign(
+        face=table["face"].where(table["face"] >= 0),
+        no_face=table["status"] == "no_face",
+        errors=table["status"] == "error",
+    )
+    rules = {"name": "first", "frame": "nunique", "face": "nunique", "no_face": "sum", "errors": "sum"}
+    for source, row in counted.groupby("source", sort=False).agg(rules).iterrows():
+        numbers = {"frames": row["frame"], "faces": row["face"], "no_face": row["no_face"], "errors": row["errors"]}
+        yield {"name": row["name"], "path": str(source)} | {name: int(value) for name, value in numbers.items()}
 
 
 def _check_captions(seen: pd.DataFrame, readings: Sequence[Reading]) -> dict[str, CaptionCheck]:

@@ -158,14 +158,18 @@ def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ results
 def draw_matches(matches: Sequence[Match]) -> Any:
     """A contact sheet of the faces, the best first."""
-    wanted: dict[str, set[int]] = {}
+    wanted: dict[str, dict[int, float]] = {}
     for match in matches:
-        wanted.setdefault(match.path, set()).add(match.frame)
-    frames = {path: read_frames(path, numbers) for path, numbers in wanted.items()}
-    cells = []
-    for rank, match in enumerate(matches, start=1):
-        face = crop_face(frames[match.path][match.frame], match.box, SHEET_FACE_PX)
-        cells.append((face, f"{rank}.  {match.score:.3f}", shorten(_place(match), 30)))
+        wanted.setdefault(match.path, {})[match.frame] = match.time_s
+    faces = {}
+    for path, times in wanted.items():
+        for frame, image in read_frames(path, times):
+            shown = (match for match in matches if (match.path, match.frame) == (path, frame))
+            faces |= {match: crop_face(image, match.box, SHEET_FACE_PX) for match in shown}
+    cells = [
+        (faces[match], f"{rank}.  {match.score:.3f}", shorten(_place(match), 30))
+        for rank, match in enumerate(matches, start=1)
+    ]
     return draw_grid(cells, min(SHEET_COLUMNS, len(cells)), SHEET_FACE_PX)
 
 

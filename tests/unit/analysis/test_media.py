@@ -14,8 +14,8 @@ import pytest
 from blob_faces import draw_frame, write_video
 from PIL import Image, TiffImagePlugin
 
-from mf2.analysis import analyze
-from mf2.analysis.media import count_frames, find_sources, printable, read_frames
+from mf2.analysis import analyze, media
+from mf2.analysis.media import Source, count_frames, find_sources, pick_frames, printable, read_frames
 from mf2.analysis.peer_formats import PEER_WRITERS
 from mf2.analysis.tables import WRITERS, short_names
 from mf2.dataset_tools.readers.video_frames import VideoReader
@@ -238,3 +238,71 @@ def test_files_of_one_name_have_their_folders_before_it():
 def test_sources_are_called_by_what_tells_them_apart():
     sources = ["run/x/1.jpg", "run/y/1.jpg", "run/y/2.jpg", "1.jpg"]
     assert short_names(sources) == dict(zip(sources, ["x/1.jpg", "y/1.jpg", "2.jpg", "1.jpg"], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------- single frames
+def write_long(
+    file: Path, codec: str, start_s: float = 0.0, is_even: bool = True, options: dict | None = None
+) -> Source:
+    """400 frames, 25 a second or (not even) at odd distances; each frame's brightness differs from its neighbours'."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        tick = Fraction(1, 25) if is_even else Fraction(1, 1000)
+        stream.time_base = stream.codec_context.time_base = tick
+        ticks = round(start_s / tick)
+        for number in range(400):
+            image = np.full((48, 64, 3), number * 37 % 256, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = ticks, tick
+            ticks += 1 if is_even else 11 + 29 * (number % 5)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return Source(file, str(file), True)
+
+
+VIDEOS = {
+    "mp4, keyframes far apart": ("clip.mp4", "mpeg4", {"options": {"g": "120"}}),
+    "uneven": ("clip.mkv", "mpeg4", {"is_even": False}),
+    "starts late": ("clip.ts", "mpeg2video", {"start_s": 7.0}),
+    "frames that look ahead": ("clip.avi", "mpeg4", {"options": {"bf": "2"}}),
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_single_frames_are_those_of_the_whole_video(tmp_path, name):
+    file, codec, settings = VIDEOS[name]
+    source = write_long(tmp_path / file, codec, **settings)
+    whole = {frame.index: frame for frame in read_frames([(0, source)]) if frame.image is not None}
+    numbers = [0, 3, 120, 121, 263, 391]
+    picked = list(pick_frames(source, {number: whole[number].time_s for number in reversed(numbers)}))
+    assert [frame.index for frame in picked] == numbers
+    for frame in picked:
+        np.testing.assert_array_equal(frame.image, whole[frame.index].image)
+        assert frame.time_s == pytest.approx(whole[frame.index].time_s, abs=1e-6)
+
+
+def test_a_video_is_not_decoded_between_frames_that_lie_far_apart(tmp_path, monkeypatch):
+    source = write_long(tmp_path / "clip.mp4", "mpeg4")
+    monkeypatch.setattr(media, "read_frames", None)
+    shown = []
+    monkeypatch.setattr(media, "as_shown", lambda decoded, aspect: shown.append(decoded.pts))
+    numbers = [index for frame in pick_frames(source, {350: 14.0, 50: 2.0}) for index in [frame.index]]
+    assert numbers == [50, 350] and len(shown) == 2
+
+
+def test_a_frame_that_is_not_at_its_time_is_found_by_its_number(tmp_path):
+    source = write_long(tmp_path / "clip.mp4", "mpeg4")
+    expected = {frame.index: frame.image for frame in read_frames([(0, source)])}
+    picked = {frame.index: frame.image for frame in pick_frames(source, {10: 0.4, 200: 9.013, 300: 12.0, 999: 50.0})}
+    assert list(picked) == [10, 200, 300]
+    for number, image in picked.items():
+        np.testing.assert_array_equal(image, expected[number])
+
+
+def test_a_picture_is_its_own_single_frame(tmp_path):
+    source = Source(save(tmp_path / "a.png", 90), "a.png", False)
+    (frame,) = pick_frames(source, {0: 0.0})
+    assert frame.image.max() == 90
+    assert not list(pick_frames(Source(tmp_path / "gone.png", "gone.png", False), {0: 0.0}))
+    assert not list(pick_frames(Source(tmp_path / "gone.mp4", "gone.mp4", True), {4: 0.2}))
