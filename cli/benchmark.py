@@ -23,6 +23,11 @@ COMMANDS = {
         "mf2 benchmark analyze --sizes tiny --threads 1",
         "benchmarks.arguments:add_analyze_arguments",
     ),
+    "long": Command(
+        "benchmarks.long",
+        "see what grows with the amount: 100,000 frames and pictures, the report of an hour, an index of faces",
+        "mf2 benchmark long --images 10000",
+    ),
     "shared_machine": Command(
         "benchmarks.shared_machine",
         "time a training step beside busy processes, by how many threads it has and how these wait for each other",

@@ -1,0 +1,306 @@
+"""What grows with the amount: `mf2 analyze` on very many frames and pictures, the report of an hour, a large index.
+
+Rates are compared in the processor's seconds of this process, which other processes on the machine do not change much;
+elapsed seconds stand beside them.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from mf2.analysis.engine import AnalyzeOptions, collect_rows
+from mf2.analysis.face_arguments import MEAN_FACE, FaceSearch
+from mf2.analysis.media import find_sources
+from mf2.analysis.recognizer import Recognizer
+from mf2.analysis.report.command import write_report
+from mf2.analysis.run_folder import MANIFEST_NAME, RunFolder
+from mf2.analysis.search.face_index import FORMAT, INDEX_NAME, FaceIndex, IndexedFile
+from mf2.analysis.search.ranking import face_scorer, search
+from mf2.analysis.tables import row_schema
+from mf2.benchmarks.analyze import draw_frame, save_model
+from mf2.benchmarks.branch import Section
+from mf2.benchmarks.timing import describe_machine, in_fresh_process, memory_in_use
+from mf2.labels_mf2 import AU_IDS, EMOTIONS
+from mf2.modeling_mf2 import MF2Model
+from mf2.utils.files import write_json
+from mf2.utils.markdown import markdown_table
+from mf2.utils.videos import import_av
+
+PARTS = ("frames", "pictures", "report", "search")
+PICTURE_PX = 96
+DISTINCT = 64
+"""Pictures and frames that are drawn; they come again and again."""
+TENTHS = 10
+GROWTH_TARGET = 1.03
+"""Seconds an image and memory of the last tenth over those of the first, at most."""
+HOUR_FRAMES, FRAME_RATE = 90_000, 25
+REPORT_TARGETS = {"MB": 30.0, "s to open": 3.0}
+FACES_PER_SHARD = 4096
+
+
+# ------------------------------------------------------------------------------------------------------ analysis
+class WatchedRun(RunFolder):
+    """A run's folder that notes, whenever rows are added, how many there are, and when, and in how much memory."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.marks: list[tuple[int, float, float, int]] = []
+
+    def add(self, rows: Sequence[dict[str, Any]], position: tuple[int, int]) -> None:
+        """As usual, with a note."""
+        super().add(rows, position)
+        count = len(rows) + (self.marks[-1][0] if self.marks else 0)
+        self.marks.append((count, perf_counter(), process_time(), memory_in_use("cpu")))
+
+
+def measure_analysis(kind: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Seconds an image and memory in each tenth of a run over so many pictures, or frames of one video."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_model("tiny", folder / "tiny", seed)
+        source = folder / "pictures"
+        source.mkdir()
+        (save_pictures if kind == "pictures" else save_frames)(source, count)
+        marks = in_fresh_process(analyze_watched, str(source), str(folder / "tiny"), str(folder / "run"))
+    yield from tenths_of(kind, marks)
+
+
+def analyze_watched(source: str, model: str, output: str) -> list[tuple[int, float, float, int]]:
+    """What a run notes; called in a process of its own."""
+    torch.set_num_threads(1)
+    options = AnalyzeOptions(model, device="cpu", faces=FaceSearch(MEAN_FACE))
+    recognizer = Recognizer.from_pretrained(model, device="cpu")
+    sources, _ = find_sources([source])
+    run = WatchedRun(Path(output), {"sources": [each.name for each in sources]}, row_schema(recognizer.label_spaces))
+    collect_rows(run, sources, recognizer, options)
+    return run.marks
+
+
+def tenths_of(kind: str, marks: Sequence[tuple[int, float, float, int]]) -> Iterator[dict[str, Any]]:
+    """A row for each tenth of the images; the first beginning after a hundredth of them, which warms up."""
+    total = marks[-1][0]
+    shares = [0.01, *(tenth / TENTHS for tenth in range(1, TENTHS))]
+    starts = [next(place for place, mark in enumerate(marks) if mark[0] >= total * share) for share in shares]
+    ends = [*starts[1:], len(marks) - 1]
+    first: dict[str, float] = {}
+    for tenth, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
+        images = marks[end][0] - marks[start][0]
+        row: dict[str, Any] = {"of": kind, "images": total, "tenth": tenth}
+        row["CPU ms an image"] = 1e3 * (marks[end][2] - marks[start][2]) / images
+        row["ms an image"] = 1e3 * (marks[end][1] - marks[start][1]) / images
+        row["memory, MB"] = median(mark[3] for mark in marks[start : end + 1]) / 1e6
+        first = first or {name: row[name] for name in ("CPU ms an image", "memory, MB")}
+        growth = {f"{name}, of the first": row[name] / value for name, value in first.items()}
+        last = tenth == TENTHS
+        yield row | growth | {f"≤ {GROWTH_TARGET}": max(growth.values()) <= GROWTH_TARGET if last else None}
+
+
+def save_pictures(folder: Path, count: int) -> None:
+    """So many JPEG files, of which `DISTINCT` differ."""
+    drawn = []
+    for number in range(min(DISTINCT, count)):
+        file = folder / f"{number:06d}.jpg"
+        Image.fromarray(draw_frame(number, (PICTURE_PX, PICTURE_PX))).save(file, quality=90)
+        drawn.append(file.read_bytes())
+    for number in range(len(drawn), count):
+        (folder / f"{number:06d}.jpg").write_bytes(drawn[number % len(drawn)])
+
+
+def save_frames(folder: Path, count: int) -> None:
+    """`video.mp4` of so many frames."""
+    av = import_av()
+    size = (PICTURE_PX, PICTURE_PX)
+    drawn = [av.VideoFrame.from_ndarray(draw_frame(number, size), format="rgb24") for number in range(DISTINCT)]
+    with av.open(str(folder / "video.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FRAME_RATE)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(count):
+            frame = drawn[number % DISTINCT].reformat()
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+# -------------------------------------------------------------------------------------------------------- report
+def measure_report(frames: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The report of a video of so many frames with two faces throughout and others that come and go."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_frames(folder, frames)
+        save_run(folder, folder / "video.mp4", frames, seed)
+        started = perf_counter()
+        page = write_report(folder)
+        row = {"frames": frames, "rows": 3 * frames, "s to write": perf_counter() - started}
+        row["MB"] = page.stat().st_size / 1e6
+        row["s to open"], row["s to switch faces"] = open_in_browser(page)
+    for what, most in REPORT_TARGETS.items():
+        row[f"{what} ≤ {most:g}"] = row[what] <= most
+    yield row
+
+
+def save_run(folder: Path, video: Path, frames: int, seed: int) -> None:
+    """A finished analysis with probabilities that drift, as `mf2 analyze` leaves it."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    guest_frames = 250
+    for face in range(3):
+        steps = rng.normal(0, 0.08, (frames, len(AU_IDS))).cumsum(0)
+        emotions = np.exp(rng.normal(0, 0.05, (frames, len(EMOTIONS))).cumsum(0))
+        emotions /= emotions.sum(1, keepdims=True)
+        ids = face if face < 2 else 2 + np.arange(frames) // guest_frames
+        table = pd.DataFrame({"source": str(video), "frame": np.arange(frames), "face": ids, "status": "ok"})
+        table["time_s"] = table["frame"] / FRAME_RATE
+        for corner, place in (("x0", 10), ("y0", 10), ("x1", 60), ("y1", 60)):
+            table[corner] = float(place)
+        for au_id, values in zip(AU_IDS, (1 + np.sin(steps)).T / 2, strict=True):
+            table[f"AU{au_id}"] = values
+        for emotion, values in zip(EMOTIONS, emotions.T, strict=True):
+            table[f"emotion_{emotion}"] = values
+        table["emotion"] = np.array(EMOTIONS)[emotions.argmax(1)]
+        tables.append(table)
+    pd.concat(tables).sort_values(["frame", "face"]).assign(error=None).to_parquet(folder / "faces.parquet")
+    thresholds = {f"AU{au_id}": 0.5 for au_id in AU_IDS}
+    (folder / MANIFEST_NAME).write_text(json.dumps({"model": None, "thresholds": thresholds}))
+
+
+def open_in_browser(page: Path) -> tuple[float | None, float | None]:
+    """Seconds until Chromium has loaded and drawn a page, and until it shows another face; None without Chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        return None, None
+    from playwright.sync_api import sync_playwright
+
+    painted = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            tab = browser.new_page(viewport={"width": 1280, "height": 900})
+            started = perf_counter()
+            tab.goto(page.as_uri(), wait_until="load")
+            tab.evaluate(painted)
+            opened = perf_counter() - started
+            started = perf_counter()
+            tab.locator(".views button").nth(1).click()
+            tab.evaluate(painted)
+            return opened, perf_counter() - started
+        finally:
+            browser.close()
+
+
+# -------------------------------------------------------------------------------------------------------- search
+class ReadyIndex(FaceIndex):
+    """An index whose faces are there already, for the key that its folder has."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.key = json.loads((folder / INDEX_NAME).read_text())["key"]
+        self.files = self._load()
+
+
+def measure_search(
+    counts: Sequence[int], queries: int, width: int, seed: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Seconds to make the index from embeddings, bytes a face, and seconds a query, by the number of faces."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            row = {"faces": count, "queries": queries, "width": width}
+            row["s to build"] = _seconds(lambda to=folder, faces=count: save_index(to, faces, queries, width, seed))
+            row["KB a face"] = sum(file.stat().st_size for file in folder.iterdir()) / count / 1e3
+            row["s to open"] = _seconds(lambda to=folder: ReadyIndex(to))
+            yield row | time_queries(ReadyIndex(folder), queries, width, seed, repeats)
+
+
+def time_queries(index: FaceIndex, queries: int, width: int, seed: int, repeats: int) -> dict[str, float]:
+    """Median seconds of a search by a face, and by a text in four forms."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    like, text = unit(queries, width, generator=generator), unit(4, width, generator=generator)
+    scorers = {"face": face_scorer(like), "text": lambda embeds: MF2Model.get_retrieval_scores(embeds, text).mean(1)}
+    return {
+        f"{kind}, s a query": median(_seconds(lambda scorer=scorer: search(index, scorer, 12)) for _ in range(repeats))
+        for kind, scorer in scorers.items()
+    }
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = perf_counter()
+    run()
+    return perf_counter() - started
+
+
+def unit(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    """Random vectors of length 1."""
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def save_index(folder: Path, count: int, queries: int, width: int, seed: int) -> None:
+    """An index of so many faces of as many files, as `FaceIndex` keeps it."""
+    generator = torch.Generator().manual_seed(seed)
+    files = []
+    for shard, start in enumerate(range(0, count, FACES_PER_SHARD)):
+        faces = min(FACES_PER_SHARD, count - start)
+        tensors = {
+            "embeds": unit(faces, queries, width, generator=generator).half(),
+            "boxes": torch.full((faces, 4), float("nan")),
+            "frames": torch.zeros(faces, dtype=torch.long),
+            "times": torch.zeros(faces, dtype=torch.float64),
+            "ids": torch.zeros(faces, dtype=torch.long),
+        }
+        save_file(tensors, folder / f"faces-{shard:05d}.safetensors")
+        files += [IndexedFile(f"/faces/{start + row:07d}.jpg", 1, 1, shard, row, 1) for row in range(faces)]
+    key = {"format": FORMAT, "model": "random"}
+    write_json(folder / INDEX_NAME, {"key": key, "files": [asdict(file) for file in files]})
+
+
+# ---------------------------------------------------------------------------------------------------------- main
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark long`."""
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
+    parser.add_argument("--images", type=int, default=100_000, help="frames, and pictures, to analyse [100000]")
+    parser.add_argument("--report_frames", type=int, default=HOUR_FRAMES, help="of the reported video [an hour]")
+    parser.add_argument("--faces", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of the index")
+    parser.add_argument("--queries", type=int, default=32, help="vectors of a face in the index [32, as at base]")
+    parser.add_argument("--width", type=int, default=256, help="of such a vector [256, as at base]")
+    parser.add_argument("--repeats", type=int, default=3, help="timed queries [3]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and values [0]")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print.
+
+    Raises:
+        ValueError: too few images for tenths.
+    """
+    if args.images < 1000:
+        raise ValueError(f"--images is {args.images}; tenths of less than 1000 tell nothing.")
+    machine = describe_machine("cpu")
+    print("# Benchmark of long runs\n")
+    print(markdown_table(("", "value"), [(name, str(value)) for name, value in (vars(args) | machine).items()]))
+    parts: dict[str, tuple[str, Iterator[dict[str, Any]]]] = {
+        "frames": ("Frames of one video, tiny", measure_analysis("frames", args.images, args.seed)),
+        "pictures": ("Pictures, tiny", measure_analysis("pictures", args.images, args.seed)),
+        "report": ("Report", measure_report(args.report_frames, args.seed)),
+        "search": ("Search", measure_search(args.faces, args.queries, args.width, args.seed, args.repeats)),
+    }
+    sections = {}
+    for name in args.only:
+        title, rows = parts[name]
+        sections[name] = Section(title, list(rows))
+        print(sections[name].to_markdown(), flush=True)
+    if args.output:
+        results = {name: asdict(section) for name, section in sections.items()}
+        write_json(args.output, {"machine": machine, "settings": vars(args), "sections": results})
