@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -32,7 +33,7 @@ from mf2.analysis.search.ranking import face_scorer, search
 from mf2.analysis.tables import row_schema
 from mf2.benchmarks.analyze import draw_frame, save_model
 from mf2.benchmarks.branch import Section
-from mf2.benchmarks.timing import describe_machine, in_fresh_process, memory_in_use
+from mf2.benchmarks.timing import describe_machine, in_fresh_process
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.utils.files import write_json
@@ -63,7 +64,7 @@ class WatchedRun(RunFolder):
         """As usual, with a note."""
         super().add(rows, position)
         count = len(rows) + (self.marks[-1][0] if self.marks else 0)
-        self.marks.append((count, perf_counter(), process_time(), memory_in_use("cpu")))
+        self.marks.append((count, perf_counter(), process_time(), psutil.Process().memory_info().rss))
 
 
 def measure_analysis(kind: str, count: int, seed: int) -> Iterator[dict[str, Any]]:

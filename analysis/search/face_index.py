@@ -211,7 +211,9 @@ class FaceIndex:
                 by_shard.setdefault(file.shard, []).append(file)
         for number, files in sorted(by_shard.items()):
             rows = torch.cat([torch.arange(file.first, file.first + file.count) for file in files])
-            tensors = {name: values[rows] for name, values in load_file(self._shard_path(number)).items()}
+            tensors = load_file(self._shard_path(number))
+            if not torch.equal(rows, torch.arange(len(tensors["embeds"]))):
+                tensors = {name: values[rows] for name, values in tensors.items()}
             yield Shard([file.path for file in files for _ in range(file.count)], tensors)
 
     @property

@@ -26,6 +26,8 @@ from ..thumbnails import crop_face, read_frames
 from .face_index import Encoder, FaceIndex
 
 TEXTS_PER_CHUNK = 64
+FACES_PER_PART = 64
+"""Faces scored at once: as many as a processor's cache holds in float32."""
 NUM_CAPTIONS = 8
 """Captions that stand for the name of an emotion."""
 SHEET_COLUMNS, SHEET_FACE_PX = 6, 160
@@ -91,14 +93,15 @@ def embed_texts(model: MF2Model, processor: MF2Processor, texts: Sequence[str], 
 
 def face_scorer(embeds: torch.Tensor) -> Scorer:
     """Scores faces by their likeness to one: the mean cosine of what each query `(Q, P)` sees in both."""
-    return lambda others: (others * embeds).sum(-1).mean(1)
+    return lambda others: others.flatten(1) @ embeds.flatten() / len(embeds)
 
 
 def search(index: FaceIndex, scorer: Scorer, top_k: int) -> list[Match]:
     """The `top_k` faces that fit best, the best first; memory does not grow with the index."""
     best: list[Match] = []
     for shard in index.shards():
-        scores = scorer(shard.tensors["embeds"].float())
+        parts = shard.tensors["embeds"].split(FACES_PER_PART)
+        scores = torch.cat([scorer(part.float()) for part in parts])
         values, rows = scores.topk(min(top_k, len(scores)))
         found = [
             _match(shard.paths, shard.tensors, row, value)
