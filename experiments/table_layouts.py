@@ -215,7 +215,11 @@ def methods_table(base: Run, task: Mapping[str, str]) -> Table:
     rows = {
         name: Run(f"task-{method}", "finetune", {"method": method, **task}, base) for name, method in methods.items()
     }
+    frozen = {"method": "full", "freeze_vision": "true", **task}
+    rows["full, tower frozen"] = Run("task-full-tower-frozen", "finetune", frozen, base)
     variants = {
+        "DFN, readout alone": {"max_steps": "1", "learning_rate": "0", "min_learning_rate": "0", "warmup_steps": "0"},
+        "DFN, no readout": {"dfn.readout": "false"},
         "DFN, image cells only": {"dfn.text_cells": "false", "dfn.alignment_weight": "0"},
         "DFN, three kept states": {"dfn.num_kept_states": "3"},
         "DFN, gates off": {"dfn.use_gates": "false"},

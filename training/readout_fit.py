@@ -24,6 +24,8 @@ INVERSE_PENALTIES = (3e-4, 1e-3, 2e-3, 4e-3, 1e-2)
 FOLDS = 5
 MAX_ROWS = 4096
 MAX_ITERATIONS = 60
+FOLD_ITERATIONS = 20
+"""Enough in a fold, where each penalty begins with the weights of the one before."""
 MAP_SCALE, REGION_SCALE, CENTER_SCALE = 0.2**0.5, 1.0, 4.0
 """What a standardised feature of the maps, of the regions and of the regions' places is multiplied by: the larger, the
 less its weights are held down. Chosen by held-out groups."""
@@ -112,6 +114,7 @@ def solve(
     inverse_penalties: tuple[float, float],
     offsets: torch.Tensor | float = 0.0,
     start: tuple[torch.Tensor, ...] | None = None,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> tuple[torch.Tensor, ...]:
     """Weights `(R, A + E)` and bias `(A + E,)` of the regressions, by L-BFGS.
 
@@ -124,7 +127,7 @@ def solve(
     weights, bias = (of.clone().requires_grad_() for of in start or zeros)
     decay = torch.full((num_outputs,), 0.5 / inverse_penalties[0], dtype=torch.float64)
     decay[num_aus:] = 0.5 / inverse_penalties[1]
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=MAX_ITERATIONS, history_size=8, tolerance_change=1e-5)
+    optimizer = torch.optim.LBFGS([weights, bias], max_iter=max_iterations, history_size=8, tolerance_change=1e-5)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -226,7 +229,7 @@ def fit_readout(
         basis, of_seen, rest = Basis(standardise(features[seen])), targets.take(seen), standardise(features[unseen])
         start = None
         for index, pair in enumerate(penalties):
-            weights, bias = start = solve(basis.faces, of_seen, pair, offsets[seen], start)
+            weights, bias = start = solve(basis.faces, of_seen, pair, offsets[seen], start, FOLD_ITERATIONS)
             held_out[index, unseen] = offsets[unseen] + (rest @ basis.back(weights)).double() + bias
     best_au = int(np.argmin([targets.au_loss(logits[:, :num_aus]).item() for logits in held_out]))
     best_emotion = int(np.argmin([targets.emotion_loss(logits[:, num_aus:]).item() for logits in held_out]))
