@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mf2.baselines.registry import baseline_names
+
 TRANSFER = "transfer"
 TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 
@@ -19,6 +21,14 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=FILE.csv",
         help="predictions of other systems, for II and III",
+    )
+    add(
+        "--baselines",
+        nargs="*",
+        choices=baseline_names(),
+        default=list(baseline_names()),
+        metavar="NAME",
+        help="systems to train beside MF² for II and III, none without a name [%(default)s]",
     )
     add("--task_data", help="data set of the table `methods` [--data]")
     add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [those it labels]")

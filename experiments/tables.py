@@ -24,7 +24,9 @@ def run(args: argparse.Namespace) -> None:
     """Run what is not done, write the tables and print them."""
     task = {"data": args.task_data or args.data, "au_ids": args.task_au_ids, "emotions": args.task_emotions}
     systems = dict(parse_named(text, "--systems") for text in args.systems)
-    tables = make_tables(args.data, args.llm_data, {name: value for name, value in task.items() if value}, systems)
+    tables = make_tables(
+        args.data, args.llm_data, {name: value for name, value in task.items() if value}, systems, args.baselines
+    )
     chosen = {name: tables[name] for name in args.tables if name != TRANSFER}
     folder = RunFolder(args.output_dir, {"pretrain": args.pretrain_config, "finetune": args.finetune_config})
     transfer = None

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from mf2.baselines.registry import baseline_names
 from mf2.experiments import paper_results, runs
 from mf2.experiments.runs import Run, RunFolder, run_all
 from mf2.experiments.table_layouts import FilledTable, Table, au_f1, emotion, make_tables, one_vs_rest
 from mf2.experiments.tables import to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
 from mf2.hub.file_names import METRICS_NAME
+from mf2.training.arguments import PretrainArguments, parse_arguments
 from mf2.utils.files import write_json
 
 SCORES = {"a": Run("a", "pretrain"), "b": Run("b", "pretrain")}
@@ -79,13 +81,34 @@ def test_a_table_as_markdown_and_csv():
 
 def test_every_table_names_its_runs_without_contradiction():
     """A run's name stands for it: wherever it appears it has the same flags and base."""
-    tables = make_tables("data", "llm", {"data": "task"}, {"other": "other.csv"})
+    tables = make_tables("data", "llm", {"data": "task"}, {"other": "other.csv"}, baseline_names())
     by_name: dict[str, Run] = {}
     for table in tables.values():
         assert table.compare_with is None or table.compare_with in table.rows
         for run in (needed for row in table.rows.values() for needed in row.with_bases()):
             assert by_name.setdefault(run.name, run) == run
     assert tables["II"].rows["other"].flags == {"predictions": "other.csv", "data": "data"}
+
+
+def test_every_system_of_the_papers_tables_is_a_row_beside_the_papers():
+    tables = make_tables("data", None, {"data": "task"}, {}, baseline_names())
+    assert {*paper_results.TABLE_II} <= {*tables["II"].rows} and {*paper_results.TABLE_III} <= {*tables["III"].rows}
+    assert tables["II"].rows["Exp-BLIP"].flags["baseline_options.captions"] == "au"
+    assert tables["III"].rows["Exp-BLIP"].flags["baseline_options.captions"] == "emotion"
+    assert "linear heads" in tables["II"].rows and "linear heads" in tables["III"].rows
+    assert "EfficientNet-B0" in tables["III"].notes[-1] and set(tables["IV"].rows) == set(
+        make_tables("data", None, {"data": "task"}, {})["IV"].rows
+    )
+
+
+def test_the_command_of_a_system_is_understood(tmp_path):
+    """With a YAML file that asks for what MF² alone has, too."""
+    config = Path(runs.PACKAGE, "training", "configs", "photographs.yaml")
+    folder = RunFolder(tmp_path, {"pretrain": str(config)})
+    for run in make_tables("data", None, {"data": "task"}, {}, baseline_names())["II"].rows.values():
+        if "baseline" in run.flags:
+            parsed = parse_arguments(PretrainArguments, folder.command(run, 1)[2:])
+            assert parsed.baseline == run.flags["baseline"] and parsed.feature_views is None and not parsed.probes
 
 
 def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch):
