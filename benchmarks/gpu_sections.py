@@ -259,7 +259,7 @@ def measure_profile(plan: Plan) -> Rows:
     """Where a `base` step's time goes on the GPU: its share of the step, and the kernels that take the most."""
     step = TrainingStep.build(plan, plan.base)
     step.time(plan, 1, 3)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if plan.device == "cuda" else [])]
+    activities = [ProfilerActivity.CUDA if plan.device == "cuda" else ProfilerActivity.CPU]
     synchronize(plan.device)
     with profile(activities=activities, acc_events=True) as profiler:
         started = perf_counter()
@@ -550,9 +550,9 @@ class GpuSection:
 
 SECTIONS: dict[str, GpuSection] = {
     "machine": GpuSection("What the card reaches", 40, measure_machine),
-    "training": GpuSection("Training step, base", 50, measure_training),
+    "training": GpuSection("Training step, base", 90, measure_training),
     "parity": GpuSection("Parity with the CPU", 60, measure_parity),
-    "profile": GpuSection("Kernels of a training step, base", 30, measure_profile),
+    "profile": GpuSection("Kernels of a training step, base", 60, measure_profile),
     "inference": GpuSection("Inference, base", 35, measure_inference),
     "paper": GpuSection("Training step, paper size", 50, measure_paper),
     "generation": GpuSection("Writing captions, base, bfloat16", 35, measure_generation),
