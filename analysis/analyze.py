@@ -1,8 +1,9 @@
 """`mf2 analyze`: pictures, folders and videos to a table of faces with action units and emotions."""
 
 import argparse
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,16 @@ from ..hub.sources import DEFAULT_MODEL, check_model_source
 from ..utils.command_line import illustration
 from .face_arguments import FaceSearch, add_face_arguments
 from .report.command import REPORT_NAME, write_report
+from .runtimes import ONNX, RUNTIMES, runtime_of
 
 FORMATS = ("parquet", "csv", "jsonl", "openface", "pyfeat", "abaw")
 CAPTION_KINDS = ("emotion", "au", "key_au")
+PACKAGES = {
+    "--format parquet": ("pyarrow",),
+    "--overlay": ("pyarrow", "matplotlib"),
+    "--report": ("pandas", "pyarrow", "jinja2", "markdown_it"),
+}
+"""Packages that small installations lack, by what needs them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("paths", nargs="+", type=Path, metavar="PATH", help="pictures, videos, and folders to be searched for them")
-    add("--model", default=DEFAULT_MODEL, help=f"folder or Hub repository of a checkpoint [{DEFAULT_MODEL}]")
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"folder or Hub repository of a checkpoint, or a file of `mf2 export --onnx` [{DEFAULT_MODEL}]",
+    )
     add("--adapter", action="append", default=[], help="also ask this DFN adapter; any number of times, in one pass")
     add(
         "--output_dir",
@@ -36,13 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="[outputs/analysis]",
     )
-    add("--format", type=_listed(FORMATS), default=("parquet",), metavar="F,…", help=f"{', '.join(FORMATS)} [parquet]")
+    default = "parquet" if _is_installed("pyarrow") else "csv"
+    add("--format", type=_listed(FORMATS), default=(default,), metavar="F,…", help=f"{', '.join(FORMATS)} [{default}]")
     add("--overlay", action="store_true", help="also write annotated pictures and videos")
     add("--report", action="store_true", help="also write report.html")
     add("--captions", type=_listed(CAPTION_KINDS), default=(), metavar="K,…", help="emotion, au, key_au")
     add_rerank(add)
     add_face_arguments(parser)
     work = parser.add_argument_group("how the work is done")
+    work.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="onnx: compute an exported file, without torch, also that in the folder --model [that of --model]",
+    )
     work.add_argument("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
     work.add_argument("--batch_size", type=_positive(int), default=16, metavar="N", help="faces in a pass [16]")
     work.add_argument("--compile", action="store_true", help="torch.compile the image path: slow start, then faster")
@@ -71,13 +89,17 @@ def rerank_of(args: argparse.Namespace) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Analyse, write what was asked for, and say what was seen."""
-    for name in (args.model, *args.adapter):
-        check_model_source(name)
+    runtime = runtime_of(args.model, args.runtime)
+    formats = _with_table(args.format, args.overlay)
+    wanted = {"--format parquet": "parquet" in formats, "--overlay": args.overlay, "--report": args.report}
+    check_packages([name for name, is_wanted in wanted.items() if is_wanted])
+    model, *adapters = _find_models([args.model, *args.adapter], runtime)
     from .engine import AnalyzeOptions, analyze, shard_folder
 
     options = AnalyzeOptions(
-        model=args.model,
-        adapters=tuple(args.adapter),
+        model=model,
+        adapters=tuple(adapters),
+        runtime=runtime,
         device=args.device,
         batch_size=args.batch_size,
         faces=FaceSearch.from_args(args),
@@ -85,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         rerank=rerank_of(args),
         fps=args.fps,
         shard=args.shard,
-        formats=_with_table(args.format, args.overlay),
+        formats=formats,
         num_threads=args.num_threads,
         compile=args.compile,
     )
@@ -113,11 +135,38 @@ def illustrate(folder: Path, overlay: bool, report: bool) -> None:
             print(write_report(folder))
 
 
+def check_packages(wanted: Sequence[str]) -> None:
+    """Raise an `ImportError` before the work begins where a package that its outputs need is missing.
+
+    Args:
+        wanted: keys of `PACKAGES`.
+    """
+    for name in wanted:
+        if missing := [package for package in PACKAGES[name] if not _is_installed(package)]:
+            raise ImportError(f"{name} needs {', '.join(missing)}: pip install mf2-face, or leave it out.")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _find_models(names: Sequence[str], runtime: str) -> list[str]:
+    """The checkpoint and its adapters as the runtime takes them, after a look at whether they are there."""
+    if runtime == ONNX:
+        from ..onnx_runtime.recognizer import find_model
+
+        return [str(find_model(name)) for name in names]
+    for name in names:
+        check_model_source(name)
+    return list(names)
+
+
 def _with_table(formats: tuple[str, ...], needs_parquet: bool) -> tuple[str, ...]:
-    """The formats, and parquet where none is a table of all columns or the overlay is drawn from it."""
+    """The formats, and a table of all columns where none is one, which is parquet where the overlay needs it."""
     has_table = any(name in ("parquet", "csv", "jsonl") for name in formats)
     is_whole = "parquet" in formats if needs_parquet else has_table
-    return formats if is_whole else (*formats, "parquet")
+    table = "parquet" if needs_parquet or _is_installed("pyarrow") else "csv"
+    return formats if is_whole else (*formats, table)
 
 
 def _listed(choices: tuple[str, ...]):

@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 from tqdm import tqdm
 
-from .. import __version__
 from ..head_pose_mf2 import head_poses
+from ..onnx_runtime.description import INPUT_NAMES
 from ..regions_mf2 import seen_box
 from ..utils.face_table import STATUS_ERROR, STATUS_NO_FACE, STATUS_OK
 from ..utils.videos import import_av
-from .caption_check import CAPTION_PREFIX, check_captions
+from .caption_check import check_captions
 from .face_arguments import FaceSearch
 from .faces import Face, LocatedFrame, describe_finder, locate_faces, make_finder
 from .media import FRAMES_AHEAD, Source, file_version, find_sources, read_frames
 from .peer_formats import PEER_WRITERS, check_peer_formats
-from .recognizer import INPUT_NAMES, Recognizer
 from .run_folder import MANIFEST_NAME, RunFolder
+from .runtimes import ONNX, TORCH, FaceRecognizer
 from .streaming import run_ahead
-from .tables import BOX, LANDMARKS, NO_FACE, POSE, WRITERS, row_schema, threshold_columns
+from .tables import BOX, LANDMARKS, NO_FACE, POSE, WRITERS, Row, row_columns, threshold_columns
 
 CHUNKS_AHEAD = 2
 """Chunks that may wait for the model."""
@@ -58,10 +56,11 @@ class AnalyzeOptions:
     formats: tuple[str, ...] = ("parquet",)
     num_threads: int = 4
     compile: bool = False
+    runtime: str = TORCH
 
     def row_settings(self) -> dict[str, Any]:
-        """The options that rows depend on, as JSON has them."""
-        free = ("device", "num_threads", "compile")
+        """The options that rows depend on, as JSON has them; the model tells the runtime."""
+        free = ("device", "num_threads", "compile", "runtime")
         settings = {name: value for name, value in asdict(self).items() if name not in free}
         return json.loads(json.dumps(settings | settings.pop("faces")))
 
@@ -79,18 +78,20 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     captions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, table: pa.Table) -> None:
-        """Count the rows of a table; tables come in order and do not cut frames."""
-        columns = table.select(["source", "frame", "status", "error"]).to_pydict()
+    def counting(self, batches: Iterable[Sequence[Row]]) -> Iterator[Sequence[Row]]:
+        """The batches of all rows in order, which are counted as they pass."""
         last = None
-        for source, frame, status, error in zip(*columns.values(), strict=True):
-            self.frames += (source, frame) != last
-            last = (source, frame)
-            self.faces += status == STATUS_OK
-            self.frames_without_face += status == STATUS_NO_FACE
-            if status == STATUS_ERROR:
-                self.errors += 1
-                self.failed.setdefault(source, error)
+        for rows in batches:
+            for row in rows:
+                place, status = (row["source"], row["frame"]), row["status"]
+                self.frames += place != last
+                last = place
+                self.faces += status == STATUS_OK
+                self.frames_without_face += status == STATUS_NO_FACE
+                if status == STATUS_ERROR:
+                    self.errors += 1
+                    self.failed.setdefault(row["source"], row["error"])
+            yield rows
 
     def to_line(self) -> str:
         """The counts in a line."""
@@ -132,14 +133,12 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     if any(source.is_video for source in sources):
         import_av()
     started = time.perf_counter()
-    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
+    recognizer = load_recognizer(options)
     check_peer_formats(options.formats, recognizer.label_spaces[""])
-    for kind in options.captions:
-        recognizer.model.check_caption_kind(kind)
-    found_with = describe_finder(options.faces, recognizer.image_processor.landmark_detector)
+    found_with = describe_finder(options.faces, recognizer.landmark_detector)
     settings = options.row_settings() | {"detector": found_with, "sources": [source.name for source in sources]}
     settings["versions"] = file_versions(sources, options.num_threads)
-    run = RunFolder(folder, settings, row_schema(recognizer.label_spaces, options.captions))
+    run = RunFolder(folder, settings, row_columns(recognizer.label_spaces, options.captions))
     places = {name: place for place, name in enumerate(run.settings["sources"])}
     sources = sorted(sources, key=lambda source: places[source.name])
     if run.is_finished:
@@ -149,6 +148,38 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     summary = _write_tables(run, options, recognizer, Summary(len(sources), other_files=num_other))
     run.finish(_describe(recognizer, options, summary, time.perf_counter() - started))
     return summary
+
+
+def load_recognizer(options: AnalyzeOptions) -> FaceRecognizer:
+    """What sees the faces.
+
+    Raises:
+        ValueError: the runtime cannot do what is asked for, or the model writes no captions of a kind.
+    """
+    if options.runtime == ONNX:
+        from ..onnx_runtime import Recognizer as ExportedRecognizer
+
+        refuse_without_torch(options)
+        return ExportedRecognizer(options.model, options.adapters)
+    from .recognizer import Recognizer  # not above: it imports torch
+
+    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
+    for kind in options.captions:
+        recognizer.model.check_caption_kind(kind)
+    return recognizer
+
+
+def refuse_without_torch(options: AnalyzeOptions) -> None:
+    """Raise a `ValueError` for what only PyTorch computes."""
+    unknown = {
+        "--captions": bool(options.captions),
+        "--compile": options.compile,
+        f"--device {options.device}": options.device not in (None, "cpu"),
+    }
+    if asked := [name for name, is_asked in unknown.items() if is_asked]:
+        raise ValueError(
+            f"An ONNX file computes action units and emotions on the CPU; {asked[0]} needs --runtime torch."
+        )
 
 
 def take_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Source]:
@@ -173,10 +204,11 @@ def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
     return output if count == 1 else output / f"shard-{number:05d}-of-{count:05d}"
 
 
-def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recognizer, options: AnalyzeOptions) -> None:
+def collect_rows(
+    run: RunFolder, sources: Sequence[Source], recognizer: FaceRecognizer, options: AnalyzeOptions
+) -> None:
     """Add the rows of everything that comes after what the run's parts hold."""
-    preferred = recognizer.image_processor.landmark_detector
-    find = make_finder(options.faces, preferred, str(recognizer.device), sources)
+    find = make_finder(options.faces, recognizer.landmark_detector, str(recognizer.device), sources)
     run.claim()
     position = run.position
     tracker = run.resume_tracker() if position[0] >= 0 else None
@@ -194,38 +226,32 @@ def collect_rows(run: RunFolder, sources: Sequence[Source], recognizer: Recogniz
     run.close_part(position)
 
 
-def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: Recognizer, summary: Summary) -> Summary:
-    for name in options.formats:
+def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: FaceRecognizer, summary: Summary) -> Summary:
+    counted_batches = summary.counting(run.batches())
+    for place, name in enumerate(options.formats):
+        batches = run.batches() if place else counted_batches
         if name in WRITERS:
-            WRITERS[name](run.tables(), run.schema, run.folder)
+            WRITERS[name](batches, run.columns, run.folder)
         else:
-            PEER_WRITERS[name](run.tables(), recognizer.label_spaces[""], run.folder)
-    for table in run.tables():
-        summary.add(table)
+            PEER_WRITERS[name](batches, recognizer.label_spaces[""], run.folder)
     summary.captions = _check_captions(run, recognizer, options.captions)
     return summary
 
 
-def _check_captions(run: RunFolder, recognizer: Recognizer, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _check_captions(run: RunFolder, recognizer: FaceRecognizer, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Whether the captions of all faces agree with the AUs and the emotion beside them, by kind."""
     thresholds = threshold_columns({"": recognizer.label_spaces[""]})
-    columns = [*thresholds, *_emotion_column(run), *(CAPTION_PREFIX + kind for kind in kinds)]
-    rows = (row for table in run.tables() for row in table.select(columns).to_pylist()) if kinds else ()
+    rows = (row for batch in run.batches() for row in batch) if kinds else ()
     return {kind: check.to_dict() for kind, check in check_captions(rows, thresholds, kinds).items()}
 
 
-def _emotion_column(run: RunFolder) -> list[str]:
-    """The column of the likeliest emotion, in a list that is empty where the label space has none."""
-    return [name for name in ("emotion",) if name in run.schema.names]
-
-
-def _describe(recognizer: Recognizer, options: AnalyzeOptions, summary: Summary, seconds: float) -> dict[str, Any]:
+def _describe(recognizer: FaceRecognizer, options: AnalyzeOptions, summary: Summary, seconds: float) -> dict[str, Any]:
     return {
         "model": options.model,
         "thresholds": threshold_columns(recognizer.label_spaces),
         "label_space": recognizer.label_spaces[""].to_dict(),
         "adapters": {prefix[:-1]: space.to_dict() for prefix, space in recognizer.label_spaces.items() if prefix},
-        "versions": {"mf2": __version__, "torch": torch.__version__},
+        "versions": recognizer.versions,
         "device": str(recognizer.device),
         "seconds": round(seconds, 1),
         "summary": asdict(summary),
@@ -239,18 +265,18 @@ class Chunk:
 
     Args:
         rows: see `tables`, in order; those with `status` ok are the faces.
-        inputs: of the model, `(faces, …)`; empty without a face.
+        inputs: of the model, `(faces, …)`, arrays or tensors; empty without a face.
         num_frames: how many frames these are.
         position: place of the source and number of the last frame.
     """
 
     rows: list[dict[str, Any]]
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     num_frames: int
     position: tuple[int, int]
 
 
-def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, chunk_size: int) -> Iterator[Chunk]:
+def make_chunks(located: Iterable[LocatedFrame], recognizer: FaceRecognizer, chunk_size: int) -> Iterator[Chunk]:
     """Frames until there are so many faces, as their rows and the model's inputs."""
     frames: list[LocatedFrame] = []
     num_faces = 0
@@ -264,9 +290,12 @@ def make_chunks(located: Iterable[LocatedFrame], recognizer: Recognizer, chunk_s
         yield _make_chunk(frames, recognizer)
 
 
-def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
+def _make_chunk(frames: list[LocatedFrame], recognizer: FaceRecognizer) -> Chunk:
     seen = [located for located in frames if located.faces]
-    batch = _prepare(seen, recognizer) if seen else {}
+    batch: Mapping[str, Any] = {}
+    if seen:
+        pictures = [located.frame.image for located in seen]
+        batch = recognizer.prepare(pictures, [_points(located.faces) for located in seen])
     places = iter(_places(seen, batch))
     rows: list[dict[str, Any]] = []
     for located in frames:
@@ -282,23 +311,13 @@ def _make_chunk(frames: list[LocatedFrame], recognizer: Recognizer) -> Chunk:
     return Chunk(rows, inputs, len(frames), (last.source_idx, last.index))
 
 
-def _prepare(seen: Sequence[LocatedFrame], recognizer: Recognizer) -> Mapping[str, torch.Tensor]:
-    """What the image processor makes of the faces of frames that have any."""
-    return recognizer.image_processor(
-        [located.frame.image for located in seen],
-        landmarks=[_points(located.faces) for located in seen],
-        face="all",
-        device=recognizer.device,
-    )
-
-
 def _points(faces: Sequence[Face]) -> np.ndarray | None:
     """`(faces, 68, 2)`, or None for a face crop."""
     points = [face.detected.landmarks_px for face in faces if face.detected]
     return np.stack(points) if points else None
 
 
-def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Where each face is and where it is turned to; of a face crop, what was seen."""
     faces = [(face, located.frame.size) for located in seen for face in located.faces]
     poses = iter(_poses([(face.detected.landmarks_px, size) for face, size in faces if face.detected]))
@@ -306,7 +325,7 @@ def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, torch.Tensor]) -> 
         row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
         if face.detected is None:
             height, width = batch["pixel_values"].shape[-2:]
-            crop = seen_box(batch["align_matrix"][row_idx].cpu().numpy(), (height, width), size)
+            crop = seen_box(batch["align_matrix"][row_idx], (height, width), size)
             yield row | dict(zip(BOX, crop, strict=True))
         else:
             row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True)) | next(poses)
@@ -325,7 +344,7 @@ def _poses(faces: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> list[dict[str
 
 def complete_rows(
     chunk: Chunk,
-    recognizer: Recognizer,
+    recognizer: FaceRecognizer,
     batch_size: int,
     captions: Sequence[str] = (),
     rerank: str | None = "agreement",
@@ -337,7 +356,8 @@ def complete_rows(
         inputs = {name: values[start : start + batch_size] for name, values in chunk.inputs.items()}
         found = recognizer.recognize(inputs)
         if captions:
-            written = recognizer.write_captions(inputs, captions, rerank)
+            writer: Any = recognizer  # of PyTorch: others are refused captions
+            written = writer.write_captions(inputs, captions, rerank)
             found = [state | texts for state, texts in zip(found, written, strict=True)]
         states += found
     of_faces = iter(states)

@@ -21,13 +21,12 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..labels_mf2 import ACTION_UNITS
 from ..modeling_mf2 import MF2Model
+from ..onnx_runtime.description import INPUT_NAMES, METADATA_KEY, FileDescription
 from ..processing_mf2 import MF2Processor
 from ..regions_mf2 import au_boxes_from_landmarks, mean_face
 from .onnx_settings import CHECKED_BATCHES, MIN_OPSET, TOLERANCES
-from .recognizer import INPUT_NAMES
-
-METADATA_KEY = "mf2"
 
 
 class ImagePath(nn.Module):
@@ -75,7 +74,9 @@ def export_onnx(
     path = ImagePath(model).eval()
     expected = [(inputs, _run_torch(path, inputs)) for inputs in golden_inputs(processor)]
     program = _make_program(path.to(getattr(torch, dtype)), expected[-1][0], opset)
-    program.model.metadata_props[METADATA_KEY] = json.dumps(describe(model, processor, dtype), ensure_ascii=False)
+    program.model.metadata_props[METADATA_KEY] = json.dumps(
+        describe(model, processor, dtype).to_dict(), ensure_ascii=False
+    )
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
         written = Path(scratch, file.name)
         program.save(written)
@@ -132,22 +133,26 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> dict[str, Any]:
-    """What the file's metadata hold under `mf2`: the outputs' names and thresholds, and how pictures are prepared."""
+def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> FileDescription:
+    """What the file's metadata hold: the outputs' names and thresholds, and how pictures are prepared."""
     space, images = model.label_space, processor.image_processor
-    return {
-        "version": __version__,
-        "dtype": dtype,
-        "au_codes": list(space.au_codes),
-        "au_names": list(space.au_names),
-        "au_thresholds": list(space.thresholds),
-        "emotions": list(space.emotions),
-        "image_size": [images.size["height"], images.size["width"]],
-        "image_mean": list(images.image_mean),
-        "image_std": list(images.image_std),
-        "au_region_size": images.au_region_size,
-        "eye_centers": [list(center) for center in images.eye_centers],
-    }
+    return FileDescription(
+        version=__version__,
+        dtype=dtype,
+        au_codes=list(space.au_codes),
+        au_names=list(space.au_names),
+        au_thresholds=list(space.thresholds),
+        region_au_codes=[ACTION_UNITS[au_id].code for au_id in space.region_au_ids],
+        emotions=list(space.emotions),
+        image_size=[images.size["height"], images.size["width"]],
+        image_mean=list(images.image_mean) if images.do_normalize else [0.0] * 3,
+        image_std=list(images.image_std) if images.do_normalize else [1.0] * 3,
+        rescale_factor=images.rescale_factor if images.do_rescale else 1.0,
+        do_align=images.do_align,
+        au_region_size=images.au_region_size,
+        eye_centers=[list(center) for center in images.eye_centers],
+        landmark_detector=images.landmark_detector,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- the check

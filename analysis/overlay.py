@@ -16,9 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoProcessor
 
-from ..auto_mf2 import register_auto_classes
 from ..labels_mf2 import LabelSpace
 from ..regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks, cover_matrix, mean_face
 from ..utils.command_line import illustration
@@ -29,6 +27,7 @@ from ..utils.suffixes import VIDEO_SUFFIXES
 from ..utils.videos import import_av
 from .media import Source, read_frames
 from .run_folder import MANIFEST_NAME
+from .runtimes import ONNX, runtime_of
 from .tables import BOX, LANDMARKS
 
 OVERLAY_NAME = "overlay"
@@ -51,9 +50,8 @@ def write_overlays(folder: Path) -> Path:
         The folder with the drawings.
     """
     manifest = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))
-    register_auto_classes()
-    image_processor = AutoProcessor.from_pretrained(manifest["model"]).image_processor
-    artist = Artist(LabelSpace(**manifest["label_space"]), image_processor, manifest["settings"]["captions"])
+    reading = _load_reading(manifest["model"])
+    artist = Artist(LabelSpace(**manifest["label_space"]), reading, manifest["settings"]["captions"])
     file = folder / f"{TABLE_NAME}.parquet"
     most_faces = _most_faces(file)
     taken: set[str] = set()
@@ -66,6 +64,20 @@ def write_overlays(folder: Path) -> Path:
         with illustration(stem):
             _write_drawing(frames, stem)
     return folder / OVERLAY_NAME
+
+
+def _load_reading(model: str) -> Any:
+    """What has the settings with which a model reads pictures: an image processor, or the description of a file."""
+    if runtime_of(model) == ONNX:
+        from ..onnx_runtime import Recognizer
+
+        return Recognizer(model).description
+    from transformers import AutoProcessor
+
+    from ..auto_mf2 import register_auto_classes
+
+    register_auto_classes()
+    return AutoProcessor.from_pretrained(model).image_processor
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

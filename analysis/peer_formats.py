@@ -7,26 +7,21 @@ from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 from ..labels_mf2 import EMOTIONS, LabelSpace
 from ..utils.face_table import STATUS_ERROR, STATUS_OK, free_name
 from ..utils.files import replacing
 from ..utils.suffixes import VIDEO_SUFFIXES
-from .tables import BOX, LANDMARKS
+from .tables import BOX, LANDMARKS, Row
 
 POINT_COLUMNS = [f"{axis}_{point}" for axis in "xy" for point in range(68)]
 PYFEAT_AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
 PYFEAT_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 PYFEAT_BOX = ("FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "FaceScore")
 
-Row = dict[str, Any]
-
 
 # -------------------------------------------------------------------------------------------------------- OpenFace
-def write_openface(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+def write_openface(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
     """Write `openface/<source>.csv`, as OpenFace 2 does with `-2Dfp -aus`.
 
     Of each AU there is `AU01_c`, 1 where its probability reaches the threshold. There is no `AU01_r`: a probability is
@@ -35,7 +30,7 @@ def write_openface(tables: Iterable[pa.Table], label_space: LabelSpace, folder: 
     aus = {f"AU{au_id:02d}_c": (f"AU{au_id}", limit) for au_id, limit in _sorted_thresholds(label_space)}
     target = folder / "openface"
     taken: set[str] = set()
-    for source, rows in groupby(_rows(tables), key=itemgetter("source")):
+    for source, rows in groupby(_rows(batches), key=itemgetter("source")):
         stem = free_name(source, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
@@ -61,7 +56,7 @@ def _openface_line(row: Row, aus: dict[str, tuple[str, float]], is_video: bool) 
 
 
 # --------------------------------------------------------------------------------------------------------- py-feat
-def write_pyfeat(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+def write_pyfeat(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
     """Write `pyfeat.csv` with the columns of a py-feat `Fex`, which `feat.utils.io.read_feat` reads.
 
     AUs and emotions are probabilities. Pose is empty, because its axes differ, and so are AUs that MF² does not know.
@@ -70,7 +65,7 @@ def write_pyfeat(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Pa
     aus = [f"AU{au_id:02d}" for au_id in PYFEAT_AUS]
     columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *time_columns]
     file = folder / "pyfeat.csv"
-    _write_lines(file, columns, map(_pyfeat_line, _rows(tables)))
+    _write_lines(file, columns, map(_pyfeat_line, _rows(batches)))
     return file
 
 
@@ -105,7 +100,7 @@ def check_peer_formats(formats: Sequence[str], label_space: LabelSpace) -> None:
         raise ValueError("--format abaw needs action units; this model has none. Choose another format.")
 
 
-def write_abaw(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path) -> Path:
+def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
     """Write `abaw/au.txt` and `abaw/expr.txt` as the ABAW competitions take them.
 
     AUs are 0 or 1 by the thresholds, in the order of the label space, which of MFA is the competitions'; the
@@ -124,16 +119,16 @@ def write_abaw(tables: Iterable[pa.Table], label_space: LabelSpace, folder: Path
         aus, expressions = (stack.enter_context(file.open("w", encoding="utf-8")) for file in partials)
         aus.write(",".join(["image_location", *limits]) + "\n")
         expressions.write(",".join(["image_location", *EMOTIONS]) + "\n")
-        for place, row in _first_faces(tables):
+        for place, row in _first_faces(batches):
             active = [str(int(row[code] >= limit)) for code, limit in limits.items()]
             aus.write(",".join([place, *active]) + "\n")
             expressions.write(f"{place},{EMOTIONS.index(row['emotion'])}\n")
     return target
 
 
-def _first_faces(tables: Iterable[pa.Table]) -> Iterator[tuple[str, Row]]:
+def _first_faces(batches: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Row]]:
     """What ABAW calls a frame, and its row with the lowest id."""
-    for (source, frame), rows in groupby(_rows(tables), key=itemgetter("source", "frame")):
+    for (source, frame), rows in groupby(_rows(batches), key=itemgetter("source", "frame")):
         row, path = next(rows), Path(source)
         if row["status"] == STATUS_OK:
             is_video = path.suffix.lower() in VIDEO_SUFFIXES
@@ -141,10 +136,10 @@ def _first_faces(tables: Iterable[pa.Table]) -> Iterator[tuple[str, Row]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- parts
-def _rows(tables: Iterable[pa.Table]) -> Iterator[Row]:
+def _rows(batches: Iterable[Sequence[Row]]) -> Iterator[Row]:
     """All rows of frames that could be read."""
-    for table in tables:
-        yield from (row for row in table.to_pylist() if row["status"] != STATUS_ERROR)
+    for rows in batches:
+        yield from (row for row in rows if row["status"] != STATUS_ERROR)
 
 
 def _points(row: Row) -> dict[str, float]:
@@ -164,9 +159,9 @@ def _write_lines(file: Path, columns: Sequence[str], lines: Iterable[Row]) -> No
         writer.writerows(lines)
 
 
-PEER_WRITERS: dict[str, Callable[[Iterable[pa.Table], LabelSpace, Path], Path]] = {
+PEER_WRITERS: dict[str, Callable[[Iterable[Sequence[Row]], LabelSpace, Path], Path]] = {
     "openface": write_openface,
     "pyfeat": write_pyfeat,
     "abaw": write_abaw,
 }
-"""Format -> function that writes it from tables of rows in order."""
+"""Format -> function that writes it from batches of rows in order."""

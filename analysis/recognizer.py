@@ -4,17 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from .. import __version__
 from ..auto_mf2 import register_auto_classes
 from ..baselines.modeling import BaselineModel, register_baselines
 from ..labels_mf2 import LabelSpace
+from ..onnx_runtime.description import INPUT_NAMES
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
 from ..utils.threads import fit_threads
-
-INPUT_NAMES = ("pixel_values", "au_boxes")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -95,6 +97,22 @@ class Recognizer:
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
+
+    @property
+    def landmark_detector(self) -> str:
+        """The detector that the checkpoint prefers."""
+        return self.image_processor.landmark_detector
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what computes."""
+        return {"mf2": __version__, "torch": torch.__version__}
+
+    def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> dict[str, Any]:
+        """What the model reads of the faces of pictures; see `FaceRecognizer.prepare`."""
+        batch = self.image_processor(pictures, landmarks=landmarks, face="all", device=self.device)
+        inputs = {name: batch[name] for name in INPUT_NAMES}
+        return inputs | {"align_matrix": batch["align_matrix"].cpu().numpy()}
 
     @torch.inference_mode()
     def recognize(self, inputs: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:

@@ -1,19 +1,25 @@
-"""The folder of an analysis: rows are kept in parts as they come, so that a killed run goes on, then in one table."""
+"""The folder of an analysis: rows are kept in parts as they come, so that a killed run goes on, then in one table.
 
+A part is a file of JSON lines: the position up to which it goes, then the rows without their empty values; landmarks
+are float32 in base64.
+"""
+
+import base64
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from ..dataset_tools.landmark_files import listed
 from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing, write_json
-from .tables import BOX, NO_FACE
+from .tables import BOX, LANDMARKS, NO_FACE, Row
 from .tracking import FaceTracker, Track
 
 MANIFEST_NAME = "manifest.json"
@@ -22,8 +28,6 @@ SETTINGS_NAME = "settings.json"
 PART_ROWS = 2000
 PART_SECONDS = 20.0
 """A part is closed when it has so many rows or is so old."""
-
-_POSITION = b"position"
 
 Position = tuple[int, int]
 """Place of a source, and the number of one of its frames."""
@@ -37,13 +41,13 @@ class RunFolder:
         settings: what the rows depend on, as JSON has it; a run goes on with the same only. Its `sources` may be more
             than before: those that the folder has rows of come first then, in their order. Its `versions` tell by name
             what was in each of them.
-        schema: the columns.
+        columns: see `row_columns`.
     Raises:
         ValueError: the folder holds a run with other settings, or of sources that have changed since; they are named.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], schema: pa.Schema):
-        self.folder, self.schema, self.settings = folder, schema, dict(settings)
+    def __init__(self, folder: Path, settings: Mapping[str, Any], columns: Mapping[str, str]):
+        self.folder, self.columns, self.settings = folder, columns, dict(settings)
         self._parts_folder = folder / PARTS_NAME
         self._rows: list[dict[str, Any]] = []
         self._since = time.monotonic()
@@ -68,13 +72,11 @@ class RunFolder:
             )
         shutil.rmtree(self._parts_folder, ignore_errors=True)
         first_new = (len(self.settings["sources"]) - len(self._new), -1)
-        schema = self.schema.with_metadata({_POSITION: json.dumps(first_new).encode()})
-        with (
-            replacing(self._parts_folder / "part-000000.parquet") as partial,
-            pq.ParquetWriter(partial, schema) as new,
-        ):
-            for rows in _row_groups(table):
-                new.write_table(rows.replace_schema_metadata(schema.metadata))
+        import pyarrow.parquet as pq  # not above: an analysis to CSV does without it
+
+        with pq.ParquetFile(table) as opened, self._new_part(first_new) as lines:
+            for batch in opened.iter_batches(PART_ROWS):
+                _write_rows(batch.to_pylist(), lines)
 
     def _refuse_another(self) -> list[str]:
         """The sources that the folder's rows are of; raises where it holds a run with other settings."""
@@ -112,25 +114,23 @@ class RunFolder:
     @property
     def parts(self) -> list[Path]:
         """The closed parts, in order."""
-        return sorted(self._parts_folder.glob("part-*.parquet"))
+        return sorted(self._parts_folder.glob("part-*.jsonl"))
 
     @property
     def position(self) -> Position:
         """The last frame in the parts; (-1, -1) without any."""
         if not (parts := self.parts):
             return (-1, -1)
-        source_idx, frame = json.loads(pq.read_schema(parts[-1]).metadata[_POSITION])
-        return source_idx, frame
+        return _position_of(parts[-1])
 
     def resume_tracker(self) -> FaceTracker:
         """A tracker that knows the faces of the last source in the parts, as the run that wrote them did."""
         source_idx, _ = self.position
         tracks: dict[int, Track] = {}
         for part in self.parts:
-            if json.loads(pq.read_schema(part).metadata[_POSITION])[0] < source_idx:
+            if _position_of(part)[0] < source_idx:
                 continue
-            table = pq.read_table(part, columns=["source", "face", "time_s", *BOX])
-            for row in table.to_pylist():
+            for row in self._read_rows(part):
                 if row["source"] == self.settings["sources"][source_idx] and row["face"] != NO_FACE:
                     box = tuple(row[name] for name in BOX)
                     tracks[row["face"]] = Track(row["face"], box, row["time_s"])
@@ -145,16 +145,31 @@ class RunFolder:
     def close_part(self, position: Position) -> None:
         """Write what was added since the last part."""
         if self._rows:
-            schema = self.schema.with_metadata({_POSITION: json.dumps(position).encode()})
-            with replacing(self._parts_folder / f"part-{len(self.parts):06d}.parquet") as partial:
-                pq.write_table(pa.Table.from_pylist(self._rows, schema=schema), partial)
+            with self._new_part(position) as lines:
+                _write_rows(self._rows, lines)
         self._rows, self._since = [], time.monotonic()
 
+    @contextmanager
+    def _new_part(self, position: Position) -> Iterator[TextIO]:
+        """The file of the next part, which is there when the block ends well."""
+        file = self._parts_folder / f"part-{len(self.parts):06d}.jsonl"
+        with replacing(file) as partial, partial.open("w", encoding="utf-8") as lines:
+            lines.write(json.dumps(position) + "\n")
+            yield lines
+
+    def _read_rows(self, part: Path) -> Iterator[Row]:
+        with part.open(encoding="utf-8") as lines:
+            next(lines)
+            for line in lines:
+                yield dict.fromkeys(self.columns) | _unpack(json.loads(line))
+
     # ------------------------------------------------------------------------------------------------------- ending
-    def tables(self) -> Iterator[pa.Table]:
-        """All rows, a table for each part."""
+    def batches(self) -> Iterator[Sequence[Row]]:
+        """All rows, some thousand at a time."""
         for part in self.parts:
-            yield from _row_groups(part)
+            rows = self._read_rows(part)
+            while batch := list(islice(rows, PART_ROWS)):
+                yield batch
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and drop the parts."""
@@ -162,8 +177,27 @@ class RunFolder:
         shutil.rmtree(self._parts_folder)
 
 
-def _row_groups(file: Path) -> Iterator[pa.Table]:
-    """The tables that a file was written from."""
-    with pq.ParquetFile(file) as opened:
-        for number in range(opened.num_row_groups):
-            yield opened.read_row_group(number).replace_schema_metadata(None)
+def _position_of(part: Path) -> Position:
+    with part.open(encoding="utf-8") as lines:
+        source_idx, frame = json.loads(next(lines))
+    return source_idx, frame
+
+
+def _write_rows(rows: Iterable[Row], lines: TextIO) -> None:
+    for row in rows:
+        known = {name: value for name, value in row.items() if value is not None}
+        if LANDMARKS in known:
+            points = np.asarray(known[LANDMARKS], dtype="<f4")
+            known[LANDMARKS] = base64.b64encode(points.tobytes()).decode()
+        lines.write(json.dumps(known, default=_as_number) + "\n")
+
+
+def _as_number(value: Any) -> Any:
+    """What a detector of one's own gives as a number of NumPy or torch."""
+    return value.item()
+
+
+def _unpack(row: Row) -> Row:
+    if LANDMARKS in row:
+        row[LANDMARKS] = np.frombuffer(base64.b64decode(row[LANDMARKS]), dtype="<f4").tolist()
+    return row

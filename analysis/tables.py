@@ -25,40 +25,58 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from ..labels_mf2 import LabelSpace
 from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NO_FACE = -1
 BOX = ("x0", "y0", "x1", "y1")
 POSE = ("pose_pitch", "pose_yaw", "pose_roll")
 LANDMARKS = "landmarks"
 
+Row = dict[str, Any]
+"""A value for each column, None where there is none; landmarks are a list."""
 
-def row_schema(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] = ()) -> pa.Schema:
-    """The columns of an analysis.
+
+def row_columns(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] = ()) -> dict[str, str]:
+    """The columns of an analysis, in order, each with the kind of its values, see `ARROW_TYPES`.
 
     Args:
         label_spaces: by column prefix: `""`, `"<adapter>."`, ….
         captions: kinds of captions.
     """
-    text, real, prob = pa.string(), pa.float64(), pa.float32()
-    fields = [("source", text), ("frame", pa.int64()), ("time_s", real), ("face", pa.int64())]
-    fields += [("status", text), ("error", text), *((name, real) for name in BOX), ("face_score", real)]
-    fields += [("landmarks_found", pa.bool_())]
+    columns = {"source": "text", "frame": "number", "time_s": "real", "face": "number", "status": "text"}
+    columns |= {"error": "text", **dict.fromkeys(BOX, "real"), "face_score": "real", "landmarks_found": "flag"}
     for prefix, space in label_spaces.items():
-        fields += [(prefix + code, prob) for code in space.au_codes]
+        columns |= {prefix + code: "probability" for code in space.au_codes}
         if space.emotions:
-            fields += [(f"{prefix}emotion", text)]
-            fields += [(f"{prefix}emotion_{name}", prob) for name in space.emotions]
-    fields += [(f"caption_{kind}", text) for kind in captions]
-    fields += [(name, real) for name in POSE]
-    return pa.schema([*fields, (LANDMARKS, pa.list_(pa.float32()))])
+            columns[f"{prefix}emotion"] = "text"
+            columns |= {f"{prefix}emotion_{name}": "probability" for name in space.emotions}
+    columns |= {f"caption_{kind}": "text" for kind in captions}
+    return columns | dict.fromkeys(POSE, "real") | {LANDMARKS: "points"}
+
+
+ARROW_TYPES = {
+    "text": "string",
+    "number": "int64",
+    "real": "float64",
+    "flag": "bool",
+    "probability": "float32",
+}
+"""Kind of a column -> its type in Parquet; `points` are lists of float32."""
+
+
+def arrow_schema(columns: Mapping[str, str]) -> "pa.Schema":
+    """The columns as Arrow has them."""
+    import pyarrow as pa  # not above: an analysis to CSV does without it
+
+    types = {kind: pa.type_for_alias(name) for kind, name in ARROW_TYPES.items()} | {"points": pa.list_(pa.float32())}
+    return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
 def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float]:
@@ -86,33 +104,36 @@ def short_names(sources: Iterable[str]) -> dict[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------- files
-def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
-    """Write `faces.parquet`, a row group for each table."""
-    file = folder / f"{TABLE_NAME}.parquet"
+def write_parquet(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
+    """Write `faces.parquet`, a row group for each batch."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, file = arrow_schema(columns), folder / f"{TABLE_NAME}.parquet"
     with replacing(file) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for table in tables:
-            writer.write_table(table)
+        for rows in batches:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     return file
 
 
-def write_csv(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
+def write_csv(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
     """Write `faces.csv`; an empty cell is no value."""
-    names = [name for name in schema.names if name != LANDMARKS]
+    names = [name for name in columns if name != LANDMARKS]
     file = folder / f"{TABLE_NAME}.csv"
     with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, names, extrasaction="ignore")
         writer.writeheader()
-        for table in tables:
-            writer.writerows(map(_shorten, table.to_pylist()))
+        for rows in batches:
+            writer.writerows(map(_shorten, rows))
     return file
 
 
-def write_jsonl(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> Path:
+def write_jsonl(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
     """Write `faces.jsonl`, an object a line; null is no value."""
     file = folder / f"{TABLE_NAME}.jsonl"
     with replacing(file) as partial, partial.open("w", encoding="utf-8") as lines:
-        for table in tables:
-            for row in table.to_pylist():
+        for rows in batches:
+            for row in rows:
                 lines.write(json.dumps(_shorten(row), ensure_ascii=False) + "\n")
     return file
 
@@ -123,4 +144,4 @@ def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 WRITERS = {"parquet": write_parquet, "csv": write_csv, "jsonl": write_jsonl}
-"""Format -> function that writes it from tables of rows in order."""
+"""Format -> function that writes it from batches of rows in order."""

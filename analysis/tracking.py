@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 Box = tuple[float, float, float, float]
 
@@ -61,8 +60,55 @@ class FaceTracker:
 def _match(tracks: Sequence[Track], boxes: Sequence[Box]) -> dict[int, Track]:
     """The track of each box that has one, by the box's place."""
     overlaps = intersection_over_union([track.box for track in tracks], boxes)
-    matches = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-    return {int(column): tracks[row] for row, column in matches if overlaps[row, column] >= MIN_IOU}
+    return {column: tracks[row] for row, column in best_pairs(overlaps) if overlaps[row, column] >= MIN_IOU}
+
+
+def best_pairs(weights: np.ndarray) -> list[tuple[int, int]]:
+    """Rows and columns in pairs, each at most once, whose weights have the largest sum.
+
+    Where the best columns of the rows differ, as is usual in a video, they are the answer; else shortest augmenting
+    paths find it (the method of SciPy's `linear_sum_assignment`, which alone takes longer to import than all else that
+    an analysis needs).
+
+    Args:
+        weights: `(rows, columns)` float, none below 0; pairs without a weight may be left out.
+    """
+    if weights.shape[0] > weights.shape[1]:
+        return [(row, column) for column, row in best_pairs(weights.T)]
+    positive = np.flatnonzero(weights.max(axis=1, initial=0) > 0)
+    best = weights[positive].argmax(axis=1) if len(positive) else positive
+    if len(set(best.tolist())) == len(best):
+        return list(zip(positive.tolist(), best.tolist(), strict=True))
+    return _assign(-weights)
+
+
+def _assign(costs: np.ndarray) -> list[tuple[int, int]]:
+    """For each row of `(rows, columns)` costs, with no more rows than columns, its column; the sum is the least.
+
+    Row by row a shortest augmenting path in reduced costs, with potentials of rows and columns (Jonker and Volgenant,
+    Computing 38, 1987). Index 0 stands for no row and no column; the others count from 1.
+    """
+    num_rows, num_columns = costs.shape
+    of_row, of_column = np.zeros(num_rows + 1), np.zeros(num_columns + 1)
+    row_of, before = np.zeros(num_columns + 1, int), np.zeros(num_columns + 1, int)
+    for row in range(1, num_rows + 1):
+        row_of[0], column = row, 0
+        distance, is_free = np.full(num_columns + 1, np.inf), np.ones(num_columns + 1, bool)
+        while row_of[column]:
+            is_free[column] = False
+            here = row_of[column]
+            reduced = np.concatenate(([np.inf], costs[here - 1] - of_row[here] - of_column[1:]))
+            is_nearer = is_free & (reduced < distance)
+            distance[is_nearer], before[is_nearer] = reduced[is_nearer], column
+            column = int(np.where(is_free, distance, np.inf).argmin())
+            step = distance[column]
+            of_row[row_of[~is_free]] += step
+            of_column[~is_free] -= step
+            distance[is_free] -= step
+        while column:
+            row_of[column] = row_of[before[column]]
+            column = before[column]
+    return [(int(row_of[column]) - 1, column - 1) for column in range(1, num_columns + 1) if row_of[column]]
 
 
 def intersection_over_union(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:

@@ -26,7 +26,7 @@ from mf2.analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
 from mf2.analysis.media import find_sources
 from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
-from mf2.analysis.tables import row_schema
+from mf2.analysis.tables import row_columns
 from mf2.benchmarks.branch import Section
 from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config, qformer_of
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
@@ -167,7 +167,7 @@ def analysis_of(pictures: Path, recognizer: Recognizer, options: AnalyzeOptions)
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            found = RunFolder(Path(folder), settings, row_schema(recognizer.label_spaces))
+            found = RunFolder(Path(folder), settings, row_columns(recognizer.label_spaces))
             collect_rows(found, sources, recognizer, options)
 
     return run

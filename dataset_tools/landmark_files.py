@@ -6,26 +6,30 @@ video, which the file is called after. Cells may be quoted, and separated by com
 """
 
 import csv
+import importlib.util
 import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
 from ..labels_mf2 import NUM_LANDMARKS
 from ..utils.text_tables import decimal_point, find_delimiter
+
+if TYPE_CHECKING:
+    import pyarrow.csv as pacsv
 
 _POINT_COLUMNS = tuple(f"{axis}{point}" for point in range(NUM_LANDMARKS) for axis in "xy")
 COLUMNS = ("video", "frame", *_POINT_COLUMNS)
 SHOWN = 4
 """Names that an error spells out."""
+ROWS_AT_ONCE = 1000
 
 Frame = tuple[str, int]  # video id, frame number
 
@@ -84,7 +88,7 @@ def _rows_of(path: Path) -> Iterator[_Rows]:
         raise FileNotFoundError(f"The landmark file {path} does not exist.")
     try:
         yield from _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
-    except (pa.ArrowInvalid, zipfile.BadZipFile, UnicodeDecodeError, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError) as error:  # Arrow's are ValueErrors
         raise _unreadable(path, error) from None
 
 
@@ -103,6 +107,38 @@ def _read_npz(path: Path) -> Iterator[_Rows]:
 
 
 def _read_csv(path: Path) -> Iterator[_Rows]:
+    return _read_with_arrow(path) if importlib.util.find_spec("pyarrow") else _read_plainly(path)
+
+
+def _read_plainly(path: Path) -> Iterator[_Rows]:
+    """What `_read_with_arrow` reads, several times slower."""
+    names, delimiter, decimal_point = _read_header(path)
+    places = {name: names.index(name) for name in _wanted_columns(names)}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = (line for line in csv.reader(file, delimiter=delimiter) if line)
+        next(lines)
+        while rows := list(islice(lines, ROWS_AT_ONCE)):
+            if ragged := next((row for row in rows if len(row) != len(names)), None):
+                raise ValueError(f"the row {delimiter.join(ragged)[:60]} has {len(ragged)} cells, not {len(names)}")
+            cells = {name: [row[place].strip() for row in rows] for name, place in places.items()}
+            if "" in cells["frame"]:
+                raise ValueError("a row has no frame")
+            numbers = {name: [_number(cell, decimal_point) for cell in cells[name]] for name in _POINT_COLUMNS}
+            points = np.array([numbers[name] for name in _POINT_COLUMNS], dtype=np.float32).T
+            if "success" in cells:
+                points[[_number(cell, decimal_point) == 0 for cell in cells["success"]]] = np.nan
+            videos = cells.get("video") or [path.stem] * len(rows)
+            yield videos, [int(cell) for cell in cells["frame"]], points.reshape(-1, NUM_LANDMARKS, 2)
+
+
+def _number(cell: str, decimal_point: str) -> float:
+    return float(cell.replace(decimal_point, ".")) if cell not in ("", "NA", "N/A", "NULL", "null") else float("nan")
+
+
+def _read_with_arrow(path: Path) -> Iterator[_Rows]:
+    import pyarrow as pa  # not above: small installations do without it
+    import pyarrow.compute as pc
+
     reader, names = _open(path)
     for batch in reader:
         points = np.column_stack([batch[name].to_numpy(zero_copy_only=False) for name in _POINT_COLUMNS])
@@ -127,15 +163,23 @@ def _is_openface(names: Container[str]) -> bool:
     return "success" in names and "video" not in names
 
 
-def _open(path: Path) -> tuple[pacsv.CSVStreamingReader, list[str]]:
-    """A streaming reader of the file's rows, after its header was checked, and its columns."""
-    names, delimiter, decimal_point = _read_header(path)
+def _wanted_columns(names: Collection[str]) -> list[str]:
+    """Those of a file's columns that are read; a `ValueError` where one is missing."""
     is_openface = _is_openface(names)
     wanted = [name for name in COLUMNS if not (is_openface and name == "video")]
     if missing := [name for name in wanted if name not in names]:
         shown = ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else "")
         raise ValueError(f"it lacks the columns {shown}; wanted are video, frame, x0, y0, ... x67, y67")
-    wanted += ["success"] * ("success" in names)
+    return [*wanted, *["success"] * ("success" in names)]
+
+
+def _open(path: Path) -> "tuple[pacsv.CSVStreamingReader, list[str]]":
+    """A streaming reader of the file's rows, after its header was checked, and its columns."""
+    import pyarrow as pa
+    import pyarrow.csv as pacsv
+
+    names, delimiter, decimal_point = _read_header(path)
+    wanted = _wanted_columns(names)
     numbers = dict.fromkeys((*_POINT_COLUMNS, "success"), pa.float32())
     reader = pacsv.open_csv(
         path,

@@ -123,7 +123,8 @@ def run_command(prog: str, command: Callable[[], int | None]) -> int:
         with _messages_on_stderr():
             return command() or 0
     except USER_ERRORS as error:
-        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
+        remedy = ": pip install mf2-face" if isinstance(error, ModuleNotFoundError) and error.name else ""
+        print(f"{prog}: error: {one_line(error)}{remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; run the same command to continue.", file=sys.stderr)

@@ -24,6 +24,7 @@ from tiny_mf2 import save_tiny
 import mf2
 from mf2.analysis import engine, overlay
 from mf2.analysis.peer_formats import check_peer_formats
+from mf2.analysis.recognizer import Recognizer
 from mf2.analysis.tables import BOX, POSE
 from mf2.cli import main
 from mf2.labels_mf2 import AU_IDS, EMOTIONS, MEAN_FACE_68, LabelSpace
@@ -219,18 +220,16 @@ def test_a_killed_run_goes_on_to_the_same_table(whole_run, checkpoint, media, tm
     env = os.environ | {"PYTHONPATH": str(SERVERS), "BLOB_PAUSE_S": "0.15", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, *command], env=env, stderr=subprocess.DEVNULL)
     parts = tmp_path / "run" / ".parts"
-    while process.poll() is None and len(list(parts.glob("part-*.parquet"))) < 3:
+    while process.poll() is None and len(list(parts.glob("part-*.jsonl"))) < 3:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    kept = sum(len(pq.read_table(part)) for part in parts.glob("part-*.parquet"))
+    kept = sum(len(part.read_text().splitlines()) - 1 for part in parts.glob("part-*.jsonl"))
     assert 0 < kept < 29
 
     recognized = []
-    recognize = engine.Recognizer.recognize
-    monkeypatch.setattr(
-        engine.Recognizer, "recognize", lambda self, inputs: recognized.append(1) or recognize(self, inputs)
-    )
+    recognize = Recognizer.recognize
+    monkeypatch.setattr(Recognizer, "recognize", lambda self, inputs: recognized.append(1) or recognize(self, inputs))
     assert main(command) == 0
     assert main([*command[:-2], *command[-2:], "--output", str(tmp_path / "once")]) == 0
     again, once = read_rows(tmp_path / "run"), read_rows(tmp_path / "once")

@@ -152,6 +152,12 @@ def test_every_command_takes_it(trained, pictures, tmp_path, capsys, method, spa
         assert "recognises emotions only" in capsys.readouterr().err
     if method == "dfn":
         run("export", "--model", folder, "--onnx", tmp_path / "faces.onnx")
+        run("analyze", face, "--model", tmp_path / "faces.onnx", "--overlay", "--report", *crops,
+            "--output", tmp_path / "exported")  # fmt: skip
+        (exported,) = pq.read_table(tmp_path / "exported" / "faces.parquet").to_pylist()
+        numbers = [name for name in exported if name.startswith(("AU", "emotion_"))]
+        assert [exported[name] for name in numbers] == pytest.approx([row[name] for name in numbers], abs=1e-4)
+        assert (tmp_path / "exported" / "overlay" / "face-0.png").is_file()
     base_repo = PinnedRepo("org/base", "a" * 40) if method == "dfn" else None
     contents = prepare(open_folder(folder), Placement("org/faces", base_repo, permission="made for this test"))
     problems = [problem for find in CHECKS["model"] for problem in find(contents)]

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
-from mf2.analysis.tracking import MAX_GAP_S, MIN_IOU, FaceTracker, intersection_over_union
+from mf2.analysis.tracking import MAX_GAP_S, MIN_IOU, FaceTracker, best_pairs, intersection_over_union
 
 
 def shifted(box, dx, dy=0):
@@ -58,3 +59,16 @@ def test_a_tracker_goes_on_from_its_tracks():
     found = [first.update(boxes, time_s) for boxes, time_s in frames[:3]]
     again = FaceTracker(first.tracks)
     assert found + [again.update(boxes, time_s) for boxes, time_s in frames[3:]] == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_have_the_largest_sum(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        weights = rng.random(rng.integers(0, 7, 2)) * (rng.random() < 0.8)
+        weights[rng.random(weights.shape) < rng.random()] = 0
+        pairs = best_pairs(weights)
+        rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+        assert len(set(rows)) == len(rows) and len(set(columns)) == len(columns)
+        best = weights[linear_sum_assignment(weights, maximize=True)].sum()
+        assert sum(weights[pair] for pair in pairs) == pytest.approx(best)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mf2.dataset_tools import landmark_files
 from mf2.dataset_tools.landmark_files import (
     FrameRange,
     list_videos,
@@ -10,6 +11,14 @@ from mf2.dataset_tools.landmark_files import (
     read_landmarks,
     read_landmarks_of,
 )
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["arrow", "plain"])
+def with_arrow(request, monkeypatch):
+    """Small installations have no pyarrow, and read the same."""
+    if not request.param:
+        monkeypatch.setattr(landmark_files.importlib.util, "find_spec", lambda name: None)
+
 
 POINTS = np.arange(136, dtype=np.float32).reshape(68, 2) + 0.5
 NAMES = [f"{axis}{point}" for point in range(68) for axis in "xy"]

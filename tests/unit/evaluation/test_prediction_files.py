@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from mf2.analysis.peer_formats import PEER_WRITERS
-from mf2.analysis.tables import WRITERS, row_schema
+from mf2.analysis.tables import WRITERS, row_columns
 from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.predictions import Predictions
 from mf2.evaluation.protocols import load_protocol
@@ -51,13 +50,13 @@ def face_row(source, frame, number, **columns):
 
 def write(rows, folder, kind):
     """The rows of an analysis in a format, with the manifest that it leaves."""
-    schema = row_schema({"": SPACE})
-    tables = [pa.Table.from_pylist(rows, schema=schema)]
+    columns = row_columns({"": SPACE})
+    batches = [[dict.fromkeys(columns) | row for row in rows]]
     folder.mkdir()
     if kind in WRITERS:
-        WRITERS[kind](tables, schema, folder)
+        WRITERS[kind](batches, columns, folder)
     else:
-        PEER_WRITERS[kind](tables, SPACE, folder)
+        PEER_WRITERS[kind](batches, SPACE, folder)
     sources = list(dict.fromkeys(row["source"] for row in rows))
     manifest = {"settings": {"sources": sources}, "label_space": SPACE.to_dict()}
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,0 +1,5 @@
+"""Exported checkpoints, `mf2 export --onnx`, on onnxruntime: faces to action units and emotions without torch."""
+
+from .recognizer import Recognizer
+
+__all__ = ["Recognizer"]
