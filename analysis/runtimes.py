@@ -20,21 +20,21 @@ class FaceRecognizer(Protocol):
 
     Attributes:
         label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
-        device: where it computes.
-        landmark_detector: the detector that the checkpoint prefers.
-        versions: of what computes, by package.
     """
 
     label_spaces: dict[str, LabelSpace]
 
     @property
-    def device(self) -> Any: ...
+    def device(self) -> Any:
+        """Where it computes."""
 
     @property
-    def landmark_detector(self) -> str: ...
+    def landmark_detector(self) -> str:
+        """The detector that the checkpoint prefers."""
 
     @property
-    def versions(self) -> dict[str, str]: ...
+    def versions(self) -> dict[str, str]:
+        """Of what computes, by package."""
 
     def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> Mapping[str, Any]:
         """What is read of faces.

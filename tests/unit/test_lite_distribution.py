@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,12 @@ import mf2
 from mf2.analysis.onnx_export import export_onnx
 
 ROOT = Path(mf2.__file__).parent
-WHOLE, LITE = (
-    tomllib.loads(path.read_text("utf-8")) for path in (ROOT / "pyproject.toml", ROOT / "lite/pyproject.toml")
-)
+WHOLE, LITE = (tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8")) for folder in (".", "lite"))
 
 
 def ranges(project: dict) -> dict[str, str]:
     """The range of every requirement, of the extras', too."""
-    texts = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    texts = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     return {item.name: str(item.specifier) for item in map(Requirement, texts)}
 
 

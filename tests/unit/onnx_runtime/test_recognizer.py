@@ -180,7 +180,7 @@ def test_what_needs_more_is_refused_in_one_line(folder, tmp_path, argv, message)
 
 
 def test_other_commands_name_the_whole_package(tmp_path):
-    done = visit("run", tmp_path, argv=["evaluate", "--model", str(tmp_path), "--data", str(tmp_path)])
+    done = visit("run", tmp_path, argv=["explain", str(tmp_path / "face.png"), "--model", str(tmp_path)])
     assert done["status"] == 1 and "pip install mf2-face" in done["err"] and len(done["err"].splitlines()) == 1
 
 
