@@ -44,6 +44,10 @@ class FaceReadout(nn.Module):
         has_regions: whether there is a local branch, and with it regions.
     """
 
+    mean: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, config: MF2Config, level_widths: Sequence[int], has_regions: bool):
         super().__init__()
         space = config.label_space
@@ -77,7 +81,7 @@ class FaceReadout(nn.Module):
         """
         maps = zip(vision.maps, self.grids, strict=True)
         parts = [F.adaptive_avg_pool2d(of.float(), grid).flatten(1) for of, grid in maps]
-        if regions is not None:
+        if regions is not None and places is not None:
             described = describe_regions(regions.float(), places)
             if tuple(au_ids) != tuple(self.region_au_ids):
                 described = described[:, nearest_au_indexes(self.region_au_ids, tuple(au_ids))]

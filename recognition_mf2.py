@@ -85,6 +85,8 @@ class JointView(nn.Module):
     PLACES_SCALE = 20.0
     """Places of faces differ by a few hundredths of the image."""
 
+    place_projection: nn.Sequential
+
     def __init__(
         self,
         widths: Mapping[str, int],
