@@ -30,7 +30,7 @@ from mf2.analysis.report.command import write_report
 from mf2.analysis.run_folder import MANIFEST_NAME, RunFolder
 from mf2.analysis.search.face_index import FORMAT, INDEX_NAME, FaceIndex, IndexedFile
 from mf2.analysis.search.ranking import face_scorer, search
-from mf2.analysis.tables import row_schema
+from mf2.analysis.tables import row_columns
 from mf2.benchmarks.analyze import draw_frame, save_model
 from mf2.benchmarks.branch import Section
 from mf2.benchmarks.timing import describe_machine, in_fresh_process
@@ -85,7 +85,7 @@ def analyze_watched(source: str, model: str, output: str) -> list[tuple[int, flo
     options = AnalyzeOptions(model, device="cpu", faces=FaceSearch(MEAN_FACE))
     recognizer = Recognizer.from_pretrained(model, device="cpu")
     sources, _ = find_sources([source])
-    run = WatchedRun(Path(output), {"sources": [each.name for each in sources]}, row_schema(recognizer.label_spaces))
+    run = WatchedRun(Path(output), {"sources": [each.name for each in sources]}, row_columns(recognizer.label_spaces))
     collect_rows(run, sources, recognizer, options)
     return run.marks
 
