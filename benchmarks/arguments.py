@@ -36,6 +36,21 @@ SETTINGS = ("fitted", "spinning", "sleeping", "single")
 """The settings that `mf2 benchmark shared_machine` compares."""
 
 
+TOOLS = ("emotiefflib", "deepface", "pyfeat", "openface")
+"""What `mf2 benchmark tools` knows how to run."""
+
+
+def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark tools`."""
+    add = parser.add_argument
+    add("--data", required=True, help="MFA data set whose frames are looked at")
+    add("--split", default="validation", help="[%(default)s]")
+    add("--max_rows", type=int, help="only so many rows, evenly spaced [all]")
+    add("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="which tools [all]")
+    add("--openface", metavar="FILE", help="OpenFace's executable FaceLandmarkImg [the one on PATH]")
+    add("--output_dir", required=True, metavar="FOLDER", help="where predictions and tools.json go")
+
+
 def add_branch_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 benchmark branch`."""
     add_section_arguments(parser, BRANCH_SECTIONS, repeats=10)

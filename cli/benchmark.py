@@ -40,6 +40,12 @@ COMMANDS = {
         "mf2 benchmark gpu --output_dir outputs/gpu\nmf2 benchmark gpu --dry_run --sections training parity",
         "benchmarks.arguments:add_gpu_arguments",
     ),
+    "tools": Command(
+        "benchmarks.tools",
+        "run other installed tools over the same frames: predictions for mf2 evaluate, and seconds a picture",
+        "mf2 benchmark tools --data data/faces --output_dir outputs/tools",
+        "benchmarks.arguments:add_tools_arguments",
+    ),
     "time_to_score": Command(
         "experiments.time_to_score",
         "time each fine-tuning method to the same validation score, what it prepares included",
