@@ -42,7 +42,7 @@ NO_FACE = "Neutral"
 """The emotion of a frame in which a tool finds no face; no AU is active there."""
 
 Found = pd.DataFrame
-"""A row a picture in which a face was found: `picture`, its number, `AU…` and `emotion` as far as the tool has them."""
+"""A row a picture with a face: `picture`, its number, and `AU…` and `emotion` as far as the tool has them."""
 
 
 class Missing(Exception):  # noqa: N818 - it is no error: the tool is skipped

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mf2 import landmarks_mf2
-from mf2.benchmarks import analyze, arguments, branch, finetune, gpu_sections, inputs, shared_machine
+from mf2.benchmarks import analyze, arguments, branch, finetune, gpu_sections, inputs, shared_machine, tools
 from mf2.cli import COMMANDS, benchmark, data, main
 from mf2.dataset_tools.stages import StageParser
 from mf2.evaluation import arguments as evaluation_arguments
@@ -74,6 +74,7 @@ def test_choices_in_help_are_those_that_the_commands_know():
     assert tuple(analyze.PICTURE_SIZES) == arguments.PICTURES
     assert tuple(analyze.LANDMARKS) == arguments.LANDMARKS
     assert tuple(shared_machine.make_settings(1)) == arguments.SETTINGS
+    assert tuple(tools.RUNNERS) == arguments.TOOLS
 
 
 def test_the_commands_are_on_one_screen_in_groups(capsys):
