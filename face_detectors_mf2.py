@@ -56,7 +56,9 @@ class DetectedFace:
 class LandmarkDetector(Protocol):
     """What the processor and the data tools ask of a detector."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called."""
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         """The faces of each picture, in any order, an empty list where there is none.
@@ -381,7 +383,7 @@ MIN_IOU = 0.3
 """A mesh that covers less of the box is of another face."""
 
 
-def _iou(first: Sequence[float], second: Sequence[float]) -> float:
+def _iou(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Intersection over union of two boxes x1 y1 x2 y2."""
     width, height = (min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
     shared = max(0.0, width) * max(0.0, height)

@@ -37,7 +37,8 @@ def tile_sides(size: tuple[int, int], reach: float) -> list[int]:
         size: height and width of the picture.
         reach: the smallest face that the detector finds well, as a share of the longer side of what it is shown.
     """
-    side, sides = max(size), []
+    side = max(size)
+    sides: list[int] = []
     while max(size) > MIN_TILED_SIDE and side * reach > SMALLEST_FACE_PX and len(sides) < MAX_LEVELS:
         side = round(side / 2)
         sides.append(side)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -36,7 +36,7 @@ def _is_array(source: Any) -> "TypeGuard[np.ndarray | torch.Tensor]":
 def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     """One picture, a list of them, or a batched array `(batch, …)` to a list of single pictures."""
     if isinstance(images, (str, bytes, os.PathLike, Image.Image, Mapping)) or hasattr(images, "read"):
-        return [images]
+        return [cast(ImageSource, images)]
     if _is_array(images):
         return list(images) if images.ndim == 4 else [images]
     images = list(images)
@@ -98,10 +98,10 @@ def _unwrap(source: ImageSource, name: str) -> Any:
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"{name} is no data URI of an image ({error}); write data:image/png;base64,….") from error
     if hasattr(source, "read") and not (isinstance(source, Image.Image) or _is_array(source)):
-        content = source.read()
-        if not isinstance(content, bytes):
+        stored = source.read()
+        if not isinstance(stored, bytes):
             raise ValueError(f"{name} is a file that was opened as text; open it with mode 'rb'.")
-        return content
+        return stored
     return source
 
 
@@ -187,10 +187,12 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
 
 def _from_array(source: "np.ndarray | torch.Tensor", name: str, max_pixels: int, channels: str | None) -> np.ndarray:
     if _is_tensor(source):
-        source = source.detach().cpu()
-        source = (source.float() if source.is_floating_point() else source).numpy()
-    axis = 2 if source.ndim == 2 else _channel_axis(source.shape, name, channels)
-    array = source if axis == 2 else np.moveaxis(source, axis, -1)
+        tensor = source.detach().cpu()
+        values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    else:
+        values = cast(np.ndarray, source)
+    axis = 2 if values.ndim == 2 else _channel_axis(values.shape, name, channels)
+    array = values if axis == 2 else np.moveaxis(values, axis, -1)
     _check_size(array.shape[1], array.shape[0], name, max_pixels)
     return _to_rgb(array, name)
 
@@ -243,7 +245,7 @@ def is_rescaled(source: ImageSource) -> bool:
     """Whether it is an array or a tensor of floats within [0, 1] already, as `do_rescale` would leave them."""
     if not _is_array(source):
         return False
-    is_float = source.is_floating_point() if _is_tensor(source) else source.dtype.kind == "f"
+    is_float = source.is_floating_point() if _is_tensor(source) else cast(np.ndarray, source).dtype.kind == "f"
     return bool(is_float and source.max() <= 1)
 
 

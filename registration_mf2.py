@@ -59,5 +59,5 @@ class _AfterPeft(MetaPathFinder):
                 execute(module)
                 _register_beside_peft()
 
-            spec.loader.exec_module = execute_and_register
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

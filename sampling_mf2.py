@@ -51,4 +51,5 @@ def sample_pil(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> 
     coefficients = np.linalg.inv(matrix)[:2].ravel().tolist()
     affine_mode, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     channels = (channel.convert("F") for channel in Image.fromarray(image).split())
-    return np.stack([channel.transform(size[::-1], affine_mode, coefficients, bilinear) for channel in channels])
+    samples = [channel.transform(size[::-1], affine_mode, coefficients, bilinear) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in samples])

@@ -20,6 +20,8 @@ class SharedBatchNorm(nn.BatchNorm1d):
         mean = gather_rows(rows.sum((0, 2))[None]).sum(0) / count
         centred = rows - mean[:, None]
         variance = gather_rows(centred.square().sum((0, 2))[None]).sum(0) / count
+        assert self.num_batches_tracked is not None and self.running_mean is not None  # as the options ask for
+        assert self.running_var is not None and self.momentum is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -1,6 +1,7 @@
 """Exp-BLIP: BLIP-2's first stage on captions of expressions, which is MF²'s global branch alone."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import datasets
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from ...alignment_mf2 import TextItems, VisualItems, alignment_losses, split_floors
 from ...branch_mf2 import BranchView, MF2Branch
+from ...configuration_mf2 import MF2QFormerConfig
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
 from ..interface import About, BaselineSystem, Seen, Targets
@@ -49,9 +51,10 @@ class System(BaselineSystem):
             raise ValueError(f"exp_blip's option captions is {self.kind!r}; choose one of {', '.join(KINDS)}.")
         if self.kind == "au":
             config.emotion_text_length = config.au_text_length
-        config.emo_config.encoder_hidden_size = widths[0]
-        self.emo = MF2Branch(config, config.emo_config, is_local=False)
-        width = config.emo_config.hidden_size
+        branch = cast(MF2QFormerConfig, config.emo_config)
+        branch.encoder_hidden_size = widths[0]
+        self.emo = MF2Branch(config, branch, is_local=False)
+        width = branch.hidden_size
         self.au_head = nn.Linear(width, len(config.au_ids))
         self.emotion_head = nn.Linear(width, len(config.emotions))
 

@@ -69,11 +69,11 @@ class System(BaselineSystem):
         """`-log softmax(z)_y · max_c N_c / N_y` (SISY 2021), as a weighted mean."""
         losses = super().losses(seen, targets)
         weights = self.config.options["class_weights"]
-        if weights is None or "emotion" not in losses:
+        labels, logits = targets.emotion_labels, seen.emotion_logits
+        if weights is None or labels is None or logits is None or "emotion" not in losses:
             return losses
-        labels, weight = targets.emotion_labels, seen.emotion_logits.new_tensor(weights, dtype=torch.float32)
-        logits = seen.emotion_logits.float()
-        total = F.cross_entropy(logits, labels, weight, ignore_index=EMOTION_UNLABELLED, reduction="sum")
+        weight = logits.new_tensor(weights, dtype=torch.float32)
+        total = F.cross_entropy(logits.float(), labels, weight, ignore_index=EMOTION_UNLABELLED, reduction="sum")
         share = torch.where(labels == EMOTION_UNLABELLED, 0.0, weight[labels.clamp(min=0)])
         losses["emotion"] = mean_over_batch(total, share.sum())
         return losses

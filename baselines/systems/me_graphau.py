@@ -214,7 +214,7 @@ class System(BaselineSystem):
     def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
         """The weighted asymmetric loss of AUs, and the cross-entropy of what each edge connects."""
         losses = super().losses(seen, targets)
-        if targets.au_labels is None:
+        if targets.au_labels is None or seen.au_logits is None:
             return losses
         labelled = targets.au_labels != AU_UNLABELLED
         terms = asymmetric_terms(seen.au_logits, targets.au_labels) * self._au_weights(seen.au_logits)

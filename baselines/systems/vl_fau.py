@@ -4,12 +4,15 @@ Symbols in shapes: B images, N action units, C width of the stem, T tokens, V vo
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ...alignment_mf2 import mean_over_batch
+from ...configuration_mf2 import MF2QFormerConfig
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
 from ..interface import About, BaselineSystem, Seen, Targets
@@ -26,9 +29,10 @@ class Stem(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(of, width, 1) for of in widths)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        size = maps[0].shape[-2:]
+        height, width = maps[0].shape[-2:]
         levels = zip(self.projections, maps, strict=True)
-        return sum(F.adaptive_avg_pool2d(project(level), size) for project, level in levels)
+        pooled = [F.adaptive_avg_pool2d(project(level), (height, width)) for project, level in levels]
+        return reduce(torch.add, pooled)
 
 
 class Refinement(nn.Module):
@@ -104,8 +108,9 @@ class System(BaselineSystem):
         self.au_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_aus))
         self.writers = nn.ModuleList(Writer(width, text_width) for _ in range(num_aus))
         self.global_writer = Writer(width, text_width)
-        self.words = nn.Embedding(config.emo_config.vocab_size, text_width)
-        self.next_word = nn.Linear(text_width, config.emo_config.vocab_size)
+        vocab_size = cast(MF2QFormerConfig, config.emo_config).vocab_size
+        self.words = nn.Embedding(vocab_size, text_width)
+        self.next_word = nn.Linear(text_width, vocab_size)
         self.emotion_head = nn.Linear(width, len(config.emotions))
 
     def forward(self, vision: VisionFeatures) -> Seen:
@@ -119,8 +124,9 @@ class System(BaselineSystem):
         """The recognisers' losses, and the cross-entropy of the words of both kinds of description."""
         losses = super().losses(seen, targets)
         if "au" in targets.texts:
-            per_au = zip(self.writers, seen.extras["of_aus"].unbind(1), strict=True)
-            losses["local_text"] = self._text_loss(targets.texts["au"], list(per_au))
+            writers = cast(Sequence[Writer], self.writers)
+            per_au = list(zip(writers, seen.extras["of_aus"].unbind(1), strict=True))
+            losses["local_text"] = self._text_loss(targets.texts["au"], per_au)
         if "emo" in targets.texts:
             ids, mask, _ = targets.texts["emo"]
             text = (ids[:, None], None if mask is None else mask[:, None], None)

@@ -27,6 +27,11 @@ NOT_READ = {
     "mf2 benchmark gpu": dict.fromkeys(
         ("analysis", "benchmarks", "dataset_tools.detectors", "utils.devices"), "gives all options of what it measures"
     ),
+    "mf2 benchmark long": {
+        "analysis": "gives every option of the analysis itself",
+        "dataset_tools.detectors": "detects nothing",
+        "benchmarks.long.open_in_browser": "the browser's own options",
+    },
     "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.take_shard": "has one share"},
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
     "mf2 data (?:caption|landmarks)": {"dataset_tools.schema.check_target": "replaces its own output"},
