@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -294,7 +294,7 @@ def _make_chunk(frames: list[LocatedFrame], recognizer: FaceRecognizer) -> Chunk
     seen = [located for located in frames if located.faces]
     batch: Mapping[str, Any] = {}
     if seen:
-        pictures = [located.frame.image for located in seen]
+        pictures = [cast(np.ndarray, located.frame.image) for located in seen]  # it has faces, so that it was read
         batch = recognizer.prepare(pictures, [_points(located.faces) for located in seen])
     places = iter(_places(seen, batch))
     rows: list[dict[str, Any]] = []

@@ -56,7 +56,8 @@ def read_frames(source: str, times: Mapping[int, float]) -> Iterator[tuple[int, 
     """
     path = Path(source)
     for frame in media.pick_frames(Source(path, source, path.suffix.lower() in VIDEO_SUFFIXES), times):
-        yield frame.index, frame.image
+        if frame.image is not None:
+            yield frame.index, frame.image
 
 
 def crop_face(image: np.ndarray, box_xyxy_px: Sequence[float] | None, size: int) -> Image.Image:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -144,7 +145,7 @@ def measure_report(frames: int, seed: int) -> Iterator[dict[str, Any]]:
         save_run(folder, folder / "video.mp4", frames, seed)
         started = perf_counter()
         page = write_report(folder)
-        row = {"frames": frames, "rows": 3 * frames, "s to write": perf_counter() - started}
+        row: dict[str, Any] = {"frames": frames, "rows": 3 * frames, "s to write": perf_counter() - started}
         row["MB"] = page.stat().st_size / 1e6
         row["s to open"], row["s to switch faces"] = open_in_browser(page)
     for what, most in REPORT_TARGETS.items():
@@ -218,10 +219,10 @@ def measure_search(
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            row = {"faces": count, "queries": queries, "width": width}
-            row["s to build"] = _seconds(lambda to=folder, faces=count: save_index(to, faces, queries, width, seed))
+            row: dict[str, Any] = {"faces": count, "queries": queries, "width": width}
+            row["s to build"] = _seconds(partial(save_index, folder, count, queries, width, seed))
             row["KB a face"] = sum(file.stat().st_size for file in folder.iterdir()) / count / 1e3
-            row["s to open"] = _seconds(lambda to=folder: ReadyIndex(to))
+            row["s to open"] = _seconds(partial(ReadyIndex, folder))
             yield row | time_queries(ReadyIndex(folder), queries, width, seed, repeats)
 
 
@@ -231,7 +232,7 @@ def time_queries(index: FaceIndex, queries: int, width: int, seed: int, repeats:
     like, text = unit(queries, width, generator=generator), unit(4, width, generator=generator)
     scorers = {"face": face_scorer(like), "text": lambda embeds: MF2Model.get_retrieval_scores(embeds, text).mean(1)}
     return {
-        f"{kind}, s a query": median(_seconds(lambda scorer=scorer: search(index, scorer, 12)) for _ in range(repeats))
+        f"{kind}, s a query": median(_seconds(partial(search, index, scorer, 12)) for _ in range(repeats))
         for kind, scorer in scorers.items()
     }
 

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ EMOTION_NAMES = {name.lower(): name for name in EMOTIONS} | {
 NO_FACE = "Neutral"
 """The emotion of a frame in which a tool finds no face; no AU is active there."""
 
-Found = pd.DataFrame
+Found: TypeAlias = pd.DataFrame
 """A row a picture with a face: `picture`, its number, and `AU…` and `emotion` as far as the tool has them."""
 
 

@@ -41,7 +41,7 @@ def prepare_faces(
     )
     pixels = np.stack(
         [
-            sample_pil(*shrink_source(pictures[idx], matrix, size), size)
+            sample_pil(*shrink_source(pictures[int(idx)], matrix, size), size)
             for idx, matrix in zip(picture_idx, matrices, strict=True)
         ]
     )

@@ -210,7 +210,8 @@ class Recognizer:
         }
 
     def _state(self, answers: Mapping[str, np.ndarray], idx: int) -> dict[str, Any]:
-        space, state = self.label_spaces[""], {}
+        space = self.label_spaces[""]
+        state: dict[str, Any] = {}
         if space.au_ids:
             probs = dict(zip(space.au_codes, answers["au_probs"][idx].tolist(), strict=True))
             limits = dict(zip(space.au_codes, space.thresholds, strict=True))

@@ -8,9 +8,11 @@ the larger the penalty, the closer it stays.
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from mf2.peft_dfn import DFNSide
 from mf2.recognition_mf2 import MF2Recognizers
@@ -58,8 +60,9 @@ def fit_adapter_readout(
     fit = fit_readout(
         torch.cat(features, dim=1), targets, groups, importance, INVERSE_PENALTIES, torch.cat(offsets).cpu().float()
     )
-    side.readout.weight.copy_(fit.weight)
-    side.readout.bias.copy_(fit.bias - fit.weight @ fit.mean)
+    readout = cast(nn.Linear, side.readout)
+    readout.weight.copy_(fit.weight)
+    readout.bias.copy_(fit.bias - fit.weight @ fit.mean)
     au_penalty, emotion_penalty = fit.inverse_penalties.tolist()
     logger.info(
         f"The readout is fitted, at inverse penalties of {au_penalty:g} (AUs) and {emotion_penalty:g} (emotion)."

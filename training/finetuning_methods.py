@@ -178,7 +178,7 @@ def live_views(model: MF2Model, task: Task, arguments: FinetuneArguments) -> Ite
     model.eval()
     for rows in tqdm(batches_of(task.trained_on, arguments), desc="readout", unit="batch"):
         batch = collate(task.train.faces.__getitems__([int(row) for row in rows]))
-        inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
+        inputs: dict[str, Any] = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
         yield model.encode_branches(**inputs, au_ids=collate.image_processor.au_ids).pooled
     model.train(was_training)
 

@@ -164,7 +164,7 @@ def draw_matches(matches: Sequence[Match]) -> Any:
     wanted: dict[str, dict[int, float]] = {}
     for match in matches:
         wanted.setdefault(match.path, {})[match.frame] = match.time_s
-    faces = {}
+    faces: dict[Match, Any] = {}
     for path, times in wanted.items():
         for frame, image in read_frames(path, times):
             shown = (match for match in matches if (match.path, match.frame) == (path, frame))

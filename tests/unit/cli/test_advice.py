@@ -39,6 +39,7 @@ NOT_READ = {
         "dataset_tools.schema.check_target": "draws its sample only where nothing is",
         "training.arguments": "takes no arguments of fine-tuning",
     },
+    "training/finetune.py": {"training.arguments.PretrainArguments": "takes no arguments of pre-training"},
     "mf2 data (?:import|index) (?:bp4d|disfa|emotionet|gft|rafau)": {
         "dataset_tools.readers.frame_table.COUNTED": "codes no emotions"
     },
