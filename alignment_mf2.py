@@ -256,6 +256,17 @@ def sample_hard_negatives(
     return torch.minimum(index, last_allowed), found
 
 
+def _check_labels(name: str, labels: torch.Tensor, num_classes: int, unlabelled: int) -> None:
+    """Raise for a label that is no class; on the CPU alone, where looking costs no synchronisation."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    is_class = (labels >= 0) & (labels < num_classes) & (labels == labels.floor())
+    if len(wrong := labels[~(is_class | (labels == unlabelled))]):
+        raise ValueError(
+            f"{name} has {wrong[0].item()!r}: labels are 0 … {num_classes - 1}, and {unlabelled} where there is none."
+        )
+
+
 def recognition_losses(
     au_logits: torch.Tensor | None,
     au_labels: torch.Tensor | None,
@@ -273,15 +284,20 @@ def recognition_losses(
         emotion_logit_shift: Added to the emotion logits.
     Returns:
         `au` and `emotion`, whichever has logits and labels.
+
+    Raises:
+        ValueError: labels on the CPU that are no class.
     """
     losses = {}
     if emotion_logits is not None and emotion_labels is not None:
+        _check_labels("emotion_labels", emotion_labels, emotion_logits.shape[-1], EMOTION_UNLABELLED)
         emotion_logits = emotion_logits.float()
         if emotion_logit_shift is not None:
             emotion_logits = emotion_logits + emotion_logits.new_tensor(emotion_logit_shift)
         total = F.cross_entropy(emotion_logits, emotion_labels, ignore_index=EMOTION_UNLABELLED, reduction="sum")
         losses["emotion"] = mean_over_batch(total, (emotion_labels != EMOTION_UNLABELLED).sum())
     if au_logits is not None and au_labels is not None:
+        _check_labels("au_labels", au_labels, 2, AU_UNLABELLED)
         labelled = au_labels != AU_UNLABELLED
         pos_weight = None if au_pos_weight is None else au_logits.new_tensor(au_pos_weight, dtype=torch.float32)
         total = F.binary_cross_entropy_with_logits(

@@ -66,7 +66,7 @@ from .tower_mf2 import (
     sample_regions,
     select_boxes,
 )
-from .transformers_mf2 import CACHE_NAME, UNREAD_INPUTS, AdapterCalls, cache_of, refuse_unknown
+from .transformers_mf2 import CACHE_NAME, UNREAD_INPUTS, AdapterCalls, cache_of, refuse_not_returned, refuse_unknown
 
 if is_peft_available():
     # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
@@ -708,6 +708,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         """
         if input_ids is None:
             raise ValueError("input_ids is missing: the text so far, beginning with [DEC]. `generate` needs none.")
+        refuse_not_returned(kwargs)
         name = CAPTION_BRANCH[caption_kind]
         if visual_prefix is None:
             views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
@@ -755,6 +756,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
                 f"{' | '.join(map(repr, CAPTION_BRANCH))})."
             )
         _refuse_lookahead(kwargs)
+        refuse_not_returned(kwargs)
         kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
         views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
         write = partial(self._write, caption_kind=caption_kind, **kwargs)

@@ -147,13 +147,25 @@ class AdapterCalls:
 # ------------------------------------------------------------------------------------------------------------- inputs
 UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
 """What a processor returns besides what a model reads."""
-_FRAMEWORK_INPUTS = ("output_attentions", "output_hidden_states", "return_dict", "use_cache", "inputs_embeds")
+_FRAMEWORK_INPUTS = ("return_dict", "use_cache")
+_NOT_RETURNED = ("output_attentions", "output_hidden_states")
+
+
+def refuse_not_returned(kwargs: dict[str, Any]) -> None:
+    """Raise where attentions or hidden states are asked for, which no model here returns."""
+    for name in _NOT_RETURNED:
+        if kwargs.get(name):
+            kind = name.removeprefix("output_").replace("_", " ")
+            raise ValueError(
+                f"{name}={kwargs[name]!r}: {kind} are not returned; leave {name} out, or use a forward hook."
+            )
 
 
 def refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
     """Raise for keyword arguments that nothing reads; labels under a misspelt name would be missing silently."""
+    refuse_not_returned(kwargs)
     for name in kwargs:
-        if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS or kwargs[name] is None:
+        if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS + _NOT_RETURNED or kwargs[name] is None:
             continue
         known = list(inspect.signature(method).parameters)
         if name == "adapter_names":

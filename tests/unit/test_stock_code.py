@@ -369,3 +369,29 @@ def test_accumulated_gradients_are_those_of_one_batch(name, tmp_path):
     in_parts = update_of(make, batch, 2, 2, tmp_path)
     assert at_once.norm() > 0
     torch.testing.assert_close(in_parts, at_once, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states"])
+def test_what_is_not_returned_is_refused(name):
+    images = make_images(batch_size=1)
+    for model in (small_model(), small_model(mf2.MF2ForImageClassification)):
+        with pytest.raises(ValueError, match=f"{name}=True.*leave {name} out"):
+            model(**images, **{name: True})
+        model(**images, **{name: False})
+    writer = small_model(mf2.MF2ForConditionalGeneration)
+    with pytest.raises(ValueError, match=f"{name}=True"):
+        writer.generate(**images, **{name: True})
+    with pytest.raises(ValueError, match=f"{name}=True"):
+        writer(**images, input_ids=torch.tensor([[5, 6]]), **{name: True})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "bound"), [("au_labels", 2, "0 … 1"), ("au_labels", 0.5, "0 … 1"), ("emotion_labels", 99, "0 …")]
+)
+@pytest.mark.parametrize("make", [small_model, CLASSES["PeftModel"][0]])
+def test_labels_that_are_no_class_are_named(make, name, value, bound):
+    labels = dict(LABELS)
+    labels[name] = labels[name].float() if isinstance(value, float) else labels[name].clone()
+    labels[name].view(-1)[1] = value
+    with pytest.raises(ValueError, match=f"{name} has {value}: labels are {bound}"):
+        make()(**make_images(batch_size=4), **labels)
