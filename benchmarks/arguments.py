@@ -13,11 +13,11 @@ GPU_SECTIONS = (
     "training",
     "parity",
     "profile",
-    "options",
     "inference",
-    "finetuning",
     "paper",
     "generation",
+    "finetuning",
+    "options",
     "fsdp",
     "compiled_layers",
     "analysis",
@@ -28,6 +28,10 @@ GPU_SECTIONS = (
 )
 PARTS = ("speed", "start", "memory")
 """What `mf2 benchmark analyze` measures."""
+LONG_PARTS = ("frames", "pictures", "report", "search")
+"""What `mf2 benchmark long` measures."""
+HOUR_FRAMES = 90_000
+"""Of a video at 25 frames a second."""
 PICTURES = ("crops", "photographs")
 """The kinds of pictures that it reads."""
 LANDMARKS = ("mean_face", "given", "detect")
@@ -59,6 +63,21 @@ def add_branch_arguments(parser: argparse.ArgumentParser) -> None:
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 benchmark finetune`."""
     add_section_arguments(parser, FINETUNE_SECTIONS, repeats=6)
+
+
+def add_long_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark long`."""
+    parser.add_argument(
+        "--only", nargs="+", choices=LONG_PARTS, default=LONG_PARTS, help="what to measure [everything]"
+    )
+    parser.add_argument("--images", type=int, default=100_000, help="frames, and pictures, to analyse [100000]")
+    parser.add_argument("--report_frames", type=int, default=HOUR_FRAMES, help="of the reported video [an hour]")
+    parser.add_argument("--faces", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of the index")
+    parser.add_argument("--queries", type=int, default=32, help="vectors of a face in the index [32, as at base]")
+    parser.add_argument("--width", type=int, default=256, help="of such a vector [256, as at base]")
+    parser.add_argument("--repeats", type=int, default=3, help="timed queries [3]")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and values [0]")
+    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
 
 
 def add_section_arguments(parser: argparse.ArgumentParser, sections: Sequence[str], repeats: int) -> None:

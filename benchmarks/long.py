@@ -41,14 +41,13 @@ from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
 from mf2.utils.videos import import_av
 
-PARTS = ("frames", "pictures", "report", "search")
 PICTURE_PX = 96
 DISTINCT = 64
 """Pictures and frames that are drawn; they come again and again."""
 TENTHS = 10
 GROWTH_TARGET = 1.03
 """Seconds an image and memory of the last tenth over those of the first, at most."""
-HOUR_FRAMES, FRAME_RATE = 90_000, 25
+FRAME_RATE = 25
 REPORT_TARGETS = {"MB": 30.0, "s to open": 3.0}
 FACES_PER_SHARD = 4096
 
@@ -268,19 +267,6 @@ def save_index(folder: Path, count: int, queries: int, width: int, seed: int) ->
 
 
 # ---------------------------------------------------------------------------------------------------------- main
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark long`."""
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
-    parser.add_argument("--images", type=int, default=100_000, help="frames, and pictures, to analyse [100000]")
-    parser.add_argument("--report_frames", type=int, default=HOUR_FRAMES, help="of the reported video [an hour]")
-    parser.add_argument("--faces", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of the index")
-    parser.add_argument("--queries", type=int, default=32, help="vectors of a face in the index [32, as at base]")
-    parser.add_argument("--width", type=int, default=256, help="of such a vector [256, as at base]")
-    parser.add_argument("--repeats", type=int, default=3, help="timed queries [3]")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and values [0]")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure and print.
 

@@ -27,6 +27,7 @@ COMMANDS = {
         "benchmarks.long",
         "see what grows with the amount: 100,000 frames and pictures, the report of an hour, an index of faces",
         "mf2 benchmark long --images 10000",
+        "benchmarks.arguments:add_long_arguments",
     ),
     "shared_machine": Command(
         "benchmarks.shared_machine",
