@@ -61,6 +61,16 @@ def mfa_folder(tmp_path, private_cache) -> Path:
     return write_mfa_folder(tmp_path / "made")
 
 
+# --------------------------------------------------------------------------------------------- what needs the internet
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need the internet run where `-m` names them, and are skipped elsewhere."""
+    if "network" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("network"):
+            item.add_marker(pytest.mark.skip(reason="needs the internet: pytest -m network"))
+
+
 # -------------------------------------------------------------------------------------- what we use is not deprecated
 @pytest.fixture(scope="session", autouse=True)
 def deprecations_file(tmp_path_factory) -> Path:
