@@ -1,37 +1,17 @@
 """Two processes that share the weights by FSDP2 train as one process does, and go on where they were stopped."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import reports_of_two
 
 WORKER = Path(__file__).with_name("fsdp_worker.py")
-PATHS = [str(WORKER.parent), str(WORKER.parents[1] / "servers")]
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> list[dict]:
     """What both processes found."""
-    folder = tmp_path_factory.mktemp("fsdp")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--local_addr", "127.0.0.1"]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join(PATHS),
-    }
-    run = subprocess.run(
-        [sys.executable, *launch, str(WORKER), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return reports_of_two(WORKER, tmp_path_factory.mktemp("fsdp"))
 
 
 def test_the_weights_are_shared(reports):

@@ -1,46 +1,22 @@
 """Two processes on half a batch each give the losses and the gradients of one process on the whole of it."""
 
-import json
 import math
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import reports_of_two
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
-SERVERS = Path(__file__).parents[1] / "servers"
 CASES = runpy.run_path(str(WORKER))["CASES"]
 TEXT_LENGTHS = {"no text at all": [[1, 1], [1, 1]], "no negatives": [[9, 9], [9, 9]]}
 """Of both processes, where a case leaves them equal."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> list[dict]:
     """What both processes found, from one launch of all cases."""
-    folder = tmp_path_factory.mktemp("two_processes")
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    address = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SERVERS)}
-    run = subprocess.run(
-        [sys.executable, *launch, *address, str(WORKER), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return reports_of_two(WORKER, tmp_path_factory.mktemp("two_processes"))
 
 
 def test_there_are_two_processes_that_ran_every_case(reports):
