@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Explain every face, print a line or two for each, and write the pictures."""
-    check_model_source(args.model)
+    check_model_source(args.model, "mf2 explain")
     from ..utils.files import replacing, write_json
     from .explanation import draw_explanation, explain
     from .faces import locate_faces, make_finder

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how far the file is from PyTorch."""
-    check_model_source(args.model)
+    check_model_source(args.model, "mf2 export")
     from transformers import AutoModel, AutoProcessor
 
     from ..auto_mf2 import register_auto_classes

@@ -82,7 +82,7 @@ def deepface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[],
     """DeepFace's emotion model: each picture is a face crop, and its channels are BGR."""
     require("deepface", "deepface")
     home = Path(os.environ.get("DEEPFACE_HOME", Path.home()))
-    file = home / ".deepface" / "weights" / "facial_expression_model_weights.h5"
+    file = home / ".deepface" / "weights" / f"facial_expression_model_weights.{deepface_suffix()}"
     require_weights(file, "https://github.com/serengil/deepface_models/releases")
     from deepface import DeepFace
 
@@ -93,6 +93,15 @@ def deepface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[],
         return emotions_of({number: face["dominant_emotion"] for number, face in enumerate(faces)})
 
     return predict
+
+
+def deepface_suffix() -> str:
+    """Of the weights that DeepFace will read, by what it runs on; releases without engines need TensorFlow."""
+    try:
+        from deepface.commons.backend_utils import get_backend_engine
+    except ImportError:
+        return "h5"
+    return {"tensorflow": "h5", "pytorch": "pth"}.get(get_backend_engine(), "onnx")
 
 
 def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:

@@ -264,6 +264,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {value}; it must be >= {low}.")
     if arguments.device:
         check_device(arguments.device)
+    of_mf2_alone = [name for name in ("adapter", "captions", "references") if getattr(arguments, name)]
+    if arguments.model and of_mf2_alone:
+        check_model_source(arguments.model, f"--{of_mf2_alone[0]}")
 
 
 def run(arguments: argparse.Namespace) -> None:

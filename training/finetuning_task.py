@@ -66,7 +66,7 @@ class Task:
 
 def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task:
     """The data in the task's label space, and where the base is."""
-    check_model_source(arguments.model)
+    check_model_source(arguments.model, "an adapter")
     base, revision = locate_base(arguments.model)
     config = MF2Config.from_pretrained(base)
     with settings.main_process_first(local=False, desc="data"):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Search, print what was found, and write it; 1 where files could not be read."""
     if args.top_k < 1 or args.batch_size < 1 or args.fps <= 0:
         raise ValueError("--top_k, --batch_size and --fps must be above 0.")
-    check_model_source(args.model)
+    check_model_source(args.model, "mf2 search")
     if args.describe:
         return _run_describe(args)
     text, folder = _query_of(args)

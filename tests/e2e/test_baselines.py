@@ -11,7 +11,8 @@ from samples import write_picture
 
 from mf2.cli.main_command import main
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
-from mf2.training.arguments import PretrainArguments, parse_arguments
+from mf2.training.arguments import FinetuneArguments, PretrainArguments, parse_arguments
+from mf2.training.finetuning import finetune
 from mf2.training.pretraining import pretrain
 
 DEMO = Path(__file__).parents[2] / "training" / "configs" / "demo.yaml"
@@ -100,6 +101,34 @@ def test_it_is_not_asked_for_captions(data, finished, tmp_path, capsys):
     command = ["analyze", data, "--model", finished[0], "--output", tmp_path, "--captions", "emotion"]
     assert main([str(part) for part in command]) == 1
     assert "linear writes no captions" in capsys.readouterr().err
+
+
+OF_MF2_ALONE = {
+    "mf2 export": ("export", "--onnx", "PICTURE.onnx"),
+    "mf2 search": ("search", "a smile", "PICTURE"),
+    "mf2 explain": ("explain", "PICTURE"),
+    "--captions": ("evaluate", "--captions", "--data", "DATA", "--output_dir", "PICTURE.out"),
+    "--references": ("evaluate", "--references", "--data", "DATA", "--output_dir", "PICTURE.out"),
+    "--adapter": ("evaluate", "--adapter", "DATA", "--data", "DATA", "--output_dir", "PICTURE.out"),
+}
+
+
+@pytest.mark.parametrize("what", OF_MF2_ALONE)
+def test_what_mf2_alone_can_do_is_refused_in_a_line(data, finished, tmp_path, capsys, what):
+    write_picture(picture := tmp_path / "face.png", 100, size=64)
+    words = [word.replace("PICTURE", str(picture)).replace("DATA", str(data)) for word in OF_MF2_ALONE[what]]
+    assert main([*words, "--model", str(finished[0])]) == 1
+    said = capsys.readouterr()
+    assert f"holds linear, another system than MF², and {what} needs MF²" in said.err
+    assert said.err.count("\n") == 1 and not said.out
+
+
+def test_it_is_no_base_of_adapters_and_is_not_published(data, finished, tmp_path, capsys):
+    argv = flags(model=finished[0], data=data, output_dir=tmp_path / "adapter")
+    with pytest.raises(ValueError, match="another system than MF², and an adapter needs MF²"):
+        finetune(parse_arguments(FinetuneArguments, argv))
+    assert main(["publish", str(finished[0]), "--repo", "somebody/linear", "--dry_run"]) == 1
+    assert "only MF² checkpoints are published" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [{"probes": "true"}, {"feature_views": 2}, {"baseline": "liner"}])

@@ -76,6 +76,20 @@ def test_emotiefflibs_classes_are_ours_and_contempt_is_other(mfa_folder, tmp_pat
     assert predictions.emotion_probs.shape == (4, len(space.emotions))
 
 
+ENGINES = {None: "h5", "tensorflow": "h5", "pytorch": "pth", "onnx": "onnx"}
+
+
+@pytest.mark.parametrize(("engine", "suffix"), ENGINES.items())
+def test_deepface_reads_the_weights_of_its_engine(mfa_folder, tmp_path, home, monkeypatch, capsys, engine, suffix):
+    pretend(monkeypatch, "deepface")
+    if engine:
+        pretend(monkeypatch, "deepface.commons")
+        pretend(monkeypatch, "deepface.commons.backend_utils", get_backend_engine=lambda: engine)
+    assert run(arguments(mfa_folder, tmp_path / "out", "deepface")) == 1
+    said = capsys.readouterr()
+    assert f"put facial_expression_model_weights.{suffix} of" in said.out + said.err
+
+
 def test_deepface_sees_bgr(mfa_folder, tmp_path, home, monkeypatch):
     def analyze(image, **options):
         assert options["detector_backend"] == "skip" and options["actions"] == ["emotion"]
