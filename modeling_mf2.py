@@ -61,7 +61,7 @@ from .tower_mf2 import (
     VisionFeatures,
     box_centers,
     build_vision_tower,
-    image_size_of,
+    probe_tower,
     read_tower,
     sample_regions,
     select_boxes,
@@ -175,9 +175,7 @@ class MF2Model(MF2PreTrainedModel):
         """Widths of the feature levels; the tower is asked, on the meta device, where the configuration is silent."""
         width = config.vision_width
         if width is None or list(config.local_feature_levels) != [-1]:
-            with torch.device("meta"), torch.no_grad():
-                probe = build_vision_tower(config)
-                features = read_tower(probe, config, torch.empty(1, 3, *image_size_of(probe), device="meta"))
+            features = probe_tower(config, lambda tower, pixel_values: read_tower(tower, config, pixel_values))
             width = features.tokens.shape[-1]
             level_widths = [level.shape[1] for level in features.maps]
         else:

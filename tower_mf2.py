@@ -4,7 +4,7 @@ Symbols in shapes as in `modeling_mf2`.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -154,6 +154,13 @@ def read_tower(tower: PreTrainedModel, config: MF2Config, pixel_values: torch.Te
         tokens=map_to_tokens(face) if face.ndim == 4 else face,
         maps=[as_map(config, level, pixel_values) for level in local],
     )
+
+
+def probe_tower(config: MF2Config, read: Callable[[PreTrainedModel, torch.Tensor], VisionFeatures]) -> VisionFeatures:
+    """What `read` finds in an image by the configuration's tower: shapes alone, on the meta device."""
+    with torch.device("meta"), torch.no_grad():
+        tower = build_vision_tower(config)
+        return read(tower, torch.empty(1, 3, *image_size_of(tower), device="meta"))
 
 
 # ------------------------------------------------------------------------------------------------------- AU regions

@@ -7,12 +7,13 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from ..alignment_mf2 import split_floors
 from ..branch_mf2 import MF2Branch
 from ..labels_mf2 import LabelSpace
 from ..modeling_mf2 import MF2Output, MF2PreTrainedModel
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
-from ..tower_mf2 import VisionFeatures, as_map, build_vision_tower, image_size_of, map_to_tokens, read_levels
+from ..tower_mf2 import VisionFeatures, as_map, build_vision_tower, map_to_tokens, probe_tower, read_levels
 from .configuration import BaselineConfig
 from .interface import BaselineSystem, Targets
 from .registry import load_system
@@ -51,10 +52,7 @@ class BaselineModel(MF2PreTrainedModel):
 
     def _level_widths(self) -> list[int]:
         """Channels of the levels; the tower is asked, on the meta device."""
-        with torch.device("meta"), torch.no_grad():
-            probe = build_vision_tower(self.config)
-            pixel_values = torch.empty(1, 3, *image_size_of(probe), device="meta")
-            return [level.shape[1] for level in self._see(probe, pixel_values).maps]
+        return [level.shape[1] for level in probe_tower(self.config, self._see).maps]
 
     def _see(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
         found = read_levels(tower, pixel_values, self.levels)
@@ -63,13 +61,8 @@ class BaselineModel(MF2PreTrainedModel):
 
     # ---------------------------------------------------------------------------------------------- as MF2Model has it
     @property
-    def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
-        return self.config.label_space
-
-    @property
     def label_spaces(self) -> dict[str, LabelSpace]:
-        """The same, by who gives them."""
+        """What the outputs mean, by who gives them."""
         return {BASE: self.config.label_space}
 
     @property
@@ -131,7 +124,7 @@ class BaselineModel(MF2PreTrainedModel):
                 if name in self.system.reads and ids is not None
             }
             losses = self.system.losses(seen, Targets(au_labels, emotion_labels, texts))
-        floors = {name.removesuffix("_floor"): losses.pop(name) for name in [*losses] if name.endswith("_floor")}
+        losses, floors = split_floors(losses)
         return MF2Output(
             loss=self._weigh(losses),
             losses=losses or None,
