@@ -19,13 +19,7 @@ def find_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: it is not one of this format.
     """
-    if Path(path).is_dir():
-        return read_manifest(path)
-    if file := _download(str(path), MANIFEST_NAME):
-        return read_manifest(file.parent)
-    card = _download(str(path), CARD_NAME)
-    stated = DatasetCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.get("license") if card else None
-    return {"license": stated} if isinstance(stated, str) else {}
+    return _find(path)[0]
 
 
 def describe_origin(path: str | Path) -> dict[str, Any]:
@@ -35,22 +29,32 @@ def describe_origin(path: str | Path) -> dict[str, Any]:
         `name` (of a folder never its path), `license`, `synthetic`, `fingerprint`, the `revision` (commit) on the Hub,
         and `emotion_ceiling` by split; None, False or empty where the data set does not tell.
     """
-    manifest = find_manifest(path)
+    manifest, revision = _find(path)
     is_local = Path(path).is_dir()
     return {
         "name": manifest.get("pretty_name") or Path(path).name if is_local else parse_hub_id(str(path))[0],
         "license": manifest.get("license"),
         "synthetic": manifest.get("source") == "synthetic",
         "fingerprint": fingerprint_of(manifest) if "splits" in manifest else None,
-        "revision": None if is_local else _revision(str(path)),
+        "revision": revision,
         "emotion_ceiling": manifest.get("emotion_ceiling") or {},
     }
 
 
-def _revision(hub_id: str) -> str | None:
-    """The commit that the files came from: the name of the folder in which the Hub's cache keeps them."""
-    file = _download(hub_id, MANIFEST_NAME) or _download(hub_id, CARD_NAME)
-    return file.parent.name if file else None
+def _find(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """The manifest, as `find_manifest` says, and the commit that it came from, None of a folder.
+
+    A commit is the name of the folder in which the Hub's cache keeps its files.
+    """
+    if Path(path).is_dir():
+        return read_manifest(path), None
+    if file := _download(str(path), MANIFEST_NAME):
+        return read_manifest(file.parent), file.parent.name
+    card = _download(str(path), CARD_NAME)
+    if card is None:
+        return {}, None
+    stated = DatasetCard(card.read_text("utf-8"), ignore_metadata_errors=True).data.get("license")
+    return {"license": stated} if isinstance(stated, str) else {}, card.parent.name
 
 
 def _download(hub_id: str, name: str) -> Path | None:

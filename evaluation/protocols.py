@@ -6,7 +6,7 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -73,8 +73,9 @@ def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
     Raises:
         ValueError: the data set does not keep them, or lacks all of their videos.
     """
-    official = read_official_splits(path)
-    parts = [load_labelled_split(path, name, au_ids) for name in find_manifest(path)["splits"]]
+    manifest = find_manifest(path)
+    official = official_splits_of(manifest, path)
+    parts = [load_labelled_split(path, name, au_ids) for name in manifest["splits"]]
     rows = datasets.concatenate_datasets([part.rows for part in parts])
     aus, emotion = (np.concatenate([getattr(part.labels, name) for part in parts]) for name in ("aus", "emotion"))
     videos = np.asarray(rows["video_id"])
@@ -93,13 +94,16 @@ def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
     return select_rows(whole, np.flatnonzero(counts_for["au"] | counts_for["expr"]))
 
 
-def read_official_splits(path: str) -> dict[str, list[str]]:
+def official_splits_of(manifest: Mapping[str, Any], path: str) -> dict[str, list[str]]:
     """Task (`au`, `expr`) -> its official validation videos, as the import of Aff-Wild2 recorded them.
 
+    Args:
+        manifest: of the data set.
+        path: what errors call it.
     Raises:
         ValueError: the data set is no such import, or one that dropped what a single task labels.
     """
-    report: dict[str, Any] = find_manifest(path).get("report", {})
+    report: dict[str, Any] = manifest.get("report", {})
     if "official_splits" not in report:
         raise ValueError(f"{path} does not keep ABAW's official splits; make the data set by `{ABAW_IMPORT}`.")
     if report.get("settings", {}).get("unlabelled") != "mask":
