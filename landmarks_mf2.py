@@ -25,13 +25,14 @@ from .face_detectors_mf2 import (
     Need,
 )
 from .labels_mf2 import NUM_LANDMARKS
-from .regions_mf2 import check_landmarks
+from .regions_mf2 import check_landmarks, seen_box
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
 
+BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
 DetectorFactory = Callable[..., LandmarkDetector]
 
 _FACTORIES: dict[str, DetectorFactory] = {
@@ -281,6 +282,23 @@ def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     return sorted(faces, key=lambda face: face.area_px, reverse=True)
 
 
+def describe_place(
+    face: DetectedFace | None, align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]
+) -> dict[str, Any]:
+    """Where a face is, as results say it: `box`, the detector's `score`, `landmarks_found`.
+
+    Args:
+        face: None is a face crop, whose box is what was seen of the picture, without a score.
+        align_matrix, size, picture_size: see `seen_box`.
+    """
+    box = seen_box(align_matrix, size, picture_size) if face is None else face.box_xyxy_px
+    return {
+        "box": dict(zip(BOX_SIDES, map(float, box), strict=True)),
+        "score": None if face is None else float(face.score),
+        "landmarks_found": face is not None,
+    }
+
+
 __all__ = [
     "FACE_MESH_TO_68",
     "PREFERRED_DETECTOR",
@@ -292,6 +310,7 @@ __all__ = [
     "Need",
     "choose_detector",
     "describe_detector",
+    "describe_place",
     "detect_in_pictures",
     "detector_names",
     "detector_needs",

@@ -24,17 +24,16 @@ from .landmarks_mf2 import (
     DetectedFace,
     LandmarkDetector,
     check_landmark_word,
+    describe_place,
     detect_in_pictures,
     faces_from_landmarks,
     find_detector,
     largest_first,
 )
-from .regions_mf2 import seen_box
 
 logger = logging.get_logger(__name__)
 
 CAPTION_KINDS = ("emotion", "key_au", "au")
-BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 RESULT_KEYS = {"au_probs": "aus", "active_aus": "active", "emotion": "emotion", "emotion_probs": "emotions"}
 """Name in a result -> key of `MF2Processor.post_process_facial_states`."""
@@ -214,17 +213,8 @@ class FacialStatePipeline(ChunkPipeline):
         self, batch: Mapping[str, Any], idx: int, picture: np.ndarray, faces: Sequence[DetectedFace]
     ) -> dict[str, Any]:
         """What is known of a face before the model sees it."""
-        if faces:
-            box, score = faces[idx].box_xyxy_px, float(faces[idx].score)
-        else:
-            matrix, size = batch["align_matrix"][idx].numpy(), tuple(batch["pixel_values"].shape[-2:])
-            box, score = seen_box(matrix, size, picture.shape[:2]), None
-        return {
-            "face": idx,
-            "box": dict(zip(BOX_SIDES, map(float, box), strict=True)),
-            "score": score,
-            "landmarks_found": bool(faces),
-        }
+        matrix, size = batch["align_matrix"][idx].numpy(), tuple(batch["pixel_values"].shape[-2:])
+        return {"face": idx, **describe_place(faces[idx] if faces else None, matrix, size, picture.shape[:2])}
 
     def _describe(self, chunk: dict[str, Any], thresholds: Any) -> dict[str, Any]:
         """The face and its state under the names of `__call__`."""

@@ -22,17 +22,16 @@ from ..landmarks_mf2 import (
     DetectedFace,
     LandmarkDetector,
     check_landmark_word,
+    describe_place,
     detect_in_pictures,
     faces_from_landmarks,
     find_detector,
     largest_first,
 )
-from ..regions_mf2 import seen_box
 from .description import INPUT_NAMES, FileDescription
 from .preparing import prepare_faces
 
 SUFFIX = ".onnx"
-BOX_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def import_onnxruntime() -> ModuleType:
@@ -193,21 +192,13 @@ class Recognizer:
         points = None if faces is None else np.stack([face.landmarks_px for face in faces])
         inputs = self.prepare([picture], [points])
         answers = self._ask("", inputs)
-        return [
-            {"face": idx, **self._place(inputs, idx, picture, faces), **self._state(answers, idx)}
-            for idx in range(len(inputs["pixel_values"]))
+        size, picture_size = inputs["pixel_values"].shape[-2:], picture.shape[:2]
+        located: Sequence[DetectedFace | None] = faces or [None]
+        places = [
+            describe_place(face, matrix, size, picture_size)
+            for face, matrix in zip(located, inputs["align_matrix"], strict=True)
         ]
-
-    def _place(
-        self, inputs: Mapping[str, np.ndarray], idx: int, picture: np.ndarray, faces: list[DetectedFace] | None
-    ) -> dict[str, Any]:
-        size = inputs["pixel_values"].shape[-2:]
-        box = faces[idx].box_xyxy_px if faces else seen_box(inputs["align_matrix"][idx], size, picture.shape[:2])
-        return {
-            "box": dict(zip(BOX_SIDES, map(float, box), strict=True)),
-            "score": float(faces[idx].score) if faces else None,
-            "landmarks_found": bool(faces),
-        }
+        return [{"face": idx, **place, **self._state(answers, idx)} for idx, place in enumerate(places)]
 
     def _state(self, answers: Mapping[str, np.ndarray], idx: int) -> dict[str, Any]:
         space = self.label_spaces[""]
