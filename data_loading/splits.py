@@ -193,6 +193,11 @@ class Split:
         )
 
     @property
+    def groups(self) -> np.ndarray:
+        """`(N,)` strings: the group, a person or video, of each row."""
+        return np.asarray([str(group) for group in self.rows["group_id"]])
+
+    @property
     def faces(self) -> "FaceDataset":
         """The images, for a data loader."""
         return FaceDataset(self.rows, self.labels, f"{self.description['name']} ({self.description['split']})")

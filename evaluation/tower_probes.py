@@ -54,7 +54,7 @@ def predict_tower_probes(
     train_features: ProbeFeatures, train: Split, eval_features: ProbeFeatures
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Name, AU probabilities `(N, A)` and emotion scores `(N, E)` of both probes."""
-    groups = np.asarray([str(group) for group in train.rows["group_id"]])
+    groups = train.groups
     own = [
         np.concatenate([regions, _beside(faces, regions)], -1) for faces, regions in (train_features, eval_features)
     ]

@@ -209,7 +209,7 @@ def add_readout(
         rows[0].readout_logits = readout(rows[0].face_features())
     else:
         targets = Targets.of(train.labels, len(model.config.emotions), arguments.balance_emotions)
-        groups = np.asarray([str(group) for group in train.rows["group_id"]])
+        groups = train.groups
         file = folder / f"readout-{fit_key(targets, groups)}.safetensors"
         with settings.main_process_first(local=False, desc="readout"):
             if not file.is_file():

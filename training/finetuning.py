@@ -98,7 +98,7 @@ def how_chosen(arguments: FinetuneArguments, trainer: PretrainingTrainer, task: 
     """On what, and which step, a run with rows held out has chosen; None without."""
     if not len(task.held_out):
         return None
-    groups = np.asarray(task.train.rows["group_id"])[task.held_out]
+    groups = task.train.groups[task.held_out]
     return {
         "rows": len(task.held_out),
         "groups": len(np.unique(groups)),

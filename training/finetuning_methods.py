@@ -161,7 +161,7 @@ def start_readout(
         return
     rows, labels = task.trained_on, task.train.labels
     targets = Targets.of(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)
-    groups = np.asarray(task.train.rows["group_id"])[rows]
+    groups = task.train.groups[rows]
     fit_adapter_readout(layer.dfn_sides[ADAPTER], layer.base_layer, pooled, targets, groups)
 
 
