@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 
 from mf2.benchmarks.inputs import IMAGE_SIZES, Batch, make_batch, make_config, make_model, text_of_length
-from mf2.benchmarks.timing import release_memory, synchronize
+from mf2.benchmarks.timing import release_memory, time_once
 from mf2.benchmarks.workloads import Settings
 from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -90,15 +89,9 @@ def attempt(plan: Plan, facts: Row, measure: Callable[[], Row]) -> Row:
 
 def seconds_of(plan: Plan, run: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
     """Median seconds of a call, its work on the GPU included."""
-    taken = []
-    for repeat in range(-min(warm_up, plan.repeats(warm_up)), plan.repeats(repeats)):
-        synchronize(plan.device)
-        started = perf_counter()
-        run()
-        synchronize(plan.device)
-        if repeat >= 0:
-            taken.append(perf_counter() - started)
-    return median(taken)
+    for _ in range(min(warm_up, plan.repeats(warm_up))):
+        time_once(run, plan.device)
+    return median(time_once(run, plan.device) for _ in range(plan.repeats(repeats)))
 
 
 def reset_peak(plan: Plan) -> None:

@@ -61,13 +61,14 @@ def time_side_by_side(
     for repeat in tqdm(range(-warm_up, repeats), desc=title, leave=False):
         for name in list(runs)[:: -1 if repeat % 2 else 1]:
             for phase, function in runs[name].items():
-                elapsed = _time_once(function, device)
+                elapsed = time_once(function, device)
                 if repeat >= 0:
                     seconds[name][phase].append(elapsed)
     return {name: Timing(phases) for name, phases in seconds.items()}
 
 
-def _time_once(function: Callable[[], object], device: str) -> float:
+def time_once(function: Callable[[], object], device: str) -> float:
+    """Seconds of a call, its work on the GPU included."""
     synchronize(device)
     start = perf_counter()
     function()
