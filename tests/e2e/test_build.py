@@ -99,13 +99,7 @@ def test_stages_run_once_and_again_when_their_inputs_change(build, root, tmp_pat
 def test_frames_whose_captions_failed_are_replaced(build, tmp_path):
     """Two of the first answers are refusals: other frames of the same class take their place, and are asked for."""
     with OpenAIServer() as server:
-        profile = {
-            "model": "m",
-            "base_url": server.base_url,
-            "token_limit_name": "max_tokens",
-            "max_output_tokens": 90,
-        }
-        (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"loopback": profile}))
+        (tmp_path / "profiles.yaml").write_text(yaml.safe_dump({"loopback": server.profile}))
         (tmp_path / "prices.yaml").write_text("m: {input: 1, output: 10}")
         files = {name: str(tmp_path / f"{name}.yaml") for name in ("profiles", "prices")}
         build.config["stages"]["caption"] = {"profile": "loopback", "pilot": 0, "concurrency": 1, "yes": True, **files}

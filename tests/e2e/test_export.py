@@ -248,13 +248,7 @@ def test_replaced_frames_and_a_model_of_ones_own_are_part_of_a_recipe(tmp_path):
     shutil.copytree(PROMPTS_FOLDER, prompts)
     (prompts / "au_setup.txt").write_text("Describe what moves in the face.")
     with OpenAIServer() as server:
-        profile = {
-            "model": "m",
-            "base_url": server.base_url,
-            "token_limit_name": "max_tokens",
-            "max_output_tokens": 90,
-        }
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"mine": profile}))
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"mine": server.profile}))
         caption = {"profile": "mine", "profiles": str(tmp_path / "mine.yaml"), "prompts": str(prompts)}
         stages = {
             "index": {},

@@ -101,6 +101,16 @@ class OpenAIServer(ThreadingHTTPServer):
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The profile of a model here, whose answers are short."""
+        return {
+            "model": "m",
+            "base_url": self.base_url,
+            "token_limit_name": "max_tokens",
+            "max_output_tokens": 90,
+        }
+
     def __enter__(self) -> "OpenAIServer":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
