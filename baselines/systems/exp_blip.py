@@ -7,7 +7,7 @@ import datasets
 import torch
 from torch import nn
 
-from ...alignment_mf2 import TextItems, VisualItems, alignment_losses, split_floors
+from ...alignment_mf2 import TextItems, VisualItems, alignment_losses
 from ...branch_mf2 import BranchView, MF2Branch
 from ...configuration_mf2 import MF2QFormerConfig
 from ...tower_mf2 import VisionFeatures
@@ -83,9 +83,8 @@ class System(BaselineSystem):
             mask = (ids != self.config.pad_token_id).long() if mask is None else mask
             caption_ids = caption_ids if caption_ids is None else caption_ids[:, None]
             texts = TextItems.from_batch(ids[:, None], mask[:, None], caption_ids, self.config.pad_token_id)
-            found, floors = split_floors(alignment_losses(self.emo, self._items(seen.extras["view"]), texts))
+            found = alignment_losses(self.emo, self._items(seen.extras["view"]), texts)
             losses = {f"emo_{name}": loss for name, loss in found.items()}
-            losses |= {f"emo_{name}_floor": floor for name, floor in floors.items()}
         return losses | super().losses(seen, targets)
 
     @staticmethod
