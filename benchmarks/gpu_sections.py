@@ -46,7 +46,7 @@ from mf2.benchmarks.gpu_tools import (
     weights_dtype,
 )
 from mf2.benchmarks.inputs import IMAGE_SIZES, make_batch, make_config
-from mf2.benchmarks.timing import count_flops, release_memory, synchronize
+from mf2.benchmarks.timing import count_flops, release_memory, synchronize, time_once
 from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining, MF2Model
 from mf2.processing_mf2 import MF2Processor
@@ -327,11 +327,7 @@ def measure_flex(plan: Plan) -> Rows:
 
 def first_and_rest(plan: Plan, step: TrainingStep) -> Row:
     """Seconds of the first step, which compiles, and the times of those that follow."""
-    started = perf_counter()
-    step.run()
-    synchronize(plan.device)
-    first = perf_counter() - started
-    return {"first step, s": first} | step.time(plan, 5, 3)
+    return {"first step, s": time_once(step.run, plan.device)} | step.time(plan, 5, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ dfn

@@ -8,7 +8,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from mf2.analysis.search.ranking import face_scorer, search
 from mf2.analysis.tables import row_columns
 from mf2.benchmarks.analyze import draw_frame, save_model
 from mf2.benchmarks.branch import Section
-from mf2.benchmarks.timing import describe_machine, in_fresh_process
+from mf2.benchmarks.timing import describe_machine, in_fresh_process, time_once
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2Model
 from mf2.utils.files import write_json
@@ -219,9 +219,9 @@ def measure_search(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             row: dict[str, Any] = {"faces": count, "queries": queries, "width": width}
-            row["s to build"] = _seconds(partial(save_index, folder, count, queries, width, seed))
+            row["s to build"] = time_once(partial(save_index, folder, count, queries, width, seed), "cpu")
             row["KB a face"] = sum(file.stat().st_size for file in folder.iterdir()) / count / 1e3
-            row["s to open"] = _seconds(partial(ReadyIndex, folder))
+            row["s to open"] = time_once(partial(ReadyIndex, folder), "cpu")
             yield row | time_queries(ReadyIndex(folder), queries, width, seed, repeats)
 
 
@@ -231,15 +231,9 @@ def time_queries(index: FaceIndex, queries: int, width: int, seed: int, repeats:
     like, text = unit(queries, width, generator=generator), unit(4, width, generator=generator)
     scorers = {"face": face_scorer(like), "text": lambda embeds: MF2Model.get_retrieval_scores(embeds, text).mean(1)}
     return {
-        f"{kind}, s a query": median(_seconds(partial(search, index, scorer, 12)) for _ in range(repeats))
+        f"{kind}, s a query": median(time_once(partial(search, index, scorer, 12), "cpu") for _ in range(repeats))
         for kind, scorer in scorers.items()
     }
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    started = perf_counter()
-    run()
-    return perf_counter() - started
 
 
 def unit(*shape: int, generator: torch.Generator) -> torch.Tensor:
