@@ -1,7 +1,7 @@
-"""Confidence intervals by resampling videos: frames of a video are alike, so videos are what was drawn.
+"""Bootstrap confidence intervals over videos: frames of a video are correlated, so whole videos are resampled.
 
-Every score is a function of sums over videos (hits, labels, the confusion matrix, a histogram of probabilities). They
-are added up once for each video; a resample is then a row of weights, and all resamples one matrix product.
+Every score is a function of sums over videos (hits, labels, the confusion matrix, a histogram of probabilities). The
+sums are computed once per video; a resample is then a vector of weights, and all resamples are one matrix product.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Resampler:
 
     Args:
         groups: `(N,)` the video of each row.
-        num_resamples: how many.
-        seed: of the draws; the same seed and number of videos give the same resamples.
+        num_resamples: number of resamples.
+        seed: random seed; the same seed and number of videos give the same resamples.
     """
 
     def __init__(self, groups: Sequence[Any] | np.ndarray, num_resamples: int = 1000, seed: int = 0):
@@ -38,7 +38,7 @@ class Resampler:
         self._weights = np.stack(weights, axis=1)  # (G, R)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """`(N, …)` values of rows -> `(R, …)` sums over the rows of each resample."""
+        """Sum `(N, …)` row values over the rows of each resample: `(R, …)`."""
         rows = sparse.csr_array(
             (np.ones(len(values), np.float32), (self.group_index, np.arange(len(values)))),
             shape=(self.num_groups, len(values)),
@@ -47,7 +47,7 @@ class Resampler:
         return (self._weights.T @ totals).astype(float).reshape(-1, *values.shape[1:])
 
     def histogram(self, rows: np.ndarray, cells: np.ndarray, num_cells: int) -> np.ndarray:
-        """How often each cell occurs in a resample: `(n,)` row numbers and their cells -> `(R, num_cells)` counts."""
+        """Count how often each cell occurs in each resample: `(n,)` rows and their cells -> `(R, num_cells)`."""
         counts = sparse.csr_array(
             (np.ones(len(rows), np.float32), (cells, self.group_index[rows])), shape=(num_cells, self.num_groups)
         )
@@ -55,9 +55,9 @@ class Resampler:
 
 
 def confidence_interval(samples: np.ndarray, level: float = CONFIDENCE_LEVEL) -> list[float] | None:
-    """`[low, high]`, the central share `level` of `(R,)` samples; resamples where the score is undefined are left out.
+    """Return the percentile interval `[low, high]` of `(R,)` samples.
 
-    None where it is undefined in all of them.
+    Resamples where the score is undefined (NaN) are left out; None if it is undefined in all of them.
     """
     known = samples[~np.isnan(samples)]
     if not len(known):
@@ -71,8 +71,8 @@ def au_f1_samples(
 ) -> np.ndarray:
     """`(R, A)` F1 of each AU, as `metrics.au_metrics` defines it.
 
-    NaN where a resample happens to miss every positive label of an AU: its F1 would be 0 whatever was predicted. An AU
-    that has none anywhere scores 0, as it does outside of resamples.
+    NaN if a resample has no positive label of an AU: its F1 would be 0 for any prediction. An AU without a positive
+    label in all the data scores 0, as in `metrics.au_metrics`.
 
     Args:
         probs, labels, thresholds: as for `metrics.au_metrics`.
@@ -86,7 +86,7 @@ def au_f1_samples(
 
 
 def au_average_precision_samples(resampler: Resampler, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`(R, A)` average precision of each AU; NaN where a resample has no positive label of it."""
+    """`(R, A)` average precision of each AU; NaN if a resample has no positive label of it."""
     return np.stack([_average_precision(resampler, *columns) for columns in zip(probs.T, labels.T, strict=True)], 1)
 
 
@@ -104,7 +104,7 @@ def _average_precision(resampler: Resampler, probs: np.ndarray, labels: np.ndarr
 
 
 def _descending_bins(scores: np.ndarray) -> tuple[np.ndarray, int]:
-    """The bin of each score, 0 the largest: one for each distinct score, or quantiles where there are too many."""
+    """Bin of each score, 0 for the largest, and the number of bins: one per distinct score, or quantile bins."""
     distinct, index = np.unique(scores, return_inverse=True)
     if len(distinct) > NUM_SCORE_BINS:
         edges = np.unique(np.quantile(scores, np.arange(1, NUM_SCORE_BINS) / NUM_SCORE_BINS))
@@ -133,11 +133,11 @@ def emotion_samples(resampler: Resampler, scores: np.ndarray, labels: np.ndarray
 
 # ------------------------------------------------------------------------------------------------------------ helpers
 def mean_of_known(samples: np.ndarray) -> np.ndarray:
-    """`(R, K)` -> `(R,)`: the mean over the columns that are defined; NaN where none is."""
+    """`(R, K)` -> `(R,)`: mean over the defined columns; NaN if none is."""
     known = ~np.isnan(samples)
     return np.where(known.any(1), _ratio(np.where(known, samples, 0).sum(1), known.sum(1)), np.nan)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, 0 where the whole is 0."""
+    """`part / whole`; 0 where `whole` is 0."""
     return np.divide(part, whole, out=np.zeros_like(part, dtype=float), where=whole > 0)

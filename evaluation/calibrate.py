@@ -1,10 +1,10 @@
-"""`mf2 calibrate --model M --data D`: AU thresholds and temperatures from labelled faces, kept if they help others.
+"""`mf2 calibrate --model M --data D`: fits AU thresholds and temperatures, and saves those that help held-out faces.
 
-They are fitted on some of the videos and judged on the rest, which the fit never sees. What did not gain there is not
-saved. Temperatures need no field of their own: logits are linear in a head's weights, so dividing those divides the
-logits. The videos count as seen from then on, and an evaluation on them is refused (see `provenance`).
+They are fitted on some of the videos and scored on the held-out ones; a part that does not improve there is not saved.
+Temperatures need no field in the checkpoint: logits are linear in a head's weights, which are divided instead. The
+videos then count as training videos, and an evaluation on them is refused (see `provenance`).
 
-Leaves `calibration.json` beside the weights: what was measured before and after, and what was saved.
+Writes `calibration.json` next to the weights: scores before and after, and what was saved.
 """
 
 import argparse
@@ -52,27 +52,27 @@ LOWER_IS_BETTER = {"au_f1": False, "au_nll": True, "au_ece": True, "emotion_nll"
 # ------------------------------------------------------------------------------------------------------- calibrations
 @dataclass(frozen=True)
 class Calibration:
-    """What turns logits into decisions: each AU's threshold and temperature, and the emotions' temperature."""
+    """Parameters that turn logits into decisions: threshold and temperature per AU, temperature of the emotions."""
 
     thresholds: tuple[float, ...]
     au_temperatures: tuple[float, ...]
     emotion_temperature: float = 1.0
 
     @classmethod
-    def of(cls, label_space: LabelSpace) -> "Calibration":
-        """The one that a checkpoint has."""
+    def from_label_space(cls, label_space: LabelSpace) -> "Calibration":
+        """The current calibration of a checkpoint."""
         return cls(label_space.thresholds, (1.0,) * len(label_space.au_ids))
 
     def with_au_temperatures(self, temperatures: list[float]) -> "Calibration":
-        """The same decisions at other temperatures: each threshold moves with its probabilities."""
-        moved = expit(logit(np.array(self.thresholds)) * self.au_temperatures / np.array(temperatures))
-        bounded = np.clip(moved, SMALLEST_THRESHOLD, 1 - SMALLEST_THRESHOLD)
+        """Change the temperatures and keep the decisions: thresholds are transformed like the probabilities."""
+        transformed = expit(logit(np.array(self.thresholds)) * self.au_temperatures / np.array(temperatures))
+        bounded = np.clip(transformed, SMALLEST_THRESHOLD, 1 - SMALLEST_THRESHOLD)
         return replace(self, thresholds=tuple(bounded.tolist()), au_temperatures=tuple(temperatures))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Logits `(N, A)` and `(N, E)` of faces, with their labels; a head that is not there has no column."""
+    """Logits `(N, A)` and `(N, E)` of faces, with their labels; a missing head has zero columns."""
 
     au_logits: np.ndarray
     emotion_logits: np.ndarray
@@ -80,7 +80,7 @@ class Sample:
     emotion_labels: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Sample":
-        """Some of the rows."""
+        """The selected rows."""
         return Sample(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def au_probs(self, calibration: Calibration) -> np.ndarray:
@@ -112,7 +112,7 @@ class Sample:
 
 
 def fit_thresholds(sample: Sample, calibration: Calibration) -> Calibration:
-    """The best thresholds at the calibration's temperatures; an AU that is not labelled both ways keeps its own."""
+    """Tune the thresholds at fixed temperatures; AUs without both positive and negative labels are unchanged."""
     tuned = tune_thresholds(sample.au_probs(calibration), sample.au_labels)
     is_known = [(labels == 1).any() and (labels == 0).any() for labels in sample.au_labels.T]
     chosen = [new if known else old for new, old, known in zip(tuned, calibration.thresholds, is_known, strict=True)]
@@ -120,12 +120,12 @@ def fit_thresholds(sample: Sample, calibration: Calibration) -> Calibration:
 
 
 def fit_au_part(sample: Sample, calibration: Calibration) -> Calibration:
-    """The AU temperatures of the largest likelihood, with the same decisions."""
+    """Fit the AU temperatures by maximum likelihood, without changing decisions."""
     return calibration.with_au_temperatures(fit_au_temperatures(sample.au_logits, sample.au_labels))
 
 
 def fit_emotion_part(sample: Sample, calibration: Calibration) -> Calibration:
-    """The emotions' temperature of the largest likelihood."""
+    """Fit the emotions' temperature by maximum likelihood."""
     temperature = fit_emotion_temperature(sample.emotion_logits, sample.emotion_labels)
     return replace(calibration, emotion_temperature=temperature)
 
@@ -135,38 +135,38 @@ PARTS = {
     "thresholds": (fit_thresholds, "au_f1"),
     "emotion_temperature": (fit_emotion_part, "emotion_nll"),
 }
-"""Part of a calibration -> how it is fitted, and the score that decides whether it is kept; in this order."""
+"""Part of a calibration -> its fit function and the score that decides whether it is kept, in order of fitting."""
 
 
 def select_calibration(
     fit: Sample, held_out: Sample, label_space: LabelSpace, force: bool
 ) -> tuple[Calibration, list[str]]:
-    """Fit each part on one sample, and keep it if its score gains on the other, or by force.
+    """Fit each part on one sample, and keep it if its score improves on the other or if `force` is set.
 
     Returns:
-        The calibration, and the names of the parts it took.
+        The calibration, and the names of the parts that were kept.
     """
-    chosen, saved_parts = Calibration.of(label_space), []
+    chosen, saved_parts = Calibration.from_label_space(label_space), []
     for part, (fit_part, score) in PARTS.items():
         candidate = fit_part(fit, chosen)
-        before, after = (held_out.measure(one, label_space)[score] for one in (chosen, candidate))
-        gains = before is not None and after is not None and gain_of(score, before, after) > 0
+        before, after = (held_out.measure(calibration, label_space)[score] for calibration in (chosen, candidate))
+        gains = before is not None and after is not None and compute_gain(score, before, after) > 0
         if candidate != chosen and (force or gains):
             chosen = candidate
             saved_parts.append(part)
     return chosen, saved_parts
 
 
-def gain_of(score: str, before: float, after: float) -> float:
-    """The difference, positive where it is better."""
+def compute_gain(score: str, before: float, after: float) -> float:
+    """Difference between two values of a score, positive for an improvement."""
     return before - after if LOWER_IS_BETTER[score] else after - before
 
 
 def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """`(N,)` bool: the rows of a share of the videos, drawn by the seed.
+    """`(N,)` bool: the rows of a random share of the videos.
 
     Raises:
-        ValueError: fewer than two videos, so that none can be held out.
+        ValueError: there are fewer than two videos.
     """
     videos = np.unique(groups)
     if len(videos) < 2:
@@ -176,12 +176,12 @@ def hold_out(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------------- saving
-def config_file_of(folder: Path) -> Path:
-    """The configuration that holds the thresholds: of a checkpoint, or of an adapter that has some.
+def find_config_file(folder: Path) -> Path:
+    """Return the configuration file with the thresholds, of a checkpoint or an adapter.
 
     Raises:
-        FileNotFoundError: the folder holds neither.
-        ValueError: it is an adapter of a method without thresholds.
+        FileNotFoundError: the folder has neither.
+        ValueError: the adapter's method has no thresholds.
     """
     adapter = folder / ADAPTER_CONFIG_NAME
     if adapter.is_file():
@@ -197,7 +197,7 @@ def config_file_of(folder: Path) -> Path:
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Write thresholds into the configuration and temperatures into the heads; both files change together."""
-    config_file = config_file_of(folder)
+    config_file = find_config_file(folder)
     config = read_json(config_file) | {"au_thresholds": list(calibration.thresholds)}
     with ExitStack() as stack:
         for file in head_files(folder):
@@ -206,17 +206,17 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
 
 
 def head_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder that hold a head of the recognisers."""
+    """The safetensors files in a folder that contain a recognition head."""
     found = []
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            if any(temperature_of(name, Calibration((), ())) is not None for name in tensors.keys()):  # noqa: SIM118
+            if any(head_temperature(name, Calibration((), ())) is not None for name in tensors.keys()):  # noqa: SIM118
                 found.append(file)
     return found
 
 
-def temperature_of(name: str, calibration: Calibration) -> torch.Tensor | None:
-    """What a parameter of that name is to be divided by, `(A,)` or `()`; None where it belongs to no head."""
+def head_temperature(name: str, calibration: Calibration) -> torch.Tensor | None:
+    """Temperature `(A,)` or `()` that divides the named parameter; None if it does not belong to a head."""
     module = name.split(".")[-2:-1]
     if module == ["au_head"]:
         return torch.tensor(calibration.au_temperatures, dtype=torch.float64)
@@ -229,7 +229,7 @@ def scale_heads(source: Path, target: Path, calibration: Calibration) -> None:
         metadata = opened.metadata()
     tensors = load_file(source)
     for name, tensor in tensors.items():
-        temperature = temperature_of(name, calibration)
+        temperature = head_temperature(name, calibration)
         if temperature is not None:
             divisor = temperature[:, None] if temperature.ndim < tensor.ndim and temperature.ndim else temperature
             tensors[name] = (tensor.double() / divisor).to(tensor.dtype).contiguous()
@@ -238,10 +238,10 @@ def scale_heads(source: Path, target: Path, calibration: Calibration) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ command
 def run(args: argparse.Namespace) -> None:
-    """Fit, judge on the held-out videos, save what gained, and print the table.
+    """Fit, score on the held-out videos, save what improved, and print the table.
 
     Raises:
-        ValueError, OSError: a value out of range, no such folder, no labels.
+        ValueError, OSError: a value is out of range, the folder does not exist, or there are no labels.
     """
     if not 0 < args.holdout < 1:
         raise ValueError(f"--holdout is {args.holdout}; it must lie between 0 and 1.")
@@ -249,7 +249,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be >= 1.")
     args.device = args.device or choose_device()
-    config_file_of(args.model)
+    find_config_file(args.model)
     register_auto_classes()
     register_baselines()
     model = AutoModel.from_pretrained(args.model).eval().to(args.device)
@@ -257,13 +257,19 @@ def run(args: argparse.Namespace) -> None:
     data = data_folder(args.data, args.model)
     split = load_protocol(data, args.split, "mfa", label_space.au_ids, args.max_rows)
     sample, groups = read_sample(model, split, args)
-    held = hold_out(groups, args.holdout, args.seed)
-    chosen, saved_parts = select_calibration(sample.take(~held), sample.take(held), label_space, args.force)
-    before, after = (sample.take(held).measure(one, label_space) for one in (Calibration.of(label_space), chosen))
+    held_out = hold_out(groups, args.holdout, args.seed)
+    chosen, saved_parts = select_calibration(sample.take(~held_out), sample.take(held_out), label_space, args.force)
+    before, after = (
+        sample.take(held_out).measure(calibration, label_space)
+        for calibration in (Calibration.from_label_space(label_space), chosen)
+    )
     overlap = find_overlap(split.rows, [args.model])
     print(format_gains(before, after))
-    num_held = len(np.unique(groups[held]))
-    print(f"Measured on {held.sum():,} faces of {num_held:,} held-out videos; fitted on {(~held).sum():,} others.")
+    num_videos = len(np.unique(groups[held_out]))
+    print(
+        f"Measured on {held_out.sum():,} faces of {num_videos:,} held-out videos; "
+        f"fitted on {(~held_out).sum():,} others."
+    )
     if overlap.seen:
         print(
             f"The model has seen {len(overlap.seen):,} of the {overlap.num_videos:,} videos, which flatters all of it."
@@ -271,7 +277,7 @@ def run(args: argparse.Namespace) -> None:
     if not saved_parts:
         print(f"Nothing gained on the held-out videos, so {args.model} is as it was; --force saves it all the same.")
         return
-    record = {"data": split.description, "seed": args.seed, "held_out_videos": num_held, **overlap.to_dict()}
+    record = {"data": split.description, "seed": args.seed, "held_out_videos": num_videos, **overlap.to_dict()}
     record |= {"saved": saved_parts, "before": before, "after": after, "calibration": asdict(chosen)}
     record_training_videos(args.model, split.rows)
     save_calibration(args.model, chosen)
@@ -283,15 +289,15 @@ def run(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def read_sample(model: MF2PreTrainedModel, split: Split, args: argparse.Namespace) -> tuple[Sample, np.ndarray]:
-    """The logits of a split beside its labels, and the `(N,)` group of each row."""
+    """Compute the logits of a split; return them with its labels, and the `(N,)` group of each row."""
     processor = AutoProcessor.from_pretrained(args.model).for_label_spaces(model.label_space)
     batches = image_batches(split, processor.image_processor, args.batch_size, args.device)
     au_logits, emotion_logits = collect_logits(model(**batch) for batch in batches)
     found = predictions_from_logits(split, model.label_space, au_logits, emotion_logits)
-    nothing = np.zeros((len(found), 0))
+    no_columns = np.zeros((len(found), 0))
     sample = Sample(
-        nothing if au_logits is None else au_logits,
-        nothing if emotion_logits is None else emotion_logits,
+        no_columns if au_logits is None else au_logits,
+        no_columns if emotion_logits is None else emotion_logits,
         found.au_labels,
         found.emotion_labels,
     )
@@ -299,11 +305,11 @@ def read_sample(model: MF2PreTrainedModel, split: Split, args: argparse.Namespac
 
 
 def format_gains(before: dict[str, float | None], after: dict[str, float | None]) -> str:
-    """A row a score: before, after, and the difference, positive where it is better."""
+    """One row per score: before, after, and the gain, positive for an improvement."""
     rows = []
     for score in LOWER_IS_BETTER:
         old, new = before[score], after[score]
         if old is not None and new is not None:
-            gain = round(gain_of(score, old, new), 4) + 0.0  # no -0.0000
+            gain = round(compute_gain(score, old, new), 4) + 0.0  # no -0.0000
             rows.append((score.replace("_", " "), f"{old:.4f}", f"{new:.4f}", f"{gain:+.4f}"))
     return markdown_table(("held-out", "before", "after", "gain"), rows)

@@ -1,6 +1,7 @@
-"""Whether probabilities mean what they say: calibration error, Brier score, and the temperature that mends them.
+"""Calibration of probabilities: calibration error, Brier score and temperature scaling.
 
-Labels are those of `metrics`: AUs 1, 0 or -1, emotions 0..E-1 or -100; unlabelled entries never count. Pure numpy.
+Labels are as in `metrics`: AUs 1, 0 or -1, emotions 0..E-1 or -100; unlabelled entries are ignored. NumPy and SciPy
+only.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,21 @@ from mf2.evaluation.metrics import mean_of_known
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 
 NUM_BINS = 15
-"""Bins of equal width in a reliability diagram: what Guo et al. (arXiv 1706.04599) use."""
+"""Number of equal-width bins of a reliability diagram, as in Guo et al. (arXiv 1706.04599)."""
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
 def reliability(probs: np.ndarray, outcomes: np.ndarray, num_bins: int = NUM_BINS) -> dict[str, list]:
-    """A reliability diagram: where the probabilities of a bin lie, and how often they came true.
+    """Compute a reliability diagram: predicted probability against observed frequency, by bin.
 
     Args:
         probs: `(N,)` float in [0, 1].
-        outcomes: `(N,)` bool, whether what the probability speaks of is so.
-        num_bins: bins of equal width; one holds its lower edge, the last also 1.
+        outcomes: `(N,)` bool, whether the event occurred.
+        num_bins: bins of equal width; each includes its lower edge, the last one also 1.
     Returns:
-        `{"prob": [...], "rate": [...], "count": [...]}`: mean probability, share that came true and number of entries
-        of the bins that hold any, in order.
+        `{"prob": [...], "rate": [...], "count": [...]}`: mean probability, observed frequency and number of entries of
+        the non-empty bins, in order.
     """
     bins = np.minimum((probs * num_bins).astype(int), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
@@ -39,7 +40,7 @@ def reliability(probs: np.ndarray, outcomes: np.ndarray, num_bins: int = NUM_BIN
 
 
 def expected_calibration_error(diagram: dict[str, list]) -> float:
-    """The mean distance between probability and rate in a reliability diagram, bins weighted by their counts."""
+    """Mean distance between probability and observed frequency, bins weighted by their counts."""
     distance = np.abs(np.subtract(diagram["prob"], diagram["rate"]))
     return float(np.average(distance, weights=diagram["count"]))
 
@@ -47,7 +48,7 @@ def expected_calibration_error(diagram: dict[str, list]) -> float:
 def binary_calibration(probs: np.ndarray, outcomes: np.ndarray) -> dict[str, Any]:
     """`ece`, `brier` (mean squared distance to 0 or 1), `brier_prevalence` and `reliability` of `(N,)` entries.
 
-    `brier_prevalence`, p (1 - p), is what always saying the prevalence p reaches.
+    `brier_prevalence`, p (1 - p), is the score of always predicting the prevalence p.
     """
     diagram, prevalence = reliability(probs, outcomes), float(outcomes.mean())
     return {
@@ -66,7 +67,7 @@ def au_calibration(probs: np.ndarray, labels: np.ndarray, au_codes: Sequence[str
         labels: `(N, A)` int, 1 / 0 / -1.
         au_codes: A names.
     Returns:
-        `{"ece", "brier", "brier_prevalence", "reliability", "per_au": {code: {...}}}`; None without any label.
+        `{"ece", "brier", "brier_prevalence", "reliability", "per_au": {code: {...}}}`; None if nothing is labelled.
     """
     labelled = labels != AU_UNLABELLED
     if not labelled.any():
@@ -81,14 +82,14 @@ def au_calibration(probs: np.ndarray, labels: np.ndarray, au_codes: Sequence[str
 
 
 def emotion_calibration(probs: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
-    """Calibration of the likeliest emotion (`ece`, `reliability`) and the Brier score over all of them.
+    """Calibration of the most probable emotion (`ece`, `reliability`) and the Brier score over all emotions.
 
     Args:
         probs: `(N, E)` float, rows sum to 1.
         labels: `(N,)` int, -100 unlabelled.
     Returns:
-        `brier` is the sum over the classes, 0 to 2; `brier_prevalence` that of always giving the labels' frequencies.
-        None without any label.
+        `brier` is the sum over the classes, 0 to 2; `brier_prevalence` that of always predicting the labels'
+        frequencies. None if nothing is labelled.
     """
     rows = labels != EMOTION_UNLABELLED
     if not rows.any():
@@ -106,7 +107,7 @@ def emotion_calibration(probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]
 
 # -------------------------------------------------------------------------------------------------------- temperature
 def au_nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of `(N,)` logits under labels 1 / 0 / -1; NaN without a label."""
+    """Mean negative log-likelihood of `(N,)` logits under labels 1 / 0 / -1; NaN if nothing is labelled."""
     labelled = labels != AU_UNLABELLED
     if not labelled.any():
         return float("nan")
@@ -115,7 +116,7 @@ def au_nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> 
 
 
 def emotion_nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of `(N, E)` logits under labels 0..E-1 / -100; NaN without a label."""
+    """Mean negative log-likelihood of `(N, E)` logits under labels 0..E-1 / -100; NaN if nothing is labelled."""
     rows = labels != EMOTION_UNLABELLED
     if not rows.any():
         return float("nan")
@@ -123,7 +124,7 @@ def emotion_nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
 
 
 def fit_au_temperatures(logits: np.ndarray, labels: np.ndarray) -> list[float]:
-    """The temperature of each AU by which its logits are to be divided; 1 for an AU that is not labelled both ways.
+    """Fit the temperature that divides each AU's logits; 1 for an AU without both positive and negative labels.
 
     Args:
         logits: `(N, A)`.
@@ -136,12 +137,12 @@ def fit_au_temperatures(logits: np.ndarray, labels: np.ndarray) -> list[float]:
 
 
 def fit_emotion_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of `(N, E)` emotion logits; 1 where the labels hold fewer than two emotions."""
+    """Fit the temperature of `(N, E)` emotion logits; 1 if the labels have fewer than two emotions."""
     known = set(labels.tolist()) - {EMOTION_UNLABELLED}
     return _fit(lambda t: emotion_nll(logits, labels, t)) if len(known) > 1 else 1.0
 
 
 def _fit(loss: Any) -> float:
-    """The temperature of the smallest loss: it is convex in 1/T, so a search over log T finds the one minimum."""
+    """Return the temperature with the smallest loss; it is convex in 1/T, so a search over log T finds the minimum."""
     found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(TEMPERATURE_BOUNDS), method="bounded")
     return float(np.exp(found.x))

@@ -1,4 +1,4 @@
-"""What written captions are worth: whether they keep the rules of the data set's captions, and whether they name the
+"""Scores of generated captions: whether they follow the rules of the data set's captions, and whether they name the
 action units that are labelled and those that the model itself recognises.
 """
 
@@ -21,10 +21,10 @@ NUM_EXAMPLES = 3
 
 
 def caption_kinds(config: MF2Config, label_space: LabelSpace | None = None) -> tuple[CaptionKind, ...]:
-    """The kinds of caption that a checkpoint has learned to write.
+    """The kinds of caption that a checkpoint was trained to generate.
 
     Args:
-        label_space: of what answers, where that is an adapter: without AUs there is no sentence for each of them.
+        label_space: of the active adapter, if there is one; without AUs there are no AU captions in `per_au` mode.
     """
     kinds: tuple[CaptionKind, ...] = ()
     if config.use_emo_vl and config.emo_text == "random":
@@ -38,14 +38,16 @@ def caption_kinds(config: MF2Config, label_space: LabelSpace | None = None) -> t
 # -------------------------------------------------------------------------------------------------------------- faces
 @dataclass(frozen=True)
 class FaceState:
-    """What is said of a face: AU number -> active or not, of the known AUs, and the emotion's name or None."""
+    """State of a face: AU number -> whether it is active, for known AUs; name of the emotion, or None if unknown."""
 
     aus: dict[int, bool]
     emotion: str | None
 
     def allows(self, kind: CaptionKind, named: set[int]) -> bool | None:
-        """Whether the AUs that a caption names agree: of an AU caption all active ones and no other, of a key-AU
-        caption some of them and no other. AUs that are not known do not count; None where none is.
+        """Whether the AUs that a caption names agree with the state.
+
+        An AU caption must name all active AUs and no others, a key-AU caption some of them and no others. Unknown AUs
+        are ignored; None for emotion captions and if no AU is known.
         """
         if kind == "emotion" or not self.aus:
             return None
@@ -53,20 +55,20 @@ class FaceState:
         return named == active if kind == "au" else named <= active and bool(named) == bool(active)
 
     def names_emotion(self, kind: CaptionKind, caption: str) -> bool | None:
-        """Whether a caption asserts the emotion and no other; None of AU captions, and where it is not known."""
+        """Whether a caption names the emotion and no other; None for AU captions and if the emotion is unknown."""
         if kind not in KINDS_OF_EMOTION or self.emotion not in EMOTIONS:
             return None
         return named_emotions(caption) == [self.emotion]
 
     def violations(self, kind: CaptionKind, caption: str, named: set[int], count_tokens: TokenCounter) -> list[str]:
-        """What the caption validator says, an AU that is not known being right either way."""
+        """Violations that the caption validator reports; unknown AUs are accepted either way."""
         active = {au_id for au_id, is_active in self.aus.items() if is_active} | (named - self.aus.keys())
         emotion = self.emotion if self.emotion in EMOTIONS else None
         return validate_caption(kind, caption, active, emotion, count_tokens=count_tokens)
 
 
 def labelled_states(predictions: Predictions, label_space: LabelSpace) -> list[FaceState]:
-    """What the labels say of each face."""
+    """The labelled state of each face."""
     emotions = [
         None if label == EMOTION_UNLABELLED else label_space.emotions[label] for label in predictions.emotion_labels
     ]
@@ -78,7 +80,7 @@ def labelled_states(predictions: Predictions, label_space: LabelSpace) -> list[F
 
 
 def recognised_states(predictions: Predictions, label_space: LabelSpace) -> list[FaceState]:
-    """What the recognisers say of each face, AUs at the label space's thresholds."""
+    """The recognised state of each face, AUs at the label space's thresholds."""
     active = predictions.au_probs >= np.asarray(label_space.thresholds)
     aus = [dict(zip(label_space.au_ids, row, strict=True)) for row in active.tolist()]
     emotions: list[str | None] = [None] * len(predictions)
@@ -89,7 +91,7 @@ def recognised_states(predictions: Predictions, label_space: LabelSpace) -> list
 
 # ------------------------------------------------------------------------------------------------------------- scores
 def named_aus(kind: CaptionKind, caption: str) -> set[int]:
-    """Numbers of the AUs that a caption is about: those with a line of their own, or (`key_au`) those it names."""
+    """Numbers of the AUs in a caption: those with an entry in an AU caption, else those mentioned."""
     if kind == "au":
         return {entry.au_id for entry in find_au_entries(caption)}
     return {au_id for au_id, _ in find_au_mentions(caption)}
@@ -104,17 +106,16 @@ def score_captions(
     """Scores of written captions, by kind.
 
     Args:
-        captions: kind -> N captions, of the rows of the predictions.
-        predictions: labels, and what the same checkpoint recognises.
+        captions: kind -> N captions, one per row of the predictions.
+        predictions: labels, and the predictions of the same checkpoint.
         count_tokens: text -> number of tokens with the special ones.
     Returns:
-        Kind -> shares `valid_by_labels`, `valid_by_output` (the caption validator, told what is labelled or what is
-        recognised), `aus_agree_with_labels`, `aus_agree_with_output` (None of emotion captions, which name none), and
-        `too_long`; `names_emotion_of_labels`, `names_emotion_of_output` (that emotion and no other; None of AU
-        captions), `named_aus_right_by_labels`, `named_aus_right_by_output` (of the AUs named by code or phrase, all
-        captions together), `flagged` (of captions that the output does not support); `num_distinct`, `mean_tokens`,
-        `num_captions`,
-        and `examples` of captions with what is wrong by the labels.
+        Kind -> scores. Shares of captions: `valid_by_labels`, `valid_by_output` (no violation, given the labels or the
+        model's own predictions), `aus_agree_with_labels`, `aus_agree_with_output` (None for emotion captions),
+        `names_emotion_of_labels`, `names_emotion_of_output` (None for AU captions), `too_long`, and `flagged` (not
+        supported by the predictions). Shares of all AUs that are named by code or phrase:
+        `named_aus_right_by_labels`, `named_aus_right_by_output`. Counts: `num_captions`, `num_distinct`,
+        `mean_tokens`. `examples`: some captions with their violations, given the labels.
     """
     states = labelled_states(predictions, label_space), recognised_states(predictions, label_space)
     return {
@@ -159,7 +160,7 @@ def _score_kind(
 
 
 def is_flagged(kind: CaptionKind, caption: str, face: FaceState) -> bool:
-    """Whether a caption names an AU that is not active, or another emotion than the face's."""
+    """Whether a caption names an AU that is not active, or an emotion other than the face's."""
     active = frozenset(f"AU{au_id}" for au_id, is_active in face.aus.items() if is_active)
     state = RecognisedState(active, face.emotion)
     return bool(state.unsupported_aus(caption) or state.rival_emotions(kind, caption))

@@ -1,12 +1,12 @@
-"""Measures a checkpoint, its adapters, or the predictions of another system, from images alone.
+"""Evaluates a checkpoint, its adapters, or the predictions of another system.
 
     mf2 evaluate --model outputs/demo --data data/faces --output_dir outputs/demo/evaluation
     mf2 evaluate --predictions other.csv --data data/faces --output_dir outputs/other
 
-OUTPUT_DIR gets `metrics.json`, `metrics.md` (the tables that are printed), `predictions.parquet`, `confusion.png`,
-`aus.png` and `reliability.png`; of several adapters, a folder each; with `--references` also `references.json`. Every
-score stands beside what a trivial predictor reaches and has an interval over videos. Videos that the model was trained
-or tuned on are refused.
+Writes `metrics.json`, `metrics.md` (the printed tables), `predictions.parquet`, `confusion.png`, `aus.png` and
+`reliability.png` into OUTPUT_DIR; one sub-folder per adapter if there are several; with `--references` also
+`references.json`. Every score has a confidence interval over videos and the score of a trivial predictor. Videos that
+the model was trained or tuned on are refused.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from mf2.evaluation.external_predictions import ExternalPredictions
 from mf2.evaluation.landmark_sources import (
     LandmarkSource,
     compare_landmarks,
-    headline,
+    headline_source,
     landmark_sources,
 )
 from mf2.evaluation.plots import draw_all
@@ -58,7 +58,8 @@ from mf2.utils.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
-OWN_LANDMARKS = "its own"
+SYSTEM_LANDMARKS = "its own"
+"""Key of the predictions of another system, which finds faces by itself."""
 PREDICTIONS_NAME = "predictions.parquet"
 REPORT_NAME = "metrics.md"
 REFERENCES_NAME = "references.json"
@@ -66,11 +67,15 @@ REFERENCES_NAME = "references.json"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is to be scored, the rows that it was measured on, and the group of each row where groups are asked for.
+    """Predictions to score, with the rows they are for.
 
     Args:
-        predictions: by the source of the landmarks; of another system, `OWN_LANDMARKS` alone.
-        sources: how many faces each source located; none of another system.
+        name: of the model, adapter or system.
+        predictions: by landmark source; only `SYSTEM_LANDMARKS` for another system.
+        split: the evaluated rows.
+        groups: group of each row, if scores are reported by group.
+        overlap: training videos among the rows.
+        sources: landmark sources with their counts; empty for another system.
     """
 
     name: str
@@ -84,17 +89,17 @@ class Measurement:
     @property
     def landmarks(self) -> str:
         """The source whose scores are reported in full."""
-        return headline(self.predictions)
+        return headline_source(self.predictions)
 
 
 # ------------------------------------------------------------------------------------------------------------- models
 def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[MF2PreTrainedModel, MF2Processor, dict[str, str]]:
-    """A checkpoint (or an adapter folder, which brings its base) with adapters loaded beside it, and its processor.
+    """Load a checkpoint (or an adapter with its base model), further adapters, and the processor.
 
     Returns:
-        The model, the processor, and the adapters' folders by the name under which each is loaded.
+        The model, the processor, and adapter name -> folder.
     Raises:
-        OSError, ValueError: it cannot be loaded, or two adapters have one name.
+        OSError, ValueError: it cannot be loaded, or two adapters have the same name.
     """
     for name in (name_or_path, *adapters):
         check_model_source(name)
@@ -112,7 +117,7 @@ def load_model(name_or_path: str, adapters: Sequence[str]) -> tuple[MF2PreTraine
 
 
 def measure_model(arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """The predictions of the checkpoint, or of each of its adapters."""
+    """Predict with the checkpoint, or with each of its adapters."""
     model, processor, adapters = load_model(arguments.model, arguments.adapter)
     for adapter in adapters or (None,):
         trained = [arguments.model]
@@ -133,21 +138,23 @@ def measure_model(arguments: argparse.Namespace) -> Iterator[Measurement]:
 
 
 def measure_system(arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """The predictions of another system, from its CSV; what it was trained on is not known."""
+    """Read the predictions of another system; its training videos are unknown."""
     table = ExternalPredictions.read(arguments.predictions)
     split, groups = load_rows(arguments, table.label_space)
     overlap = find_overlap(split.rows, [])
-    yield Measurement(table.name, table.label_space, {OWN_LANDMARKS: table.match(split)}, split, groups, overlap, {})
+    yield Measurement(
+        table.name, table.label_space, {SYSTEM_LANDMARKS: table.match(split)}, split, groups, overlap, {}
+    )
 
 
 def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
-    """The rows that the protocol scores, and their groups."""
+    """Load the rows that the protocol scores, and their groups."""
     split = load_protocol(arguments.data, arguments.split, arguments.protocol, label_space.au_ids, arguments.max_rows)
     return split, column_values(split.rows, arguments.group_by) if arguments.group_by else None
 
 
 def column_values(rows: datasets.Dataset, column: str) -> list[Any]:
-    """The values of a column by which rows are grouped; labels of classes by their names.
+    """The values of a column to group rows by; class labels as their names.
 
     Raises:
         ValueError: there is no such column.
@@ -159,7 +166,7 @@ def column_values(rows: datasets.Dataset, column: str) -> list[Any]:
 
 
 def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Overlap:
-    """Refuse videos that the model has seen, unless they are allowed; say where it is not known."""
+    """Refuse training videos unless they are allowed; warn if the training videos are unknown."""
     overlap = find_overlap(split.rows, sources)
     if not allow_seen:
         refuse_overlap(overlap, sources)
@@ -171,8 +178,8 @@ def check_overlap(split: Split, sources: Sequence[str], allow_seen: bool) -> Ove
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
-def score(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `metrics.json` holds."""
+def compute_metrics(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compute the content of `metrics.json`."""
     predictions, label_space = measured.predictions[measured.landmarks], measured.label_space
     resampling = {"num_bootstrap": arguments.num_bootstrap, "seed": arguments.seed}
     evaluation = {
@@ -183,13 +190,14 @@ def score(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any
         **evaluate_predictions(predictions, label_space, **resampling),
     }
     if measured.sources:
-        compared = compare_landmarks(measured.predictions, measured.sources, label_space, **resampling)
-        evaluation["by_landmarks"] = compared
+        evaluation["by_landmarks"] = compare_landmarks(
+            measured.predictions, measured.sources, label_space, **resampling
+        )
     if measured.groups is not None:
         by_group = evaluate_by_group(predictions, label_space, measured.groups, **resampling)
         evaluation["by_group"] = {"column": arguments.group_by, **by_group}
     if arguments.captions:
-        evaluation |= score_texts(measured, arguments)
+        evaluation |= score_generation(measured, arguments)
     return {
         "model": {"name": measured.name, "label_space": label_space.to_dict()},
         "evaluation": evaluation,
@@ -198,8 +206,8 @@ def score(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any
 
 
 @torch.no_grad()
-def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
-    """`retrieval` and `captions`: how faces and captions find each other, and what the checkpoint writes."""
+def score_generation(measured: Measurement, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Compute `retrieval` (between faces and captions) and `captions` (those that the checkpoint generates)."""
     model = MF2ForConditionalGeneration.from_pretrained(arguments.model).eval().to(arguments.device)
     processor = AutoProcessor.from_pretrained(arguments.model)
     split = subsample(measured.split, arguments.caption_rows)
@@ -232,14 +240,14 @@ def score_texts(measured: Measurement, arguments: argparse.Namespace) -> dict[st
 
 
 def select_outputs(output: MF2Output) -> MF2Output:
-    """Logits and embeddings on the CPU; the states, which are larger, are let go."""
+    """Logits and embeddings on the CPU, without the hidden states, which are larger."""
     names = ("au_logits", "emotion_logits", "au_embeds", "emotion_embeds")
     tensors = {name: getattr(output, name) for name in names}
     return MF2Output(**{name: tensor.float().cpu() for name, tensor in tensors.items() if tensor is not None})
 
 
 def write_report(measured: Measurement, metrics: dict[str, Any], folder: Path) -> None:
-    """Write the tables and the metrics into the folder, print the tables, and draw the pictures."""
+    """Write the tables, metrics and plots into the folder, and print the tables."""
     text = format_report(metrics)
     write_text(folder / REPORT_NAME, text)
     write_json(folder / METRICS_NAME, metrics)
@@ -249,7 +257,7 @@ def write_report(measured: Measurement, metrics: dict[str, Any], folder: Path) -
 
 # ------------------------------------------------------------------------------------------------------- command line
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Raise one `ValueError` for values that cannot be."""
+    """Raise a `ValueError` for invalid or conflicting arguments."""
     if bool(arguments.model) == bool(arguments.predictions):
         raise ValueError("Give either --model or --predictions.")
     if arguments.predictions and (arguments.adapter or arguments.captions):
@@ -264,16 +272,16 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {value}; it must be >= {low}.")
     if arguments.device:
         check_device(arguments.device)
-    of_mf2_alone = [name for name in ("adapter", "captions", "references") if getattr(arguments, name)]
-    if arguments.model and of_mf2_alone:
-        check_model_source(arguments.model, f"--{of_mf2_alone[0]}")
+    mf2_only = [name for name in ("adapter", "captions", "references") if getattr(arguments, name)]
+    if arguments.model and mf2_only:
+        check_model_source(arguments.model, f"--{mf2_only[0]}")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, print the tables and write everything.
+    """Run the evaluation: predict, score, print and write everything.
 
     Raises:
-        ValueError: a value out of range, or arguments that exclude each other.
+        ValueError: a value is out of range, or arguments conflict.
     """
     check_arguments(arguments)
     arguments.device = arguments.device or choose_device()
@@ -283,8 +291,8 @@ def run(arguments: argparse.Namespace) -> None:
         folder = Path(arguments.output_dir, measured.name if len(arguments.adapter) > 1 else "")
         folder.mkdir(parents=True, exist_ok=True)
         predictions = measured.predictions[measured.landmarks]
-        predictions.save(folder / PREDICTIONS_NAME, measured.label_space)  # before scoring, which may go on for long
-        write_report(measured, score(measured, arguments), folder)
+        predictions.save(folder / PREDICTIONS_NAME, measured.label_space)  # before scoring, which can take long
+        write_report(measured, compute_metrics(measured, arguments), folder)
     if arguments.references:
         references = measure_references(arguments.model, arguments.data, arguments.seed, arguments.device)
         write_json(Path(arguments.output_dir, REFERENCES_NAME), references)

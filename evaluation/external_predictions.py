@@ -1,4 +1,4 @@
-"""Predictions from the file of another system, or of an analysis: scored by the same evaluator on the same frames."""
+"""Predictions read from a file (of another system or of `mf2 analyze`), matched to the frames of a split."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 from mf2.data_loading.splits import Split
 from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.evaluation.frame_matching import match_paths
-from mf2.evaluation.prediction_files import EMOTION_PREFIX, PredictionFile, label_space_of, read_prediction_file
+from mf2.evaluation.prediction_files import EMOTION_PREFIX, PredictionFile, infer_label_space, read_prediction_file
 from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import ACTION_UNITS, LabelSpace
 
@@ -23,12 +23,13 @@ NUM_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ExternalPredictions:
-    """A table with a row a frame: `video`, `frame`, `AU…` (probability or 0/1), `emotion`, `emotion_…` (probability).
+    """A table with one row per frame: `video`, `frame`, `AU…` (probability or 0/1), `emotion`, `emotion_…`.
 
     Args:
-        frames: the rows, checked, with `video` and `frame`.
-        label_space: the AUs that have a column; the emotions that have one, or all eight if `emotion` is there.
-        are_paths: `video` is the path of a picture or video, see `frame_matching`, not a `video_id`.
+        name: of the system; the file's name without its extension.
+        frames: the checked rows.
+        label_space: the AUs and emotions that have a column; all eight emotions if there is only `emotion`.
+        are_paths: whether `video` is the path of a picture or video (see `frame_matching`) and not a `video_id`.
     """
 
     name: str
@@ -38,25 +39,25 @@ class ExternalPredictions:
 
     @classmethod
     def read(cls, file: str | Path) -> "ExternalPredictions":
-        """Read and check a CSV, or what `mf2 analyze` or `mf2 evaluate` wrote; see `prediction_files`.
+        """Read and check a CSV, or the output of `mf2 analyze` or `mf2 evaluate`; see `prediction_files`.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the file does not exist.
             ValueError: a column is missing or unknown, or a cell is out of range; the line is named.
         """
         found = read_prediction_file(file)
         table = found.table if found.is_ours else _take_columns(found, str(file))
-        label_space = label_space_of(table, found.thresholds)
+        label_space = infer_label_space(table, found.thresholds)
         if not (label_space.au_ids or label_space.emotions):
             raise ValueError(f"{file} has neither AU columns nor an emotion column, so there is nothing to score.")
         _check_cells(table, label_space, str(file))
         return cls(Path(file).stem, table.reset_index(drop=True), label_space, found.are_paths)
 
     def match(self, split: Split) -> Predictions:
-        """The system's predictions for the rows of a split; its other frames are left out.
+        """Return the predictions for the rows of a split; predictions of other frames are ignored.
 
         Raises:
-            ValueError: a row of the split has no prediction; leaving hard frames out would flatter a system.
+            ValueError: a row of the split has no prediction; skipping hard frames would inflate the scores.
         """
         keys = pd.MultiIndex.from_arrays([split.rows["video_id"], split.rows["frame"]], names=KEY_COLUMNS)
         if self.are_paths:
@@ -74,7 +75,7 @@ class ExternalPredictions:
         return Predictions.from_split(split, self.label_space.emotions, au_probs, self._emotion_probs(found))
 
     def _emotion_probs(self, found: pd.DataFrame) -> np.ndarray:
-        """`(N, E)`: probabilities that sum to 1, or 1 for the emotion that is named."""
+        """`(N, E)` probabilities that sum to 1; one-hot where the file only names the emotion."""
         emotions = self.label_space.emotions
         columns = [EMOTION_PREFIX + name for name in emotions]
         if not emotions or set(columns) <= set(found.columns):
@@ -84,7 +85,7 @@ class ExternalPredictions:
 
 
 def _take_columns(found: PredictionFile, file: str) -> pd.DataFrame:
-    """A CSV of another system with its AUs under their codes; what is not understood is an error."""
+    """Rename the AU columns of another system's CSV to their codes; unknown columns are an error."""
     table = found.table
     aus = find_au_columns(table.columns)
     if aus.intensities or aus.unused:
@@ -111,24 +112,24 @@ def _unused_note(columns: Sequence[str]) -> str:
 
 
 def _check_cells(table: pd.DataFrame, label_space: LabelSpace, file: str) -> None:
-    """Raise for the first cell that is out of range, and for frames that are there twice."""
+    """Raise for the first cell that is out of range, and for duplicate frames."""
     codes = label_space.au_codes
     probs = [*codes, *(name for name in table.columns if name.startswith(EMOTION_PREFIX))]
     checks = {name: pd.to_numeric(table[name], errors="coerce").between(0, 1) for name in probs}
-    wanted = dict.fromkeys(probs, "0 to 1")
-    checks["frame"], wanted["frame"] = pd.to_numeric(table["frame"], errors="coerce").ge(0), "a number"
-    checks["video"], wanted["video"] = table["video"].notna(), "a name"
+    expected = dict.fromkeys(probs, "0 to 1")
+    checks["frame"], expected["frame"] = pd.to_numeric(table["frame"], errors="coerce").ge(0), "a number"
+    checks["video"], expected["video"] = table["video"].notna(), "a name"
     if "emotion" in table.columns:
         emotions = label_space.emotions
-        checks["emotion"], wanted["emotion"] = table["emotion"].isin(emotions), f"one of {', '.join(emotions)}"
+        checks["emotion"], expected["emotion"] = table["emotion"].isin(emotions), f"one of {', '.join(emotions)}"
     for name, is_good in checks.items():
         if not is_good.all():
             row = int(np.argmin(is_good))
             value = table[[name]].astype(object).iloc[row, 0]
             value = value.item() if isinstance(value, np.generic) else value
-            raise ValueError(f"{file} line {row + 2}: {name} is {value!r}; it must be {wanted[name]}.")
-    if (twice := table.duplicated(list(KEY_COLUMNS))).any():
-        row = int(np.argmax(twice))
+            raise ValueError(f"{file} line {row + 2}: {name} is {value!r}; it must be {expected[name]}.")
+    if (duplicated := table.duplicated(list(KEY_COLUMNS))).any():
+        row = int(np.argmax(duplicated))
         raise ValueError(
             f"{file} line {row + 2}: {' frame '.join(map(str, table[list(KEY_COLUMNS)].iloc[row]))} again."
         )

@@ -1,7 +1,7 @@
-"""Where faces are, as a model is told: by the data set, by a detector, or not at all; and its scores under each.
+"""Sources of the landmarks that faces are aligned by (data set, detector, none), and the scores under each of them.
 
-A model's scores depend on it. Whoever brings pictures of their own has no landmarks beside them: what they reach is
-what a detector gives, or, without one, the mean face.
+A model's scores depend on the landmarks. Users' own pictures come without any, so the scores to expect there are those
+with a detector or, without one, with the mean face.
 """
 
 import logging
@@ -24,14 +24,18 @@ logger = logging.getLogger(__name__)
 
 GIVEN = "given"
 SCORES = {"aus": ("f1",), "aus_tuned": ("f1",), "emotion": ("top1", "macro_f1", "uar")}
-"""What is compared: by task the names of scores."""
+"""Task -> names of the scores that are compared."""
 
 
 @dataclass
 class LandmarkSource:
-    """What the image processor is given for each face.
+    """Gives the image processor the landmarks of each face, and counts faces.
 
-    It counts the faces, those that it located, and those that the data set gives points of.
+    Args:
+        name: one of `SOURCES`.
+        locate: face -> `(68, 2)` points in pixels of the picture, or None.
+        num_faces, num_located, num_given: faces so far, those with points from this source, and those with points in
+            the data set.
     """
 
     name: str
@@ -41,7 +45,7 @@ class LandmarkSource:
     num_given: int = 0
 
     def __call__(self, example: FaceExample) -> np.ndarray | None:
-        """The `(68, 2)` points in pixels that the image processor is given of a face; None for none."""
+        """The `(68, 2)` points of a face in pixels of its picture; None if the source has none."""
         points = self.locate(example)
         self.num_faces += 1
         self.num_located += points is not None
@@ -50,7 +54,7 @@ class LandmarkSource:
 
 
 def _detect(detector: LandmarkDetector, example: FaceExample) -> np.ndarray | None:
-    """The largest face that the detector finds, as `processor(landmarks="detect")` takes it."""
+    """The landmarks of the largest detected face, as with `processor(landmarks="detect")`."""
     found = detect_in_pictures(detector, [example.image])[0]
     return max(found, key=lambda face: face.area_px).landmarks_px if found else None
 
@@ -58,10 +62,11 @@ def _detect(detector: LandmarkDetector, example: FaceExample) -> np.ndarray | No
 def landmark_sources(
     names: Sequence[str] | None, preferred_detector: str, device: str | torch.device
 ) -> dict[str, LandmarkSource]:
-    """The sources of these names, in the order of `SOURCES`; of None all, without a detector where none is ready.
+    """Return the named sources in the order of `SOURCES`; by default all, but `detect` only if a detector is ready.
 
     Args:
-        preferred_detector: the checkpoint's.
+        names: of `SOURCES`; None for all.
+        preferred_detector: the detector that the checkpoint names.
     Raises:
         ImportError, OSError, ValueError: a detector was asked for and cannot be set up.
     """
@@ -81,8 +86,8 @@ def landmark_sources(
     return sources
 
 
-def headline(predictions: Mapping[str, Predictions]) -> str:
-    """The source whose scores are reported in full: the data set's own landmarks, where they were measured."""
+def headline_source(predictions: Mapping[str, Predictions]) -> str:
+    """The source whose scores are reported in full: the data set's landmarks if they were measured, else the first."""
     return GIVEN if GIVEN in predictions else next(iter(predictions))
 
 
@@ -92,7 +97,7 @@ def compare_landmarks(
     label_space: LabelSpace,
     **resampling: Any,
 ) -> dict[str, dict[str, Any]]:
-    """`by_landmarks`: by source what `brief_scores` gives."""
+    """Source -> `brief_scores` of its predictions; `by_landmarks` in `metrics.json`."""
     return {
         name: brief_scores(
             evaluate_predictions(predictions[name], label_space, **resampling), source.num_faces, source.num_located
@@ -102,7 +107,7 @@ def compare_landmarks(
 
 
 def brief_scores(evaluation: Mapping[str, Any], num_faces: int, num_located: int) -> dict[str, Any]:
-    """`faces`, how many of them were `located`, and of an evaluation `SCORES` with their intervals."""
+    """`faces`, `located` (faces with landmarks), and the `SCORES` of an evaluation with their intervals."""
     return {"faces": num_faces, "located": num_located} | {
         task: {key: evaluation[task].get(key) for score in wanted for key in (score, f"{score}_interval")}
         for task, wanted in SCORES.items()

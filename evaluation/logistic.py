@@ -1,4 +1,4 @@
-"""Logistic regression on features, as the reference predictors and the probes use it."""
+"""Logistic regression on features, for the reference predictors and the linear probes."""
 
 import numpy as np
 
@@ -13,10 +13,17 @@ def class_probabilities(
     class_weight: str | None = None,
     inverse_penalty: float = 1.0,
 ) -> np.ndarray:
-    """`(len(eval_x), num_classes)` of a logistic regression on standardised features.
+    """Fit a logistic regression on standardised features and return its class probabilities.
 
-    Rows with a negative label, the unlabelled, are left out of its training. A class that it never saw has 0; a single
-    one is certain.
+    Args:
+        train_x: `(N, F)` features.
+        labels: `(N,)` int; rows with a negative label are unlabelled and are not trained on.
+        eval_x: `(M, F)` features.
+        class_weight, inverse_penalty: `class_weight` and `C` of scikit-learn's `LogisticRegression`.
+    Returns:
+        `(M, num_classes)`. A class without a training row has probability 0; if there is only one class, it has 1.
+    Raises:
+        ValueError: scikit-learn is not installed.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -1,6 +1,6 @@
-"""Scores of image-only predictions, each beside what trivial predictors reach. Pure numpy.
+"""Scores of image-only predictions, each with the scores of trivial predictors. NumPy only.
 
-AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled); unlabelled entries never count.
+AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled); unlabelled entries are ignored.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 
 THRESHOLD_BOUNDS = (0.02, 0.98)
-"""Tuned thresholds stay inside: an AU that training saw a few times would otherwise never, or always, fire."""
+"""Range of tuned thresholds; without it, an AU with few training labels could be predicted never or always."""
 
 
 # ------------------------------------------------------------------------------------------------------ action units
@@ -23,18 +23,18 @@ def f1_score(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def all_positive_f1(prevalence: float) -> float:
-    """F1 of saying "active" always: 2p / (1 + p)."""
+    """F1 of always predicting "active": 2p / (1 + p)."""
     return 2 * prevalence / (1 + prevalence)
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Area under the precision-recall curve as a step function; tied scores enter together.
+    """Area under the precision-recall curve as a step function; tied scores count as one step.
 
     Args:
         scores: `(N,)` float.
         labels: `(N,)` bool.
     Returns:
-        `None` without a positive label, where it is undefined.
+        None if there is no positive label.
     """
     if not labels.any():
         return None
@@ -56,11 +56,11 @@ def au_metrics(
         probs: `(N, A)` float, probability of "active".
         labels: `(N, A)` int, 1 / 0 / -1.
         au_codes: A names, such as `AU12`.
-        thresholds: "active" from this probability on; one for all or A of them.
+        thresholds: probability from which an AU is "active"; one for all AUs, or A values.
     Returns:
         `{"f1", "f1_all_positive", "average_precision", "prevalence", "per_au": {code: {...}}, "unlabelled": [code,
-        ...]}`. Means run over the AUs with a label; they are `None` when there is none. An AU without a positive label
-        scores 0. The prevalence is what average precision reaches by chance.
+        ...]}`. Means are over the AUs with labels; None if there are none. An AU without a positive label scores 0.
+        The prevalence is the average precision of a random order.
     """
     limits = np.broadcast_to(np.asarray(thresholds, dtype=float), (len(au_codes),))
     per_au: dict[str, dict[str, Any]] = {}
@@ -95,10 +95,10 @@ def _one_au(probs: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str
 
 
 def tune_thresholds(probs: np.ndarray, labels: np.ndarray) -> list[float]:
-    """The threshold of each AU that gives the best F1; to be called with predictions of a training split.
+    """Choose the threshold with the best F1 for each AU, from predictions of a training split.
 
-    Candidates lie halfway between neighbouring probabilities, within `THRESHOLD_BOUNDS`; of equals the one nearest to
-    0.5 is taken. 0.5 for an AU without a positive label.
+    Candidates lie halfway between neighbouring probabilities, within `THRESHOLD_BOUNDS`; among equally good ones,
+    the one nearest to 0.5 is chosen. An AU without a positive label gets 0.5.
 
     Args:
         probs: `(N, A)` float.
@@ -125,15 +125,16 @@ def _best_threshold(probs: np.ndarray, labels: np.ndarray) -> float:
 def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[str]) -> dict[str, Any]:
     """Top-1, macro-F1, unweighted average recall, per-class scores and the confusion matrix.
 
-    `paper_compatible_accuracy` is the one-vs-rest binary accuracy, averaged over the classes, under which the paper's
-    Table III can be read; saying "never" to every class reaches 1 - 1/E of it, so its two baselines stand beside it.
+    `paper_compatible_accuracy` is the one-vs-rest binary accuracy, averaged over the classes, for comparison with the
+    paper's Table III. Rejecting every class reaches 1 - 1/E, so two trivial baselines are reported with it.
 
     Args:
         scores: `(N, E)` float; the largest wins.
         labels: `(N,)` int, -100 unlabelled.
         emotions: E names.
     Returns:
-        Macro-F1 and UAR run over the classes that the labels hold. `{"num_labelled": 0}` alone when there is none.
+        The scores; macro-F1 and UAR are means over the classes that occur in the labels. `{"num_labelled": 0}` if
+        nothing is labelled.
     """
     labelled = labels != EMOTION_UNLABELLED
     num_labelled = int(labelled.sum())
@@ -162,7 +163,7 @@ def emotion_metrics(scores: np.ndarray, labels: np.ndarray, emotions: Sequence[s
 
 
 def decision_metrics(predicted: Sequence[int], labels: Sequence[int], num_classes: int) -> dict[str, Any]:
-    """`emotion_metrics` of decisions alone: class indexes instead of scores, classes named by them."""
+    """`emotion_metrics` of class indices instead of scores; the classes are named by their index."""
     names = [str(index) for index in range(num_classes)]
     return emotion_metrics(np.eye(num_classes)[np.asarray(predicted)], np.asarray(labels), names)
 
@@ -183,7 +184,7 @@ def _one_class(confusion: np.ndarray, index: int) -> dict[str, Any]:
 
 
 def _one_vs_rest_accuracy(top1: float, num_classes: int) -> float:
-    """Mean binary accuracy over the classes of a single-label prediction: each error is wrong for two of them."""
+    """Mean binary accuracy over the classes of a single-label prediction: each error is wrong for two classes."""
     return 1 - 2 * (1 - top1) / num_classes
 
 
@@ -193,13 +194,13 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None where all are."""
+    """The mean of the values that are not None; None if all are None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def scalar_metrics(aus: dict[str, Any], emotion: dict[str, Any]) -> dict[str, float]:
-    """The figures worth a curve, flat: `au_f1`, `au_f1/AU12`, `emotion_top1`, … and their baselines."""
+    """Flat scalars for training logs: `au_f1`, `au_f1/AU12`, `emotion_top1`, … and their baselines."""
     flat = {f"au_{name}": aus[name] for name in ("f1", "f1_all_positive", "average_precision")}
     flat |= {f"au_f1/{code}": values["f1"] for code, values in aus["per_au"].items()}
     flat |= {f"emotion_{name}": emotion.get(name) for name in ("top1", "majority_top1", "macro_f1", "uar")}

@@ -1,6 +1,6 @@
-"""Files of predictions: a CSV of any system, and everything that `mf2 analyze` and `mf2 evaluate` write.
+"""Read files of predictions: a CSV of any system, and all formats of `mf2 analyze` and `mf2 evaluate`.
 
-| file | rows are named by |
+| file | keys of the rows |
 |---|---|
 | `video, frame, AU…, emotion` | `video_id` and `frame` of the data set |
 | `predictions.parquet` of `mf2 evaluate` | the same |
@@ -9,7 +9,7 @@
 | `openface/`, or one CSV of OpenFace | name of the file, and frame from 1 |
 | `abaw/`, or one of its files | `<video>/00001.jpg` |
 
-Of a frame with several faces the one with the lowest id counts, which in a picture is the largest.
+If a frame has several faces, the one with the lowest id is used; in a picture, that is the largest face.
 """
 
 import json
@@ -31,7 +31,7 @@ from mf2.utils.text_tables import decimal_point, find_delimiter
 
 logger = logging.getLogger(__name__)
 
-_POINT = re.compile(r"[xyXYZ]_\d+")
+_LANDMARK_COLUMN = re.compile(r"[xyXYZ]_\d+")
 ANALYSIS_MANIFEST = "manifest.json"
 EMOTION_PREFIX = "emotion_"
 PYFEAT_EMOTIONS = {name.lower(): EMOTION_PREFIX + name for name in EMOTIONS}
@@ -39,13 +39,14 @@ PYFEAT_EMOTIONS = {name.lower(): EMOTION_PREFIX + name for name in EMOTIONS}
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """What a file says, whoever wrote it.
+    """The content of a prediction file of any format.
 
     Args:
-        table: `video`, `frame`, `AU…`, `emotion` and `emotion_…` as far as they are there, as they were read.
-        are_paths: `video` is the path of a picture or video, with frames from 0, instead of a `video_id`.
-        is_ours: other columns are known and left out; in a CSV of another system they are an error.
-        thresholds: of the AUs by code, where they are recorded beside the file.
+        table: `video`, `frame`, `AU…`, `emotion` and `emotion_…`, as far as the file has them, unchecked.
+        are_paths: whether `video` is the path of a picture or video, with frames from 0, instead of a `video_id`.
+        is_ours: whether the format is a known one, whose other columns were dropped; in a CSV of another system they
+            are an error.
+        thresholds: AU code -> threshold, if they are recorded next to the file.
     """
 
     table: pd.DataFrame
@@ -55,11 +56,11 @@ class PredictionFile:
 
 
 def read_prediction_file(path: str | Path) -> PredictionFile:
-    """Read a file, or a folder that `mf2 analyze` or `mf2 evaluate` wrote.
+    """Read a prediction file, or an output folder of `mf2 analyze` or `mf2 evaluate`.
 
     Raises:
-        FileNotFoundError: there is none, or the folder holds none.
-        ValueError: it is no table, or none of these.
+        FileNotFoundError: it does not exist, or the folder has no prediction file.
+        ValueError: it is not a table.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,14 +68,14 @@ def read_prediction_file(path: str | Path) -> PredictionFile:
     if not path.is_file():
         raise FileNotFoundError(f"There is no predictions file {path}.")
     table = read_table(path)
-    for has, read in _READERS:
-        if has <= set(table.columns):
-            return read(_without_points(table), path)
+    for required, read in _READERS:
+        if required <= set(table.columns):
+            return read(_drop_landmarks(table), path)
     return PredictionFile(table, is_ours=False)
 
 
 def _read_folder(folder: Path) -> PredictionFile:
-    """Of an analysis, an evaluation, or one of the folders in an analysis."""
+    """Read an output folder of an analysis or evaluation, or a sub-folder of an analysis."""
     names = [
         *(f"{TABLE_NAME}.{suffix}" for suffix in ("parquet", "csv", "jsonl")),
         "predictions.parquet",
@@ -87,7 +88,7 @@ def _read_folder(folder: Path) -> PredictionFile:
         parts = [read_table(file).set_index("image_location") for file in files]
         return _read_abaw(pd.concat(parts, axis=1).reset_index(), folder / "au.txt")
     if files := sorted(folder.glob("*.csv")):
-        return _join([_read_openface_file(_without_points(read_table(file)), file) for file in files], folder)
+        return _join([_read_openface_file(_drop_landmarks(read_table(file)), file) for file in files], folder)
     for name in ("openface", "abaw"):
         if (folder / name).is_dir():
             return _read_folder(folder / name)
@@ -95,7 +96,7 @@ def _read_folder(folder: Path) -> PredictionFile:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """A table as it is, whatever kind of file it is; names and identities are strings."""
+    """Read a parquet, JSON Lines or CSV file as a table; names and ids are strings."""
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file)
@@ -114,31 +115,31 @@ def read_table(file: Path) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------------------------------ formats
 def _read_faces(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`faces.…`: an adapter's columns are left out; the thresholds stand in the manifest."""
-    space = _beside(file, ANALYSIS_MANIFEST).get("label_space")
+    """`faces.…`: adapters' columns are dropped; the thresholds are in the manifest."""
+    space = _read_json_beside(file, ANALYSIS_MANIFEST).get("label_space")
     table = _first_faces(table[table["status"] == STATUS_OK].rename(columns={"source": "video"}), "face")
-    return PredictionFile(_scores_of(table), are_paths=True, thresholds=_thresholds(space))
+    return PredictionFile(_select_scores(table), are_paths=True, thresholds=_thresholds(space))
 
 
 def _read_evaluation(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`predictions.parquet`, its labels left out."""
-    space = _beside(file, METRICS_NAME).get("model", {}).get("label_space")
+    """`predictions.parquet`, without its labels."""
+    space = _read_json_beside(file, METRICS_NAME).get("model", {}).get("label_space")
     table = table.rename(columns={"video_id": "video"})
-    kept = [name for name in table.columns if not name.endswith("_label")]
-    return PredictionFile(_scores_of(table[kept]), thresholds=_thresholds(space))
+    columns = [name for name in table.columns if not name.endswith("_label")]
+    return PredictionFile(_select_scores(table[columns]), thresholds=_thresholds(space))
 
 
 def _read_pyfeat(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`pyfeat.csv` and py-feat's own: its emotions are probabilities by lower-case names."""
+    """`pyfeat.csv`, and py-feat's own output; emotions are probabilities with lower-case names."""
     table = table.rename(columns={"input": "video"} | PYFEAT_EMOTIONS)
     found = table[table["FaceScore"].notna() | table["FaceRectX"].notna()]
     person = found["Identity"].astype(str) if "Identity" in found else None
     found = found.assign(face=person.str.extract(r"(\d+)$")[0].astype(float)) if person is not None else found
-    return PredictionFile(_scores_of(_first_faces(found, "face")), are_paths=True)
+    return PredictionFile(_select_scores(_first_faces(found, "face")), are_paths=True)
 
 
 def _read_abaw(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`au.txt` and `expr.txt`, or one of them: 0 or 1, and in the first column of emotions their number."""
+    """`au.txt` and `expr.txt`, or one of them: AUs are 0 or 1, the emotion is its number in the first column."""
     names = table["image_location"].str.replace(r"\.\w+$", "", regex=True)
     table = table.drop(columns="image_location").assign(video=names)
     if EMOTIONS[0] in table.columns:
@@ -146,7 +147,7 @@ def _read_abaw(table: pd.DataFrame, file: Path) -> PredictionFile:
         table = table.drop(columns=list(EMOTIONS), errors="ignore").assign(
             emotion=[EMOTIONS[number] if 0 <= number < len(EMOTIONS) else number for number in numbers]
         )
-    return PredictionFile(_scores_of(table.assign(frame=0)), are_paths=True)
+    return PredictionFile(_select_scores(table.assign(frame=0)), are_paths=True)
 
 
 def _read_openface(table: pd.DataFrame, file: Path) -> PredictionFile:
@@ -154,7 +155,7 @@ def _read_openface(table: pd.DataFrame, file: Path) -> PredictionFile:
 
 
 def _read_openface_file(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """One source: `frame` of a video counts from 1; a picture has none. Decisions (`AU01_c`) are read."""
+    """Read one source: frames of a video count from 1, pictures have none; decisions (`AU01_c`) are used."""
     table = table.rename(columns=str.strip).assign(video=file.stem)
     if "success" in table.columns:
         table = table[table["success"] == 1]
@@ -165,14 +166,14 @@ def _read_openface_file(table: pd.DataFrame, file: Path) -> pd.DataFrame:
 
 
 def _join(tables: Sequence[pd.DataFrame], folder: Path) -> PredictionFile:
-    """The sources of a folder under their paths, where the analysis that wrote it recorded them, else their names."""
+    """Join the sources of a folder, named by the paths that its analysis recorded, else by their file names."""
     table = pd.concat(tables, ignore_index=True)
-    settings = _beside(folder, ANALYSIS_MANIFEST).get("settings", {})
+    settings = _read_json_beside(folder, ANALYSIS_MANIFEST).get("settings", {})
     taken: set[str] = set()
     sources = {free_name(source, taken): source for source in settings.get("sources", ())}
     if set(sources) >= set(table["video"]) and {file.stem for file in folder.glob("*.csv")} == set(sources):
         table = table.assign(video=table["video"].map(sources))
-    return PredictionFile(_scores_of(table), are_paths=True)
+    return PredictionFile(_select_scores(table), are_paths=True)
 
 
 _READERS: tuple[tuple[set[str], Callable[[pd.DataFrame, Path], PredictionFile]], ...] = (
@@ -182,17 +183,17 @@ _READERS: tuple[tuple[set[str], Callable[[pd.DataFrame, Path], PredictionFile]],
     ({"image_location"}, _read_abaw),
     ({"confidence", "x_0"}, _read_openface),
 )
-"""The columns that tell a format, and what reads it."""
+"""Columns that identify a format, and its reader."""
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
-def _without_points(table: pd.DataFrame) -> pd.DataFrame:
-    """The table without landmarks."""
-    return table[[name for name in table.columns if not _POINT.fullmatch(name.strip())]].copy()
+def _drop_landmarks(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without landmark columns."""
+    return table[[name for name in table.columns if not _LANDMARK_COLUMN.fullmatch(name.strip())]].copy()
 
 
-def _beside(path: Path, name: str) -> dict[str, Any]:
-    """The JSON file of that name in the folder of a file or folder; empty where there is none."""
+def _read_json_beside(path: Path, name: str) -> dict[str, Any]:
+    """Read the JSON file `name` next to `path`; empty if it does not exist."""
     file = path.parent / name
     try:
         return read_json(file) if file.is_file() else {}
@@ -207,7 +208,7 @@ def _thresholds(space: Mapping[str, Any] | None) -> dict[str, float] | None:
 
 
 def _first_faces(table: pd.DataFrame, face: str) -> pd.DataFrame:
-    """One row a frame: the face with the lowest id."""
+    """One row per frame: the face with the lowest id."""
     ordered = table.sort_values(face, kind="stable") if face in table.columns else table
     first = ordered.drop_duplicates(["video", "frame"]).sort_index()
     if num_more := len(table) - len(first):
@@ -215,17 +216,17 @@ def _first_faces(table: pd.DataFrame, face: str) -> pd.DataFrame:
     return first
 
 
-def _scores_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Names and scores alone; a column that says nothing of any row is left out."""
+def _select_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Keys and scores only, without empty columns."""
     aus = find_au_columns(name for name in table.columns if "." not in name)
     probs = [name for name in table.columns if name.startswith(EMOTION_PREFIX)]
-    kept = ["video", "frame", *aus.names.values(), *(["emotion"] if "emotion" in table.columns else []), *probs]
-    kept = [name for name in kept if not table[name].isna().all()]
-    return table[kept].rename(columns={column: ACTION_UNITS[au_id].code for au_id, column in aus.names.items()})
+    columns = ["video", "frame", *aus.names.values(), *(["emotion"] if "emotion" in table.columns else []), *probs]
+    columns = [name for name in columns if not table[name].isna().all()]
+    return table[columns].rename(columns={column: ACTION_UNITS[au_id].code for au_id, column in aus.names.items()})
 
 
-def label_space_of(table: pd.DataFrame, thresholds: Mapping[str, float] | None = None) -> LabelSpace:
-    """The AUs with a column, and the emotions with one; the eight where there is their name alone."""
+def infer_label_space(table: pd.DataFrame, thresholds: Mapping[str, float] | None = None) -> LabelSpace:
+    """The AUs and emotions with a column; all eight emotions if there is only an `emotion` column."""
     codes = {au.code: au_id for au_id, au in ACTION_UNITS.items()}
     found = [name for name in table.columns if name in codes]
     emotions = [name.removeprefix(EMOTION_PREFIX) for name in table.columns if name.startswith(EMOTION_PREFIX)]

@@ -1,6 +1,6 @@
-"""What a system says of the rows of a split, beside their labels.
+"""Predictions of a system for the rows of a split, with their labels.
 
-The model sees images alone. AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled).
+Models predict from images only. AU labels are 1, 0 or -1 (unlabelled), emotion labels 0..E-1 or -100 (unlabelled).
 """
 
 import logging
@@ -30,29 +30,29 @@ logger = logging.getLogger(__name__)
 IMAGE_NAMES = ("pixel_values", "au_boxes")
 
 LandmarkChoice = Callable[[FaceExample], np.ndarray | None]
-"""What the image processor is given for a face."""
+"""Face -> `(68, 2)` landmarks for the image processor, in pixels, or None."""
 
 
 def exact_landmarks(example: FaceExample) -> np.ndarray | None:
-    """The data set's own points."""
+    """The data set's landmarks."""
     return example.landmarks_px
 
 
 def no_landmarks(example: FaceExample) -> None:
-    """None: the picture is taken as a face crop, with the regions of the mean face."""
+    """None: the picture is treated as a face crop, with the regions of the mean face."""
 
 
 # -------------------------------------------------------------------------------------------------------- predictions
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of N rows, their labels and where the rows come from.
+    """Probabilities for N rows, with their labels and keys.
 
     Args:
         au_probs: `(N, A)` float, probability of "active"; A is 0 for a system without AUs.
         au_labels: `(N, A)` int, 1 / 0 / -1.
         emotion_probs: `(N, E)` float; E is 0 for a system without emotions.
         emotion_labels: `(N,)` int, -100 unlabelled.
-        video_ids, group_ids, file_names: `(N,)` str; a group is what no split divides.
+        video_ids, group_ids, file_names: `(N,)` str; the rows of a group are never divided between splits.
         frames: `(N,)` int.
     """
 
@@ -72,11 +72,11 @@ class Predictions:
     def from_split(
         cls, split: Split, emotions: Sequence[str], au_probs: np.ndarray, emotion_probs: np.ndarray
     ) -> "Predictions":
-        """Probabilities for the rows of a split, beside its labels.
+        """Combine probabilities for the rows of a split with its labels.
 
         Args:
             split: loaded with the AUs of `au_probs`.
-            emotions: E names of the columns of `emotion_probs`; the split's labels are brought to their order.
+            emotions: E names of the columns of `emotion_probs`; the split's labels are mapped to them.
         """
         rows = split.rows
         return cls(
@@ -88,7 +88,7 @@ class Predictions:
         )
 
     def masked(self, au_rows: np.ndarray, emotion_rows: np.ndarray) -> "Predictions":
-        """The same with labels only where the `(N,)` bool arrays are True."""
+        """A copy that keeps labels only where the `(N,)` bool arrays are True."""
         return replace(
             self,
             au_labels=np.where(au_rows[:, None], self.au_labels, AU_UNLABELLED),
@@ -96,7 +96,7 @@ class Predictions:
         )
 
     def to_table(self, label_space: LabelSpace) -> pd.DataFrame:
-        """One row an image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, each emotion's.
+        """One row per image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, `emotion_…`.
 
         Unlabelled is -1 for an AU and null for the emotion, as in a data set.
         """
@@ -124,7 +124,7 @@ class Predictions:
 
 
 def align_emotions(labels: np.ndarray, data_names: Sequence[str], model_names: Sequence[str]) -> np.ndarray:
-    """`(N,)` labels of a data set as labels of a model, by name; what the model does not know becomes unlabelled.
+    """Map `(N,)` labels of a data set to a model's by name; emotions that the model lacks become unlabelled.
 
     Raises:
         ValueError: the model has emotions, but none of the data set's.
@@ -147,18 +147,18 @@ def image_batches(
     image_processor: MF2ImageProcessor,
     batch_size: int,
     device: str | torch.device,
-    landmarks_of: LandmarkChoice = exact_landmarks,
+    choose_landmarks: LandmarkChoice = exact_landmarks,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """`pixel_values` and `au_boxes` of a split, in order of its rows."""
-    collate = partial(_collate, FaceCollator(image_processor), landmarks_of)
+    """Yield batches of `pixel_values` and `au_boxes` in the order of the split's rows."""
+    collate = partial(_collate, FaceCollator(image_processor), choose_landmarks)
     loader = DataLoader(split.faces, batch_size=batch_size, collate_fn=collate)
     for batch in tqdm(loader, desc=f"{split.description['split']} images", unit="batch", leave=False):
         fit_threads(device)
         yield {name: batch[name].to(device) for name in IMAGE_NAMES}
 
 
-def _collate(collator: FaceCollator, landmarks_of: LandmarkChoice, examples: Sequence[FaceExample]) -> dict:
-    return collator([replace(face, landmarks_px=landmarks_of(face)) for face in examples])
+def _collate(collator: FaceCollator, choose_landmarks: LandmarkChoice, examples: Sequence[FaceExample]) -> dict:
+    return collator([replace(face, landmarks_px=choose_landmarks(face)) for face in examples])
 
 
 @torch.no_grad()
@@ -168,25 +168,25 @@ def predict(
     split: Split,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
-    landmarks_of: LandmarkChoice = exact_landmarks,
+    choose_landmarks: LandmarkChoice = exact_landmarks,
 ) -> Predictions:
-    """What a model says of a split, from the images alone.
+    """Predict a split from its images.
 
     Args:
-        model: gives `MF2Output` and has a `label_space`; it is moved to `device` and put into evaluation mode.
+        model: returns `MF2Output` and has a `label_space`; it is moved to `device` and set to evaluation mode.
         image_processor: the checkpoint's.
         split: loaded with the model's AUs.
-        landmarks_of: what the image processor is told of each face.
+        choose_landmarks: landmarks of each face for the image processor.
     """
     model.to(device).eval()
     logits = collect_logits(
-        model(**batch) for batch in image_batches(split, image_processor, batch_size, device, landmarks_of)
+        model(**batch) for batch in image_batches(split, image_processor, batch_size, device, choose_landmarks)
     )
     return predictions_from_logits(split, model.label_space, *logits)
 
 
 def collect_logits(outputs: Iterable[Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """AU `(N, A)` and emotion `(N, E)` logits of the outputs of all batches; None for a head that is not there."""
+    """AU `(N, A)` and emotion `(N, E)` logits of all batches; None for a missing head."""
     parts: dict[str, list[np.ndarray]] = {"au_logits": [], "emotion_logits": []}
     for output in outputs:
         for name, found in parts.items():
@@ -199,15 +199,15 @@ def collect_logits(outputs: Iterable[Any]) -> tuple[np.ndarray | None, np.ndarra
 def predictions_from_logits(
     split: Split, label_space: LabelSpace, au_logits: np.ndarray | None, emotion_logits: np.ndarray | None
 ) -> Predictions:
-    """The predictions of a split from `(N, A)` and `(N, E)` logits; None, or no column, for a head that is not there.
+    """Convert `(N, A)` and `(N, E)` logits to predictions; None, or zero columns, for a missing head.
 
     Raises:
-        ValueError: the split was loaded with other AUs than the logits have.
+        ValueError: the logits and the split have different numbers of AUs.
     """
-    nothing = np.zeros((len(split.rows), 0))
-    au_probs = nothing if au_logits is None else expit(au_logits)
+    no_columns = np.zeros((len(split.rows), 0))
+    au_probs = no_columns if au_logits is None else expit(au_logits)
     if au_probs.shape != split.labels.aus.shape:
         raise ValueError(f"There are logits of shape {au_probs.shape} for AU labels {split.labels.aus.shape}.")
     has_emotions = emotion_logits is not None and emotion_logits.shape[1]
-    emotion_probs = softmax(emotion_logits, axis=1) if has_emotions else nothing
+    emotion_probs = softmax(emotion_logits, axis=1) if has_emotions else no_columns
     return Predictions.from_split(split, label_space.emotions, au_probs, emotion_probs)

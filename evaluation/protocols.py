@@ -1,8 +1,8 @@
-"""Which rows of a data set an evaluation scores, and which of their labels count.
+"""Evaluation protocols: which rows of a data set are scored, and which of their labels count.
 
 - `mfa`: a split of the data set with all its labels, such as MFA's pooled re-split by video.
 - `abaw`: the official validation videos of the ABAW competitions, which differ between the tasks: AU labels count in
-  the AU task's videos, emotions in the expression task's. They are taken from every split of the data set.
+  the AU task's videos, emotions in the expression task's. They are collected from all splits of the data set.
 """
 
 import logging
@@ -23,16 +23,16 @@ ABAW_IMPORT = "mf2 data import affwild2 ROOT OUT --unlabelled mask"
 
 
 def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], max_rows: int | None = None) -> Split:
-    """The rows that a protocol scores, labels that do not count being unlabelled.
+    """Load the rows that a protocol scores; labels that do not count are set to unlabelled.
 
     Args:
         path: a data set folder, or the id of one on the Hub.
-        split: of `mfa`; `abaw` knows its videos.
+        split: used by `mfa` only; `abaw` has fixed videos.
         protocol: one of `arguments.PROTOCOLS`.
         au_ids: the AUs to score; one that the data set does not code is unlabelled.
-        max_rows: keep that many, evenly spaced.
+        max_rows: maximum number of rows, evenly spaced.
     Raises:
-        FileNotFoundError, ValueError: of `load_mfa`; the data set does not keep ABAW's split.
+        FileNotFoundError, ValueError: see `load_mfa`; the data set does not record ABAW's split.
     """
     if protocol == "mfa":
         loaded = load_labelled_split(path, split, au_ids)
@@ -42,7 +42,7 @@ def load_protocol(path: str, split: str, protocol: str, au_ids: Sequence[int], m
 
 
 def load_labelled_split(path: str, split: str, au_ids: Sequence[int]) -> Split:
-    """A split with its own emotions, and unlabelled columns for the AUs that it does not code."""
+    """Load a split with its own emotion classes, and unlabelled columns for AUs that it does not code."""
     rows = load_mfa(path, split, au_ids=None).cast_column("image", datasets.Image(decode=False))
     unlabelled = np.full(len(rows), AU_UNLABELLED, np.int8)
     for name in au_columns(au_ids):
@@ -52,14 +52,14 @@ def load_labelled_split(path: str, split: str, au_ids: Sequence[int]) -> Split:
 
 
 def subsample(split: Split, max_rows: int | None) -> Split:
-    """The split, or `max_rows` rows of it, evenly spaced."""
+    """Return at most `max_rows` evenly spaced rows of a split."""
     if max_rows is None or max_rows >= len(split.rows):
         return split
     return select_rows(split, spaced_rows(len(split.rows), max_rows))
 
 
 def select_rows(split: Split, index: np.ndarray) -> Split:
-    """Those rows of a split, their description counted anew."""
+    """Return the rows at `index`, with updated counts in the description."""
     rows = split.rows.select(index)
     labels = Labels(split.labels.aus[index], split.labels.emotion[index])
     counted = {"rows": len(rows), "videos": len(set(rows["video_id"]))}
@@ -68,13 +68,13 @@ def select_rows(split: Split, index: np.ndarray) -> Split:
 
 # --------------------------------------------------------------------------------------------------------------- abaw
 def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
-    """The official validation videos of both ABAW tasks, from all splits of an imported Aff-Wild2.
+    """Load the official validation videos of both ABAW tasks from all splits of an imported Aff-Wild2.
 
     Raises:
-        ValueError: the data set does not keep them, or lacks all of their videos.
+        ValueError: the data set does not record the official splits, or has none of their videos.
     """
     manifest = find_manifest(path)
-    official = official_splits_of(manifest, path)
+    official = read_official_splits(manifest, path)
     parts = [load_labelled_split(path, name, au_ids) for name in manifest["splits"]]
     rows = datasets.concatenate_datasets([part.rows for part in parts])
     aus, emotion = (np.concatenate([getattr(part.labels, name) for part in parts]) for name in ("aus", "emotion"))
@@ -94,14 +94,14 @@ def load_abaw_validation(path: str, au_ids: Sequence[int]) -> Split:
     return select_rows(whole, np.flatnonzero(counts_for["au"] | counts_for["expr"]))
 
 
-def official_splits_of(manifest: Mapping[str, Any], path: str) -> dict[str, list[str]]:
-    """Task (`au`, `expr`) -> its official validation videos, as the import of Aff-Wild2 recorded them.
+def read_official_splits(manifest: Mapping[str, Any], path: str) -> dict[str, list[str]]:
+    """Return task (`au`, `expr`) -> official validation videos, as recorded by the import of Aff-Wild2.
 
     Args:
-        manifest: of the data set.
-        path: what errors call it.
+        manifest: the data set's manifest.
+        path: name of the data set in errors.
     Raises:
-        ValueError: the data set is no such import, or one that dropped what a single task labels.
+        ValueError: not an import of Aff-Wild2, or one that dropped frames labelled for one task only.
     """
     report: dict[str, Any] = manifest.get("report", {})
     if "official_splits" not in report:

@@ -1,15 +1,15 @@
-"""What the scores of a checkpoint are worth: simple references beside it, on one data set.
+"""Simple reference predictors that a checkpoint's scores are compared with, on one data set.
 
 All are scored on the evaluation split, AUs at the threshold 0.5:
 
-- always "active" and the most frequent emotion; of generated data also the emotions that the true AUs allow;
-- logistic regression on the 68 landmarks of the data set, aligned by the eyes; the mean face where there are none;
-- a linear probe, the same regression, on an untrained tower of the checkpoint's kind: the faces aligned by the data
-  set's landmarks, the last feature map average-pooled to a grid and flattened;
-- of a checkpoint with a frozen tower, two linear probes on it, see `tower_probes`;
-- the checkpoint itself, given those landmarks, the same with noise, and none, which is the mean face.
+- always "active" and the most frequent emotion; for generated data also the emotions that the true AUs allow;
+- logistic regression on the data set's 68 landmarks, aligned by the eyes; the mean face where there are none;
+- a linear probe (the same regression) on an untrained tower of the checkpoint's architecture: faces aligned by the
+  data set's landmarks, the last feature map average-pooled to a grid and flattened;
+- for a checkpoint with a frozen tower, two linear probes on that tower, see `tower_probes`;
+- the checkpoint itself, with the data set's landmarks, with noisy landmarks, and without (the mean face).
 
-`mf2 evaluate --references` prints them as a Markdown table and writes every AU's and emotion's scores.
+`mf2 evaluate --references` prints them as a Markdown table and writes the scores of every AU and emotion.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,10 +42,10 @@ from mf2.utils.markdown import markdown_table
 JITTER = 0.03
 """Standard deviation of the noise on landmarks, as a fraction of the distance between the eye centres."""
 PROBE_GRID = 4
-"""Side of the grid to which the untrained tower's feature map is pooled: it keeps where things are in a face."""
+"""Side of the grid to which the untrained tower's feature map is pooled; it preserves the layout of the face."""
 BATCH_SIZE = 64
 ALIGNED_SIZE = (100, 100)
-"""Height and width to which landmarks are aligned; features are standardised, so any square does."""
+"""Height and width to which landmarks are aligned; features are standardised, so that the size does not matter."""
 
 ReferencePredictions = tuple[np.ndarray, np.ndarray]
 """AU probabilities `(N, A)` and emotion scores `(N, E)`."""
@@ -53,7 +53,7 @@ ReferencePredictions = tuple[np.ndarray, np.ndarray]
 
 # ---------------------------------------------------------------------------------------------------------- landmarks
 def jittered_landmarks(example: FaceExample, seed: int, jitter: float = JITTER) -> np.ndarray | None:
-    """The points with independent Gaussian noise on x and y, a function of (seed, row) alone."""
+    """The landmarks with independent Gaussian noise on x and y, which depends on (seed, row) only."""
     if example.landmarks_px is None:
         return None
     left, right = eye_centers(example.landmarks_px)
@@ -62,7 +62,7 @@ def jittered_landmarks(example: FaceExample, seed: int, jitter: float = JITTER) 
 
 
 def aligned_landmarks(split: Split) -> np.ndarray:
-    """`(N, 136)`: the points with the eye centres brought to the same places; the mean face where there are none."""
+    """`(N, 136)`: the landmarks aligned by the eye centres; the mean face for faces without landmarks."""
     aligned = [mean_face(ALIGNED_SIZE) if points is None else _align(points) for points in split.rows["landmarks"]]
     return np.stack(aligned).reshape(len(aligned), -1)
 
@@ -73,11 +73,11 @@ def _align(landmarks_px: Any) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------- the model
 def load_checkpoint(folder: str) -> tuple[MF2Model, MF2ImageProcessor]:
-    """The checkpoint in evaluation mode, and its image processor.
+    """Load a checkpoint in evaluation mode, and its image processor.
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
-        ValueError: it is one of another model, or without the data sets' labels.
+        ValueError: it is not an MF² checkpoint, or does not recognise both AUs and the eight emotions.
     """
     file = Path(folder, CONFIG_NAME)
     if not file.is_file():
@@ -92,22 +92,22 @@ def load_checkpoint(folder: str) -> tuple[MF2Model, MF2ImageProcessor]:
 
 
 def untrained_tower(config: MF2Config, seed: int) -> MF2Model:
-    """A model around a new tower of the same `vision_config`; its one map is the tower's last."""
+    """Build a model around a newly initialised tower of the same `vision_config`, with its last feature map only."""
     set_seed(seed)
     return MF2Model(MF2Config.from_dict(config.to_dict() | {"local_feature_levels": [-1]})).eval()
 
 
 def model_predictions(
-    model: MF2Model, image_processor: MF2ImageProcessor, split: Split, landmarks_of: LandmarkChoice
+    model: MF2Model, image_processor: MF2ImageProcessor, split: Split, choose_landmarks: LandmarkChoice
 ) -> ReferencePredictions:
-    """What the checkpoint says of a split, given these landmarks."""
-    found = predict(model, image_processor, split, BATCH_SIZE, model.device, landmarks_of)
+    """The checkpoint's predictions for a split, with the chosen landmarks."""
+    found = predict(model, image_processor, split, BATCH_SIZE, model.device, choose_landmarks)
     return found.au_probs, found.emotion_probs
 
 
 @torch.no_grad()
 def tower_features(model: MF2Model, image_processor: MF2ImageProcessor, split: Split) -> np.ndarray:
-    """`(N, width · PROBE_GRID²)`: the tower's last map, pooled and flattened."""
+    """`(N, width · PROBE_GRID²)`: the tower's last feature map, pooled and flattened."""
     batches = image_batches(split, image_processor, BATCH_SIZE, model.device)
     maps = (model.encode_vision(batch["pixel_values"]).maps[-1] for batch in batches)
     return torch.cat([F.adaptive_avg_pool2d(last, PROBE_GRID).flatten(1).cpu() for last in maps]).numpy()
@@ -115,7 +115,7 @@ def tower_features(model: MF2Model, image_processor: MF2ImageProcessor, split: S
 
 # ------------------------------------------------------------------------------------------------ logistic regression
 def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndarray) -> ReferencePredictions:
-    """A logistic regression for each AU (classes balanced) and one for the emotion, on `(N, F)` features."""
+    """Predictions of a logistic regression per AU (balanced classes) and one for the emotion, on `(N, F)` features."""
     fit = partial(class_probabilities, train_x, eval_x=eval_x)
     au_columns = tqdm(train_labels.aus.T, desc="fitting AUs", leave=False)
     au_probs = [fit(labels, num_classes=2, class_weight="balanced")[:, 1] for labels in au_columns]
@@ -126,7 +126,7 @@ def probe_predictions(train_x: np.ndarray, train_labels: Labels, eval_x: np.ndar
 def predict_references(
     model: MF2Model, image_processor: MF2ImageProcessor, train: Split, evaluation: Split, seed: int
 ) -> Iterator[tuple[str, ReferencePredictions]]:
-    """The predictions of each reference for the evaluation split, the checkpoint's last."""
+    """Yield the predictions of each reference for the evaluation split, the checkpoint's last."""
     landmarks = [aligned_landmarks(split) for split in (train, evaluation)]
     yield "logistic regression on landmarks", probe_predictions(landmarks[0], train.labels, landmarks[1])
     tower = untrained_tower(model.config, seed).to(model.device)
@@ -147,7 +147,7 @@ def predict_references(
 def score_references(
     predictions: Iterator[tuple[str, ReferencePredictions]], split: Split, config: MF2Config
 ) -> list[dict]:
-    """A row for each reference, the trivial ones first: `reference`, `au_f1`, `emotion_top1` and all scores."""
+    """One row per reference, the trivial ones first: `reference`, `au_f1`, `emotion_top1` and all scores."""
     rows = []
     for name, (au_probs, emotion_scores) in predictions:
         aus = au_metrics(au_probs, split.labels.aus, config.label_space.au_codes)
@@ -164,21 +164,23 @@ def score_references(
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows in Markdown; - where there is nothing to score."""
+    """The rows as a Markdown table; "-" where there is nothing to score."""
     scores = [["-" if row[name] is None else f"{row[name]:.3f}" for name in ("au_f1", "emotion_top1")] for row in rows]
     cells = [(row["reference"], *score) for row, score in zip(rows, scores, strict=True)]
     return markdown_table(("reference", "mean AU F1", "emotion top-1"), cells)
 
 
 def measure_references(folder: str, data: str, seed: int, device: str) -> dict[str, Any]:
-    """The scores of every reference on the evaluation split of a data set, and what they depend on.
+    """Score every reference on the evaluation split of a data set.
 
     Args:
-        folder: of the checkpoint.
-        data: data set with both splits.
-        seed: of the noise and of the untrained tower.
+        folder: the checkpoint.
+        data: data set with both splits, a folder or Hub id.
+        seed: random seed of the landmark noise and of the untrained tower.
+    Returns:
+        `scores`, one row per reference, and the conditions of `describe_conditions`.
     Raises:
-        FileNotFoundError, ValueError: there is no such checkpoint or data set, or one without the labels.
+        FileNotFoundError, ValueError: the checkpoint or data set does not exist, or lacks the labels.
     """
     model, image_processor = load_checkpoint(folder)
     model.to(device)
@@ -189,7 +191,7 @@ def measure_references(folder: str, data: str, seed: int, device: str) -> dict[s
 
 
 def describe_conditions(model: MF2Model, folder: str, train: Split, evaluation: Split, seed: int) -> dict[str, Any]:
-    """What the scores depend on."""
+    """The settings, data and environment that the scores depend on."""
     import sklearn
 
     return {

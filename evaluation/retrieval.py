@@ -1,8 +1,7 @@
-"""Retrieval between faces and captions: recall@k in both directions, for each kind of caption.
+"""Retrieval between faces and captions: recall@k in both directions, by kind of caption.
 
-Faces that show the same caption are all right answers to it, and a caption that several faces share is one text: what
-is counted as wrong is never the same words. Ties count against the model, so that one which maps everything to the
-same point scores nothing.
+All faces with the same caption are correct answers to it, and a caption that several faces share is one text, so
+identical texts never count as errors. Ties count against the model, so that mapping everything to one point scores 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,24 +22,24 @@ from mf2.labels_mf2 import AU_UNLABELLED
 from mf2.modeling_mf2 import CAPTION_BRANCH, MF2Model, MF2Output
 
 RECALLS_AT = (1, 5, 10)
-TEXTS_AT_ONCE = 256
+TEXT_BATCH_SIZE = 256
 MAX_SIMILARITIES = 1 << 24
-"""Similarities of queries with texts that are held at once: 64 MiB."""
+"""Similarities between queries and texts in memory at a time: 64 MiB."""
 
 
 def retrieval_scores(
     model: MF2Model, tokenizer: PreTrainedTokenizerBase, split: Split, outputs: Sequence[MF2Output]
 ) -> dict[str, dict[str, Any]]:
-    """Recall of every kind of caption that the split has and a branch of the model can read.
+    """Recall for every kind of caption that the split has and the model has a branch for.
 
     Args:
-        model: with its branches; texts are embedded by it.
-        split: faces and captions; a face without a caption of a kind is left out of that kind.
-        outputs: the model's for the faces of the split, batch by batch, on the CPU.
+        model: embeds the texts.
+        split: faces and captions; faces without a caption of a kind are skipped for that kind.
+        outputs: the model's outputs for the faces of the split, by batch, on the CPU.
     Returns:
-        Kind -> `{"num_faces", "num_texts", "text_to_face", "face_to_text"}`, a direction being `{"recall": {"1": …},
-        "chance": {"1": …}}`: the share of queries with a right answer among the first k, and what a random order
-        reaches.
+        Kind -> `{"num_faces", "num_texts", "text_to_face", "face_to_text"}`. Each direction is `{"recall": {"1": …},
+        "chance": {"1": …}}`: the share of queries with a correct answer among the first k, and the same for a random
+        order.
     """
     scores = {}
     for kind, branch in CAPTION_BRANCH.items():
@@ -56,7 +55,7 @@ def retrieval_scores(
 
 
 def face_embeds(outputs: Sequence[MF2Output], branch: str, text_embeds: torch.Tensor) -> torch.Tensor:
-    """`(N, G, Q, P)` queries of all faces: of the face (G = 1), or of its AU regions apart where the texts are."""
+    """`(N, G, Q, P)` queries of all faces: G is 1, or A if the texts are one per AU."""
     if branch == "emo":
         return torch.cat([output.emotion_embeds for output in outputs if output.emotion_embeds is not None])[:, None]
     regions = torch.cat([output.au_embeds for output in outputs if output.au_embeds is not None])  # (N, A, Q, P)
@@ -66,17 +65,17 @@ def face_embeds(outputs: Sequence[MF2Output], branch: str, text_embeds: torch.Te
 # -------------------------------------------------------------------------------------------------------------- texts
 @dataclass(frozen=True)
 class TextReader:
-    """Embeds captions as the model learned to read them."""
+    """Embeds captions in the form that the model was trained on."""
 
     model: MF2Model
     tokenizer: PreTrainedTokenizerBase
 
     def embed(self, kind: str, captions: Sequence[str], unlabelled: np.ndarray | None = None) -> torch.Tensor:
-        """`(M, G, P)` on the CPU: G is 1, or A for AU captions that were learned as a sentence an AU.
+        """Return `(M, G, P)` embeddings on the CPU: G is 1, or A for AU captions in `per_au` mode.
 
         Args:
-            unlabelled: `(M, A)` AUs of which a caption says nothing, because the faces that show it have no label of
-                them; their embeddings are 0, and `similarity` leaves them out.
+            unlabelled: `(M, A)` bool, AUs that are unlabelled in the faces of a caption; their embeddings are 0, and
+                `similarity` skips them.
         """
         config = self.model.config
         if kind == "au" and config.au_text_mode == "per_au":
@@ -89,7 +88,7 @@ class TextReader:
 
     @torch.no_grad()
     def _embed_texts(self, kind: str, texts: Sequence[str], max_length: int) -> torch.Tensor:
-        """`(len(texts), P)`; each distinct text is read once."""
+        """`(len(texts), P)`; each distinct text is encoded once."""
         branch = CAPTION_BRANCH[kind]
         positions = self.model.get_branch(branch).embeddings.position_embeddings.num_embeddings
         table = TokenTable(self.tokenizer)
@@ -97,16 +96,17 @@ class TextReader:
         table.freeze()
         distinct, index_of_text = np.unique(indexes, return_inverse=True)
         parts = []
-        for start in range(0, len(distinct), TEXTS_AT_ONCE):
-            ids, mask, _ = table.pad(distinct[start : start + TEXTS_AT_ONCE])
+        for start in range(0, len(distinct), TEXT_BATCH_SIZE):
+            ids, mask, _ = table.pad(distinct[start : start + TEXT_BATCH_SIZE])
             ids, mask = ids.to(self.model.device), mask.to(self.model.device)
             parts.append(self.model.get_text_features(ids, mask, branch=branch).pooler_output.float().cpu())
         return torch.cat(parts)[index_of_text]
 
 
 def au_sentences(caption: str, config: MF2Config) -> list[str]:
-    """What an AU caption says of each AU of the model: its sentence, or the fixed one of an AU that is not active;
-    an unlabelled one has to be left out by the caller.
+    """One sentence per AU of the model: the caption's, or the fixed sentence of an inactive AU.
+
+    The caller has to mask unlabelled AUs.
     """
     written = parse_au_caption(caption)
     return [written.get(au_id) or inactive_au_sentence(au_id) for au_id in config.au_ids]
@@ -114,12 +114,12 @@ def au_sentences(caption: str, config: MF2Config) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------- recall
 def bidirectional_recall(faces: torch.Tensor, texts: torch.Tensor, text_of_face: np.ndarray) -> dict[str, Any]:
-    """Recall of faces by texts and of texts by faces; see `retrieval_scores`.
+    """Recall of text-to-face and face-to-text retrieval; see `retrieval_scores`.
 
     Args:
         faces: `(N, G, Q, P)`.
-        texts: `(M, G, P)`, all different.
-        text_of_face: `(N,)` the text that each face shows.
+        texts: `(M, G, P)`, all distinct.
+        text_of_face: `(N,)` index of each face's text.
     """
     text_idx, columns = torch.from_numpy(text_of_face), torch.arange(len(texts))
     num_queries = faces.shape[1] * faces.shape[2]
@@ -136,14 +136,15 @@ def bidirectional_recall(faces: torch.Tensor, texts: torch.Tensor, text_of_face:
     return {
         "num_faces": len(faces),
         "num_texts": len(texts),
-        "text_to_face": recall_of_ranks(*by_text, num_candidates=len(faces)),
-        "face_to_text": recall_of_ranks(*by_face, num_candidates=len(texts)),
+        "text_to_face": recall_at_k(*by_text, num_candidates=len(faces)),
+        "face_to_text": recall_at_k(*by_face, num_candidates=len(texts)),
     }
 
 
 def similarity(faces: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """`(N, M)`: the best of a face's queries for each text, averaged over the AUs where each has its own text; of AUs
-    without one the embedding is 0.
+    """`(N, M)`: the maximum over a face's queries for each text, averaged over the AUs that have a text.
+
+    AUs without a text have embedding 0.
     """
     return image_text_similarity(faces, texts).sum(0) / texts.any(-1).sum(1).clamp(min=1)
 
@@ -153,12 +154,14 @@ def search(
     is_right: Callable[[torch.Tensor], torch.Tensor],
     blocks: Iterable[torch.Tensor],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the first right answer and number of right answers of every row of the blocks.
+    """Rank of the first correct answer and number of correct answers of each query.
 
     Args:
-        compare: row numbers `(R,)` -> their similarities `(R, C)` with all candidates.
-        is_right: row numbers -> `(R, C)` bool.
-        blocks: the row numbers, as many at once as memory is meant for.
+        compare: query indices `(R,)` -> similarities `(R, C)` with all candidates.
+        is_right: query indices -> `(R, C)` bool.
+        blocks: query indices, split into blocks that fit into memory.
+    Returns:
+        `(sum of R,)` ranks from 0, and counts.
     """
     ranks, num_right = [], []
     for rows in blocks:
@@ -169,13 +172,13 @@ def search(
 
 
 def rank_of_first(similarities: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`(R,)`: how many wrong candidates are at least as similar as the best right one; `(R, C)` both arguments."""
+    """`(R,)`: number of wrong candidates at least as similar as the best correct one; both arguments are `(R, C)`."""
     best = similarities.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return ((similarities >= best) & ~right).sum(1)
 
 
-def recall_of_ranks(ranks: np.ndarray, num_right: np.ndarray, num_candidates: int) -> dict[str, dict[str, float]]:
-    """Recall@k of `(R,)` ranks, and its expectation when the order is random."""
+def recall_at_k(ranks: np.ndarray, num_right: np.ndarray, num_candidates: int) -> dict[str, dict[str, float]]:
+    """Recall@k of `(R,)` ranks, and its expectation for a random order."""
     recall = {str(k): float(np.mean(ranks < k)) for k in RECALLS_AT}
     chance = {
         str(k): float(np.mean(1 - hypergeom.pmf(0, num_candidates, num_right, min(k, num_candidates))))

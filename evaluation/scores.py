@@ -1,4 +1,4 @@
-"""All scores of predictions, with their intervals and baselines: the one place that says how well something does."""
+"""All scores of predictions, with their confidence intervals and baselines."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from mf2.evaluation.predictions import Predictions
 from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 
 MAX_GROUPS = 50
-"""A column with more values than this divides the rows into groups that no score can be read from."""
+"""Maximum number of groups; more would leave too few rows in each."""
 GAP_SCORES = {"au_f1": "aus_tuned", "emotion_macro_f1": "emotion", "emotion_uar": "emotion"}
 
 
@@ -36,15 +36,15 @@ def evaluate_predictions(
     """Every score of the predictions.
 
     Args:
-        label_space: names of their columns and the system's own AU thresholds.
-        num_bootstrap: resamples of the intervals; 0 leaves the intervals out.
-        seed: of the resamples.
-        groups: `(N,)` what is resampled as a whole, instead of `predictions.group_ids`, the videos.
+        label_space: AUs and emotions of the columns, and the system's AU thresholds.
+        num_bootstrap: number of resamples; 0 for no intervals.
+        seed: random seed of the resamples.
+        groups: `(N,)` units that are resampled as a whole; `predictions.group_ids`, the videos, by default.
     Returns:
-        `aus` (at 0.5) and `aus_tuned` (at the system's own thresholds): see `au_metrics`; `emotion`: see
+        `aus` (at 0.5) and `aus_tuned` (at the system's thresholds): see `au_metrics`; `emotion`: see
         `emotion_metrics`; `calibration`: `{"aus", "emotion"}`, None for a system that gives decisions only;
-        `bootstrap`: how the intervals were made. Beside a score `f1` stands its interval, `f1_interval`: `[low, high]`
-        or None where it is undefined.
+        `bootstrap`: settings of the intervals. The interval of a score `f1` is `f1_interval`: `[low, high]`, or None
+        if it is undefined.
     """
     groups = predictions.group_ids if groups is None else np.asarray(groups)
     resampler = _make_resampler(groups, num_bootstrap, seed)
@@ -61,12 +61,12 @@ def evaluate_predictions(
 
 
 def _make_resampler(groups: np.ndarray, num_bootstrap: int, seed: int) -> Resampler | None:
-    """None where there is nothing to resample: a single video says nothing about others."""
+    """A resampler of the groups; None if there is only one group or no interval is wanted."""
     return Resampler(groups, num_bootstrap, seed) if num_bootstrap and len(np.unique(groups)) > 1 else None
 
 
 def score_tasks(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
-    """`aus`, `aus_tuned` and `emotion`, with intervals where there is a resampler."""
+    """`aus`, `aus_tuned` and `emotion`, with intervals if there is a resampler."""
     return {
         "aus": score_aus(predictions, label_space, 0.5, resampler),
         "aus_tuned": score_aus(predictions, label_space, label_space.thresholds, resampler),
@@ -110,7 +110,7 @@ def score_emotion(predictions: Predictions, label_space: LabelSpace, resampler: 
 
 
 def score_calibration(predictions: Predictions, label_space: LabelSpace) -> dict[str, Any]:
-    """Calibration of both tasks; None for a task that has no labels, or decisions instead of probabilities."""
+    """Calibration of both tasks; None for a task without labels, or with decisions instead of probabilities."""
     aus = emotion = None
     if not is_decision(predictions.au_probs):
         aus = au_calibration(predictions.au_probs, predictions.au_labels, label_space.au_codes)
@@ -133,15 +133,16 @@ def evaluate_by_group(
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The scores of each group of rows, and the gap between the best and the worst group.
+    """Compute the scores of each group of rows, and the gaps between the best and the worst group.
 
     Args:
         values: `(N,)` the group of each row; None is a group of its own.
         num_bootstrap, seed: as for `evaluate_predictions`; all groups share the resamples, so that a video with rows
-            in two of them moves both.
+            in two groups is resampled in both.
     Returns:
         `{"groups": {value: {"rows", "videos", "aus", "aus_tuned", "emotion"}}, "gaps": {score: {"best", "worst",
-        "gap", "gap_interval"}}}`. A gap is of the mean AU F1 at the system's thresholds, emotion macro-F1 or UAR.
+        "gap", "gap_interval"}}}`. Gaps are of mean AU F1 at the system's thresholds, emotion macro-F1
+        and UAR.
     Raises:
         ValueError: more than `MAX_GROUPS` values.
     """
@@ -175,7 +176,7 @@ def _gap_samples(predictions: Predictions, label_space: LabelSpace, resampler: R
 
 
 def _gap(score: str, groups: dict[str, Any], samples: dict[str, dict[str, np.ndarray]]) -> dict[str, Any] | None:
-    """The gap of a score between the best and the worst group; None where fewer than two groups have it."""
+    """The gap of a score between the best and the worst group; None if fewer than two groups have the score."""
     task = GAP_SCORES[score]
     values = {name: scores[task].get(score.partition("_")[2]) for name, scores in groups.items()}
     values = {name: value for name, value in values.items() if value is not None}

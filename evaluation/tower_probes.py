@@ -1,9 +1,9 @@
-"""Linear probes on a checkpoint's frozen tower: what its features are worth without the branches.
+"""Linear probes on a checkpoint's frozen vision tower: the scores that its features reach without the branches.
 
-Each AU has a logistic regression on [its own region ; face], and one on [all regions ; face]; the emotion has one on
-[all regions ; face]. Regions are the means of what the local branch reads in them, the face is the mean of the tower's
-tokens. Classes are balanced; the penalty of each regression is that which predicts held-out groups of the training
-split best. A model that does not beat them has learned nothing that its tower did not know.
+There are two logistic regressions per AU, on [the AU's region ; face] and on [all regions ; face], and one for the
+emotion on [all regions ; face]. A region is the mean of the features that the local branch reads in it; the face is
+the mean of the tower's tokens. Classes are balanced, and the penalty of each regression is chosen on held-out groups
+of the training split. A model that does not beat the probes has learned nothing beyond its tower.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,20 +27,20 @@ BATCH_SIZE = 64
 OWN_REGION = "linear probe on the frozen tower, own region and face"
 ALL_REGIONS = "linear probe on the frozen tower, all regions and face"
 SCORES = {"au_f1": "mean AU F1", "au_ap": "mean AP", "emotion_top1": "emotion top-1", "emotion_macro_f1": "macro-F1"}
-"""What a model and the probes are compared by."""
+"""Scores by which a model and the probes are compared -> their titles."""
 
 ProbeFeatures = tuple[np.ndarray, np.ndarray]
-"""Faces `(N, W)` and AU regions `(N, A, ΣW_l)`."""
+"""Features of the faces `(N, W)` and of the AU regions `(N, A, ΣW_l)`."""
 
 
 def has_probes(model: MF2Model) -> bool:
-    """Whether there is a frozen tower whose AU regions can be probed."""
+    """Whether the model has a frozen tower whose AU regions can be probed."""
     return model.config.freeze_vision and "au" in model.branches
 
 
 @torch.no_grad()
 def probe_features(model: MF2Model, image_processor: MF2ImageProcessor, split: Split) -> ProbeFeatures:
-    """What the probes read of a split, with the data set's landmarks."""
+    """Compute the probes' features of a split, with the data set's landmarks."""
     faces, regions = [], []
     for batch in image_batches(split, image_processor, BATCH_SIZE, model.device):
         sampled = model.sample_vision(batch["pixel_values"], batch["au_boxes"])
@@ -53,38 +53,39 @@ def probe_features(model: MF2Model, image_processor: MF2ImageProcessor, split: S
 def predict_tower_probes(
     train_features: ProbeFeatures, train: Split, eval_features: ProbeFeatures
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Name, AU probabilities `(N, A)` and emotion scores `(N, E)` of both probes."""
+    """Yield the name, AU probabilities `(N, A)` and emotion scores `(N, E)` of each probe."""
     groups = train.groups
-    own = [
-        np.concatenate([regions, _beside(faces, regions)], -1) for faces, regions in (train_features, eval_features)
+    own_regions = [
+        np.concatenate([regions, _repeat_for_regions(faces, regions)], -1)
+        for faces, regions in (train_features, eval_features)
     ]
-    whole = [
+    all_regions = [
         np.concatenate([regions.reshape(len(faces), -1), faces], -1)
         for faces, regions in (train_features, eval_features)
     ]
-    emotion = tuned_probabilities(whole[0], train.labels.emotion, whole[1], groups, len(EMOTIONS))
+    emotion = fit_tuned_probe(all_regions[0], train.labels.emotion, all_regions[1], groups, len(EMOTIONS))
     num_aus = train.labels.aus.shape[1]
     for name in (OWN_REGION, ALL_REGIONS):
-        pairs = [[of[:, au] for of in own] if name == OWN_REGION else whole for au in range(num_aus)]
-        shown = tqdm(zip(pairs, train.labels.aus.T, strict=True), desc=name, total=num_aus, leave=False)
-        probs = [tuned_probabilities(x[0], labels, x[1], groups, 2)[:, 1] for x, labels in shown]
+        pairs = [[x[:, au] for x in own_regions] if name == OWN_REGION else all_regions for au in range(num_aus)]
+        progress = tqdm(zip(pairs, train.labels.aus.T, strict=True), desc=name, total=num_aus, leave=False)
+        probs = [fit_tuned_probe(x[0], labels, x[1], groups, 2)[:, 1] for x, labels in progress]
         yield name, (np.stack(probs, axis=1), emotion)
 
 
-def _beside(faces: np.ndarray, regions: np.ndarray) -> np.ndarray:
+def _repeat_for_regions(faces: np.ndarray, regions: np.ndarray) -> np.ndarray:
     return np.broadcast_to(faces[:, None], (*regions.shape[:2], faces.shape[-1]))
 
 
-def tuned_probabilities(
+def fit_tuned_probe(
     train_x: np.ndarray, labels: np.ndarray, eval_x: np.ndarray, groups: np.ndarray, num_classes: int
 ) -> np.ndarray:
-    """As `class_probabilities`, with balanced classes and the penalty that predicts held-out groups best."""
+    """`class_probabilities` with balanced classes and the penalty that scores best on held-out groups."""
     best = choose_penalty(train_x, labels, groups, num_classes)
     return class_probabilities(train_x, labels, eval_x, num_classes, "balanced", best)
 
 
 def choose_penalty(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_classes: int) -> float:
-    """The inverse penalty of the least log loss on held-out groups, each class counting the same."""
+    """The inverse penalty with the smallest class-balanced log loss on held-out groups."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
     from sklearn.utils.class_weight import compute_sample_weight
@@ -97,11 +98,11 @@ def choose_penalty(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_cl
     losses = []
     for inverse_penalty in INVERSE_PENALTIES:
         probs = np.zeros((len(labels), num_classes))
-        for seen, held_out in GroupKFold(FOLDS).split(x, groups=groups):
+        for fitted, held_out in GroupKFold(FOLDS).split(x, groups=groups):
             probs[held_out] = class_probabilities(
-                x[seen], labels[seen], x[held_out], num_classes, "balanced", inverse_penalty
+                x[fitted], labels[fitted], x[held_out], num_classes, "balanced", inverse_penalty
             )
-        probs = probs.clip(1e-6)  # of a class that a fold never saw
+        probs = probs.clip(1e-6)  # a class without a row in this fold has probability 0
         probs /= probs.sum(1, keepdims=True)
         losses.append(log_loss(labels, probs, sample_weight=weights, labels=list(range(num_classes))))
     return INVERSE_PENALTIES[int(np.argmin(losses))]
@@ -111,20 +112,20 @@ def choose_penalty(x: np.ndarray, labels: np.ndarray, groups: np.ndarray, num_cl
 def measure_tower_probes(
     model: MF2Model, image_processor: MF2ImageProcessor, train: Split, evaluation: Split
 ) -> list[dict[str, Any]]:
-    """The scores of both probes on the evaluation split, as [`headline`] has them."""
+    """Fit both probes on a training split and return their `headline_scores` on the evaluation split."""
     features = [probe_features(model, image_processor, split) for split in (train, evaluation)]
     rows = []
     for name, (au_probs, emotion_scores) in predict_tower_probes(features[0], train, features[1]):
-        scored = {
+        evaluated = {
             "aus": au_metrics(au_probs, evaluation.labels.aus, model.label_space.au_codes),
             "emotion": emotion_metrics(emotion_scores, evaluation.labels.emotion, model.label_space.emotions),
         }
-        rows.append({"name": name, **headline(scored)})
+        rows.append({"name": name, **headline_scores(evaluated)})
     return rows
 
 
-def headline(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
-    """`SCORES` of an evaluation's `aus` and `emotion`; None where nothing is labelled."""
+def headline_scores(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
+    """The `SCORES` of an evaluation; None where nothing is labelled."""
     aus, emotion = evaluation["aus"], evaluation["emotion"]
     return {
         "au_f1": aus["f1"],
@@ -134,11 +135,11 @@ def headline(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def not_above_probes(evaluation: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the scores in which the better probe is not beaten."""
-    own = headline(evaluation)
+def scores_not_above_probes(evaluation: Mapping[str, Any], probes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Titles of the scores in which the model does not beat the better probe."""
+    scores = headline_scores(evaluation)
     return [
         title
         for name, title in SCORES.items()
-        if own[name] is not None and own[name] <= max(probe[name] for probe in probes)
+        if scores[name] is not None and scores[name] <= max(probe[name] for probe in probes)
     ]

@@ -19,7 +19,13 @@ from mf2.data_loading.collators import FaceCollator
 from mf2.data_loading.splits import Split
 from mf2.dataset_tools.schema import read_manifest
 from mf2.evaluation.predictions import IMAGE_NAMES
-from mf2.evaluation.tower_probes import SCORES, has_probes, headline, measure_tower_probes, not_above_probes
+from mf2.evaluation.tower_probes import (
+    SCORES,
+    has_probes,
+    headline_scores,
+    measure_tower_probes,
+    scores_not_above_probes,
+)
 from mf2.hub.provenance import record_training_videos
 from mf2.labels_mf2 import AU_IDS, EMOTIONS
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -180,8 +186,8 @@ def compare_with_probes(
 ) -> dict[str, Any]:
     """`probes`: their scores, and those (`not_above`) in which the model does not beat the better one."""
     rows = measure_tower_probes(model.eval(), processor.image_processor, train, evaluation)
-    not_above = not_above_probes(metrics["evaluation"], rows)
-    for row in [{"name": "this model", **headline(metrics["evaluation"])}, *rows]:
+    not_above = scores_not_above_probes(metrics["evaluation"], rows)
+    for row in [{"name": "this model", **headline_scores(metrics["evaluation"])}, *rows]:
         known = (f"{title} {row[name]:.3f}" for name, title in SCORES.items() if row[name] is not None)
         logger.info(f"{row['name']}: {', '.join(known)}")
     if not_above:

@@ -1,4 +1,4 @@
-"""Average precision of facial action units as an `evaluate` metric; unlabelled entries never count."""
+"""Average precision of facial action units as an `evaluate` metric; unlabelled entries are ignored."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from mf2.evaluation.metrics import au_metrics
 
-DESCRIPTION = """Average precision of each action unit and their unweighted mean, beside the prevalence, which a random
-order reaches. A label of -1 is unlabelled and never counts; an action unit without a positive label is in no mean."""
+DESCRIPTION = """Average precision of each action unit and their unweighted mean, with the prevalence, which is
+what a random order reaches. Labels of -1 are unlabelled and ignored; action units without a positive label are left
+out of the mean."""
 
 INPUTS = """
 Args:

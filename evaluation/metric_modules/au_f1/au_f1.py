@@ -1,4 +1,4 @@
-"""F1 of facial action units as an `evaluate` metric; unlabelled entries never count."""
+"""F1 of facial action units as an `evaluate` metric; unlabelled entries are ignored."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from mf2.evaluation.metrics import au_metrics
 
-DESCRIPTION = """F1 of each action unit and their unweighted mean, beside what saying "active" always reaches,
-2p / (1 + p). A label of -1 is unlabelled and never counts; an action unit without any label is in no mean and is
-listed in `unlabelled`."""
+DESCRIPTION = """F1 of each action unit and their unweighted mean, with the score of always predicting
+"active", 2p / (1 + p). Labels of -1 are unlabelled and ignored; action units without any label are left out of the
+mean and listed in `unlabelled`."""
 
 INPUTS = """
 Args:
     predictions: rows of A probabilities of "active", or decisions 0 and 1.
     references: rows of A labels 1, 0 or -1.
     au_codes: A names [`AU0`, `AU1`, … by column].
-    thresholds: "active" from this probability on; one for all or A of them [0.5].
+    thresholds: probability from which an AU is "active"; one for all AUs, or A values [0.5].
 Returns:
     f1, f1_all_positive: unweighted means.
     per_au: name -> f1.

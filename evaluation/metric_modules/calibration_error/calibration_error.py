@@ -8,8 +8,8 @@ import numpy as np
 
 from mf2.evaluation.calibration import binary_calibration
 
-DESCRIPTION = """Whether probabilities come true: the expected calibration error over 15 bins of equal width and the
-Brier score, beside the Brier score of always saying the prevalence. A label of -1 is unlabelled and never counts."""
+DESCRIPTION = """Expected calibration error over 15 bins of equal width, and the Brier score with that of always
+predicting the prevalence. Labels of -1 are unlabelled and ignored."""
 
 INPUTS = """
 Args:
@@ -18,7 +18,7 @@ Args:
 Returns:
     ece, brier, brier_prevalence; None without a label.
 """
-KEPT = ("ece", "brier", "brier_prevalence")
+SCORE_NAMES = ("ece", "brier", "brier_prevalence")
 
 
 class CalibrationError(evaluate.Metric):
@@ -34,6 +34,6 @@ class CalibrationError(evaluate.Metric):
         probs, labels = np.asarray(predictions), np.asarray(references)
         labelled = labels >= 0
         if not labelled.any():
-            return dict.fromkeys(KEPT)
+            return dict.fromkeys(SCORE_NAMES)
         scores = binary_calibration(probs[labelled], labels[labelled] == 1)
-        return {name: scores[name] for name in KEPT}
+        return {name: scores[name] for name in SCORE_NAMES}

@@ -1,4 +1,4 @@
-"""One-vs-rest accuracy of emotions, by which the paper's Table III can be read, as an `evaluate` metric."""
+"""One-vs-rest accuracy of emotions, for comparison with the paper's Table III, as an `evaluate` metric."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import evaluate
 from mf2.evaluation.metrics import decision_metrics
 
 DESCRIPTION = """Binary accuracy of each class against the rest, averaged over the classes. **Not an accuracy to report
-alone**: saying "never" to each of eight classes reaches 0.875, and a constant class 0.781 where classes are even; both
-stand beside it. A label of -100 is unlabelled and never counts."""
+alone**: rejecting each of eight classes reaches 0.875, and a constant class 0.781 if classes are balanced; both are
+reported with it. Labels of -100 are unlabelled and ignored."""
 
 INPUTS = """
 Args:
@@ -17,10 +17,10 @@ Args:
     references: labels, 0 to E - 1 or -100.
     num_classes: E [8].
 Returns:
-    paper_compatible_accuracy, and of the two trivial predictors paper_compatible_accuracy_never (no class, ever) and
-    paper_compatible_accuracy_constant (the most frequent class, always); nothing without a label.
+    paper_compatible_accuracy, and the scores of two trivial predictors: paper_compatible_accuracy_never (rejects every
+    class) and paper_compatible_accuracy_constant (always the most frequent class); empty if nothing is labelled.
 """
-KEPT = ("paper_compatible_accuracy", "paper_compatible_accuracy_never", "paper_compatible_accuracy_constant")
+SCORE_NAMES = ("paper_compatible_accuracy", "paper_compatible_accuracy_never", "paper_compatible_accuracy_constant")
 
 
 class PaperCompatibleAccuracy(evaluate.Metric):
@@ -34,4 +34,4 @@ class PaperCompatibleAccuracy(evaluate.Metric):
 
     def _compute(self, predictions: Any, references: Any, num_classes: int = 8) -> dict[str, Any]:
         scores = decision_metrics(predictions, references, num_classes)
-        return {name: scores[name] for name in KEPT if name in scores}
+        return {name: scores[name] for name in SCORE_NAMES if name in scores}

@@ -16,7 +16,7 @@ from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.evaluation.calibrate import (
     Calibration,
     Sample,
-    config_file_of,
+    find_config_file,
     fit_thresholds,
     head_files,
     hold_out,
@@ -55,7 +55,7 @@ def test_what_gains_nothing_on_the_held_out_videos_is_not_kept_unless_forced():
     held_out = make_sample(scale=(1, 1), emotion_scale=1.0)
     turned = replace(held_out, au_labels=1 - held_out.au_labels, emotion_labels=(held_out.emotion_labels + 4) % 8)
     chosen, kept = select_calibration(turned, held_out, SPACE, force=False)
-    assert kept == [] and chosen == Calibration.of(SPACE)
+    assert kept == [] and chosen == Calibration.from_label_space(SPACE)
     forced, kept = select_calibration(turned, held_out, SPACE, force=True)
     assert set(kept) == {"au_temperatures", "thresholds", "emotion_temperature"} and forced != chosen
 
@@ -73,7 +73,7 @@ def test_temperatures_move_the_thresholds_with_them():
 def test_an_au_that_is_not_labelled_both_ways_keeps_its_threshold():
     sample = make_sample(200)
     sample.au_labels[:, 0] = 1
-    assert fit_thresholds(sample, Calibration.of(SPACE)).thresholds[0] == 0.3
+    assert fit_thresholds(sample, Calibration.from_label_space(SPACE)).thresholds[0] == 0.3
     sample.au_labels[:, 0] = -1
     assert select_calibration(sample, sample, SPACE, force=True)[0].thresholds[0] == pytest.approx(0.3)
 
@@ -165,12 +165,12 @@ def test_the_head_of_a_sharded_checkpoint_is_found(checkpoint):
 def test_adapters_have_their_own_configuration_or_none(tmp_path):
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({"peft_type": "DFN", "au_thresholds": None}))
-    assert config_file_of(tmp_path) == file
+    assert find_config_file(tmp_path) == file
     file.write_text(json.dumps({"peft_type": "LORA"}))
     with pytest.raises(ValueError, match="has no au_thresholds"):
-        config_file_of(tmp_path)
+        find_config_file(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        config_file_of(tmp_path / "nothing")
+        find_config_file(tmp_path / "nothing")
 
 
 # ------------------------------------------------------------------------------------------------------------- command

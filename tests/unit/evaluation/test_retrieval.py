@@ -17,7 +17,7 @@ from mf2.evaluation.retrieval import (
     bidirectional_recall,
     face_embeds,
     rank_of_first,
-    recall_of_ranks,
+    recall_at_k,
     retrieval_scores,
     similarity,
 )
@@ -76,12 +76,12 @@ def test_every_face_with_the_same_caption_is_right():
 
 def test_chance_is_what_random_orders_reach():
     rng, num_right = np.random.default_rng(0), np.array([1, 3])
-    found = recall_of_ranks(np.array([0, 7]), num_right, num_candidates=20)
+    found = recall_at_k(np.array([0, 7]), num_right, num_candidates=20)
     assert found["recall"] == {"1": 0.5, "5": 0.5, "10": 1.0}
     for k in (1, 5, 10):
         hits = [np.min(rng.permutation(20)[:count]) < k for count in num_right for _ in range(4000)]
         assert found["chance"][str(k)] == pytest.approx(np.mean(hits), abs=0.02)
-    assert recall_of_ranks(np.array([0]), np.array([1]), num_candidates=3)["chance"]["10"] == 1.0
+    assert recall_at_k(np.array([0]), np.array([1]), num_candidates=3)["chance"]["10"] == 1.0
 
 
 # --------------------------------------------------------------------------------------------------------------- texts

@@ -12,8 +12,8 @@ from mf2.evaluation.tower_probes import (
     OWN_REGION,
     choose_penalty,
     measure_tower_probes,
-    not_above_probes,
     predict_tower_probes,
+    scores_not_above_probes,
 )
 from mf2.labels_mf2 import AU_IDS
 from mf2.training.arguments import PretrainArguments
@@ -62,8 +62,8 @@ def test_what_does_not_beat_the_better_probe_is_named():
         {"au_f1": 0.7, "au_ap": 0.8, "emotion_top1": 0.8, "emotion_macro_f1": 0.5},
     ]
     evaluation = {"aus": {"f1": 0.85, "average_precision": 0.85}, "emotion": {"top1": 0.75, "macro_f1": 0.6}}
-    assert not_above_probes(evaluation, probes) == ["mean AP", "emotion top-1"]
-    assert not_above_probes({"aus": evaluation["aus"], "emotion": {"num_labelled": 0}}, probes) == ["mean AP"]
+    assert scores_not_above_probes(evaluation, probes) == ["mean AP", "emotion top-1"]
+    assert scores_not_above_probes({"aus": evaluation["aus"], "emotion": {"num_labelled": 0}}, probes) == ["mean AP"]
 
 
 @pytest.mark.parametrize("level", [-1, 0])
