@@ -22,7 +22,7 @@ from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_landmarks_of
-from .readers.interface import About, Report, emotions_of
+from .readers.interface import About, Report, emotion_names
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
 from .replacements import REPLACED_KEY, essence, rounds_of
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             splits,
             manifest=manifest,
             au_ids=au_ids_of(frames.column_names),
-            emotions=emotions_of(frames),
+            emotions=emotion_names(frames),
             overwrite=args.overwrite,
         )
     print(counts.to_markdown())
@@ -221,7 +221,7 @@ def _rows(
     args: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one split, made one at a time."""
-    emotions, videos = emotions_of(frames), VideoReader()
+    emotions, videos = emotion_names(frames), VideoReader()
     for batch in frames.drop_columns(["split"]).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
             bar.update()

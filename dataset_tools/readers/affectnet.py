@@ -2,14 +2,14 @@
 
 csv:
     .../training.csv, .../validation.csv   columns subDirectory_filePath, facial_landmarks (x0;y0;...), expression;
-                                           a file without a header, as validation.csv is also passed on, has all nine
-    .../689/abc.jpg                        the images, below any folder (--crop)
+                                           a file without a header (some copies of validation.csv) has all columns
+    .../689/abc.jpg                        the images, in any folder (--crop)
 npy:
     {train_set,val_set}/annotations/12_exp.npy   the expression, a string in an array without dimensions
     {train_set,val_set}/annotations/12_lnd.npy   136 numbers x0, y0, x1, ...
     {train_set,val_set}/images/12.jpg
 
-The labels that a program gave (automatically_annotated.csv) are not read.
+Automatic labels (automatically_annotated.csv) are not read.
 """
 
 import argparse
@@ -21,26 +21,27 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ...labels_mf2 import EMOTIONS
+from .conventions import restricted_license
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import (
     Folder,
     ReadReport,
     add_crop_argument,
-    as_points,
-    frame_table,
+    build_frame_table,
     parse_landmarks,
     read_text_table,
+    to_points,
 )
-from .interface import About, License
+from .interface import About
 
 CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Contempt")
 NOT_EMOTIONS = {8: "None", 9: "Uncertain", 10: "No face"}
-CONVENTION = {"Contempt": "Other"}
+EMOTION_DEFAULTS = {"Contempt": "Other"}
 SPLITS = {"training": "train", "validation": "validation", "train_set": "train", "val_set": "validation"}
 LAYOUTS = ("auto", "csv", "npy")
 ABOUT = About(
     name="AffectNet",
-    license=License("other", "affectnet-agreement", "http://mohammadmahoor.com/affectnet/"),
+    license=restricted_license("affectnet-agreement", "http://mohammadmahoor.com/affectnet/"),
     citation="Mollahosseini, Hasani and Mahoor, AffectNet: A Database for Facial Expression, Valence, and Arousal "
     "Computing in the Wild, IEEE Transactions on Affective Computing 10(1), 2019",
     emotions=EMOTIONS,
@@ -59,14 +60,14 @@ _NPY = r"(?P<split>train_set|val_set)/annotations/(?P<name>\d+)_exp\.npy"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this data set."""
+    """Add the options of this data set."""
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="auto: the csv files where there are any")
     add_emotion_arguments(parser)
     add_crop_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
-    """The photographs of `root` that have a label."""
+    """Read the photographs of `root` that have a label."""
     report = ReadReport(COUNTED)
     folder = Folder(root, report)
     layout = args.layout
@@ -79,14 +80,14 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     codes = pd.to_numeric(labels["code"].where(labels["code"].str.fullmatch(r"[0-9]{1,2}").astype(bool)))
     labels = report.drop(labels, codes.isin(list(NOT_EMOTIONS)), "dropped_no_emotion", "video_id")
     names = codes[labels.index].map(dict(enumerate(CODES))).fillna(labels["code"])
-    labels["emotion"], emotions = map_emotions(names, CODES, CONVENTION, args, report)
+    labels["emotion"], emotions = map_emotions(names, CODES, EMOTION_DEFAULTS, args, report)
     labels = labels.assign(split=labels["split"].map(SPLITS), group_id=labels["video_id"])
     on = [name for name in ("split_folder", "name") if name in images]
-    return frame_table(labels, report, images, on=on, emotions=emotions), report
+    return build_frame_table(labels, report, images, on=on, emotions=emotions), report
 
 
 def _read_csv(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows with `name` (`689/abc`), `code`, `split` and `landmarks`; and the images by `name`."""
+    """Read rows with `name` (`689/abc`), `code`, `split` and `landmarks`; and the images by `name`."""
     files = folder.find(_CSV, "training.csv or validation.csv (nor train_set/annotations/12_exp.npy)")
     tables = []
     for split, path in files.to_numpy():
@@ -107,7 +108,7 @@ def _read_csv(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
 
 
 def _read_npy(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows with `name`, `code`, `split` and `split_folder`; and the images by the last and the first."""
+    """Read rows with `name`, `code`, `split` and `split_folder`; and the images by `split_folder` and `name`."""
     files = folder.find(_NPY, "train_set/annotations/12_exp.npy")
     report.tally.add("rows", len(files))
     codes = [_read_code(folder.root / path) for path in tqdm(files["path"], desc="annotations", unit="file")]
@@ -125,9 +126,9 @@ def _read_npy(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
 
 
 def _read_points(path: Path, report: ReadReport) -> np.ndarray | None:
-    """(136,) landmarks; None, counted, where the file is not understood. Nothing is unpickled."""
+    """Read (136,) landmarks; None, counted, if the file is invalid. Nothing is unpickled."""
     try:
-        points = as_points(np.load(path, allow_pickle=False))
+        points = to_points(np.load(path, allow_pickle=False))
     except (ValueError, TypeError, EOFError, OSError):
         points = None
     report.count("values_unknown", [f"landmarks {path.name}"] if points is None else [])
@@ -135,7 +136,7 @@ def _read_points(path: Path, report: ReadReport) -> np.ndarray | None:
 
 
 def _read_code(path: Path) -> str | None:
-    """The expression as text; None where the file is not understood. Nothing is unpickled."""
+    """Read the expression as text; None if the file is invalid. Nothing is unpickled."""
     try:
         return str(int(np.load(path, allow_pickle=False)[()]))
     except (ValueError, TypeError, EOFError, OSError, IndexError):

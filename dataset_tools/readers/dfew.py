@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from ...labels_mf2 import EMOTIONS
+from .conventions import BASIC_EMOTIONS, TRAIN_TEST, restricted_license
 from .emotion_maps import add_emotion_arguments, map_emotions
-from .frame_table import Folder, ReadReport, add_crop_argument, frame_table, read_text_table
-from .interface import About, License
+from .frame_table import Folder, ReadReport, add_crop_argument, build_frame_table, read_text_table
+from .interface import About
 from .video_frames import COUNTED, add_sampling_argument, sample_clips
 
 CODES = {
@@ -25,20 +25,19 @@ CODES = {
     "6": "Disgust",
     "7": "Fear",
 }
-SPLITS = {"train": "train", "test": "validation"}
 FOLDS = range(1, 6)
 ABOUT = About(
     name="DFEW",
-    license=License("other", "dfew-agreement", "https://dfew-dataset.github.io/"),
+    license=restricted_license("dfew-agreement", "https://dfew-dataset.github.io/"),
     citation="Jiang, Zong, Zheng, Tang, Xia, Lu and Liu, DFEW: A Large-Scale Database for Recognizing Dynamic Facial "
     "Expressions in the Wild, ACM Multimedia 2020",
-    emotions=tuple(name for name in EMOTIONS if name in CODES.values()),
+    emotions=BASIC_EMOTIONS,
     splits="five official folds (--fold), test as validation",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this data set."""
+    """Add the options of this data set."""
     parser.add_argument("--fold", type=int, choices=FOLDS, default=1, help="set_1 to set_5 (default: %(default)s)")
     add_sampling_argument(parser)
     add_emotion_arguments(parser)
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
-    """Sampled frames of the clips of `root` that have a label."""
+    """Read sampled frames of the clips of `root` that have a label."""
     report = ReadReport(COUNTED, fold=args.fold)
     folder = Folder(root, report)
     files = folder.find(
@@ -54,7 +53,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
         f"EmoLabel_DataSplit/train(single-labeled)/set_{args.fold}.csv",
     )
     tables = [
-        read_text_table(folder.root / path, report, ("video_name", "label")).assign(split=SPLITS[split.lower()])
+        read_text_table(folder.root / path, report, ("video_name", "label")).assign(split=TRAIN_TEST[split.lower()])
         for split, path in files.to_numpy()
     ]
     labels = pd.concat(tables, ignore_index=True)
@@ -63,5 +62,4 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels["clip"] = labels["video_name"].str.strip().str.zfill(5)
     labels = labels.assign(video_id=labels["clip"], group_id=labels["clip"])
     frames = folder.images(r"(?P<clip>\d{5})/[^/]*?(?P<frame>\d{1,7})", "such as Clip/00001/1.jpg", args.crop)
-    frames = frames.assign(frame=frames["frame"].astype(int))
-    return frame_table(sample_clips(labels, frames, args, report), report, emotions=emotions), report
+    return build_frame_table(sample_clips(labels, frames, args, report), report, emotions=emotions), report

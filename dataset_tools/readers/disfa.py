@@ -2,11 +2,11 @@
 
     ActionUnit_Labels/SN001/SN001_au1.txt   lines `frame,intensity`: frames from 1, intensities 0..5
     ActionUnit_Labels/SN001/au1.txt         (another spelling of the same)
-    .../*SN001*/*12.jpg                     frames taken from the videos: a folder a person, a number at the end
-    .../*SN001*.avi                         or else the videos themselves
+    .../*SN001*/*12.jpg                     extracted frames: one folder per person, names that end with a number
+    .../*SN001*.avi                         or the videos themselves
 
-Extracted frames may count from 0 while the labels count from 1: where a person's folder has an image 0, image k - 1
-belongs to label k.
+Extracted frames may be numbered from 0 although the labels are numbered from 1: if the folder of a person has an image
+0, image k - 1 belongs to label k.
 """
 
 import argparse
@@ -16,29 +16,30 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .folds import DISFA_PARTS, add_fold_argument, split_of_fold
+from .conventions import THREE_FOLDS, restricted_license
+from .folds import DISFA_PARTS, add_fold_argument, assign_fold_splits
 from .frame_table import (
     Folder,
     ReadReport,
-    active,
     add_crop_argument,
     add_first_image_argument,
-    count_from_1,
-    frame_table,
+    align_frame_numbers,
+    binarize_intensities,
+    build_frame_table,
     parse_ints,
 )
-from .interface import About, License
-from .video_frames import frames_of_videos
+from .interface import About
+from .video_frames import list_video_frames
 
 HIGHEST = 5
 ABOUT = About(
     name="DISFA",
-    license=License("other", "disfa-agreement", "http://mohammadmahoor.com/disfa/"),
+    license=restricted_license("disfa-agreement", "http://mohammadmahoor.com/disfa/"),
     citation="Mavadati, Mahoor, Bartlett, Trinh and Cohn, DISFA: A Spontaneous Facial Action Intensity Database, IEEE "
     "Transactions on Affective Computing 4(2), 2013",
     au_ids=(1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26),
     active="intensity 2 or more (--threshold)",
-    splits="three subject-exclusive folds (--fold)",
+    splits=THREE_FOLDS,
 )
 COUNTED = {
     "people": "people",
@@ -47,7 +48,7 @@ COUNTED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this data set."""
+    """Add the options of this data set."""
     parser.add_argument(
         "--threshold",
         type=int,
@@ -61,19 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
-    """The frames of `root` that have labels and an image."""
+    """Read the frames of `root` that have labels and an image."""
     report = ReadReport(COUNTED, threshold=args.threshold, fold=args.fold)
     folder = Folder(root, report)
     labels = _read_labels(folder, report, args.threshold)
-    images = count_from_1(_find_images(folder, report, args), labels, "subject", args.first_image, report)
-    labels["split"] = split_of_fold(labels["subject"], DISFA_PARTS, args.fold)
+    images = align_frame_numbers(_find_images(folder, report, args), labels, "subject", args.first_image, report)
+    labels["split"] = assign_fold_splits(labels["subject"], DISFA_PARTS, args.fold)
     labels = report.drop(labels, labels["split"].isna(), "no_part", ["subject", "frame"])
     labels["video_id"] = labels["group_id"] = labels["subject"]
-    return frame_table(labels, report, images, on=["subject", "frame"]), report
+    return build_frame_table(labels, report, images, on=["subject", "frame"]), report
 
 
 def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataFrame:
-    """A row for each person and frame; an AU without a value there is unlabelled."""
+    """Read one row for each person and frame; an AU without a value there is unlabelled."""
     numbers = "|".join(map(str, ABOUT.au_ids))
     files = folder.find(
         rf"ActionUnit_Labels/(?P<subject>SN\d{{3}})/(?:SN\d{{3}}_)?au0?(?P<au>{numbers})\.txt",
@@ -84,7 +85,7 @@ def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataF
     tables = []
     for subject, au_id, path in files[["subject", "au", "path"]].itertuples(index=False):
         frames, intensities = _read_intensities(folder.read(path), path, report)
-        label = active(intensities, threshold, HIGHEST)
+        label = binarize_intensities(intensities, threshold, HIGHEST)
         tables.append(pd.DataFrame({"subject": subject, "frame": frames, "au": au_id, "label": label}))
     long = pd.concat(tables, ignore_index=True)
     labels = long.pivot(index=["subject", "frame"], columns="au", values="label").add_prefix("AU").reset_index()
@@ -94,18 +95,18 @@ def _read_labels(folder: Folder, report: ReadReport, threshold: int) -> pd.DataF
 
 
 def _read_intensities(data: bytes, path: str, report: ReadReport) -> tuple[np.ndarray, np.ndarray]:
-    """Lines `frame,intensity` -> both (n,); lines and values that are not understood are counted and unlabelled."""
+    """Read lines `frame,intensity` as two arrays (n,); invalid lines and values are counted and left out."""
     table = parse_ints(data, 2, np.int32)
-    odd = (table[:, 0] < 1) | (table[:, 1] < 0) | (table[:, 1] > HIGHEST)
-    report.count("values_unknown", [f"{path}:{line}" for line in np.flatnonzero(odd) + 1])
-    table = table[~odd]
+    is_invalid = (table[:, 0] < 1) | (table[:, 1] < 0) | (table[:, 1] > HIGHEST)
+    report.count("values_unknown", [f"{path}:{line}" for line in np.flatnonzero(is_invalid) + 1])
+    table = table[~is_invalid]
     frames, first = np.unique(table[:, 0], return_index=True)
     report.count("values_unknown", [f"{path}: frame {frame} again" for frame in np.delete(table[:, 0], first)])
     return frames, table[first, 1]
 
 
 def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -> pd.DataFrame:
-    """`subject`, `frame` (the number of the image) and `path` of the images."""
+    """Find the images: `subject`, `frame` (the number of the image) and `path`."""
     try:
         images = folder.images(
             r"[^/]*(?P<subject>SN\d{3})(?:[^/]*/)?[^/]*?(?P<frame>\d{1,7})",
@@ -116,5 +117,5 @@ def _find_images(folder: Folder, report: ReadReport, args: argparse.Namespace) -
         videos = folder.match(r"[^/]*(?P<subject>SN\d{3})[^/]*\.(?:avi|mp4)", args.crop)
         if videos.empty:
             raise
-        images = frames_of_videos(folder, videos, report)
-    return images.assign(frame=images["frame"].astype(int), subject=images["subject"].str.upper())
+        images = list_video_frames(folder, videos, report)
+    return images.assign(subject=images["subject"].str.upper())

@@ -1,4 +1,4 @@
-"""From what a data set calls an emotion to `EMOTIONS`, or to the data set's own list."""
+"""Maps the emotion names of a data set to `EMOTIONS`, or to the data set's own list."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ...labels_mf2 import EMOTIONS
 from .frame_table import EMOTION_MISSING, ReadReport
 
 UNLABELLED = "none"
-"""The target of `--emotion_map` that leaves an emotion unlabelled."""
+"""The target in `--emotion_map` that leaves an emotion unlabelled."""
 
 _SYNONYMS = {
     "angry": "Anger",
@@ -26,7 +26,7 @@ _SYNONYMS = {
 
 
 def add_emotion_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--emotion_map` and `--own_emotions`."""
+    """Add `--emotion_map` and `--own_emotions`."""
     parser.add_argument(
         "--emotion_map",
         nargs="+",
@@ -44,43 +44,47 @@ def canonical_name(name: str) -> str:
 
 def map_emotions(
     names: pd.Series,
-    own: Sequence[str],
-    convention: Mapping[str, str],
+    dataset_emotions: Sequence[str],
+    defaults: Mapping[str, str],
     args: argparse.Namespace,
     report: ReadReport,
 ) -> tuple[pd.Series, tuple[str, ...]]:
-    """Names of emotions -> indices, and what they index.
+    """Map emotion names to indices; returns the indices (-1 = unlabelled) and the list that they index.
 
     Args:
         names: canonical names; NA where the data set gives no emotion.
-        own: the data set's list, in its order; other names are not understood.
-        convention: what stands for those of `own` that are not among ours; without an entry they are unlabelled.
-        args: with `emotion_map` and `own_emotions`; recorded in the report's settings.
+        dataset_emotions: the data set's list, in its order; any other name counts as unknown.
+        defaults: data-set emotion -> emotion of `EMOTIONS`, for those that `EMOTIONS` lacks; without an entry here or
+            in `--emotion_map` they are unlabelled.
+        args: with `emotion_map` and `own_emotions`; the resulting map is recorded in the report's settings.
     Raises:
-        ValueError: a map that is not understood, or one together with `--own_emotions`.
+        ValueError: a map that cannot be parsed, or a map together with `--own_emotions`.
     """
-    given = _parse_map(args.emotion_map, own)
-    if given and args.own_emotions:
+    overrides = _parse_map(args.emotion_map, dataset_emotions)
+    if overrides and args.own_emotions:
         raise ValueError("--emotion_map and --own_emotions exclude each other.")
-    emotions = tuple(own) if args.own_emotions else EMOTIONS
-    targets = {name: name for name in own if name in emotions} | ({} if args.own_emotions else {**convention, **given})
-    report.settings["emotion_map"] = {name: targets.get(name, UNLABELLED) for name in own}
-    index_of = {name: emotions.index(target) for name, target in targets.items() if target != UNLABELLED}
-    report.count("values_unknown", names[names.notna() & ~names.isin(list(own))])
-    report.count("emotions_unmapped", names[names.isin(list(own)) & ~names.isin(list(index_of))])
-    return names.map(index_of).astype(float).fillna(EMOTION_MISSING).astype(np.int8), emotions
+    emotions = tuple(dataset_emotions) if args.own_emotions else EMOTIONS
+    targets = {name: name for name in dataset_emotions if name in emotions}
+    if not args.own_emotions:
+        targets |= {**defaults, **overrides}
+    report.settings["emotion_map"] = {name: targets.get(name, UNLABELLED) for name in dataset_emotions}
+    emotion_idx = {name: emotions.index(target) for name, target in targets.items() if target != UNLABELLED}
+    is_known = names.isin(list(dataset_emotions))
+    report.count("values_unknown", names[names.notna() & ~is_known])
+    report.count("emotions_unmapped", names[is_known & ~names.isin(list(emotion_idx))])
+    return names.map(emotion_idx).astype(float).fillna(EMOTION_MISSING).astype(np.int8), emotions
 
 
-def _parse_map(words: Sequence[str], own: Sequence[str]) -> dict[str, str]:
+def _parse_map(pairs: Sequence[str], dataset_emotions: Sequence[str]) -> dict[str, str]:
     """`["Contempt=Anger"]` -> `{"Contempt": "Anger"}`."""
-    given = {}
-    for word in words:
-        name, _, target = word.partition("=")
+    emotion_map = {}
+    for pair in pairs:
+        name, _, target = pair.partition("=")
         name, target = canonical_name(name), target if target == UNLABELLED else canonical_name(target)
-        if name not in own or target not in (*EMOTIONS, UNLABELLED):
+        if name not in dataset_emotions or target not in (*EMOTIONS, UNLABELLED):
             raise ValueError(
-                f"--emotion_map {word} must be NAME=OURS with NAME one of {', '.join(own)} and OURS one of "
-                f"{', '.join(EMOTIONS)} or {UNLABELLED}."
+                f"--emotion_map {pair} must be NAME=OURS with NAME one of {', '.join(dataset_emotions)} and OURS one "
+                f"of {', '.join(EMOTIONS)} or {UNLABELLED}."
             )
-        given[name] = target
-    return given
+        emotion_map[name] = target
+    return emotion_map

@@ -1,4 +1,4 @@
-"""The subject-exclusive parts of BP4D and DISFA that the literature evaluates on: fold k tests one of three parts."""
+"""The subject-exclusive three-fold splits of BP4D and DISFA in the literature: each fold validates on one part."""
 
 import argparse
 
@@ -26,7 +26,7 @@ DISFA_PARTS = _parts(
 
 
 def add_fold_argument(parser: argparse.ArgumentParser) -> None:
-    """`--fold`, for a data set in three parts."""
+    """Add `--fold`, for a data set in three parts."""
     parser.add_argument(
         "--fold",
         type=int,
@@ -36,8 +36,9 @@ def add_fold_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def split_of_fold(subjects: pd.Series, parts: Parts, fold: int) -> pd.Series:
-    """Subject -> `validation` in the part that the fold tests, `train` in the others, None in no part."""
-    tested = parts[NUM_FOLDS - fold]
-    splits = {subject: "validation" if part is tested else "train" for part in parts for subject in part}
+def assign_fold_splits(subjects: pd.Series, parts: Parts, fold: int) -> pd.Series:
+    """Subject -> `validation` in the held-out part of the fold, `train` in the others, None if in no part."""
+    held_out = parts[NUM_FOLDS - fold]
+    splits = {subject: "validation" if part is held_out else "train" for part in parts for subject in part}
+
     return subjects.map(splits).astype(object)

@@ -1,8 +1,8 @@
-"""What the readers share: listing a folder, reading tables of text, joining labels with images, and the report.
+"""Shared parts of the readers: listing a folder, parsing text tables, joining labels with images, and the report.
 
-A reader brings its labels into a pandas table, one row an annotated image: `AU1` ... (1, 0; -1 or NaN = unlabelled),
-`emotion` (an index, -1 = unlabelled), `video_id`, `group_id`, `frame`, `split`. `frame_table` finds the images and
-makes the result.
+A reader brings its labels into a pandas table with one row per annotated image: `AU1` ... (1, 0; -1 or NaN =
+unlabelled), `emotion` (an index, -1 = unlabelled), `video_id`, `group_id`, `frame`, `split`. `build_frame_table` joins
+them with the images and returns the frame table.
 """
 
 import argparse
@@ -26,37 +26,37 @@ from ...utils.markdown import markdown_table
 from ...utils.suffixes import PICTURE_SUFFIXES
 from ...utils.text_tables import find_delimiter
 from ..stage_report import NUM_EXAMPLES, Tally
-from .interface import with_emotions
+from .interface import set_emotion_names
 
-EMOTION_MISSING = -1  # in a reader's table; null in the result
+EMOTION_MISSING = -1  # in a reader's pandas table; null in the frame table
 
 COUNTED = {
     "rows": "annotation rows read",
-    "malformed": "dropped: rows that are not understood",
-    "labelled_twice": "dropped: rows for an image that has one (the first is taken)",
+    "malformed": "dropped: malformed rows",
+    "labelled_twice": "dropped: further rows of an image (the first is used)",
     "unlabelled": "dropped: rows without any label",
-    "missing_image": "dropped: rows whose image is not there",
+    "missing_image": "dropped: rows whose image is missing",
     "no_part": "dropped: rows of people who are in no part of the folds",
     "kept": "kept rows",
-    "emotions_unmapped": "emotions that no emotion of ours stands for (unlabelled; --emotion_map)",
-    "values_unknown": "label values that are not understood (unlabelled)",
-    "rejected_files": "files refused: not understood",
+    "emotions_unmapped": "emotions that map to none of the eight (unlabelled; --emotion_map)",
+    "values_unknown": "invalid label values (unlabelled)",
+    "rejected_files": "files rejected: invalid format",
     "images_without_row": "images without a row",
-    "images_twice": "images with the number of another in their folder (the first is taken)",
-    "images_ignored": "images elsewhere, which this reader does not look at",
-    "counted_from_0": "folders whose images count from 0 while their labels count from 1",
+    "images_twice": "images with the same number as another in their folder (the first is used)",
+    "images_ignored": "images in other places, which this reader does not read",
+    "counted_from_0": "folders whose images are numbered from 0 and their labels from 1",
     "unsafe_paths": "names and links that lead out of their folder (refused)",
 }
-"""What every report counts. rows = the dropped ones (those of the reader, `dropped_*`, too) and kept together."""
+"""What every report counts. `rows` is the sum of the dropped ones (with the reader's `dropped_*`) and of `kept`."""
 
 
 # ------------------------------------------------------------------------------------------------------- the report
 class ReadReport:
-    """What a reader read, dropped and why, three of its rows, and the settings that it read with.
+    """Counts of read and dropped rows, three example rows, and the settings of the reader.
 
     Args:
-        counted: further names, as for `Tally`.
-        settings: options of the reader that belong to every result made from it (threshold, fold, crop, ...).
+        counted: additional counts, as for `Tally`.
+        settings: options of the reader to record in every data set made from the result (threshold, fold, ...).
     """
 
     def __init__(self, counted: Mapping[str, str] | None = None, **settings: Any) -> None:
@@ -64,15 +64,21 @@ class ReadReport:
         self.settings: dict[str, Any] = settings
         self.examples: list[tuple[str, ...]] = []
 
-    def drop(self, rows: pd.DataFrame, unwanted: pd.Series, name: str, shown: str | Sequence[str]) -> pd.DataFrame:
-        """The other rows; the unwanted ones are counted under `name`, with the column or columns `shown`."""
-        columns = [shown] if isinstance(shown, str) else list(shown)
-        first = rows.loc[unwanted, columns].head(NUM_EXAMPLES).astype(str).itertuples(index=False)
-        self.count(name, ["/".join(values) for values in first], int(unwanted.sum()))
-        return rows[~unwanted]
+    def drop(
+        self, rows: pd.DataFrame, is_dropped: pd.Series, name: str, example_columns: str | Sequence[str]
+    ) -> pd.DataFrame:
+        """Return the rows without the dropped ones, which are counted under `name`.
+
+        Args:
+            example_columns: the column or columns whose values are shown as examples of dropped rows.
+        """
+        columns = [example_columns] if isinstance(example_columns, str) else list(example_columns)
+        first = rows.loc[is_dropped, columns].head(NUM_EXAMPLES).astype(str).itertuples(index=False)
+        self.count(name, ["/".join(values) for values in first], int(is_dropped.sum()))
+        return rows[~is_dropped]
 
     def count(self, name: str, examples: Iterable[object], amount: int | None = None) -> None:
-        """Count each of `examples`, or `amount` things of which they are the first, under `name`."""
+        """Count under `name` each of `examples`, or `amount` things of which `examples` are the first."""
         examples = list(examples)
         for example in examples:
             self.tally.add(name, example=example)
@@ -95,9 +101,9 @@ class ReadReport:
 
 # ------------------------------------------------------------------------------------------------------- the folder
 def safe_entries(folder: str | Path, root: Path, tally: Tally) -> Iterator["os.DirEntry[str]"]:
-    """The entries of a folder without the links that lead out of `root` (resolved), which are counted."""
-    with os.scandir(folder) as found:
-        for entry in found:
+    """Yield the entries of a folder; links that lead out of `root` (a resolved path) are counted and skipped."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
             if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
                 tally.add("unsafe_paths", example=f"{Path(folder).name}/{entry.name}")
             else:
@@ -105,10 +111,10 @@ def safe_entries(folder: str | Path, root: Path, tally: Tally) -> Iterator["os.D
 
 
 class Folder:
-    """All files below the root of a data set, listed once; what a reader opens is always one of them.
+    """The files below the root of a data set, listed once; a reader only opens listed files.
 
-    A link is followed at the top, where a user arranges folders, and further down when it is one to a file of the same
-    top folder; an annotation that names any other path finds nothing.
+    Links in the root itself, where users arrange folders, are followed. Links further down are followed if they lead
+    to a file of the same top-level folder. A path in an annotation file that is not listed is never opened.
     """
 
     def __init__(self, root: Path, report: ReadReport) -> None:
@@ -117,51 +123,54 @@ class Folder:
         self.root, self._report = root, report
         self.paths = pa.array(sorted(tqdm(_walk(root, report.tally), desc=f"files in {root.name}", unit="file")))
 
-    def find(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
-        """The files whose path ends like `pattern`.
+    def find(self, pattern: str, description: str, crop: str | None = None) -> pd.DataFrame:
+        """Find the files whose path ends with a match of `pattern`.
 
         Args:
-            pattern: RE2 expression with named groups, upper and lower case alike.
-            looked_for: the same for a person to read, for the error.
-            crop: only below this folder.
+            pattern: RE2 expression with named groups; case is ignored.
+            description: the file in words, for the error message.
+            crop: search only below the folder of this name.
         Returns:
             `path` and a column for each group, in the order of the paths.
         Raises:
-            FileNotFoundError: there is none; what was looked for and what is there is shown.
+            FileNotFoundError: there is none; the description and a summary of the folder are shown.
         """
-        found = self.match(pattern, crop)
-        if found.empty:
+        files = self.match(pattern, crop)
+        if files.empty:
             where = "" if crop is None else f" in {crop}"
-            raise FileNotFoundError(f"{self.root} holds no {looked_for}{where}; it holds {self.summary()}.")
-        return found
+            raise FileNotFoundError(f"{self.root} holds no {description}{where}; it holds {self.summary()}.")
+        return files
 
     def find_one(
-        self, pattern: str, looked_for: str, edition: str | None = None, remedy: str = "keep one of them"
+        self, pattern: str, description: str, edition: str | None = None, remedy: str = "keep one of them"
     ) -> str:
-        """The one file whose path ends like `pattern` (without groups).
+        """Find the one file whose path ends with a match of `pattern` (without groups).
 
         Args:
-            edition: a part of its name, of `add_edition_argument`.
-            remedy: what to do where there are several; `BY_EDITION` of readers with that option.
+            description: the file in words, for the error messages.
+            edition: a part of its name, given by the option of `add_edition_argument`.
+            remedy: what to do if there are several; `EDITION_REMEDY` for readers with that option.
         Raises:
-            FileNotFoundError: as `find`.
+            FileNotFoundError: as in `find`.
             ValueError: there are several.
         """
-        paths = self.find(f"(?P<name>{pattern})", looked_for)["path"].tolist()
+        paths = self.find(f"(?P<name>{pattern})", description)["path"].tolist()
         chosen = [path for path in paths if (edition or "").lower() in path.rpartition("/")[2].lower()]
         if not chosen:
-            raise FileNotFoundError(f"No {looked_for} has {edition!r} in its name: {', '.join(paths[:NUM_EXAMPLES])}.")
+            raise FileNotFoundError(
+                f"No {description} has {edition!r} in its name: {', '.join(paths[:NUM_EXAMPLES])}."
+            )
         if len(chosen) > 1:
             raise ValueError(
-                f"{self.root} holds {looked_for} more than once: {', '.join(chosen[:NUM_EXAMPLES])}; {remedy}."
+                f"{self.root} holds {description} more than once: {', '.join(chosen[:NUM_EXAMPLES])}; {remedy}."
             )
         self._report.settings["labels_file"] = chosen[0]
         return chosen[0]
 
     def match(self, pattern: str, crop: str | None = None) -> pd.DataFrame:
-        """`find` that may find nothing, in the folder `crop` alone if it is given."""
-        inside = "" if crop is None else re.escape(crop.strip("/")) + "/"
-        groups = pc.extract_regex(self.paths, f"(?i)^(?:.*/)?{inside}(?:.*/)?{pattern}$")
+        """Like `find`, but an empty result is no error."""
+        prefix = "" if crop is None else re.escape(crop.strip("/")) + "/"
+        groups = pc.extract_regex(self.paths, f"(?i)^(?:.*/)?{prefix}(?:.*/)?{pattern}$")
         matched = pc.is_valid(groups)
         columns = {field.name: pc.struct_field(groups, field.name).filter(matched) for field in groups.type}
         return pd.DataFrame(
@@ -169,34 +178,34 @@ class Folder:
             | {"path": self.paths.filter(matched).to_numpy(zero_copy_only=False)}
         )
 
-    def count_others(self, pattern: str, name: str, taken: Iterable[str] = ()) -> None:
-        """Count under `name` the files whose path ends like `pattern` and that are not among the taken ones."""
-        nameless = re.sub(r"\?P<\w+>", "?:", pattern)
-        paths = self.match(f"(?P<name>{nameless})")["path"]
-        self._report.count(name, paths[~paths.isin(list(taken))])
+    def count_others(self, pattern: str, name: str, used: Iterable[str] = ()) -> None:
+        """Count under `name` the files whose path ends with a match of `pattern`, except the `used` ones."""
+        unnamed = re.sub(r"\?P<\w+>", "?:", pattern)
+        paths = self.match(f"(?P<name>{unnamed})")["path"]
+        self._report.count(name, paths[~paths.isin(list(used))])
 
-    def images(self, pattern: str, looked_for: str, crop: str | None = None) -> pd.DataFrame:
-        """`find` among the images, of the folder `crop` alone if it is given; `pattern` leaves the suffix out."""
+    def images(self, pattern: str, description: str, crop: str | None = None) -> pd.DataFrame:
+        """Find images as `find` does; `pattern` omits the suffix, and a group `frame` becomes an integer column."""
         suffixes = "|".join(suffix[1:] for suffix in sorted(PICTURE_SUFFIXES))
-        images = self.find(rf"{pattern}\.(?:{suffixes})", f"image {looked_for}", crop)
+        images = self.find(rf"{pattern}\.(?:{suffixes})", f"image {description}", crop)
         self._count_ignored(rf"(?i)\.(?:{suffixes})$", images["path"])
-        return images
+        return images.astype({"frame": int}) if "frame" in images else images
 
-    def _count_ignored(self, suffix: str, taken: pd.Series) -> None:
-        """Count the images that are not among the taken ones, with the folders that they are in."""
+    def _count_ignored(self, suffix: str, used: pd.Series) -> None:
+        """Count the images that are not among the used ones; the examples are their folders."""
         paths = self.paths.filter(pc.match_substring_regex(self.paths, suffix))
-        ignored = paths.filter(pc.invert(pc.is_in(paths, pa.array(taken, pa.string()))))
+        ignored = paths.filter(pc.invert(pc.is_in(paths, pa.array(used, pa.string()))))
         folders = dict.fromkeys(os.path.dirname(path) or "." for path in ignored.to_pylist())
         self._report.tally.counts["images_ignored"] += len(ignored)
         for folder in list(folders)[:NUM_EXAMPLES]:
             self._report.tally.add_example("images_ignored", folder)
 
     def read(self, path: str) -> bytes:
-        """The bytes of a listed file."""
+        """Read the bytes of a listed file."""
         return (self.root / path).read_bytes()
 
     def summary(self) -> str:
-        """What is there, in a few words."""
+        """The number of files, the first folders, and two paths, for an error message."""
         paths = self.paths.to_pylist()
         if not paths:
             return "no file"
@@ -206,16 +215,18 @@ class Folder:
 
 
 def _walk(root: Path, tally: Tally) -> Iterator[str]:
-    """The paths of the files below `root`, relative to it, without hidden ones."""
+    """Yield the paths of the files below `root`, relative to it, without hidden ones."""
     with os.scandir(root) as found:
-        pending = [(f"{entry.name}/", Path(entry.path)) for entry in found if entry.is_dir() and _is_shown(entry.name)]
+        pending = [
+            (f"{entry.name}/", Path(entry.path)) for entry in found if entry.is_dir() and _is_visible(entry.name)
+        ]
     tops = {prefix: folder.resolve() for prefix, folder in pending}
     pending.append(("", root))
     while pending:
         prefix, folder = pending.pop()
         top = tops[prefix[: prefix.index("/") + 1]] if prefix else root.resolve()
         for entry in safe_entries(folder, top, tally):
-            if not _is_shown(entry.name):
+            if not _is_visible(entry.name):
                 continue
             if entry.is_file():
                 yield prefix + entry.name
@@ -223,7 +234,7 @@ def _walk(root: Path, tally: Tally) -> Iterator[str]:
                 pending.append((f"{prefix}{entry.name}/", Path(entry.path)))
 
 
-def _is_shown(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name.encode("utf-8", "ignore").decode() == name
 
 
@@ -231,15 +242,15 @@ def _is_shown(name: str) -> bool:
 _INTEGER = re.compile(rb"\s*(-?0*\d{1,9})\s*")
 
 
-def malformed_value(dtype: npt.DTypeLike) -> int:
-    """What stands in a row that `parse_ints` could not read."""
+def malformed_marker(dtype: npt.DTypeLike) -> int:
+    """The value with which `parse_ints` fills a row that it could not parse."""
     return int(np.iinfo(dtype).min)
 
 
 def parse_ints(body: bytes, width: int, dtype: npt.DTypeLike = np.int8) -> npt.NDArray[Any]:
-    """Comma-separated integers, a row a line -> (rows, width); a line that is anything else is `malformed_value`.
+    """Parse lines of comma-separated integers -> (rows, width); any other line becomes a row of `malformed_marker`.
 
-    Lines keep their place, empty ones too, because the number of a row may be the number of its frame.
+    Every line gives a row, even an empty one, because the number of a row may be the number of its frame.
     """
     body = body.rstrip()
     if b"x" in body.lower():  # pyarrow takes `0x1` for a number
@@ -262,7 +273,7 @@ def parse_ints(body: bytes, width: int, dtype: npt.DTypeLike = np.int8) -> npt.N
 def _parse_ints_by_line(body: bytes, width: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     lines = body.splitlines()
     bounds = np.iinfo(dtype)
-    table = np.full((len(lines), width), malformed_value(dtype), dtype)
+    table = np.full((len(lines), width), malformed_marker(dtype), dtype)
     for row, line in zip(table, lines, strict=True):
         fields = [_INTEGER.fullmatch(text) for text in line.split(b",")]
         values = [int(text[1]) for text in fields if text]
@@ -272,9 +283,9 @@ def _parse_ints_by_line(body: bytes, width: int, dtype: npt.DTypeLike) -> npt.ND
 
 
 def read_text_lines(data: bytes, pattern: str, report: ReadReport) -> pd.DataFrame:
-    """The lines of a text that match `pattern` as a whole, a column for each of its named groups.
+    """Parse the lines that fully match `pattern`; each of its named groups is a column.
 
-    Other lines, but for empty ones, are counted as malformed. Upper and lower case count.
+    Other lines, except empty ones, are counted as malformed. The pattern is case-sensitive.
     """
     lines = pd.Series(data.decode("utf-8-sig", "replace").splitlines(), dtype=object).str.strip()
     lines = lines[lines != ""].reset_index(drop=True)
@@ -294,15 +305,16 @@ def read_text_table(
     columns: Sequence[str] | None = None,
     names_without_header: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """A CSV file as text, cell by cell; rows of another width than the header are counted as malformed.
+    """Read a CSV file as text cells; rows whose width differs from the header are counted as malformed.
 
-    Semicolons or tabs may separate the cells; with semicolons a number may have a decimal comma.
+    The delimiter may be a comma, a semicolon or a tab; with semicolons, numbers may have a decimal comma.
 
     Args:
-        columns: only these; None: all.
-        names_without_header: of the cells, where the first line has as many and names none of `columns`.
+        columns: read only these; None reads all.
+        names_without_header: the column names of a file without a header, which is recognised by a first line that has
+            as many cells and names none of `columns`.
     Raises:
-        ValueError: a column is not there, or twice, or the file is no text or has no row; the file is named.
+        ValueError: a column is missing or occurs twice, or the file cannot be parsed; the file is named.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         first = file.readline()
@@ -315,13 +327,13 @@ def read_text_table(
             raise ValueError(f"{path} has no header that can be read: {error}.") from None
     if names_without_header and not has_header and len(names) == len(names_without_header):
         names = list(names_without_header)
-    wanted = list(names if columns is None else columns)
-    if not_once := [name for name in wanted if names.count(name) != 1]:
-        raise ValueError(f"{path} must have once {', '.join(not_once)}; its header is {', '.join(names)}.")
-    odd: list[str] = []
+    selected = list(names if columns is None else columns)
+    if invalid := [name for name in selected if names.count(name) != 1]:
+        raise ValueError(f"{path} must have exactly once {', '.join(invalid)}; its header is {', '.join(names)}.")
+    malformed: list[str] = []
 
     def skip(row: pacsv.InvalidRow) -> str:
-        odd.append(row.text)
+        malformed.append(row.text)
         return "skip"
 
     try:
@@ -330,68 +342,69 @@ def read_text_table(
             read_options=pacsv.ReadOptions(column_names=names, skip_rows=int(has_header)),
             parse_options=pacsv.ParseOptions(delimiter=delimiter, invalid_row_handler=skip),
             convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[], include_columns=wanted
+                column_types=dict.fromkeys(names, pa.string()), null_values=[], include_columns=selected
             ),
         )
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read as a table: {error}.") from None
-    report.count("malformed", odd)
-    report.tally.add("rows", len(odd) + len(table))
+    report.count("malformed", malformed)
+    report.tally.add("rows", len(malformed) + len(table))
     cells = table.to_pandas()
     return cells.replace(_DECIMAL_COMMA, r"\1.\2", regex=True) if delimiter == ";" else cells
 
 
 # ----------------------------------------------------------------------------------------------------------- labels
-def occurrence(values: pd.Series, report: ReadReport, unlabelled: Sequence[int] = ()) -> npt.NDArray[np.int8]:
-    """Text or numbers -> AU labels: 0 and 1 as they are; `unlabelled` codes, empty cells and all else are -1."""
+def parse_occurrence(values: pd.Series, report: ReadReport, unlabelled: Sequence[int] = ()) -> npt.NDArray[np.int8]:
+    """Texts or numbers -> AU labels: 0 and 1 stay; codes in `unlabelled`, empty cells and invalid values become -1."""
     numbers = pd.to_numeric(values, errors="coerce")
-    known = numbers.isin([0, 1])
-    unscored = numbers.isin([AU_UNLABELLED, *unlabelled]) | (values.astype(str).str.strip() == "") | values.isna()
-    report.count("values_unknown", values[~known & ~unscored])
-    return np.where(known, numbers.fillna(AU_UNLABELLED), AU_UNLABELLED).astype(np.int8)
+    is_label = numbers.isin([0, 1])
+    is_empty = numbers.isin([AU_UNLABELLED, *unlabelled]) | (values.astype(str).str.strip() == "") | values.isna()
+    report.count("values_unknown", values[~is_label & ~is_empty])
+    return np.where(is_label, numbers.fillna(AU_UNLABELLED), AU_UNLABELLED).astype(np.int8)
 
 
-def active(intensities: npt.NDArray[Any], threshold: float, highest: float) -> npt.NDArray[np.int8]:
-    """Intensities -> AU labels: `threshold` or more is active, what is not in 0..highest is -1."""
+def binarize_intensities(intensities: npt.NDArray[Any], threshold: float, highest: float) -> npt.NDArray[np.int8]:
+    """Intensities -> AU labels: 1 from `threshold` on, else 0; -1 outside 0..`highest`."""
     labels = (intensities >= threshold).astype(np.int8)
     labels[~((intensities >= 0) & (intensities <= highest))] = AU_UNLABELLED
     return labels
 
 
-def listed_aus(texts: pd.Series, separator: str = "+") -> tuple[pd.DataFrame, pd.Series]:
-    """Lists of the AUs that are active, such as `1+4+L12`, -> a column of 1 and 0 for each AU of `ACTION_UNITS`.
+def parse_au_lists(texts: pd.Series, separator: str = "+") -> tuple[pd.DataFrame, pd.Series]:
+    """Parse lists of active AUs, such as `1+4+L12`, into a column of 1 and 0 for each AU of `ACTION_UNITS`.
 
-    Left and right merge into the AU.
+    Left (L) and right (R) codes count for the AU as a whole.
 
     Returns:
-        The columns, -1 in rows that are not understood, and which rows are: `null`, `?` and the like are not, because
-        what they leave open must not become "not active".
+        The columns, and a mask of the valid rows. Invalid rows, `null` and `?` among them, are -1: an AU that such a
+        row leaves open must not become "not active".
+
     """
     pattern = rf"\s*[LRlr]?[0-9]{{1,2}}\s*(?:{re.escape(separator)}\s*[LRlr]?[0-9]{{1,2}}\s*)*"
     texts = texts.astype(str)
-    understood = texts.str.fullmatch(pattern).astype(bool)
-    numbers = [{int(number) for number in re.findall(r"\d+", text)} for text in texts[understood]]
+    is_valid = texts.str.fullmatch(pattern).astype(bool)
+    active = [{int(number) for number in re.findall(r"\d+", text)} for text in texts[is_valid]]
     labels = np.full((len(texts), len(ACTION_UNITS)), AU_UNLABELLED, np.int8)
-    rows = [[au_id in found for au_id in ACTION_UNITS] for found in numbers]
-    labels[understood.to_numpy()] = np.array(rows, np.int8).reshape(-1, len(ACTION_UNITS))
+    rows = [[au_id in row_active for au_id in ACTION_UNITS] for row_active in active]
+    labels[is_valid.to_numpy()] = np.array(rows, np.int8).reshape(-1, len(ACTION_UNITS))
     columns = [au.code for au in ACTION_UNITS.values()]
-    return pd.DataFrame(labels, columns=columns, index=texts.index), understood
+    return pd.DataFrame(labels, columns=columns, index=texts.index), is_valid
 
 
-def as_points(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
-    """Numbers x0, y0, x1, y1, … in any shape -> (136,); None where they are not finite and of 68 points."""
+def to_points(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | None:
+    """Numbers x0, y0, x1, y1, … in any shape -> (136,); None unless they are 68 finite points."""
     points = np.asarray(values, np.float32).reshape(-1)
     return points if points.size == 2 * NUM_LANDMARKS and np.isfinite(points).all() else None
 
 
 def parse_landmarks(values: pd.Series, report: ReadReport) -> list[npt.NDArray[np.float32] | None]:
-    """Texts `x0;y0;x1;y1;...` -> 136 numbers each; None, counted, where they are anything else."""
+    """Texts `x0;y0;x1;y1;...` -> (136,) arrays; None for an empty text, and None, counted, for an invalid one."""
     return [_parse_points(text, report) for text in values]
 
 
 def _parse_points(text: str, report: ReadReport) -> npt.NDArray[np.float32] | None:
     try:
-        points = as_points(np.array(text.split(";"), np.float32))
+        points = to_points(np.array(text.split(";"), np.float32))
     except ValueError:
         points = None
     report.count("values_unknown", [f"landmarks {text[:20]}"] if points is None and text.strip() else [])
@@ -403,7 +416,7 @@ FIRST_IMAGE = ("auto", "0", "1")
 
 
 def add_first_image_argument(parser: argparse.ArgumentParser) -> None:
-    """`--first_image`: where images are numbered from."""
+    """Add `--first_image`: the number of the first image."""
     parser.add_argument(
         "--first_image",
         choices=FIRST_IMAGE,
@@ -412,15 +425,16 @@ def add_first_image_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def count_from_1(
+def align_frame_numbers(
     images: pd.DataFrame, labels: pd.DataFrame, by: str, first_image: str, report: ReadReport
 ) -> pd.DataFrame:
-    """The images with the `frame` that their label has: image 0 belongs to label 1, where images count from 0.
+    """Renumber images that count from 0 to match labels that count from 1: `frame` becomes that of the label.
 
     Args:
         images: `frame`, the number in the image's name, and `by`, the person or video.
-        labels: the same two columns; where its numbers begin with 0, both count alike.
-        first_image: of `add_first_image_argument`.
+        labels: the same two columns; labels numbered from 0 need no renumbering.
+        by: name of the column of persons or videos.
+        first_image: value of `--first_image`.
     """
     if first_image == "auto":
         lowest = labels.groupby(by)["frame"].min().reindex(images[by]).to_numpy()
@@ -434,45 +448,46 @@ def count_from_1(
 
 # ------------------------------------------------------------------------------------------------------- the result
 def add_crop_argument(parser: argparse.ArgumentParser) -> None:
-    """`--crop`: which of several versions of the images."""
+    """Add `--crop`: which of several versions of the images to read."""
     parser.add_argument(
         "--crop", metavar="FOLDER", help="take the images of this folder below ROOT, where ROOT holds several versions"
     )
 
 
-BY_EDITION = "choose one by --edition, a part of its name"
-"""What `find_one` advises where `add_edition_argument` was called."""
+EDITION_REMEDY = "choose one by --edition, a part of its name"
+"""The remedy in the error of `Folder.find_one` for readers with `add_edition_argument`."""
 
 
 def add_edition_argument(parser: argparse.ArgumentParser) -> None:
-    """`--edition`: which of several files of labels."""
+    """Add `--edition`: which of several label files to read."""
     parser.add_argument(
         "--edition", metavar="TEXT", help="take the file of labels with this in its name, where there are several"
     )
 
 
-def frame_table(
+def build_frame_table(
     labels: pd.DataFrame,
     report: ReadReport,
     images: pd.DataFrame | None = None,
     on: Sequence[str] = (),
     emotions: Sequence[str] = EMOTIONS,
 ) -> pa.Table:
-    """Labels and images together as the frame table of `interface`; what does not fit is counted in the report.
+    """Join labels and images to the frame table of `interface`; dropped rows are counted in the report.
 
     Args:
-        labels: see the module; with a column `path` where `images` is None.
+        labels: see the module docstring; with a column `path` if `images` is None.
+        report: gets the counts, the setting `crop` and the example rows.
         images: `path` and the columns `on`.
-        on: the columns that labels and images share.
-        emotions: what the emotion's index means.
+        on: the columns to join on.
+        emotions: the list that the emotion indices refer to.
     Raises:
-        ValueError: two folders hold an image for one row.
+        ValueError: two folders hold an image of one row.
     """
     aus = [au.code for au in ACTION_UNITS.values() if au.code in labels]
     emotion = labels["emotion"] if "emotion" in labels else pd.Series(EMOTION_MISSING, labels.index, np.int8)
     labels = labels.assign(emotion=emotion, **labels[aus].fillna(AU_UNLABELLED).astype(np.int8))
-    nothing = (labels["emotion"] == EMOTION_MISSING) & (labels[aus] == AU_UNLABELLED).all(axis=1)
-    rows = report.drop(labels, nothing, "unlabelled", "video_id")
+    is_unlabelled = (labels["emotion"] == EMOTION_MISSING) & (labels[aus] == AU_UNLABELLED).all(axis=1)
+    rows = report.drop(labels, is_unlabelled, "unlabelled", "video_id")
     if images is None:
         rows = report.drop(rows, rows.duplicated("path"), "labelled_twice", "path")
     else:
@@ -486,28 +501,29 @@ def frame_table(
             [os.path.dirname(pc.min(table["path"]).as_py()), os.path.dirname(pc.max(table["path"]).as_py())]
         )
     report.examples = _example_rows(table, aus, emotions)
-    return with_emotions(table, emotions)
+    return set_emotion_names(table, emotions)
 
 
 def _attach_images(rows: pd.DataFrame, images: pd.DataFrame, on: list[str], report: ReadReport) -> pd.DataFrame:
-    """The rows that have an image, with its `path`; a second image of the same folder is counted, not taken."""
+    """Keep the rows that have an image and add its `path`; a duplicate image in the same folder is only counted."""
     rows = report.drop(rows, rows.duplicated(on), "labelled_twice", on)
-    wanted = images.merge(rows[on], on=on)
-    report.tally.add("images_without_row", len(images) - len(wanted))
-    again = wanted[wanted.duplicated(on)].merge(wanted.drop_duplicates(on), on=on, suffixes=("", "_first"))
-    folders = again[["path", "path_first"]].map(os.path.dirname)
-    if (elsewhere := folders["path"] != folders["path_first"]).any():
-        one, two = again.loc[elsewhere, ["path_first", "path"]].iloc[0]
-        raise two_versions(f"{elsewhere.sum():,} labelled images", one, two)
-    report.count("images_twice", again["path"])
-    rows = rows.merge(wanted.drop_duplicates(on), on=on, how="left")
+    labelled = images.merge(rows[on], on=on)
+    report.tally.add("images_without_row", len(images) - len(labelled))
+    first_images = labelled.drop_duplicates(on)
+    duplicates = labelled[labelled.duplicated(on)].merge(first_images, on=on, suffixes=("", "_first"))
+    folders = duplicates[["path", "path_first"]].map(os.path.dirname)
+    if (is_ambiguous := folders["path"] != folders["path_first"]).any():
+        first, second = duplicates.loc[is_ambiguous, ["path_first", "path"]].iloc[0]
+        raise ambiguous_folders_error(f"{is_ambiguous.sum():,} labelled images", first, second)
+    report.count("images_twice", duplicates["path"])
+    rows = rows.merge(first_images, on=on, how="left")
     return report.drop(rows, rows["path"].isna(), "missing_image", on)
 
 
-def two_versions(what: str, one: str, two: str) -> ValueError:
-    """The error where something is in two folders, and one of them has to be chosen."""
+def ambiguous_folders_error(what: str, first: str, second: str) -> ValueError:
+    """The error for images (`what`) that lie in two folders, of which one has to be chosen."""
     return ValueError(
-        f"{what} are in two folders, for example {one} and {two}; choose one of the folders with --crop."
+        f"{what} are in two folders, for example {first} and {second}; choose one of the folders with --crop."
     )
 
 
@@ -530,9 +546,10 @@ def _to_arrow(rows: pd.DataFrame, aus: Sequence[str]) -> pa.Table:
 
 
 def _example_rows(table: pa.Table, aus: Sequence[str], emotions: Sequence[str]) -> list[tuple[str, ...]]:
-    """A few rows from the beginning, the middle and the end."""
-    places = sorted({0, len(table) // 2, max(0, len(table) - 1)})
-    rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
+    """The first, the middle and the last row, as texts."""
+    positions = sorted({0, len(table) // 2, max(0, len(table) - 1)})
+    rows = [row for position in positions for row in table.slice(position, 1).to_pylist()]
+
     return [
         (
             row["path"],

@@ -1,7 +1,7 @@
 """Reads GFT.
 
     .../001A/12.jpg      the frames of person A of group 001
-    .../001A*.csv        one row a frame: a column `frame` and columns of AUs, 0 or 1
+    .../001A*.csv        one row per frame: a column `frame` and columns of AUs, 0 or 1
 
 No public source describes the columns of the label files. They are found by their names (`frame`; `1`, `AU1` or
 `AU01`); a file whose header has no such columns is an error that shows it.
@@ -14,21 +14,22 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from .conventions import restricted_license
 from .frame_table import (
     Folder,
     ReadReport,
     add_crop_argument,
     add_first_image_argument,
-    count_from_1,
-    frame_table,
-    occurrence,
+    align_frame_numbers,
+    build_frame_table,
+    parse_occurrence,
     read_text_table,
 )
-from .interface import About, License
+from .interface import About
 
 ABOUT = About(
     name="GFT",
-    license=License("other", "gft-agreement", "https://osf.io/7wcyz/"),
+    license=restricted_license("gft-agreement", "https://osf.io/7wcyz/"),
     citation="Girard, Chu, Jeni and Cohn, Sayette Group Formation Task (GFT) Spontaneous Facial Expression Database, "
     "FG 2017",
     au_ids=(1, 2, 4, 6, 7, 10, 12, 15, 23, 24),
@@ -41,13 +42,13 @@ _AU_COLUMN = re.compile(r"(?:AU)?[ _]?0*(\d{1,2})", re.ASCII | re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this data set."""
+    """Add the options of this data set."""
     add_first_image_argument(parser)
     add_crop_argument(parser)
 
 
 def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
-    """The frames of `root` that have labels and an image."""
+    """Read the frames of `root` that have labels and an image."""
     report = ReadReport()
     folder = Folder(root, report)
     files = folder.find(r"(?P<person>\d{3}[A-Z])[^/]*\.csv", "label file such as 001A.csv")
@@ -56,9 +57,10 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels["person"] = labels["person"].str.upper()
     labels = labels.assign(video_id=labels["person"], group_id=labels["person"].str[:3])
     images = folder.images(r"(?P<person>\d{3}[A-Z])/[^/]*?(?P<frame>\d{1,7})", "such as 001A/1.jpg", args.crop)
-    images = images.assign(frame=images["frame"].astype(int), person=images["person"].str.upper())
-    images = count_from_1(images, labels, "person", args.first_image, report)
-    return frame_table(labels, report, images, on=["person", "frame"]), report
+    images = images.assign(person=images["person"].str.upper())
+
+    images = align_frame_numbers(images, labels, "person", args.first_image, report)
+    return build_frame_table(labels, report, images, on=["person", "frame"]), report
 
 
 def _read_file(folder: Folder, path: str, report: ReadReport) -> pd.DataFrame:
@@ -74,5 +76,5 @@ def _read_file(folder: Folder, path: str, report: ReadReport) -> pd.DataFrame:
     frames = table[frame_columns[0]].str.strip()
     numbered = frames.str.fullmatch(r"[0-9]{1,7}").astype(bool)
     table = report.drop(table.assign(file=path), ~numbered, "malformed", "file")
-    labels = {au: occurrence(table[name], report, UNLABELLED) for au, name in au_columns.items()}
+    labels = {au: parse_occurrence(table[name], report, UNLABELLED) for au, name in au_columns.items()}
     return pd.DataFrame({"frame": table[frame_columns[0]].astype(int), **labels})

@@ -1,15 +1,15 @@
-"""What a reader of a data set is, and the frame table that it gives.
+"""The interface of a data set's reader, and the frame table that it returns.
 
 A reader is a module with the attributes of `Reader`. It turns a folder into a *frame table*, a pyarrow table with one
-row for each image that has a label:
+row for each labelled image:
 
-    path        string   the image below the root; `clip.avi#12` is frame 12 (from 0) of a video
-    video_id, group_id   string   no split divides a group
+    path        string   the image, relative to the root; `clip.avi#12` is frame 12 (from 0) of a video
+    video_id, group_id   string   all rows of a group belong to one split
     frame       int32
-    emotion     int8     index into `EMOTIONS`, or the list that `with_emotions` gave; null = unlabelled
+    emotion     int8     index into `EMOTIONS`, or into the list set by `set_emotion_names`; null = unlabelled
     AU1 ...     int8     1, 0, -1 = unlabelled; one column for each AU that the data set can code
-    split       string   `train` or `validation` as the data set's authors have it, null where they have none
-    landmarks   136 x float32, only where the data set has them: x0, y0, ... in pixels of the image; null = not found
+    split       string   the official split, `train` or `validation`; null if there is none
+    landmarks   136 x float32, if the data set has them: x0, y0, ... in pixels of the image; null = not found
 """
 
 import argparse
@@ -27,22 +27,22 @@ _EMOTIONS_KEY = b"emotions"
 
 
 class Report(Protocol):
-    """What a reader counted, every dropped image among it, and the settings that it read with."""
+    """What a reader counted, including every dropped image, and the settings that it read with."""
 
     settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Everything, for JSON."""
 
     def to_markdown(self) -> str:
-        """For a reader: a table of what was counted."""
+        """The counts as a Markdown table."""
 
 
 @dataclass(frozen=True)
 class License:
-    """The terms of a data set, as the card of whatever derives from it names them.
+    """The terms of a data set, as stated on the card of every data set derived from it.
 
-    `license` is an identifier of the Hub; `other` means an agreement that forbids redistribution.
+    `license` is a license identifier of the Hub; `other` means an agreement that forbids redistribution.
     """
 
     license: str
@@ -52,12 +52,13 @@ class License:
 
 @dataclass(frozen=True)
 class About:
-    """What a data set gives.
+    """Facts about a data set, as `mf2 data list` shows them.
 
-    au_ids: the AUs that it codes and that have a region rule.
-    active: when an AU counts as active.
-    emotions: those of ours that its labels become by default.
-    splits: what its split is.
+    Args:
+        au_ids: the coded AUs that have a region rule.
+        active: when an AU counts as active.
+        emotions: the names in `EMOTIONS` that its labels map to by default.
+        splits: how the data set is split into training and validation.
     """
 
     name: str
@@ -79,17 +80,17 @@ class Reader(Protocol):
         ...
 
     def read(self, root: Path, args: argparse.Namespace) -> tuple[pa.Table, Report]:
-        """The frame table of the folder `root` and the report."""
+        """Return the frame table of the folder `root`, and the report."""
         ...
 
 
-def with_emotions(frames: pa.Table, emotions: Sequence[str]) -> pa.Table:
-    """The frame table, whose emotions from now on index that list."""
+def set_emotion_names(frames: pa.Table, emotions: Sequence[str]) -> pa.Table:
+    """The frame table with `emotions` recorded as the list that its emotion column indexes."""
     metadata: Mapping[Any, Any] = frames.schema.metadata or {}
     return frames.replace_schema_metadata({**metadata, _EMOTIONS_KEY: json.dumps(list(emotions))})
 
 
-def emotions_of(frames: pa.Table) -> tuple[str, ...]:
-    """What the emotions of a frame table index."""
+def emotion_names(frames: pa.Table) -> tuple[str, ...]:
+    """The list that the emotion column of a frame table indexes."""
     metadata = frames.schema.metadata or {}
     return tuple(json.loads(metadata[_EMOTIONS_KEY])) if _EMOTIONS_KEY in metadata else EMOTIONS

@@ -1,10 +1,11 @@
-"""What CASME II and CAS(ME)2 share: a spreadsheet of coded expressions, of which the apex frame is taken.
+"""Reads the layout that CASME II and CAS(ME)2 share: the apex frames of expressions that a spreadsheet lists.
 
     *.xlsx    columns Subject, Filename, OnsetFrame, ApexFrame, OffsetFrame, Action Units (`4+L14`, `?`),
               Estimated Emotion
-    .../sub01/EP02_01f/reg_img46.jpg   the frames: a folder a person, a folder an expression, a number at the end
+    .../sub01/EP02_01f/reg_img46.jpg   frames, in one folder per person and expression; the name ends with a number
 
-AUs that no row lists are not coded, and have no column.
+
+AUs that no row lists count as not coded, and get no column.
 """
 
 import argparse
@@ -17,13 +18,13 @@ import pyarrow as pa
 
 from .emotion_maps import add_emotion_arguments, canonical_name, map_emotions
 from .frame_table import (
-    BY_EDITION,
+    EDITION_REMEDY,
     Folder,
     ReadReport,
     add_crop_argument,
     add_edition_argument,
-    frame_table,
-    listed_aus,
+    build_frame_table,
+    parse_au_lists,
 )
 from .spreadsheets import Sheets, read_sheets
 
@@ -34,63 +35,63 @@ COLUMNS = {
     "actionunit": "Action Units",
     "estimatedemotion": "Estimated Emotion",
 }
-"""Spelling without case, blanks and plural -> the column's name."""
+"""Column name in lower case, letters only, singular -> the official column name."""
 
-
-CONVENTION = {"Repression": "Other"}
-"""What stands for emotions that are not among ours."""
+EMOTION_DEFAULTS = {"Repression": "Other"}
+"""Emotion of the data set -> the one of `EMOTIONS` that it maps to by default."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of these data sets."""
+    """Add the options of these data sets."""
     add_emotion_arguments(parser)
     add_crop_argument(parser)
     add_edition_argument(parser)
 
 
-def table_with_header(sheets: Sheets, path: str) -> pd.DataFrame:
-    """The columns `COLUMNS`, by the header of the first sheet.
+def parse_table_with_header(sheets: Sheets, path: str) -> pd.DataFrame:
+    """Read the columns `COLUMNS` of the first sheet by its header.
 
     Raises:
         ValueError: a column is missing; the header is shown.
     """
     rows = next(iter(sheets.values()))
     header = rows[0] if rows else []
-    spelt = [re.sub(r"[^a-z]", "", name.lower()).removesuffix("s") for name in header]
-    if missing := [name for spelling, name in COLUMNS.items() if spelt.count(spelling) != 1]:
+    keys = [re.sub(r"[^a-z]", "", name.lower()).removesuffix("s") for name in header]
+    if missing := [name for key, name in COLUMNS.items() if keys.count(key) != 1]:
         raise ValueError(f"{path} must have the columns {', '.join(missing)}; its header is {', '.join(header)}.")
-    return pd.DataFrame([row for row in rows[1:] if any(row)], columns=spelt, dtype=object)
+    return pd.DataFrame([row for row in rows[1:] if any(row)], columns=keys, dtype=object)
 
 
 def read_expressions(
     root: Path,
     args: argparse.Namespace,
     emotions: Sequence[str],
-    table_of: Callable[[Sheets, str], pd.DataFrame] = table_with_header,
+    parse_table: Callable[[Sheets, str], pd.DataFrame] = parse_table_with_header,
 ) -> tuple[pa.Table, ReadReport]:
-    """The apex frames of `root` that have labels and an image.
+    """Read the apex frames of `root` that have labels and an image.
 
     Args:
-        emotions: the data set's emotions in the order of its own list; others that it names come after them.
-        table_of: the columns `COLUMNS` of a workbook, whose path is for errors; the number in `subject` is that of
-            the person's folder.
+        emotions: the emotions of the data set in its official order; others that the rows name are appended.
+        parse_table: returns the columns `COLUMNS` of a workbook, given its sheets and its path (for errors); the
+            number in `subject` is that of the person's folder.
     """
     report = ReadReport()
     folder = Folder(root, report)
-    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels", args.edition, BY_EDITION)
-    table = table_of(read_sheets(folder.read(path), path), path)[list(COLUMNS)]
+    path = folder.find_one(r"[^/~]*\.xlsx", "spreadsheet (*.xlsx) of labels", args.edition, EDITION_REMEDY)
+    table = parse_table(read_sheets(folder.read(path), path), path)[list(COLUMNS)]
     report.tally.add("rows", len(table))
     person = table["subject"].str.extract(r"([0-9]{1,4})(?:\.0)?$", expand=False)
     apex = table["apexframe"].str.extract(r"^([0-9]{1,7})(?:\.0)?$", expand=False)
     table = table.assign(person=person, apex=apex, row=table.index + 2)
     table = report.drop(table, person.isna() | apex.isna(), "malformed", ["filename", "apexframe"])
-    aus, understood = listed_aus(table["actionunit"])
-    report.count("values_unknown", table["actionunit"][~understood])
+    aus, is_valid = parse_au_lists(table["actionunit"])
+    report.count("values_unknown", table["actionunit"][~is_valid])
+
     aus = aus.loc[:, (aus == 1).any()]
     names = table["estimatedemotion"].map(canonical_name).where(table["estimatedemotion"] != "")
-    own = [*emotions, *sorted(set(names.dropna()) - set(emotions))]
+    dataset_emotions = [*emotions, *sorted(set(names.dropna()) - set(emotions))]
     labels = aus.assign(person=table["person"].astype(int), video=table["filename"], frame=table["apex"].astype(int))
-    labels["emotion"], emotions = map_emotions(names, own, CONVENTION, args, report)
+    labels["emotion"], emotions = map_emotions(names, dataset_emotions, EMOTION_DEFAULTS, args, report)
     labels["group_id"] = "sub" + labels["person"].astype(str).str.zfill(2)
     labels["video_id"] = labels["group_id"] + "_" + labels["video"]
     images = folder.images(
@@ -98,5 +99,6 @@ def read_expressions(
         "such as sub01/EP02_01f/reg_img46.jpg",
         args.crop,
     )
-    images = images.assign(person=images["person"].astype(int), frame=images["frame"].astype(int))
-    return frame_table(labels, report, images, on=["person", "video", "frame"], emotions=emotions), report
+    images = images.assign(person=images["person"].astype(int))
+
+    return build_frame_table(labels, report, images, on=["person", "video", "frame"], emotions=emotions), report

@@ -25,22 +25,27 @@ READERS: dict[str, tuple[str, str]] = {
     "sfew": ("sfew", "SFEW 2.0: emotions of film frames"),
     "afew": ("afew", "AFEW: emotions of film clips (videos)"),
 }
-"""Name -> (module of this package, what it reads)."""
+"""Name -> (module of this package, description)."""
 
 
 def load_reader(name: str) -> Reader:
-    """The reader of that name; a `ValueError` that lists the known ones otherwise."""
+    """Import the reader called `name`.
+
+    Raises:
+        ValueError: there is no such reader; the known names are listed.
+    """
     if name not in READERS:
         raise ValueError(f"No reader is called {name!r}; there are {', '.join(READERS)}.")
     return cast(Reader, importlib.import_module(f"mf2.dataset_tools.readers.{READERS[name][0]}"))
 
 
 def add_reader_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Give a command `NAME ROOT OUT` and each reader's own options; returns the readers' parsers, to add more."""
+    """Add a sub-command `NAME ROOT OUT` with its options for each reader; returns the sub-commands' parsers."""
     subparsers = parser.add_subparsers(dest="reader", metavar="NAME", required=True)
     parsers = []
-    for name, (_, text) in READERS.items():
-        reader_parser = subparsers.add_parser(name, help=text, description=f"{text}.")
+    for name, (_, description) in READERS.items():
+        reader_parser = subparsers.add_parser(name, help=description, description=f"{description}.")
+
         reader_parser.add_argument("root", type=Path, help="folder of the data set")
         reader_parser.add_argument("out", type=Path, help="folder to make")
         load_reader(name).add_arguments(reader_parser)

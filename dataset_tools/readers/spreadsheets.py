@@ -4,17 +4,18 @@ import io
 import zipfile
 
 Sheets = dict[str, list[list[str]]]
-"""Name of a sheet -> its rows, cell by cell, stripped; empty cells are empty texts."""
+"""Name of a sheet -> its rows of stripped cell texts; an empty cell is an empty text."""
 
 
 def read_sheets(data: bytes, path: str) -> Sheets:
-    """All sheets of a workbook, in order.
+    """Read all sheets of a workbook, in order.
 
     Args:
-        path: of the file, for errors.
+        data: the bytes of the file.
+        path: its path, for error messages.
     Raises:
         ImportError: openpyxl is not installed.
-        ValueError: no workbook.
+        ValueError: the file is not a workbook.
     """
     try:
         import openpyxl

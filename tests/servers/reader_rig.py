@@ -2,7 +2,7 @@
 
 import argparse
 
-from mf2.dataset_tools.readers.interface import emotions_of
+from mf2.dataset_tools.readers.interface import emotion_names
 from mf2.dataset_tools.readers.registry import load_reader
 
 DROPPED = ("malformed", "labelled_twice", "unlabelled", "missing_image", "no_part")
@@ -17,7 +17,7 @@ def read(name, root, *words):
     counted = report.tally.counts
     dropped = sum(counted[name] for name in counted if name in DROPPED or name.startswith("dropped_"))
     assert counted["rows"] == dropped + counted.get("clips", counted["kept"]) and counted["kept"] == len(frames)
-    return frames.to_pylist(), report, emotions_of(frames)
+    return frames.to_pylist(), report, emotion_names(frames)
 
 
 def counts(report):

@@ -43,9 +43,11 @@ NOT_READ = {
     "mf2 data (?:import|index) (?:bp4d|disfa|emotionet|gft|rafau)": {
         "dataset_tools.readers.frame_table.COUNTED": "codes no emotions"
     },
-    "mf2 data (?:import|index) afew": {"dataset_tools.readers.frame_table.two_versions": "has one file a clip"},
+    "mf2 data (?:import|index) afew": {
+        "dataset_tools.readers.frame_table.ambiguous_folders_error": "has one file a clip"
+    },
     "mf2 data (?:import|index) csv": {
-        "dataset_tools.readers.frame_table.two_versions": "names each picture by its path"
+        "dataset_tools.readers.frame_table.ambiguous_folders_error": "names each picture by its path"
     },
 }
 """Command, as a pattern -> what it reaches -> why its users never read that."""

@@ -83,7 +83,7 @@ def test_affectnet_validation_without_a_header_loses_no_row(tmp_path):
     )
     assert list(rows[8]["landmarks"]) == POINTS and counts(report)["rows"] == 14
     path.write_text("2/v.JPG,6\n")
-    with pytest.raises(ValueError, match=r"validation.csv must have once subDirectory_filePath"):
+    with pytest.raises(ValueError, match=r"validation.csv must have exactly once subDirectory_filePath"):
         read("affectnet", root)
 
 

@@ -228,7 +228,7 @@ def test_cas_me2_with_a_header_gives_nobody_the_labels_of_another(tmp_path):
               "Type", "Self")  # fmt: skip
     sheets = {"code": [header, *trees.CAS_ME2_ROWS]}
     trees.cas_me2(tmp_path, sheets)
-    with pytest.raises(ValueError, match=r"participants 1, 15, 2 have is not said .* sheet `naming rule1`"):
+    with pytest.raises(ValueError, match=r"belong to participants 1, 15, 2 .* sheet `naming rule1`"):
         read("cas_me2", tmp_path)
     trees.cas_me2(tmp_path, {**sheets, "naming rule1": trees.CAS_ME2_FOLDERS})
     rows, _, emotions = read("cas_me2", tmp_path)
@@ -398,7 +398,7 @@ def test_afew(tmp_path):
     ]
 
 
-def test_frames_of_videos_are_those_asked_for(tmp_path):
+def test_frames_of_videos_are_those_requested(tmp_path):
     """Frame k is 8 k bright: decoding that starts again, skips or runs over its end must not shift by one."""
     pytest.importorskip("av")
     trees.write(tmp_path, {"a.avi": trees.video_bytes(6), "b.avi": trees.video_bytes(3, 100), "c.avi": b"none"})
@@ -465,7 +465,7 @@ def test_csv_columns(tmp_path):
         ("path,frame\n1.jpg,-1\n", [], "frame is '-1'; it must be a number"),
         ("path,split\n1.jpg,dev\n", [], "split is 'dev'; it must be train or validation"),
         ("name,AU1\n1.jpg,1\n", [], "lacks the column path; it has name, AU1"),
-        ("path,AU1,AU1\n1.jpg,1,1\n", [], "must have once AU1, AU1; its header is path, AU1, AU1"),
+        ("path,AU1,AU1\n1.jpg,1,1\n", [], "must have exactly once AU1, AU1; its header is path, AU1, AU1"),
         ("path,emotion\n1.jpg,happy\n2.jpg,hapy\n", [], "The emotions Hapy are none of"),
         ("path,emotion\n1.jpg,3\n", [], r"The emotions are numbers \(3\)"),
     ],
