@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..head_pose_mf2 import head_poses
 from ..onnx_runtime.description import INPUT_NAMES
 from ..regions_mf2 import seen_box
+from ..utils.devices import TF32
 from ..utils.face_table import STATUS_ERROR, STATUS_NO_FACE, STATUS_OK
 from ..utils.videos import import_av
 from .caption_check import check_captions
@@ -56,11 +57,12 @@ class AnalyzeOptions:
     formats: tuple[str, ...] = ("parquet",)
     num_threads: int = 4
     compile: bool = False
+    precision: str = TF32
     runtime: str = TORCH
 
     def row_settings(self) -> dict[str, Any]:
         """The options that rows depend on, as JSON has them; the model tells the runtime."""
-        free = ("device", "num_threads", "compile", "runtime")
+        free = ("device", "num_threads", "compile", "precision", "runtime")
         settings = {name: value for name, value in asdict(self).items() if name not in free}
         return json.loads(json.dumps(settings | settings.pop("faces")))
 
@@ -163,7 +165,9 @@ def load_recognizer(options: AnalyzeOptions) -> FaceRecognizer:
         return ExportedRecognizer(options.model, options.adapters)
     from .recognizer import Recognizer  # not above: it imports torch
 
-    recognizer = Recognizer.from_pretrained(options.model, options.adapters, options.device, options.compile)
+    recognizer = Recognizer.from_pretrained(
+        options.model, options.adapters, options.device, options.compile, options.precision
+    )
     for kind in options.captions:
         recognizer.model.check_caption_kind(kind)
     return recognizer

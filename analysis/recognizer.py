@@ -16,6 +16,7 @@ from ..labels_mf2 import LabelSpace
 from ..onnx_runtime.description import INPUT_NAMES
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
+from ..utils.devices import TF32, cuda_products
 from ..utils.threads import fit_threads
 
 
@@ -46,13 +47,14 @@ class Recognizer:
         model: in evaluation mode, on its device, the adapters loaded.
         processor: the checkpoint's.
         adapters: which of the model's adapters to ask besides what answers of itself.
+        precision: how a GPU multiplies float32, see `PRECISIONS`; a CPU always does so in float32.
     Attributes:
         label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
         image_processor: makes the boxes of the AUs of all label spaces.
     """
 
-    def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = ()):
-        self.model, self.processor = model, processor
+    def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = (), precision: str = TF32):
+        self.model, self.processor, self.precision = model, processor, precision
         first = [name for name in model.label_spaces if name not in adapters][-1]
         if adapters:
             model.disable_adapters() if first == BASE else model.set_adapter(first)
@@ -64,12 +66,18 @@ class Recognizer:
 
     @classmethod
     def from_pretrained(
-        cls, model: str, adapters: Sequence[str] = (), device: str | None = None, compile: bool = False
+        cls,
+        model: str,
+        adapters: Sequence[str] = (),
+        device: str | None = None,
+        compile: bool = False,
+        precision: str = TF32,
     ) -> "Recognizer":
         """Load a checkpoint, or an adapter with its base, and further adapters, each called as its folder is.
 
         Args:
             compile: compile what the tower and the branches do with images, for any batch size.
+            precision: how a GPU multiplies float32, see `PRECISIONS`.
         Raises:
             ValueError: two adapters have one name, or one is of another kind than DFN; or the device does not work.
         """
@@ -91,7 +99,7 @@ class Recognizer:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
         if compile:
             loaded.encode_branches = torch.compile(loaded.encode_branches, dynamic=True)
-        return cls(loaded.eval().to(where), processor, names)
+        return cls(loaded.eval().to(where), processor, names, precision)
 
     @property
     def device(self) -> torch.device:
@@ -123,7 +131,8 @@ class Recognizer:
         """
         fit_threads(self.device)
         inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
-        outputs = self.model.forward_adapters(list(self._prefixes), **inputs, au_ids=self.image_processor.au_ids)
+        with cuda_products(self.precision):
+            outputs = self.model.forward_adapters(list(self._prefixes), **inputs, au_ids=self.image_processor.au_ids)
         rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
         for name, prefix in self._prefixes.items():
             states = self.processor.post_process_facial_states(outputs[name], self.label_spaces[prefix])
@@ -145,7 +154,8 @@ class Recognizer:
         written = {}
         for kind in kinds:
             fit_threads(self.device)
-            ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, **settings)
+            with cuda_products(self.precision):
+                ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, **settings)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
         return [{name: texts[place] for name, texts in written.items()} for place in range(len(pixels))]
 

@@ -36,6 +36,7 @@ from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.landmarks_mf2 import PREFERRED_DETECTOR
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2ImageProcessor, MF2Processor
+from mf2.utils.devices import cuda_products
 from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
 from mf2.utils.videos import import_av
@@ -103,7 +104,8 @@ def save_video(file: Path, count: int) -> Path:
 # ----------------------------------------------------------------------------------------------------------- speed
 def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Images a second of the tool and of the plain loop, in turns, for each source of landmarks and batch size."""
-    recognizer = Recognizer.from_pretrained(str(save_model(size, folder / size, args.seed)), device=args.device)
+    model = str(save_model(size, folder / size, args.seed))
+    recognizer = Recognizer.from_pretrained(model, device=args.device, precision=args.precision)
     for batch_size in args.batch_sizes:
         runs = {PLAIN: plain_loop(recognizer, args.pictures, batch_size)}
         for kind, way in itertools.product(args.kinds, args.landmarks):
@@ -153,7 +155,8 @@ def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Call
     def run() -> None:
         for start in range(0, num_images, batch_size):
             rest = {name: values[: num_images - start] for name, values in inputs.items()}
-            outputs = recognizer.model.forward_adapters(names, **rest)
+            with cuda_products(recognizer.precision):
+                outputs = recognizer.model.forward_adapters(names, **rest)
             for output in outputs.values():
                 output.au_logits.cpu()
 

@@ -4,6 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from mf2.utils.devices import PRECISIONS, TF32
+
 SIZES = ("tiny", "base", "paper")
 """Of the model: `MF2Config.from_size`."""
 BRANCH_SECTIONS = ("passes", "itg", "texts", "step", "memory", "regions")
@@ -115,6 +117,9 @@ def add_analyze_arguments(parser: argparse.ArgumentParser) -> None:
         default=["mean_face", "given"],
         help="where faces are; `detect` needs the default detector's weights [mean_face given]",
     )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=TF32, help="of a GPU, see mf2 analyze [%(default)s]"
+    )
     parser.add_argument("--frames", type=int, default=10_000, help="frames of the long video [10000]")
     parser.add_argument("--first_frames", type=int, default=1000, help="frames of its beginning [1000]")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats [5]")
@@ -141,7 +146,9 @@ def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
 def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 benchmark gpu`."""
     names = ", ".join(GPU_SECTIONS)
-    parser.add_argument("--sections", nargs="+", choices=GPU_SECTIONS, metavar="NAME", help=f"of: {names} [all]")
+    parser.add_argument(
+        "--sections", nargs="+", choices=GPU_SECTIONS, metavar="NAME", help=f"in the order given: {names} [all]"
+    )
     parser.add_argument(
         "--output_dir", default="outputs/gpu", help="for gpu.json, rows.jsonl and gpu.log [%(default)s]"
     )

@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (RESULTS, ROWS, LOG):
         (folder / name).unlink(missing_ok=True)
-    sections = [name for name in SECTIONS if not args.sections or name in args.sections]
+    sections = list(dict.fromkeys(args.sections or SECTIONS))
     outcomes = measure_all(sections, plan, folder, args.minutes, args.scale_limits)
     unfinished = {name: outcome.status for name, outcome in outcomes.items() if outcome.status != "done"}
     print(f"Results: {folder / RESULTS}")

@@ -50,6 +50,7 @@ from mf2.benchmarks.timing import count_flops, release_memory, synchronize, time
 from mf2.benchmarks.workloads import Settings
 from mf2.modeling_mf2 import MF2ForConditionalGeneration, MF2ForPreTraining, MF2Model
 from mf2.processing_mf2 import MF2Processor
+from mf2.utils.devices import PRECISIONS as PRODUCTS
 
 Rows = Iterator[Row]
 Model = TypeVar("Model", bound=MF2Model)
@@ -258,7 +259,7 @@ def options_of_step(plan: Plan) -> Rows:
 def measure_profile(plan: Plan) -> Rows:
     """Where a `base` step's time goes on the GPU: its share of the step, and the kernels that take the most."""
     step = TrainingStep.build(plan, plan.base)
-    step.time(plan, 1, 3)
+    yield {"step": "before the profile"} | step.time(plan, 3, 2) | phases_of(plan, step) | allocations_of(plan, step)
     activities = [ProfilerActivity.CUDA if plan.device == "cuda" else ProfilerActivity.CPU]
     synchronize(plan.device)
     with profile(activities=activities, acc_events=True) as profiler:
@@ -276,6 +277,25 @@ def measure_profile(plan: Plan) -> Rows:
         taken = getattr(event, clock) / 1e6
         row = {"kernel": event.key[:110], "ms": 1e3 * taken, "calls": event.count}
         yield row | {"share of the profiled step": taken / seconds}
+    yield from runtime_calls(profiler)
+
+
+def runtime_calls(profiler: profile) -> Rows:
+    """What the host asked of CUDA: launches, copies, and where it waited for the GPU."""
+    calls = [event for event in profiler.key_averages() if event.key.startswith("cuda")]
+    for event in sorted(calls, key=lambda event: event.self_cpu_time_total, reverse=True)[:8]:
+        yield {"call": event.key, "ms of the host": event.self_cpu_time_total / 1e3, "calls": event.count}
+
+
+def allocations_of(plan: Plan, step: TrainingStep) -> Row:
+    """How often a step asked the driver for memory, and how often it had to give back its cache to get it."""
+    if plan.device != "cuda":
+        return {}
+    names = {"num_device_alloc": "allocations of the driver", "num_alloc_retries": "cache emptied"}
+    before = torch.cuda.memory_stats()
+    step.run()
+    after = torch.cuda.memory_stats()
+    return {label: after[name] - before[name] for name, label in names.items()}
 
 
 def measure_paper(plan: Plan) -> Rows:
@@ -456,14 +476,13 @@ def measure_generation(plan: Plan) -> Rows:
 
 
 def measure_analysis(plan: Plan) -> Rows:
-    """`mf2 analyze` on JPEG files beside the plain loop over batches that are ready, both in float32 as shipped."""
-    set_matmul(tf32=False)
+    """`mf2 analyze` on JPEG files beside the plain loop over batches that are ready, with float32 weights."""
     pictures = 8 if plan.dry_run else 512
     args = Namespace(
         seed=plan.seed,
         device=plan.device,
         pictures=pictures,
-        batch_sizes=[4] if plan.dry_run else [16, 64],
+        batch_sizes=[4] if plan.dry_run else [64],
         kinds=list(analysis_benchmark.PICTURE_SIZES),
         landmarks=["given"],
         repeats=plan.repeats(2),
@@ -471,7 +490,9 @@ def measure_analysis(plan: Plan) -> Rows:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         analysis_benchmark.save_pictures(folder, pictures)
-        yield from analysis_benchmark.measure_speed(plan.base, args, folder)
+        for args.precision in PRODUCTS:
+            for row in analysis_benchmark.measure_speed(plan.base, args, folder):
+                yield {"precision": args.precision} | row
 
 
 # ------------------------------------------------------------------------------------------------------- commands
@@ -546,18 +567,18 @@ class GpuSection:
 
 SECTIONS: dict[str, GpuSection] = {
     "machine": GpuSection("What the card reaches", 40, measure_machine),
-    "training": GpuSection("Training step, base", 90, measure_training),
+    "training": GpuSection("Training step, base", 60, measure_training),
     "parity": GpuSection("Parity with the CPU", 60, measure_parity),
-    "profile": GpuSection("Kernels of a training step, base", 60, measure_profile),
+    "profile": GpuSection("Kernels of a training step, base", 45, measure_profile),
     "inference": GpuSection("Inference, base", 35, measure_inference),
     "paper": GpuSection("Training step, paper size", 50, measure_paper),
     "generation": GpuSection("Writing captions, base, bfloat16", 35, measure_generation),
     "finetuning": GpuSection("Fine-tuning methods, base", 45, measure_finetuning),
     "options": GpuSection("Options of the training step, base", 40, measure_options),
     "fsdp": GpuSection("FSDP2 on one device, base", 30, measure_fsdp),
-    "compiled_layers": GpuSection("Training step, blocks compiled", 100, measure_compiled_layers),
-    "analysis": GpuSection("mf2 analyze, base", 45, measure_analysis),
-    "flex": GpuSection("Training step, flex attention", 60, measure_flex),
+    "compiled_layers": GpuSection("Training step, blocks compiled", 80, measure_compiled_layers),
+    "analysis": GpuSection("mf2 analyze, base", 40, measure_analysis),
+    "flex": GpuSection("Training step, flex attention", 45, measure_flex),
     "commands": GpuSection("Commands", 90, measure_commands),
     "compiled_inference": GpuSection("Inference with compiled image passes, base", 60, measure_compiled_inference),
     "compiled_model": GpuSection("Training step, whole model compiled", 120, measure_compiled_model),

@@ -145,6 +145,12 @@ def test_the_command_writes_its_results(tmp_path, capsys):
     assert [row["what"] for row in rows][:2] == ["copy", "product, bfloat16"] and rows[0]["TB/s"] > 0
 
 
+def test_sections_run_in_the_order_given(tmp_path, monkeypatch, capsys):
+    stand_in(tmp_path, monkeypatch, {"machine": ROW % "machine", "flex": ROW % "flex"})
+    assert main(["gpu", "--dry_run", "--sections", "flex", "machine", "flex", "--output_dir", str(tmp_path)]) == 0
+    assert list(json.loads((tmp_path / gpu.RESULTS).read_text())["sections"]) == ["flex", "machine"]
+
+
 @pytest.mark.parametrize("words", [["--minutes", "0"], ["--scale_limits", "-1"]])
 def test_limits_are_checked(words, capsys):
     assert main(["gpu", "--dry_run", *words]) == 1
