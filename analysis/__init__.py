@@ -1,1 +1,1 @@
-"""What is done with a checkpoint: analysing pictures and videos, searching them, and showing what was found."""
+"""Uses of a checkpoint: analysing pictures and videos, searching faces, explaining and exporting."""

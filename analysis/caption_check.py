@@ -1,4 +1,4 @@
-"""Whether what captions say agrees with the probabilities beside them: what is flagged, and how often."""
+"""Check captions against the recognised probabilities: which are flagged, and how often."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ CAPTION_PREFIX = "caption_"
 
 @dataclass(frozen=True)
 class CaptionFlags:
-    """What of a caption the recognisers do not support.
+    """Parts of a caption that the recognisers do not support.
 
     Args:
-        unsupported: Codes of the AUs that it names although they are below their threshold, or not recognised at all.
-        rivals: Emotions that it asserts beside the likeliest.
-        unknown: Those of `unsupported` that the model does not recognise.
+        unsupported: codes of named AUs that are below their threshold or not recognised by the model.
+        rivals: named emotions other than the most probable one.
+        unknown: those of `unsupported` that the model does not recognise.
     """
 
     unsupported: list[str]
@@ -28,7 +28,7 @@ class CaptionFlags:
         return bool(self.unsupported or self.rivals)
 
     def __str__(self) -> str:
-        """`AU4 below the threshold; AU9 not recognised; Sadness not the likeliest`; empty without a flag."""
+        """`AU4 below the threshold; AU9 not recognised; Sadness not the likeliest`; empty if nothing is flagged."""
         below = [code for code in self.unsupported if code not in self.unknown]
         parts = [f"{', '.join(below)} below the threshold"] if below else []
         parts += [f"{', '.join(self.unknown)} not recognised"] if self.unknown else []
@@ -37,17 +37,18 @@ class CaptionFlags:
 
 
 def row_state(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> RecognisedState:
-    """What the recognisers say in a row with a probability for each AU and, of label spaces that have one, `emotion`.
+    """Convert a row of the analysis to a `RecognisedState`.
 
     Args:
-        thresholds: by code. An AU that is not among them is not supported: the model does not know it.
+        row: a probability per AU and, if the label space has emotions, `emotion`.
+        thresholds: AU code -> threshold. AUs without a threshold are unknown to the model and never supported.
     """
     emotion = row.get("emotion")
     return recognised_state(row, thresholds, emotion if isinstance(emotion, str) else None)
 
 
 def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> CaptionFlags:
-    """What of a caption of that kind the probabilities beside it do not support; arguments as in [`row_state`]."""
+    """Find the parts of a caption that its row's probabilities do not support; arguments as in `row_state`."""
     state = row_state(row, thresholds)
     unsupported = state.unsupported_aus(caption)
     unknown = [code for code in unsupported if code not in thresholds]
@@ -56,7 +57,7 @@ def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Ma
 
 @dataclass
 class CaptionCheck:
-    """How many captions of a kind there are, how many name an AU or an emotion, how many are flagged, and for what."""
+    """Counts of the captions of a kind: all, those naming an AU or emotion, those flagged, and the reasons."""
 
     captions: int = 0
     naming: int = 0
@@ -66,11 +67,11 @@ class CaptionCheck:
 
     @property
     def flag_rate(self) -> float | None:
-        """Share of the captions naming something that are flagged; None where none names anything."""
+        """Share of flagged captions among those that name something; None if there are none."""
         return self.flagged / self.naming if self.naming else None
 
     def add(self, kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> None:
-        """Count a caption."""
+        """Check a caption and count it."""
         flags = flag_caption(kind, caption, row, thresholds)
         self.captions += 1
         self.naming += bool(named_aus(caption) or named_emotions(caption))
@@ -79,7 +80,7 @@ class CaptionCheck:
         self.by_emotion.update(flags.rivals)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The counts as a JSON object."""
         counts = {"captions": self.captions, "naming": self.naming, "flagged": self.flagged}
         causes = {"by_au": dict(self.by_au.most_common()), "by_emotion": dict(self.by_emotion.most_common())}
         return counts | {"flag_rate": self.flag_rate} | causes
@@ -91,9 +92,9 @@ def check_captions(
     """Check the captions of analysed faces.
 
     Args:
-        rows: with `caption_<kind>` (None where there is none) and what [`row_state`] reads.
-        thresholds: from which probability an AU is active, by code.
-        kinds: of captions.
+        rows: with `caption_<kind>` (None if missing) and the columns of `row_state`.
+        thresholds: AU code -> probability from which the AU is active.
+        kinds: kinds of caption to check.
     """
     checks = {kind: CaptionCheck() for kind in kinds}
     for row in rows:

@@ -1,6 +1,6 @@
-"""`mf2 demo`: everything on generated faces, offline: the small checkpoint, an analysis, and its report.
+"""`mf2 demo`: the small checkpoint, an analysis and its report on generated faces, offline.
 
-Uses the checkpoint of the main job; where there is none, the main job is run first, which takes some minutes.
+Uses the demo checkpoint; if it does not exist, it is trained first, which takes some minutes.
 """
 
 import argparse
@@ -12,14 +12,19 @@ from pathlib import Path
 from ..hub.sources import DEFAULT_MODEL
 
 PACKAGE = Path(__file__).resolve().parent.parent
-MAIN_JOB = ("training/pretrain.py", "--config", "training/configs/demo.yaml")
+TRAINING_COMMAND = ("training/pretrain.py", "--config", "training/configs/demo.yaml")
 NUM_PICTURES = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 demo`."""
+    """Add the options of `mf2 demo`."""
     add = parser.add_argument
-    add("--model", type=Path, default=Path(DEFAULT_MODEL), help="checkpoint; made if it is not there [%(default)s]")
+    add(
+        "--model",
+        type=Path,
+        default=Path(DEFAULT_MODEL),
+        help="checkpoint; trained if it does not exist [%(default)s]",
+    )
     add(
         "--output_dir",
         "--output",
@@ -33,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make sure of the checkpoint, draw faces, analyse them, and print the path of the report."""
+    """Train the checkpoint if needed, draw faces, analyse them, and print the path of the report."""
     if not (args.model / "config.json").is_file():
         train(args.model)
     print(show(args.model, args.output, args.device))
@@ -41,27 +46,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def train(folder: Path) -> None:
-    """Run the main job into a folder, or continue it there.
+    """Train the demo checkpoint in a folder, or continue training there.
 
     Raises:
-        OSError: it failed; its own output says why.
+        OSError: training failed; see its output.
     """
     print(f"There is no checkpoint at {folder}: training a small one now, which takes some minutes.", file=sys.stderr)
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *MAIN_JOB]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *TRAINING_COMMAND]
     status = subprocess.run([*command, "--output_dir", str(folder.resolve())], cwd=PACKAGE).returncode
     if status:
         raise ChildProcessError(f"Training ended with status {status}; see its output above.")
 
 
 def show(model: Path, output: Path, device: str | None = None) -> Path:
-    """Draw faces, analyse them with sentences, and write the report.
+    """Draw faces, analyse them with captions, and write the report.
 
     Args:
         model: a checkpoint folder.
-        output: holds the faces, the table and the report; what an earlier demo left there is replaced.
-        device: where to run.
+        output: folder of the faces, the table and the report; outputs of an earlier demo are replaced.
+        device: device to run on.
     Returns:
-        The report.
+        The report file.
     """
     from ..configuration_mf2 import MF2Config
     from ..evaluation.caption_scores import caption_kinds

@@ -1,4 +1,4 @@
-"""Generated faces to show the tools on: pictures of unseen persons and a short film of one, with their landmarks."""
+"""Generated faces for the demo: pictures of persons not in training and a short film of one, with landmarks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from ..utils.files import replacing
 
 FILM_NAME, LANDMARKS_NAME, FACES_NAME = "film.webp", "landmarks.npz", "faces"
 STORY = ("Neutral", "Happiness", "Neutral", "Surprise", "Fear", "Neutral", "Anger", "Disgust", "Sadness", "Neutral")
-"""What the film shows, one after the other."""
+"""Emotions that the film shows, in order."""
 FPS = 12
 SCENE_FRAMES = 16
 """Frames from one expression to the next."""
@@ -29,8 +29,8 @@ FILM_PERSON = 37
 def write_sample(folder: Path, num_pictures: int = 24) -> list[Path]:
     """Draw `faces/`, `film.webp` and `landmarks.npz` into a folder.
 
-    The pictures are those that begin the validation split of the default synthetic sample: persons that no model saw
-    in training. The same arguments give the same files.
+    The pictures are the first of the validation split of the default synthetic sample, whose persons are not in the
+    training split. The same arguments give the same files.
 
     Returns:
         The folder of pictures and the film.
@@ -50,7 +50,7 @@ def write_sample(folder: Path, num_pictures: int = 24) -> list[Path]:
 
 
 def _write_pictures(folder: Path, count: int) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-    """One picture for each of `count` persons; its (name, 0) and landmarks."""
+    """Write one picture of each of `count` persons; yield its (name, 0) and landmarks."""
     config = SynthConfig()
     for person in range(count):
         row = make_row(config, "validation", person * config.frames_per_identity + person % len(PROTOTYPES))
@@ -61,7 +61,7 @@ def _write_pictures(folder: Path, count: int) -> Iterator[tuple[tuple[str, int],
 
 
 def draw_film() -> Iterator[RenderedFace]:
-    """The film's frames: one person goes through the prototypes of `STORY` while the head turns a little."""
+    """Yield the film's frames: one person shows the prototypes of `STORY` while the head turns slightly."""
     rng, domain = np.random.default_rng(FILM_PERSON), get_domain("default")
     identity = sample_identity(rng, domain)
     setting = sample_setting(rng, identity, domain)
@@ -79,6 +79,6 @@ def story_intensities() -> np.ndarray:
 
 
 def _move(setting: Scene, number: int) -> Scene:
-    """The setting at a frame: a slow sway, and noise of its own."""
+    """The setting of a frame: a slow head movement and new noise."""
     yaw, roll = 6 * np.sin(number / 17), 3 * np.sin(number / 23)
     return replace(setting, yaw=setting.yaw + yaw, roll=setting.roll + roll, noise_seed=number)

@@ -1,19 +1,19 @@
-"""`mf2 detectors`: the face detectors, what each needs, whether it is there, and what to put where."""
+"""`mf2 detectors`: lists the face detectors, their requirements, what is missing, and how to install it."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There is nothing to choose."""
+    """`mf2 detectors` has no options; add its notes to the help."""
     parser.epilog = (
-        "The model file of mediapipe is found in the folder that is shown, by the environment variable "
-        "MF2_FACE_LANDMARKER, or by --model_file of `mf2 analyze` and its like. "
-        "MF2_LANDMARK_DETECTOR names the detector that is run by default."
+        "The model file of mediapipe is looked for in the folder shown, or given by the environment variable "
+        "MF2_FACE_LANDMARKER or by --model_file of `mf2 analyze` and other commands. "
+        "MF2_LANDMARK_DETECTOR selects the default detector."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a paragraph for each detector, and which one is run where none is named."""
+    """Print the requirements of each detector, and the default detector."""
     from ..landmarks_mf2 import PREFERRED_DETECTOR, choose_detector, detector_names, detector_needs, detectors_folder
 
     ready = []

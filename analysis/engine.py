@@ -1,8 +1,8 @@
-"""The way of `mf2 analyze`: sources → frames → faces → model → rows, each stage beside the others.
+"""The pipeline of `mf2 analyze`: sources → frames → faces → model → rows, as concurrent stages.
 
-Decoding runs in threads of its own, looking for faces and aligning them in another, with bounded queues between, so
-that the model does not wait for them and memory does not grow with the length of a video. A queue is passed by batches
-of faces: Python's lock changes hands for each thing that is handed over, and a small model does much in that time.
+Decoding runs in its own threads, and detection and alignment in another, with bounded queues, so that the model does
+not wait for them and memory does not grow with the length of a video. Queues pass batches of faces, because every
+transfer between threads needs Python's lock, and a small model computes much in that time.
 """
 
 import json
@@ -26,7 +26,7 @@ from ..utils.videos import import_av
 from .caption_check import check_captions
 from .face_arguments import FaceSearch
 from .faces import Face, LocatedFrame, describe_finder, locate_faces, make_finder
-from .media import FRAMES_AHEAD, Source, file_version, find_sources, read_frames
+from .media import FRAMES_AHEAD, Source, compute_file_version, find_sources, read_frames
 from .peer_formats import PEER_WRITERS, check_peer_formats
 from .run_folder import MANIFEST_NAME, RunFolder
 from .runtimes import ONNX, TORCH, FaceRecognizer
@@ -34,16 +34,16 @@ from .streaming import run_ahead
 from .tables import BOX, LANDMARKS, NO_FACE, POSE, WRITERS, Row, row_columns, threshold_columns
 
 CHUNKS_AHEAD = 2
-"""Chunks that may wait for the model."""
+"""Maximum number of chunks waiting for the model."""
 MIN_CHUNK = 8
-"""Faces that are aligned at once, at least, however small the model's batches are: a call costs more than a face."""
+"""Minimum number of faces aligned at once, even for smaller batches: a call costs more than a face."""
 FRAMES_WITHOUT_FACE = 4
-"""A chunk is closed after so many times its faces in frames, whether or not they have any."""
+"""A chunk is closed after this multiple of its size in frames, even if few of them have faces."""
 
 
 @dataclass(frozen=True)
 class AnalyzeOptions:
-    """How to analyse; see `mf2 analyze --help`."""
+    """Options of an analysis; see `mf2 analyze --help`."""
 
     model: str
     adapters: tuple[str, ...] = ()
@@ -61,15 +61,15 @@ class AnalyzeOptions:
     runtime: str = TORCH
 
     def row_settings(self) -> dict[str, Any]:
-        """The options that rows depend on, as JSON has them; the model tells the runtime."""
-        free = ("device", "num_threads", "compile", "precision", "runtime")
-        settings = {name: value for name, value in asdict(self).items() if name not in free}
+        """The options that the rows depend on, as JSON values."""
+        irrelevant = ("device", "num_threads", "compile", "precision", "runtime")
+        settings = {name: value for name, value in asdict(self).items() if name not in irrelevant}
         return json.loads(json.dumps(settings | settings.pop("faces")))
 
 
 @dataclass
 class Summary:
-    """What a run saw; `failed` has the first error of each source with one, `captions` the checks of each kind."""
+    """Counts of a run; `failed` maps sources to their first error, `captions` kinds of caption to their checks."""
 
     sources: int = 0
     frames: int = 0
@@ -80,14 +80,14 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     captions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def counting(self, batches: Iterable[Sequence[Row]]) -> Iterator[Sequence[Row]]:
-        """The batches of all rows in order, which are counted as they pass."""
+    def count_rows(self, batches: Iterable[Sequence[Row]]) -> Iterator[Sequence[Row]]:
+        """Pass on batches of rows, in order, and count them."""
         last = None
         for rows in batches:
             for row in rows:
-                place, status = (row["source"], row["frame"]), row["status"]
-                self.frames += place != last
-                last = place
+                frame, status = (row["source"], row["frame"]), row["status"]
+                self.frames += frame != last
+                last = frame
                 self.faces += status == STATUS_OK
                 self.frames_without_face += status == STATUS_NO_FACE
                 if status == STATUS_ERROR:
@@ -96,20 +96,24 @@ class Summary:
             yield rows
 
     def to_line(self) -> str:
-        """The counts in a line."""
-        parts = [counted(self.sources, "source"), counted(self.frames, "frame"), counted(self.faces, "face")]
+        """The counts as one line."""
+        parts = [
+            format_count(self.sources, "source"),
+            format_count(self.frames, "frame"),
+            format_count(self.faces, "face"),
+        ]
         if self.frames_without_face:
-            parts.append(f"{counted(self.frames_without_face, 'frame')} without a face")
+            parts.append(f"{format_count(self.frames_without_face, 'frame')} without a face")
         if self.errors:
-            parts.append(f"{counted(self.errors, 'error')} in {counted(len(self.failed), 'source')}")
+            parts.append(f"{format_count(self.errors, 'error')} in {format_count(len(self.failed), 'source')}")
         for kind, check in self.captions.items():
             parts.append(f"{check['flagged']} of {check['naming']} {kind} captions flagged")
         if self.other_files:
-            parts.append(f"{counted(self.other_files, 'file')} of other types left out")
+            parts.append(f"{format_count(self.other_files, 'file')} of other types left out")
         return ", ".join(parts)
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """`1 face`, `2 faces`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -119,30 +123,32 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     """Analyse pictures, folders and videos.
 
     Args:
-        paths: what to analyse.
-        output: the run's folder: the table `faces.…`, further formats, and `manifest.json`. A shard has a folder of
-            its own in it. A run that was stopped goes on; of a finished one only sources that are new are analysed,
-            and come after the others.
-        options: how.
+        paths: pictures, videos and folders.
+        output: the run's folder, for the table `faces.…`, further formats, and `manifest.json`; shards have
+            sub-folders. An interrupted run resumes. If the run is finished, only new sources are analysed; their rows
+            are appended.
+        options: see `AnalyzeOptions`.
+    Returns:
+        The counts of the run.
     Raises:
         FileNotFoundError: a path does not exist, or there is nothing to analyse.
-        ImportError: a package that videos or the detector need is missing.
-        ValueError: an option cannot be used, or the folder holds another run.
+        ImportError: a package for videos or for the detector is missing.
+        ValueError: an option is invalid, or the folder has another run.
     """
     sources, num_other = find_sources(paths, Path(output).absolute())
-    sources = take_shard(sources, options.shard)
+    sources = select_shard(sources, options.shard)
     folder = shard_folder(Path(output), options.shard)
     if any(source.is_video for source in sources):
         import_av()
     started = time.perf_counter()
     recognizer = load_recognizer(options)
     check_peer_formats(options.formats, recognizer.label_spaces[""])
-    found_with = describe_finder(options.faces, recognizer.landmark_detector)
-    settings = options.row_settings() | {"detector": found_with, "sources": [source.name for source in sources]}
-    settings["versions"] = file_versions(sources, options.num_threads)
+    detector = describe_finder(options.faces, recognizer.landmark_detector)
+    settings = options.row_settings() | {"detector": detector, "sources": [source.name for source in sources]}
+    settings["versions"] = compute_file_versions(sources, options.num_threads)
     run = RunFolder(folder, settings, row_columns(recognizer.label_spaces, options.captions))
-    places = {name: place for place, name in enumerate(run.settings["sources"])}
-    sources = sorted(sources, key=lambda source: places[source.name])
+    order = {name: index for index, name in enumerate(run.settings["sources"])}
+    sources = sorted(sources, key=lambda source: order[source.name])
     if run.is_finished:
         counts = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))["summary"]
         return Summary(**counts)
@@ -153,17 +159,17 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
 
 
 def load_recognizer(options: AnalyzeOptions) -> FaceRecognizer:
-    """What sees the faces.
+    """Load the model in the runtime of the options.
 
     Raises:
-        ValueError: the runtime cannot do what is asked for, or the model writes no captions of a kind.
+        ValueError: the runtime does not support an option, or the model does not generate a kind of caption.
     """
     if options.runtime == ONNX:
         from ..onnx_runtime import Recognizer as ExportedRecognizer
 
         refuse_without_torch(options)
         return ExportedRecognizer(options.model, options.adapters)
-    from .recognizer import Recognizer  # not above: it imports torch
+    from .recognizer import Recognizer  # imported here, because it imports torch
 
     recognizer = Recognizer.from_pretrained(
         options.model, options.adapters, options.device, options.compile, options.precision
@@ -174,36 +180,38 @@ def load_recognizer(options: AnalyzeOptions) -> FaceRecognizer:
 
 
 def refuse_without_torch(options: AnalyzeOptions) -> None:
-    """Raise a `ValueError` for what only PyTorch computes."""
-    unknown = {
+    """Raise a `ValueError` for options that need PyTorch."""
+    unsupported = {
         "--captions": bool(options.captions),
         "--compile": options.compile,
         f"--device {options.device}": options.device not in (None, "cpu"),
     }
-    if asked := [name for name, is_asked in unknown.items() if is_asked]:
+    if requested := [name for name, is_requested in unsupported.items() if is_requested]:
         raise ValueError(
-            f"An ONNX file computes action units and emotions on the CPU; {asked[0]} needs --runtime torch."
+            f"An ONNX file computes action units and emotions on the CPU; {requested[0]} needs --runtime torch."
         )
 
 
-def take_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Source]:
-    """The i-th of n shares, (i, n), counted from 1. A source's name decides, so that it stays where it is when others
-    come."""
+def select_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Source]:
+    """Return the i-th of n parts of the sources, for the shard (i, n) with i from 1.
+
+    The part depends only on the source's name, so that it does not change when sources are added.
+    """
     number, count = shard
     if not 1 <= number <= count:
         raise ValueError(f"--shard is {number}/{count}; the first number lies between 1 and the second.")
     return [source for source in sources if zlib.crc32(source.name.encode()) % count == number - 1]
 
 
-def file_versions(sources: Sequence[Source], num_threads: int) -> dict[str, str]:
-    """`file_version` of each source by its name."""
+def compute_file_versions(sources: Sequence[Source], num_threads: int) -> dict[str, str]:
+    """Name of each source -> `compute_file_version`."""
     with ThreadPoolExecutor(num_threads) as pool:
-        versions = pool.map(file_version, (source.path for source in sources))
+        versions = pool.map(compute_file_version, (source.path for source in sources))
         return {source.name: version for source, version in zip(sources, versions, strict=True)}
 
 
 def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
-    """Where a shard is written; the output itself where there is one only."""
+    """The output folder of a shard; `output` itself if there is only one."""
     number, count = shard
     return output if count == 1 else output / f"shard-{number:05d}-of-{count:05d}"
 
@@ -211,7 +219,7 @@ def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
 def collect_rows(
     run: RunFolder, sources: Sequence[Source], recognizer: FaceRecognizer, options: AnalyzeOptions
 ) -> None:
-    """Add the rows of everything that comes after what the run's parts hold."""
+    """Analyse everything after the run's last saved frame, and add the rows."""
     find = make_finder(options.faces, recognizer.landmark_detector, str(recognizer.device), sources)
     run.claim()
     position = run.position
@@ -231,9 +239,9 @@ def collect_rows(
 
 
 def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: FaceRecognizer, summary: Summary) -> Summary:
-    counted_batches = summary.counting(run.batches())
-    for place, name in enumerate(options.formats):
-        batches = run.batches() if place else counted_batches
+    counted_batches = summary.count_rows(run.batches())
+    for index, name in enumerate(options.formats):
+        batches = run.batches() if index else counted_batches
         if name in WRITERS:
             WRITERS[name](batches, run.columns, run.folder)
         else:
@@ -243,7 +251,7 @@ def _write_tables(run: RunFolder, options: AnalyzeOptions, recognizer: FaceRecog
 
 
 def _check_captions(run: RunFolder, recognizer: FaceRecognizer, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Whether the captions of all faces agree with the AUs and the emotion beside them, by kind."""
+    """Check the captions of all faces against their AUs and emotion; kind of caption -> counts."""
     thresholds = threshold_columns({"": recognizer.label_spaces[""]})
     rows = (row for batch in run.batches() for row in batch) if kinds else ()
     return {kind: check.to_dict() for kind, check in check_captions(rows, thresholds, kinds).items()}
@@ -265,13 +273,13 @@ def _describe(recognizer: FaceRecognizer, options: AnalyzeOptions, summary: Summ
 # ---------------------------------------------------------------------------------------------------------- chunks
 @dataclass(frozen=True)
 class Chunk:
-    """Whole frames on their way to the model: their rows, which lack what it says, and what it reads of the faces.
+    """A batch of complete frames for the model: their rows without recognition results, and the inputs of the faces.
 
     Args:
-        rows: see `tables`, in order; those with `status` ok are the faces.
-        inputs: of the model, `(faces, …)`, arrays or tensors; empty without a face.
-        num_frames: how many frames these are.
-        position: place of the source and number of the last frame.
+        rows: see `tables`, in order; rows with `status` ok are faces.
+        inputs: the model's inputs, `(faces, …)` arrays or tensors; empty if there are no faces.
+        num_frames: number of frames.
+        position: index of the source and number of the last frame.
     """
 
     rows: list[dict[str, Any]]
@@ -281,7 +289,7 @@ class Chunk:
 
 
 def make_chunks(located: Iterable[LocatedFrame], recognizer: FaceRecognizer, chunk_size: int) -> Iterator[Chunk]:
-    """Frames until there are so many faces, as their rows and the model's inputs."""
+    """Group frames into chunks of at least `chunk_size` faces, with their rows and the model's inputs."""
     frames: list[LocatedFrame] = []
     num_faces = 0
     for frame in located:
@@ -295,12 +303,12 @@ def make_chunks(located: Iterable[LocatedFrame], recognizer: FaceRecognizer, chu
 
 
 def _make_chunk(frames: list[LocatedFrame], recognizer: FaceRecognizer) -> Chunk:
-    seen = [located for located in frames if located.faces]
+    with_faces = [located for located in frames if located.faces]
     batch: Mapping[str, Any] = {}
-    if seen:
-        pictures = [cast(np.ndarray, located.frame.image) for located in seen]  # it has faces, so that it was read
-        batch = recognizer.prepare(pictures, [_points(located.faces) for located in seen])
-    places = iter(_places(seen, batch))
+    if with_faces:
+        pictures = [cast(np.ndarray, located.frame.image) for located in with_faces]  # has faces, so it was read
+        batch = recognizer.prepare(pictures, [_stack_landmarks(located.faces) for located in with_faces])
+    face_columns = iter(_face_columns(with_faces, batch))
     rows: list[dict[str, Any]] = []
     for located in frames:
         frame = located.frame
@@ -309,21 +317,21 @@ def _make_chunk(frames: list[LocatedFrame], recognizer: FaceRecognizer) -> Chunk
             rows.append(row | {"status": STATUS_ERROR, "error": located.error})
         elif not located.faces:
             rows.append(row | {"status": STATUS_NO_FACE})
-        rows += [row | next(places) for _ in located.faces]
+        rows += [row | next(face_columns) for _ in located.faces]
     last = frames[-1].frame
     inputs = {name: batch[name] for name in INPUT_NAMES if name in batch}
     return Chunk(rows, inputs, len(frames), (last.source_idx, last.index))
 
 
-def _points(faces: Sequence[Face]) -> np.ndarray | None:
-    """`(faces, 68, 2)`, or None for a face crop."""
+def _stack_landmarks(faces: Sequence[Face]) -> np.ndarray | None:
+    """`(faces, 68, 2)` landmarks, or None for a face crop."""
     points = [face.detected.landmarks_px for face in faces if face.detected]
     return np.stack(points) if points else None
 
 
-def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Where each face is and where it is turned to; of a face crop, what was seen."""
-    faces = [(face, located.frame.size) for located in seen for face in located.faces]
+def _face_columns(frames: Sequence[LocatedFrame], batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the columns of each face: id, box, landmarks and head pose; for a face crop, the visible box."""
+    faces = [(face, located.frame.size) for located in frames for face in located.faces]
     poses = iter(_poses([(face.detected.landmarks_px, size) for face, size in faces if face.detected]))
     for row_idx, (face, size) in enumerate(faces):
         row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
@@ -338,7 +346,7 @@ def _places(seen: Sequence[LocatedFrame], batch: Mapping[str, Any]) -> Iterator[
 
 
 def _poses(faces: Sequence[tuple[np.ndarray, tuple[int, int]]]) -> list[dict[str, float]]:
-    """The pose columns of faces, given as points and the size of their picture; none where no head can be seen."""
+    """The pose columns of faces, given as landmarks and picture size; empty where the pose is undefined."""
     if not faces:
         return []
     points, sizes = (np.stack(values) for values in zip(*faces, strict=True))
@@ -353,16 +361,16 @@ def complete_rows(
     captions: Sequence[str] = (),
     rerank: str | None = "agreement",
 ) -> list[dict[str, Any]]:
-    """The rows of a chunk with what the model says of the faces, at most `batch_size` at once."""
+    """Complete the rows of a chunk with the model's results, in batches of `batch_size` faces."""
     states: list[dict[str, Any]] = []
     num_faces = sum(row["status"] == STATUS_OK for row in chunk.rows)
     for start in range(0, num_faces, batch_size):
         inputs = {name: values[start : start + batch_size] for name, values in chunk.inputs.items()}
         found = recognizer.recognize(inputs)
         if captions:
-            writer: Any = recognizer  # of PyTorch: others are refused captions
-            written = writer.write_captions(inputs, captions, rerank)
+            captioner: Any = recognizer  # PyTorch's; captions are refused for other runtimes
+            written = captioner.write_captions(inputs, captions, rerank)
             found = [state | texts for state, texts in zip(found, written, strict=True)]
         states += found
-    of_faces = iter(states)
-    return [row | next(of_faces) if row["status"] == STATUS_OK else row for row in chunk.rows]
+    remaining_states = iter(states)
+    return [row | next(remaining_states) if row["status"] == STATUS_OK else row for row in chunk.rows]

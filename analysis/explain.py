@@ -1,19 +1,19 @@
-"""`mf2 explain`: what is seen in the faces of a picture, where, and whether the sentences agree with it.
+"""`mf2 explain`: shows what a model recognises in each face, where, and whether the captions agree with it.
 
-For each face it writes a picture (AU regions, probabilities and sentences above, a saliency map of each active AU
-below) and puts the same into `explanation.json`.
+For each face it writes a picture (AU regions, probabilities and captions above, a saliency map per active AU below),
+and the same content into `explanation.json`.
 """
 
 import argparse
 from pathlib import Path
 
 from ..hub.sources import DEFAULT_MODEL, check_model_source
-from .analyze import add_rerank, rerank_of
+from .analyze import add_rerank, parse_rerank
 from .face_arguments import FaceSearch, add_face_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 explain`."""
+    """Add the options of `mf2 explain`."""
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="a picture with one or more faces")
     add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain every face, print a line or two for each, and write the pictures."""
+    """Explain every face, print a summary of each, and write the pictures."""
     check_model_source(args.model, "mf2 explain")
     from ..utils.files import replacing, write_json
     from .explanation import draw_explanation, explain
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     located = next(locate_faces(read_frames([(0, source)]), find, batch_size=1))
     if located.error or not located.faces:
         raise ValueError(f"{args.image}: {located.error or 'no face was found; try --landmarks mean_face.'}")
-    rerank = rerank_of(args)
+    rerank = parse_rerank(args)
     pictures = {f"face-{face.id}.png": explain(recognizer, located.frame, face, rerank) for face in located.faces}
     faces = [explanation.to_dict() | {"picture": name} for name, explanation in pictures.items()]
     content = {"image": str(args.image), "model": args.model, "faces": faces}

@@ -1,4 +1,4 @@
-"""What is seen in a face, where, and whether the sentences agree with it; and the picture of that."""
+"""Explanation of a face: probabilities, AU regions, captions with their check, and saliency maps; and its picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from .recognizer import Recognizer
 from .saliency import au_saliency, draw_saliency
 
 MIN_SHOWN = 3
-"""Saliency maps that are drawn where fewer AUs are active: those of the likeliest."""
+"""Minimum number of saliency maps; if fewer AUs are active, those of the most probable AUs."""
 MAP_PX, MAP_COLUMNS = 180, 6
 PANEL_LINES = 18
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is said of a face, and on what grounds.
+    """What a model recognises in a face.
 
     Args:
-        frame, face: where it is.
-        inputs: its `pixel_values` `(1, 3, H, W)` and `au_boxes` `(1, A, 2, 4)`.
+        frame, face: the frame and the face in it.
+        inputs: the model's inputs, `pixel_values` `(1, 3, H, W)` and `au_boxes` `(1, A, 2, 4)`.
         regions_px: `(A, 2, 4, 2)`, corners of the AU regions in pixels of the picture.
-        row: probabilities and the likeliest emotion, by column.
-        thresholds: from which probability an AU is active, by code.
-        captions: kind to sentence.
-        flags: kind to what of its sentence the probabilities do not support.
+        row: column -> probability, and `emotion`, the most probable one.
+        thresholds: AU code -> probability from which the AU is active.
+        captions: kind -> caption.
+        flags: kind -> parts of the caption that the probabilities do not support.
     """
 
     frame: Frame
@@ -50,7 +50,7 @@ class Explanation:
 
     @property
     def aus(self) -> dict[str, float]:
-        """Probability by code."""
+        """AU code -> probability."""
         return {code: self.row[code] for code in self.thresholds}
 
     @property
@@ -59,7 +59,7 @@ class Explanation:
         return [code for code, prob in self.aus.items() if prob >= self.thresholds[code]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The explanation as a JSON object."""
         detected = self.face.detected
         return {
             "face": self.face.id,
@@ -75,7 +75,7 @@ class Explanation:
         }
 
     def to_text(self) -> str:
-        """A line on what is seen, and one for each sentence, with what is wrong about it."""
+        """A line on the recognised state, and one per caption with its flags."""
         active = ", ".join(f"{code} {self.aus[code]:.0%}" for code in self.active) or "no active AU"
         lines = [f"face {self.face.id}: {self.row.get('emotion', '')} {active}".replace("  ", " ")]
         for kind, caption in self.captions.items():
@@ -85,7 +85,7 @@ class Explanation:
 
 
 def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None = "agreement") -> Explanation:
-    """See a face, describe it, and check the description; `rerank` as in [`Recognizer.write_captions`]."""
+    """Recognise a face, generate its captions and check them; `rerank` as in `Recognizer.write_captions`."""
     model = recognizer.model
     batch = recognizer.image_processor([frame.image], landmarks=[face.landmarks_px])
     (row,) = recognizer.recognize(batch)
@@ -107,7 +107,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None
 
 # ------------------------------------------------------------------------------------------------------------ drawing
 def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
-    """The face with its regions, bars and sentences, above the saliency maps; without AUs there are none."""
+    """Draw the face with its regions, probabilities and captions above the saliency maps (none without AUs)."""
     emotion = explanation.row.get("emotion", "")
     captions = {kind: _with_flag(text, explanation.flags[kind]) for kind, text in explanation.captions.items()}
     state = FaceState(
@@ -122,18 +122,19 @@ def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.
     height = panel_height(len(explanation.aus), PANEL_LINES)
     if explanation.frame.image is None:
         raise ValueError(f"{explanation.frame.source.name} has no picture to draw on: {explanation.frame.error}")
-    above = compose(Image.fromarray(explanation.frame.image), [state], 1, height)
+    face_panel = compose(Image.fromarray(explanation.frame.image), [state], 1, height)
     if not explanation.aus:
-        return above
-    below = draw_maps(explanation, recognizer)
-    picture = Image.new("RGB", (max(above.width, below.width), above.height + below.height), below.getpixel((0, 0)))
-    picture.paste(above, (0, 0))
-    picture.paste(below, (0, above.height))
+        return face_panel
+    maps_panel = draw_maps(explanation, recognizer)
+    size = (max(face_panel.width, maps_panel.width), face_panel.height + maps_panel.height)
+    picture = Image.new("RGB", size, maps_panel.getpixel((0, 0)))
+    picture.paste(face_panel, (0, 0))
+    picture.paste(maps_panel, (0, face_panel.height))
     return picture
 
 
 def draw_maps(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
-    """A saliency map for each active AU, and for the likeliest where few are active, the likeliest first."""
+    """Draw the saliency maps of the active AUs (at least those of the `MIN_SHOWN` most probable), by probability."""
     codes = sorted(explanation.aus, key=explanation.aus.__getitem__, reverse=True)
     shown = [code for code in codes if code in explanation.active or codes.index(code) < MIN_SHOWN]
     order = list(explanation.aus)
@@ -154,7 +155,7 @@ def draw_maps(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
 
 
 def to_pixels(pixel_values: torch.Tensor, image_processor: Any) -> np.ndarray:
-    """Normalised `(3, H, W)` back to `(H, W, 3)` uint8."""
+    """Convert normalised `(3, H, W)` pixel values back to `(H, W, 3)` uint8."""
     mean, std = (np.asarray(getattr(image_processor, name)) for name in ("image_mean", "image_std"))
     pixels = pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean
     return (pixels.clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""`mf2 export`: the image path of a checkpoint as ONNX, compared with PyTorch before the file gets its name."""
+"""`mf2 export`: exports the image path of a checkpoint to ONNX, after checking it against PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -8,16 +8,22 @@ from .onnx_settings import CHECKED_BATCHES, MIN_OPSET, TOLERANCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 export`."""
+    """Add the options of `mf2 export`."""
     add = parser.add_argument
     add("--model", required=True, help="checkpoint, or adapter with its base: a folder or Hub repository")
-    add("--onnx", required=True, type=Path, metavar="FILE", help="file to write; large weights lie beside it")
+    add(
+        "--onnx",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="file to write; weights above 2 GB go into a second file next to it",
+    )
     add("--opset", type=int, default=MIN_OPSET, metavar="N", help=f"at least {MIN_OPSET} [%(default)s]")
     add("--dtype", choices=tuple(TOLERANCES), default="float32", help="type of the weights [%(default)s]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and say how far the file is from PyTorch."""
+    """Export, and print the largest difference to PyTorch."""
     check_model_source(args.model, "mf2 export")
     from transformers import AutoModel, AutoProcessor
 

@@ -1,4 +1,4 @@
-"""Where the faces of frames are: detected, read from a file, or the whole picture; and which face is which."""
+"""Locates the faces of frames (detected, read from a file, or the whole picture) and tracks them."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,20 +34,20 @@ WITHOUT_DETECTOR = (
 
 @dataclass(frozen=True)
 class Face:
-    """A face of a frame: its id in the source, and where it is; `detected` is None where a picture is a face crop."""
+    """A face in a frame: its id in the source and its position; `detected` is None for a face crop."""
 
     id: int
     detected: DetectedFace | None
 
     @property
     def landmarks_px(self) -> np.ndarray | None:
-        """`(68, 2)` points in pixels of the frame; None for a face crop."""
+        """`(68, 2)` landmarks in pixels of the frame; None for a face crop."""
         return None if self.detected is None else self.detected.landmarks_px
 
 
 @dataclass(frozen=True)
 class LocatedFrame:
-    """A frame and its faces, without its image where there are none; `error` says why nothing was looked for."""
+    """A frame and its faces, without the image if there are none; `error` is why faces could not be searched."""
 
     frame: Frame
     faces: list[Face] = field(default_factory=list)
@@ -55,21 +55,21 @@ class LocatedFrame:
 
 
 FindFaces = Callable[[Sequence[Frame]], list[list[DetectedFace] | Exception | None]]
-"""Frames -> the faces of each, the error that came instead, or None for a face crop."""
+"""Frames -> for each its faces, an error, or None for a face crop."""
 
 
-# ---------------------------------------------------------------------------------------------------- ways to find
+# --------------------------------------------------------------------------------------------------------- finders
 def make_finder(search: FaceSearch, preferred: str, device: str | None, sources: Sequence[Source]) -> FindFaces:
-    """The way to find faces that is asked for.
+    """Make the function that finds faces.
 
     Args:
-        search: the way.
+        search: how faces are found.
         preferred: the checkpoint's detector.
-        device: of the detector.
-        sources: what will be looked at.
+        device: device of the detector.
+        sources: the sources to be analysed.
     Raises:
-        ValueError, ImportError, OSError: the detector cannot be set up, or the file cannot be read or has landmarks of
-            none of the sources.
+        ValueError, ImportError, OSError: the detector cannot be set up, or the file cannot be read or has no landmarks
+            of the sources.
     """
     if search.landmarks == MEAN_FACE:
         return lambda frames: [None] * len(frames)
@@ -80,7 +80,7 @@ def make_finder(search: FaceSearch, preferred: str, device: str | None, sources:
 
 
 def describe_finder(search: FaceSearch, preferred: str) -> dict[str, Any] | None:
-    """What faces are found with: a detector, see `describe_detector`, a file with its SHA-256, or None."""
+    """Describe what finds the faces: a detector (see `describe_detector`), a file with its SHA-256, or None."""
     if search.landmarks == MEAN_FACE:
         return None
     if search.is_file:
@@ -90,35 +90,35 @@ def describe_finder(search: FaceSearch, preferred: str) -> dict[str, Any] | None
 
 
 class _Detection:
-    """Runs a detector; a frame with which it fails is an error of that frame alone."""
+    """Runs a detector; an error affects only the frame that caused it."""
 
     def __init__(self, detector: LandmarkDetector, search: FaceSearch):
         self.detector, self.search = detector, search
 
     def __call__(self, frames: Sequence[Frame]) -> list[list[DetectedFace] | Exception | None]:
         found: dict[int, list[DetectedFace] | Exception] = {}
-        in_tiles = [self._takes_tiles(frame) for frame in frames]
-        for wanted in set(in_tiles):
-            places = [place for place, is_tiled in enumerate(in_tiles) if is_tiled == wanted]
-            found |= zip(places, self._detect([frames[place] for place in places], wanted), strict=True)
-        return [found[place] for place in range(len(frames))]
+        uses_tiles = [self._uses_tiles(frame) for frame in frames]
+        for in_tiles in set(uses_tiles):
+            indices = [index for index, is_tiled in enumerate(uses_tiles) if is_tiled == in_tiles]
+            found |= zip(indices, self._detect([frames[index] for index in indices], in_tiles), strict=True)
+        return [found[index] for index in range(len(frames))]
 
-    def _takes_tiles(self, frame: Frame) -> bool:
+    def _uses_tiles(self, frame: Frame) -> bool:
         return self.search.small_faces == "always" or (self.search.small_faces == "pictures" and not frame.is_moving)
 
     def _detect(self, frames: Sequence[Frame], in_tiles: bool) -> list[list[DetectedFace] | Exception]:
         try:
             images = [frame.image for frame in frames if frame.image is not None]
             found = detect_in_pictures(self.detector, images, in_tiles)
-            return [self._usable(faces) for faces in found]
-        except Exception as error:  # a detector meets odd pictures with errors of any type
+            return [self._filter_faces(faces) for faces in found]
+        except Exception as error:  # detectors raise errors of any type on unusual pictures
             if len(frames) == 1:
                 return [error]
             return [found for frame in frames for found in self._detect([frame], in_tiles)]
 
-    def _usable(self, faces: Sequence[DetectedFace]) -> list[DetectedFace]:
-        """The faces that are wanted and can be aligned, the largest first; some detectors see faces without eyes."""
-        usable = []
+    def _filter_faces(self, faces: Sequence[DetectedFace]) -> list[DetectedFace]:
+        """Faces that pass the limits and can be aligned, largest first; some detectors return faces without eyes."""
+        accepted = []
         for face in faces:
             if face.score < self.search.min_face_score or face.side_px < self.search.min_face_size:
                 continue
@@ -126,37 +126,37 @@ class _Detection:
                 check_landmarks(face.landmarks_px)
             except ValueError:
                 continue
-            usable.append(face)
-        return largest_first(usable)
+            accepted.append(face)
+        return largest_first(accepted)
 
 
 class _GivenLandmarks:
-    """Landmarks of a file.
+    """Landmarks read from a file.
 
-    `video` in it is a source as it was given or with fewer folders, with or without its suffix, see `match_videos`.
-    Pictures of a video that are numbered in a folder, `clip/00012.jpg`, are also found as frame 12 of `clip`.
+    Its column `video` is the path of a source or its last parts, with or without the extension, see `match_videos`.
+    Numbered pictures in a folder, such as `clip/00012.jpg`, also match frame 12 of `clip`.
     """
 
     def __init__(self, file: Path, sources: Sequence[Source], first_frame: int | None = None):
         ranges = list_videos(file)
         self.videos = match_videos([source.name for source in sources], ranges)
         self.folders = match_videos({name for source in sources if (name := _numbered_folder(source))}, ranges)
-        known = {*self.videos.values(), *self.folders.values()}
-        if not known:
+        matched = {*self.videos.values(), *self.folders.values()}
+        if not matched:
             raise ValueError(
                 f"The landmark file {file} has landmarks of {listed(ranges) or 'nothing'}, and of none of "
                 f"{listed(source.name for source in sources)}: its column video must name them."
             )
-        self.origins = {
-            source.name: _origin(source, ranges[self.videos[source.name]], first_frame)
+        self.first_frames = {
+            source.name: _infer_first_frame(source, ranges[self.videos[source.name]], first_frame)
             for source in sources
             if source.name in self.videos
         }
-        if from_one := [name for name, origin in self.origins.items() if origin == 1]:
+        if from_one := [name for name, number in self.first_frames.items() if number == 1]:
             logger.warning(
                 f"{file}: the frames of {listed(from_one)} count from 1; --first_frame 0 takes them from 0."
             )
-        self.points = read_landmarks(file, _Videos(known))
+        self.points = read_landmarks(file, _Videos(matched))
 
     def __call__(self, frames: Sequence[Frame]) -> list[list[DetectedFace] | Exception | None]:
         return [self._find(frame) for frame in frames]
@@ -164,7 +164,7 @@ class _GivenLandmarks:
     def _find(self, frame: Frame) -> list[DetectedFace] | Exception:
         name, keys = frame.source.name, []
         if name in self.videos:
-            keys.append((self.videos[name], frame.index + self.origins[name]))
+            keys.append((self.videos[name], frame.index + self.first_frames[name]))
         if (folder := _numbered_folder(frame.source)) in self.folders:
             keys.append((self.folders[folder], int(frame.source.path.stem)))
         points = next((self.points[key] for key in keys if key in self.points), None)
@@ -175,15 +175,15 @@ class _GivenLandmarks:
 
 
 def _numbered_folder(source: Source) -> str | None:
-    """The folder of a picture whose name is a number."""
+    """The folder of a picture whose file name is a number; None for other sources."""
     path = Path(source.name)
     return str(path.parent) if path.stem.isdecimal() and not source.is_video and path.parent.name else None
 
 
-def _origin(source: Source, frames: FrameRange, first_frame: int | None) -> int:
-    """The number of a source's first frame in a file that has those frames of it.
+def _infer_first_frame(source: Source, frames: FrameRange, first_frame: int | None) -> int:
+    """Infer the number of a source's first frame in a landmark file.
 
-    A file that has frame 0 counts from 0, one whose last number is that of all frames from 1; where neither tells, 0.
+    Frames count from 0 if the file has a frame 0, from 1 if its last number is the number of frames, else from 0.
     """
     if first_frame is not None:
         return first_frame
@@ -196,7 +196,7 @@ def _origin(source: Source, frames: FrameRange, first_frame: int | None) -> int:
 
 @dataclass(frozen=True)
 class _Videos:
-    """All frames of some videos."""
+    """The set of all frames of some videos, as (video, frame)."""
 
     names: set[str]
 
@@ -208,24 +208,25 @@ class _Videos:
 def locate_faces(
     frames: Iterable[Frame], find: FindFaces, batch_size: int, tracker: FaceTracker | None = None
 ) -> Iterator[LocatedFrame]:
-    """The frames with their faces, each with an id that stays within its source.
+    """Yield the frames with their faces, whose ids are persistent within a source.
 
     Args:
         frames: in order.
-        find: the way to find faces; gets up to `batch_size` frames at once.
-        tracker: of the first source, where an earlier run saw its beginning.
+        find: finds the faces of up to `batch_size` frames at once.
+        batch_size: maximum number of frames per call of `find`.
+        tracker: state of the first source, if an earlier run analysed its beginning.
     """
-    source_idx, ids = None, tracker or FaceTracker()
+    source_idx, current_tracker = None, tracker or FaceTracker()
     for batch in _batches(frames, batch_size):
         found = iter(find([frame for frame in batch if frame.image is not None]))
         for frame in batch:
             if frame.source_idx != source_idx:
-                ids = ids if source_idx is None else FaceTracker()
+                current_tracker = current_tracker if source_idx is None else FaceTracker()
                 source_idx = frame.source_idx
             if frame.image is None:
                 yield LocatedFrame(frame, error=frame.error)
             else:
-                yield _locate(frame, next(found), ids)
+                yield _locate(frame, next(found), current_tracker)
 
 
 def _locate(frame: Frame, found: list[DetectedFace] | Exception | None, tracker: FaceTracker) -> LocatedFrame:
@@ -237,9 +238,8 @@ def _locate(frame: Frame, found: list[DetectedFace] | Exception | None, tracker:
     if not found:
         return LocatedFrame(replace(frame, image=None))
     ids = tracker.update([face.box_xyxy_px for face in found], frame.time_s)
-    return LocatedFrame(
-        frame, [Face(*each) for each in sorted(zip(ids, found, strict=True), key=lambda each: each[0])]
-    )
+    faces = sorted((Face(*pair) for pair in zip(ids, found, strict=True)), key=lambda face: face.id)
+    return LocatedFrame(frame, faces)
 
 
 def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:

@@ -1,4 +1,4 @@
-"""Pictures and videos as one stream of frames; what cannot be read is a frame that says why."""
+"""Reads pictures and videos as one stream of frames; unreadable files give a frame with an error."""
 
 import logging
 import os
@@ -24,51 +24,51 @@ from .streaming import run_ahead
 logger = logging.getLogger(__name__)
 
 MOVING_SUFFIXES = {".avif", ".gif", ".png", ".tif", ".tiff", ".webp"}
-"""Pictures that may hold several; a `.jpg` may too, but what follows its first are previews and depth."""
+"""Picture formats that may contain several frames; in a `.jpg`, further images are previews and depth maps."""
 PAGE_S = 0.1
-"""What a picture takes that has no time of its own, such as a page of a TIFF, in seconds."""
+"""Duration in seconds of a picture without one, such as a page of a TIFF."""
 NEW_SUBFILE_TYPE, REDUCED_PAGE = 254, 1
-"""A tag of TIFF, and the bit of it that says that the page is a smaller version of another."""
+"""A TIFF tag, and its bit that marks a page as a smaller version of another one."""
 MAX_PIXELS = 2**26
 """Larger pictures are refused before they are decoded."""
 END_BYTES = 2**16
-"""How much of either end of a file is looked at to see whether it changed; a picture of a face is hardly larger."""
+"""Bytes at each end of a file that are checked for changes; most pictures of faces are not larger."""
 FRAMES_AHEAD = 8
-"""Decoded frames that may wait for the caller: what large frames cost."""
-JUMP_S = 2.0
-"""Single frames of a video that lie further apart are looked for each on its own."""
+"""Maximum number of decoded frames waiting, which bounds the memory."""
+SEEK_GAP_S = 2.0
+"""Requested frames further apart than this, in seconds, are reached by seeking instead of decoding."""
 SAME_TIME_S = 1e-3
-"""Two times of a frame, one of them out of a table, differ less."""
+"""Tolerance in seconds for comparing a frame's time with the one in a table."""
 MAX_MISSING_S = 1.0
-"""A video whose last frame comes earlier than this before its stated end is broken."""
+"""A video is damaged if its last frame is more than this many seconds before its stated end."""
 
 
 # --------------------------------------------------------------------------------------------------------- sources
 @dataclass(frozen=True)
 class Source:
-    """A picture or a video: `name` is its path as it was given, fit to be printed and stored."""
+    """A picture or a video; `name` is its path as given, in printable form."""
 
     path: Path
     name: str
     is_video: bool
 
 
-def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> tuple[list[Source], int]:
-    """Files and, below folders, every picture and video, sorted by path.
+def find_sources(paths: Sequence[str | Path], excluded: Path | None = None) -> tuple[list[Source], int]:
+    """Collect files, and all pictures and videos in folders, sorted by path.
 
     Args:
-        paths: a file that is named itself is taken whatever it is called.
-        left_out: an absolute folder whose files are not looked at.
+        paths: files and folders; files may have any extension.
+        excluded: an absolute folder whose files are skipped.
     Returns:
-        The sources, each once, and the number of other files that folders hold.
+        The distinct sources, and the number of other files in the folders.
     Raises:
-        FileNotFoundError: no such path, or nothing to analyse.
+        FileNotFoundError: a path does not exist, or there is nothing to analyse.
     """
     found: dict[Path, Source] = {}
     num_other = 0
     for path in map(Path, paths):
         if path.is_dir():
-            files = [file for file in _files_below(path) if left_out not in file.absolute().parents]
+            files = [file for file in _files_below(path) if excluded not in file.absolute().parents]
             known = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
             num_other += len(files) - len(known)
         elif path.exists() or path.is_symlink():
@@ -82,10 +82,10 @@ def find_sources(paths: Sequence[str | Path], left_out: Path | None = None) -> t
     return list(found.values()), num_other
 
 
-def file_version(path: Path) -> str:
-    """What tells whether a file is the one that was read: its size and a checksum of both its ends.
+def compute_file_version(path: Path) -> str:
+    """Identify the content of a file by its size and a checksum of both ends.
 
-    Times are left out: a copy that was made for one run has the same contents and another time.
+    The modification time is not used, as a copy of the file has another one.
     """
     try:
         with path.open("rb") as file:
@@ -101,12 +101,12 @@ def file_version(path: Path) -> str:
 def _files_below(folder: Path) -> list[Path]:
     """The files below a folder, sorted, without hidden ones (`.thumbnails/…`, `._picture.jpg`)."""
     entries = sorted(folder.rglob("*"), key=os.fsencode)
-    is_shown = [not any(part.startswith(".") for part in entry.relative_to(folder).parts) for entry in entries]
-    return [entry for entry, shown in zip(entries, is_shown, strict=True) if shown and not entry.is_dir()]
+    is_visible = [not any(part.startswith(".") for part in entry.relative_to(folder).parts) for entry in entries]
+    return [entry for entry, visible in zip(entries, is_visible, strict=True) if visible and not entry.is_dir()]
 
 
 def printable(path: str | Path) -> str:
-    """The path with what UTF-8 has no letter for, and control characters, spelt out."""
+    """The path with undecodable bytes and control characters escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text)
 
@@ -114,14 +114,16 @@ def printable(path: str | Path) -> str:
 # ---------------------------------------------------------------------------------------------------------- frames
 @dataclass(frozen=True)
 class Frame:
-    """A frame of a source, or, where `image` is None, the error in its place.
+    """A frame of a source, or an error if `image` is None.
 
     Args:
-        source_idx: place of the source in the run.
-        index: number of the frame in its video as it is decoded, from 0; 0 for a picture.
-        time_s: since the beginning, in seconds.
+        source: the picture or video.
+        source_idx: index of the source in the run.
+        index: number of the decoded frame in its video, from 0; 0 for a picture.
+        time_s: time from the start, in seconds.
         image: `(height, width, 3)` uint8 RGB, upright.
-        is_moving: whether it is one of a video's or an animation's.
+        error: why the frame could not be read.
+        is_moving: whether it belongs to a video or an animation.
     """
 
     source: Source
@@ -144,13 +146,13 @@ def read_frames(
     skip: tuple[int, int] = (-1, -1),
     num_threads: int = 4,
 ) -> Iterator[Frame]:
-    """The frames of all sources, in order, decoded ahead of the caller; several pictures at once.
+    """Yield the frames of all sources in order, decoded ahead of the caller.
 
     Args:
-        sources: with their places in the run.
-        fps: frames a second to take of a video at the most; None takes all.
-        skip: place of a source and the number of its last frame that is not wanted.
-        num_threads: pictures decoded at once.
+        sources: (index in the run, source).
+        fps: maximum number of frames per second of a video; None for all.
+        skip: index of a source and the number of its last frame to skip.
+        num_threads: number of pictures decoded in parallel.
     """
     with ThreadPoolExecutor(num_threads) as pool:
         pending: deque[Future[Iterable[Frame]]] = deque()
@@ -172,13 +174,13 @@ def _drain(pending: deque[Future[Iterable[Frame]]]) -> Iterator[Frame]:
 
 
 def _failure(source: Source, source_idx: int, index: int, first: int, error: str) -> list[Frame]:
-    """The error in place of a frame, if that frame is wanted."""
+    """A frame with the error, unless that frame is to be skipped."""
     return [Frame(source, source_idx, index, error=error)] if index >= first else []
 
 
 # -------------------------------------------------------------------------------------------------------- pictures
 def _read_picture(source: Source, source_idx: int, first: int) -> Iterable[Frame]:
-    """One frame; those of an animated picture come one by one, from the first that is wanted."""
+    """Read a picture as one frame, or an animated picture frame by frame, starting at `first`."""
     try:
         if (animation := _open_animation(source.path)) is not None:
             return _read_animation(animation, source, source_idx, first)
@@ -189,7 +191,7 @@ def _read_picture(source: Source, source_idx: int, first: int) -> Iterable[Frame
 
 
 def _open_animation(path: Path) -> Image.Image | None:
-    """The picture if it moves; of everything else, and of what cannot be opened, `read_image` tells."""
+    """Open an animated picture; None for still pictures and unreadable files, which `read_image` handles."""
     if path.suffix.lower() not in MOVING_SUFFIXES:
         return None
     try:
@@ -203,7 +205,7 @@ def _open_animation(path: Path) -> Image.Image | None:
 
 
 def _is_whole_page(image: Image.Image) -> bool:
-    """Whether it is a picture of its own, and not a TIFF's preview of one."""
+    """Whether a page is an image of its own and not a reduced version of another TIFF page."""
     return not getattr(image, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & REDUCED_PAGE
 
 
@@ -224,7 +226,7 @@ def _read_animation(animation: Image.Image, source: Source, source_idx: int, fir
 
 # ---------------------------------------------------------------------------------------------------------- videos
 def _read_video(source: Source, source_idx: int, fps: float | None, first: int) -> Iterator[Frame]:
-    """Frames as they are decoded; an error ends the video after what could be read of it."""
+    """Yield decoded frames; after an error, a last frame with the error."""
     av = import_av()
     index = last_slot = -1
     time_s = 0.0
@@ -235,7 +237,7 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            start_s = max(container.start_time or 0, 0) / 1e6  # of .ts and .mts, which count from anywhere
+            start_s = max(container.start_time or 0, 0) / 1e6  # .ts and .mts files do not start at 0
             pixel_aspect = pixel_aspect_of(stream)
             for index, decoded in enumerate(container.decode(stream)):
                 time_s = index / float(rate) if decoded.time is None else float(decoded.time) - start_s
@@ -251,17 +253,18 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
 
 
 def pick_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
-    """Some frames of a source, in order and one at a time; those that cannot be read are left out.
+    """Yield the requested frames of a source in order, one at a time; unreadable frames are skipped.
 
-    Between frames that lie far apart a video is not decoded: the frame is looked for behind the last keyframe before
-    it and known by its time. Where that fails, everything up to it is decoded.
+    Between distant frames the video is not decoded: the reader seeks to the keyframe before the requested frame, which
+    it recognises by its time. If that fails, all frames up to it are decoded.
 
     Args:
-        times: by the numbers of the frames that are wanted when they are, in seconds, as `read_frames` has both.
+        source: the picture or video.
+        times: frame number -> time in seconds, as `read_frames` gives both.
     """
     missing = dict(times)
     if source.is_video:
-        for frame in _jump_to(source, times):
+        for frame in _seek_frames(source, times):
             del missing[frame.index]
             yield frame
     if not missing:
@@ -273,8 +276,8 @@ def pick_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
             return
 
 
-def _jump_to(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
-    """Frames of a video by their times, as long as they are found where they should be."""
+def _seek_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
+    """Yield frames of a video by seeking to their times; stops at the first that is not found."""
     av = import_av()
     try:
         with av.open(os.fspath(source.path)) as container:
@@ -284,7 +287,7 @@ def _jump_to(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
             pixel_aspect = pixel_aspect_of(stream)
             decoding, reached_s = container.decode(stream), 0.0
             for index in sorted(times):
-                if times[index] - reached_s > JUMP_S:
+                if times[index] - reached_s > SEEK_GAP_S:
                     container.seek(int((times[index] + start_s) * 1e6))
                     decoding = container.decode(stream)
                 for decoded in decoding:
@@ -301,10 +304,10 @@ def _jump_to(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
 
 
 def count_frames(source: Source) -> int:
-    """How many frames a video holds, without decoding them; of an animation, how many pictures.
+    """Return the number of frames of a video, without decoding it, or of an animation.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the file cannot be read.
     """
     if not source.is_video:
         with Image.open(source.path) as image:
@@ -313,7 +316,7 @@ def count_frames(source: Source) -> int:
 
 
 def _check_end(container: Any, stream: Any, index: int, time_s: float) -> None:
-    """Raise a `ValueError` where a video ends before it says that it does, which decoders pass over in silence."""
+    """Raise a `ValueError` if a video ends before its stated end, which decoders do not report."""
     if index < 0:
         raise ValueError("it holds no frame")
     length_s = None

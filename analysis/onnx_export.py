@@ -1,9 +1,9 @@
-"""The image path of a checkpoint as ONNX, compared with PyTorch before the file gets its name.
+"""Export of a checkpoint's image path to ONNX, checked against PyTorch before the file is put in place.
 
     pixel_values (B, 3, H, W), au_boxes (B, A, 2, 4)  ->  au_logits (B, A), au_probs (B, A), emotion_probs (B, E)
 
-Inputs and outputs are float32, whatever the weights are. The file's metadata say what the outputs mean and how a
-picture is prepared. Aligning a face and placing its boxes is the processor's work and not part of the graph.
+Inputs and outputs are float32 for every dtype of the weights. The file's metadata describe the outputs and the
+preprocessing. Aligning faces and computing AU boxes is done by the processor and is not part of the graph.
 """
 
 import json
@@ -30,7 +30,7 @@ from .onnx_settings import CHECKED_BATCHES, MIN_OPSET, TOLERANCES
 
 
 class ImagePath(nn.Module):
-    """What a picture says: the outputs that are exported, in order."""
+    """The exported module: image inputs to recognition outputs, in the order of `output_names`."""
 
     def __init__(self, model: MF2Model):
         super().__init__()
@@ -39,7 +39,7 @@ class ImagePath(nn.Module):
         self.output_names = ["au_logits", "au_probs"] * bool(space.au_ids) + ["emotion_probs"] * bool(space.emotions)
 
     def forward(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """`(B, 3, H, W)` and `(B, A, 2, 4)` -> a tensor for each of `output_names`, float32."""
+        """`(B, 3, H, W)` and `(B, A, 2, 4)` -> one float32 tensor per name in `output_names`."""
         recognition = self.model.recognize(self.model.encode_branches(pixel_values, au_boxes))
         outputs = []
         if recognition.au_logits is not None:
@@ -53,17 +53,20 @@ class ImagePath(nn.Module):
 def export_onnx(
     model: MF2Model, processor: MF2Processor, file: str | Path, *, opset: int = MIN_OPSET, dtype: str = "float32"
 ) -> float:
-    """Write the image path of a model as ONNX, if it computes what PyTorch computes.
+    """Write the image path of a model as ONNX, if its outputs agree with PyTorch's.
 
     Args:
         model: in evaluation mode, float32, on the CPU; with `dtype` float16 its weights are converted.
-        file: what is written; weights beyond ONNX's 2 GB lie beside it, in `<file>.data`.
+        processor: the model's.
+        file: file to write; weights beyond ONNX's limit of 2 GB go to `<file>.data`.
+        opset: ONNX opset version, at least `MIN_OPSET`.
+        dtype: of the weights, a key of `TOLERANCES`.
     Returns:
         The largest difference to PyTorch in float32, see `TOLERANCES`.
     Raises:
         ImportError: the packages of the extra `onnx` are missing.
-        ValueError: an opset that cannot be written, or the file differs from PyTorch by more than the tolerance; then
-            nothing is left.
+        ValueError: the opset is too old, or the outputs differ from PyTorch's by more than the tolerance; no file is
+            written.
     """
     if opset < MIN_OPSET:
         raise ValueError(f"opset is {opset}; at least {MIN_OPSET} is needed.")
@@ -92,7 +95,7 @@ def export_onnx(
 
 
 def _import_onnx() -> ModuleType:
-    """onnxruntime, with what the exporter needs, or an `ImportError` that names the extra."""
+    """Import onnxruntime and the exporter's packages; the `ImportError` names the extra to install."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
@@ -119,7 +122,7 @@ def _make_program(path: ImagePath, example: Sequence[torch.Tensor], opset: int) 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes about its own work from the user."""
+    """Suppress the exporter's own log messages and warnings."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
     try:
@@ -134,7 +137,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> FileDescription:
-    """What the file's metadata hold: the outputs' names and thresholds, and how pictures are prepared."""
+    """Describe the file in its metadata: names and thresholds of the outputs, and the preprocessing."""
     space, images = model.label_space, processor.image_processor
     return FileDescription(
         version=__version__,
@@ -157,8 +160,7 @@ def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> FileDescri
 
 # ---------------------------------------------------------------------------------------------------------- the check
 def golden_inputs(processor: MF2Processor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of fixed noise, from smooth to sharp, with the boxes of a mean face that moves about; see the sizes in
-    `CHECKED_BATCHES`."""
+    """Yield fixed test inputs: noise of several frequencies and boxes of shifted mean faces, in `CHECKED_BATCHES`."""
     size = (processor.image_processor.size["height"], processor.image_processor.size["width"])
     au_ids, region_size = processor.au_ids, processor.image_processor.au_region_size
     generator = torch.Generator().manual_seed(0)
@@ -182,12 +184,12 @@ def _run_torch(path: ImagePath, inputs: Sequence[torch.Tensor]) -> list[np.ndarr
 def compare(
     runtime: ModuleType, file: Path, expected: Sequence[tuple[Sequence[torch.Tensor], list[np.ndarray]]]
 ) -> float:
-    """The largest |a - b| / (1 + |b|) of what onnxruntime computes, a, to what is expected, b; NaN if a value is."""
+    """Largest |a - b| / (1 + |b|) between onnxruntime's outputs a and the expected b; NaN if a value is NaN."""
     session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     distances = []
     for inputs, outputs in expected:
-        given = {name: tensor.numpy() for name, tensor in zip(INPUT_NAMES, inputs, strict=True)}
-        found = session.run(None, {name: given[name] for name in names})
+        feeds = {name: tensor.numpy() for name, tensor in zip(INPUT_NAMES, inputs, strict=True)}
+        found = session.run(None, {name: feeds[name] for name in names})
         distances += [np.max(np.abs(a - b) / (1 + np.abs(b))) for a, b in zip(found, outputs, strict=True)]
     return float(np.max(distances))

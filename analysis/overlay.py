@@ -1,6 +1,7 @@
-"""`mf2 analyze --overlay`: the analysed pictures and videos again, with what was seen drawn into them.
+"""`mf2 analyze --overlay`: draws the results into the analysed pictures and videos.
 
-Drawn from the finished table, source by source; what is there already is left as it is, so that a stopped run goes on.
+Overlays are drawn from the finished table, source by source; existing ones are kept, so that an interrupted run
+continues.
 """
 
 import json
@@ -27,22 +28,22 @@ from ..utils.suffixes import VIDEO_SUFFIXES
 from ..utils.videos import import_av
 from .media import Source, read_frames
 from .run_folder import MANIFEST_NAME
-from .runtimes import ONNX, runtime_of
+from .runtimes import ONNX, choose_runtime
 from .tables import BOX, LANDMARKS
 
 OVERLAY_NAME = "overlay"
 MAX_PANELS, MAX_VIDEO_PANELS = 12, 4
-"""Faces of a picture, and of a video's frame, that have a panel; all have their regions drawn."""
+"""Maximum number of panels beside a picture and beside a video frame; the regions of all faces are drawn."""
 CAPTION_LINES = 8
-ROWS_AT_ONCE = 256
+ROW_BATCH_SIZE = 256
 RATE, TIME_BASE = 30, Fraction(1, 90_000)
-"""Frames a second that a player is told to expect; the real times are those of the source, in units of the second."""
+"""Nominal frame rate of written videos, and the unit of their timestamps, which are those of the source."""
 
 
 def write_overlays(folder: Path) -> Path:
-    """Draw the sources of a run into `overlay/`, pictures as PNG, videos and animations as MP4.
+    """Draw the sources of a run into `overlay/`: pictures as PNG, videos and animations as MP4.
 
-    One that cannot be drawn is a warning; the others are drawn.
+    A source that cannot be drawn gives a warning.
 
     Args:
         folder: a finished run with `faces.parquet`.
@@ -50,15 +51,15 @@ def write_overlays(folder: Path) -> Path:
         The folder with the drawings.
     """
     manifest = json.loads((folder / MANIFEST_NAME).read_text("utf-8"))
-    reading = _load_reading(manifest["model"])
-    artist = Artist(LabelSpace(**manifest["label_space"]), reading, manifest["settings"]["captions"])
+    image_settings = _load_image_settings(manifest["model"])
+    artist = Artist(LabelSpace(**manifest["label_space"]), image_settings, manifest["settings"]["captions"])
     file = folder / f"{TABLE_NAME}.parquet"
-    most_faces = _most_faces(file)
+    max_faces = _count_faces(file)
     taken: set[str] = set()
-    sources = groupby(_rows(file), key=itemgetter("source"))
-    for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(most_faces)):
+    sources = groupby(_read_rows(file), key=itemgetter("source"))
+    for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(max_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)
-        num_panels = min(MAX_VIDEO_PANELS if source.is_video else MAX_PANELS, most_faces[name])
+        num_panels = min(MAX_VIDEO_PANELS if source.is_video else MAX_PANELS, max_faces[name])
         frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], num_panels)
         stem = folder / OVERLAY_NAME / free_name(name, taken)
         with illustration(stem):
@@ -66,9 +67,9 @@ def write_overlays(folder: Path) -> Path:
     return folder / OVERLAY_NAME
 
 
-def _load_reading(model: str) -> Any:
-    """What has the settings with which a model reads pictures: an image processor, or the description of a file."""
-    if runtime_of(model) == ONNX:
+def _load_image_settings(model: str) -> Any:
+    """Return the object with a model's image settings: an image processor, or the description of an ONNX file."""
+    if choose_runtime(model) == ONNX:
         from ..onnx_runtime import Recognizer
 
         return Recognizer(model).description
@@ -80,23 +81,23 @@ def _load_reading(model: str) -> Any:
     return AutoProcessor.from_pretrained(model).image_processor
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(file).iter_batches(ROWS_AT_ONCE):
+def _read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    for batch in pq.ParquetFile(file).iter_batches(ROW_BATCH_SIZE):
         yield from batch.to_pylist()
 
 
-def _most_faces(file: Path) -> dict[str, int]:
-    """How many faces a frame has at the most, by source."""
+def _count_faces(file: Path) -> dict[str, int]:
+    """Source -> maximum number of faces in a frame."""
     counts = (
         pq.read_table(file, columns=["source", "frame"]).group_by(["source", "frame"]).aggregate([([], "count_all")])
     )
-    most = counts.group_by("source").aggregate([("count_all", "max")])
-    return dict(zip(*(most[name].to_pylist() for name in ("source", "count_all_max")), strict=True))
+    maxima = counts.group_by("source").aggregate([("count_all", "max")])
+    return dict(zip(*(maxima[name].to_pylist() for name in ("source", "count_all_max")), strict=True))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn frame, the seconds since the beginning, and whether it may be one of several."""
+    """A drawn frame, its time in seconds, and whether it belongs to a video."""
 
     picture: Image.Image
     time_s: float
@@ -107,9 +108,9 @@ class Artist:
     """Draws frames from their rows.
 
     Args:
-        label_space: of the columns without a prefix.
-        image_processor: as the run's; it places the regions.
-        captions: the kinds that the rows have.
+        label_space: label space of the columns without a prefix.
+        image_processor: image settings of the run, which determine the regions.
+        captions: kinds of caption in the rows.
     """
 
     def __init__(self, label_space: LabelSpace, image_processor: Any, captions: Sequence[str] = ()):
@@ -120,15 +121,15 @@ class Artist:
     def draw_frames(
         self, source: Source, rows: Iterable[Mapping[str, Any]], fps: float | None, num_panels: int
     ) -> Iterator[Drawing]:
-        """The frames of a source that can be read, each with its rows, which are in the same order."""
-        of_frames = groupby(rows, key=itemgetter("frame"))
-        for frame, (_, of_frame) in zip(read_frames([(0, source)], fps), of_frames, strict=False):
-            faces = [row for row in of_frame if row["status"] == STATUS_OK]
+        """Draw the readable frames of a source with their rows; frames and rows are in the same order."""
+        rows_by_frame = groupby(rows, key=itemgetter("frame"))
+        for frame, (_, frame_rows) in zip(read_frames([(0, source)], fps), rows_by_frame, strict=False):
+            faces = [row for row in frame_rows if row["status"] == STATUS_OK]
             if frame.image is not None:
                 yield Drawing(self.draw_frame(frame.image, faces, num_panels), frame.time_s, source.is_video)
 
     def draw_frame(self, image: np.ndarray, rows: Sequence[Mapping[str, Any]], num_panels: int) -> Image.Image:
-        """A frame with the faces of its rows."""
+        """Draw the faces of a frame's rows."""
         faces = [self._describe(row, image.shape[:2]) for row in rows]
         panel_px = panel_height(len(self.thresholds), CAPTION_LINES if self.captions else 0)
         return compose(Image.fromarray(image), faces, num_panels, panel_px)
@@ -151,12 +152,13 @@ class Artist:
 def region_corners(
     landmarks_px: np.ndarray | None, size: tuple[int, int], au_ids: Sequence[int], image_processor: Any
 ) -> np.ndarray:
-    """The AU regions in the picture, where they are turned with the face.
+    """Compute the AU regions in the picture, rotated with the face.
 
     Args:
-        landmarks_px: `(68, 2)` in pixels of the picture; None where the picture is a face crop.
+        landmarks_px: `(68, 2)` in pixels of the picture; None if the picture is a face crop.
         size: height and width of the picture.
-        image_processor: with the settings of the run.
+        au_ids: AUs of the regions.
+        image_processor: image settings of the run.
     Returns:
         `(A, 2, 4, 2)` float, the corners of the two regions of each AU in pixels of the picture.
     """
@@ -174,7 +176,7 @@ def region_corners(
 
 # ----------------------------------------------------------------------------------------------------------- files
 def _write_drawing(drawings: Iterator[Drawing], stem: Path) -> None:
-    """Write `stem.png` of a single picture, `stem.mp4` of several; nothing of none, or where it is there already."""
+    """Write a single picture to `stem.png`, several to `stem.mp4`; nothing if there is none or the file exists."""
     png, mp4 = (stem.with_name(stem.name + suffix) for suffix in (".png", ".mp4"))
     if png.exists() or mp4.exists():
         return
@@ -188,7 +190,7 @@ def _write_drawing(drawings: Iterator[Drawing], stem: Path) -> None:
 
 
 def _write_video(drawings: Iterable[Drawing], size: tuple[int, int], file: Path) -> None:
-    """Encode drawings of that width and height as H.264 with their own times."""
+    """Encode drawings of the given width and height as H.264, with their times."""
     av = import_av()
     width, height = (side - side % 2 for side in size)  # yuv420p halves both
     with av.open(str(file), "w") as container:

@@ -1,4 +1,4 @@
-"""The rows as files of other tools, for scripts that read those. What the other tool has and MF² does not is empty."""
+"""Writes the rows in the formats of other tools; columns that MF² does not compute are empty."""
 
 import csv
 import time
@@ -24,13 +24,13 @@ PYFEAT_BOX = ("FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "Face
 def write_openface(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
     """Write `openface/<source>.csv`, as OpenFace 2 does with `-2Dfp -aus`.
 
-    Of each AU there is `AU01_c`, 1 where its probability reaches the threshold. There is no `AU01_r`: a probability is
-    no intensity. Videos count frames from 1; a frame without a face has `success` 0 and zeros.
+    Each AU has a column `AU01_c`, 1 if its probability reaches the threshold. There is no `AU01_r`, as a probability
+    is not an intensity. Frames of videos count from 1; a frame without a face has `success` 0 and zeros.
     """
     aus = {f"AU{au_id:02d}_c": (f"AU{au_id}", limit) for au_id, limit in _sorted_thresholds(label_space)}
     target = folder / "openface"
     taken: set[str] = set()
-    for source, rows in groupby(_rows(batches), key=itemgetter("source")):
+    for source, rows in groupby(_readable_rows(batches), key=itemgetter("source")):
         stem = free_name(source, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
@@ -51,7 +51,9 @@ def _openface_line(row: Row, aus: dict[str, tuple[str, float]], is_video: bool) 
             "confidence": round(confidence, 2),
             "success": int(is_found),
         }
-    line |= dict.fromkeys(POINT_COLUMNS, 0.0) | {name: round(value, 1) for name, value in _points(row).items()}
+    line |= dict.fromkeys(POINT_COLUMNS, 0.0) | {
+        name: round(value, 1) for name, value in _landmark_columns(row).items()
+    }
     return line | {name: int(is_found and row[code] >= limit) for name, (code, limit) in aus.items()}
 
 
@@ -59,13 +61,14 @@ def _openface_line(row: Row, aus: dict[str, tuple[str, float]], is_video: bool) 
 def write_pyfeat(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
     """Write `pyfeat.csv` with the columns of a py-feat `Fex`, which `feat.utils.io.read_feat` reads.
 
-    AUs and emotions are probabilities. Pose is empty, because its axes differ, and so are AUs that MF² does not know.
+    AUs and emotions are probabilities. Pose is empty because its axes differ; AUs that MF² does not recognise are
+    empty, too.
     """
     pose, time_columns = ("Pitch", "Roll", "Yaw"), ("input", "frame", "approx_time", "Identity")
     aus = [f"AU{au_id:02d}" for au_id in PYFEAT_AUS]
     columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *time_columns]
     file = folder / "pyfeat.csv"
-    _write_lines(file, columns, map(_pyfeat_line, _rows(batches)))
+    _write_lines(file, columns, map(_pyfeat_line, _readable_rows(batches)))
     return file
 
 
@@ -75,7 +78,7 @@ def _pyfeat_line(row: Row) -> Row:
     if row["status"] != STATUS_OK:
         return line
     x0, y0, x1, y1 = (row[name] for name in BOX)
-    line |= dict(zip(PYFEAT_BOX, (x0, y0, x1 - x0, y1 - y0, row["face_score"]), strict=True)) | _points(row)
+    line |= dict(zip(PYFEAT_BOX, (x0, y0, x1 - x0, y1 - y0, row["face_score"]), strict=True)) | _landmark_columns(row)
     line |= {f"AU{au_id:02d}": row.get(f"AU{au_id}") for au_id in PYFEAT_AUS}
     line |= {name: row.get(f"emotion_{name.capitalize()}") for name in PYFEAT_EMOTIONS}
     return line | {"Identity": f"Person_{row['face']}"}
@@ -83,17 +86,17 @@ def _pyfeat_line(row: Row) -> Row:
 
 # ------------------------------------------------------------------------------------------------------------ ABAW
 def check_peer_formats(formats: Sequence[str], label_space: LabelSpace) -> None:
-    """Refuse a format that what a model says does not fit into, before anything is analysed.
+    """Refuse formats that cannot represent a label space, before anything is analysed.
 
     Raises:
-        ValueError: `abaw`, and the label space has other emotions or no AUs.
+        ValueError: `abaw` is requested, and the label space has other emotions or no AUs.
     """
     if "abaw" not in formats:
         return
     if tuple(label_space.emotions) != EMOTIONS:
-        own = ", ".join(label_space.emotions) or "none"
+        emotions = ", ".join(label_space.emotions) or "none"
         raise ValueError(
-            f"--format abaw needs the expressions {', '.join(EMOTIONS)}; this model's are {own}. "
+            f"--format abaw needs the expressions {', '.join(EMOTIONS)}; this model's are {emotions}. "
             "Choose another format."
         )
     if not label_space.au_ids:
@@ -101,14 +104,14 @@ def check_peer_formats(formats: Sequence[str], label_space: LabelSpace) -> None:
 
 
 def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
-    """Write `abaw/au.txt` and `abaw/expr.txt` as the ABAW competitions take them.
+    """Write `abaw/au.txt` and `abaw/expr.txt` in the format of the ABAW competitions.
 
-    AUs are 0 or 1 by the thresholds, in the order of the label space, which of MFA is the competitions'; the
-    expression is its number. A frame has the line of its first face, none without a face. The frames of a video are
-    `<video>/00001.jpg`, counted from 1.
+    AUs are 0 or 1 by the thresholds, in the order of the label space, which for MFA is that of the competitions; the
+    expression is its number. A frame has one line, for its first face; frames without a face have none. The frames of
+    a video are `<video>/00001.jpg`, counted from 1.
 
     Raises:
-        ValueError: of `check_peer_formats`.
+        ValueError: see `check_peer_formats`.
     """
     check_peer_formats(["abaw"], label_space)
     target = folder / "abaw"
@@ -119,16 +122,16 @@ def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder
         aus, expressions = (stack.enter_context(file.open("w", encoding="utf-8")) for file in partials)
         aus.write(",".join(["image_location", *limits]) + "\n")
         expressions.write(",".join(["image_location", *EMOTIONS]) + "\n")
-        for place, row in _first_faces(batches):
+        for location, row in _first_faces(batches):
             active = [str(int(row[code] >= limit)) for code, limit in limits.items()]
-            aus.write(",".join([place, *active]) + "\n")
-            expressions.write(f"{place},{EMOTIONS.index(row['emotion'])}\n")
+            aus.write(",".join([location, *active]) + "\n")
+            expressions.write(f"{location},{EMOTIONS.index(row['emotion'])}\n")
     return target
 
 
 def _first_faces(batches: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Row]]:
-    """What ABAW calls a frame, and its row with the lowest id."""
-    for (source, frame), rows in groupby(_rows(batches), key=itemgetter("source", "frame")):
+    """Yield ABAW's name of each frame, and its row with the lowest face id."""
+    for (source, frame), rows in groupby(_readable_rows(batches), key=itemgetter("source", "frame")):
         row, path = next(rows), Path(source)
         if row["status"] == STATUS_OK:
             is_video = path.suffix.lower() in VIDEO_SUFFIXES
@@ -136,13 +139,13 @@ def _first_faces(batches: Iterable[Sequence[Row]]) -> Iterator[tuple[str, Row]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- parts
-def _rows(batches: Iterable[Sequence[Row]]) -> Iterator[Row]:
-    """All rows of frames that could be read."""
+def _readable_rows(batches: Iterable[Sequence[Row]]) -> Iterator[Row]:
+    """All rows of readable frames."""
     for rows in batches:
         yield from (row for row in rows if row["status"] != STATUS_ERROR)
 
 
-def _points(row: Row) -> dict[str, float]:
+def _landmark_columns(row: Row) -> dict[str, float]:
     if row[LANDMARKS] is None:
         return {}
     return dict(zip(POINT_COLUMNS, [*row[LANDMARKS][0::2], *row[LANDMARKS][1::2]], strict=True))

@@ -1,4 +1,4 @@
-"""A checkpoint with any number of adapters, ready to see faces: what it is given, and what it says of them by name."""
+"""Inference with a checkpoint and any number of adapters: from pictures and landmarks to named results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ from ..utils.threads import fit_threads
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, tried; without a name the GPU that there is, else the CPU.
+    """Return the named device after testing it; by default an available GPU, else the CPU.
 
     Raises:
-        ValueError: there is no such device, or it does not work.
+        ValueError: the device does not exist or does not work.
     """
     if name is None:
-        is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        return torch.device(next(kind for kind, found in is_there.items() if found))
+        is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(kind for kind, available in is_available.items() if available))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -39,30 +39,31 @@ def choose_device(name: str | None) -> torch.device:
 
 
 class Recognizer:
-    """Sees batches of faces once, for the checkpoint and all adapters.
+    """Recognises batches of faces with the checkpoint and all adapters in one pass.
 
-    What answers of itself, the checkpoint or the adapter that was loaded as such, is made the active one: it writes.
+    The primary label space, that of the checkpoint or of the adapter that was loaded as the model, is made the active
+    one and generates the captions.
 
     Args:
-        model: in evaluation mode, on its device, the adapters loaded.
+        model: in evaluation mode, on its device, with the adapters loaded.
         processor: the checkpoint's.
-        adapters: which of the model's adapters to ask besides what answers of itself.
+        adapters: names of the model's adapters to run besides the primary one.
         precision: how a GPU multiplies float32, see `PRECISIONS`; a CPU always does so in float32.
     Attributes:
-        label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
-        image_processor: makes the boxes of the AUs of all label spaces.
+        label_spaces: column prefix (`""`, then `"<adapter>."`) -> label space of those columns.
+        image_processor: computes the boxes of the AUs of all label spaces.
     """
 
     def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = (), precision: str = TF32):
         self.model, self.processor, self.precision = model, processor, precision
-        first = [name for name in model.label_spaces if name not in adapters][-1]
+        primary = [name for name in model.label_spaces if name not in adapters][-1]
         if adapters:
-            model.disable_adapters() if first == BASE else model.set_adapter(first)
-        self._prefixes = {first: "", **{name: f"{name}." for name in adapters}}
+            model.disable_adapters() if primary == BASE else model.set_adapter(primary)
+        self._prefixes = {primary: "", **{name: f"{name}." for name in adapters}}
         spaces = [model.label_spaces[name] for name in self._prefixes]
         self.label_spaces: dict[str, LabelSpace] = dict(zip(self._prefixes.values(), spaces, strict=True))
         self.image_processor = processor.for_label_spaces(*spaces).image_processor
-        self._own_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
+        self._caption_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
 
     @classmethod
     def from_pretrained(
@@ -73,23 +74,26 @@ class Recognizer:
         compile: bool = False,
         precision: str = TF32,
     ) -> "Recognizer":
-        """Load a checkpoint, or an adapter with its base, and further adapters, each called as its folder is.
+        """Load a checkpoint, or an adapter with its base, and further adapters, each named after its folder.
 
         Args:
-            compile: compile what the tower and the branches do with images, for any batch size.
+            model: folder or Hub id of a checkpoint or adapter.
+            adapters: folders or Hub ids of DFN adapters.
+            device: see `choose_device`.
+            compile: compile the tower and the branches for images, for any batch size.
             precision: how a GPU multiplies float32, see `PRECISIONS`.
         Raises:
-            ValueError: two adapters have one name, or one is of another kind than DFN; or the device does not work.
+            ValueError: two adapters have the same name, one is not a DFN adapter, or the device does not work.
         """
         register_auto_classes()
         register_baselines()
         names = [_adapter_name(adapter) for adapter in adapters]
         if len({BASE, *names}) <= len(names):
             raise ValueError(f"Adapters are called {', '.join(names)}; the names must differ, and none is {BASE!r}.")
-        where = choose_device(device)
-        fit_threads(where)  # looks at the cores first here, so that the first batch knows what is free
+        target_device = choose_device(device)
+        fit_threads(target_device)  # measures the free cores before the first batch
         loaded: Any = AutoModelForImageTextToText.from_pretrained(model)
-        loaded = loaded.to(where)
+        loaded = loaded.to(target_device)
         processor = AutoProcessor.from_pretrained(model)
         if isinstance(loaded, BaselineModel) and (names or compile):
             raise ValueError(f"{model} is a {loaded.config.baseline}: it takes no adapters and is not compiled.")
@@ -99,11 +103,11 @@ class Recognizer:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
         if compile:
             loaded.encode_branches = torch.compile(loaded.encode_branches, dynamic=True)
-        return cls(loaded.eval().to(where), processor, names, precision)
+        return cls(loaded.eval().to(target_device), processor, names, precision)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.model.device
 
     @property
@@ -113,21 +117,23 @@ class Recognizer:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of what computes."""
+        """Package -> version of what computes the results."""
         return {"mf2": __version__, "torch": torch.__version__}
 
     def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> dict[str, Any]:
-        """What the model reads of the faces of pictures; see `FaceRecognizer.prepare`."""
+        """Preprocess the faces of pictures; see `FaceRecognizer.prepare`."""
         batch = self.image_processor(pictures, landmarks=landmarks, face="all", device=self.device)
         inputs = {name: batch[name] for name in INPUT_NAMES}
         return inputs | {"align_matrix": batch["align_matrix"].cpu().numpy()}
 
     @torch.inference_mode()
     def recognize(self, inputs: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
-        """What is seen in each face, as columns of a row: `AU1`, …, `emotion`, `emotion_Neutral`, …, by prefix.
+        """Recognise a batch of faces.
 
         Args:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)` of the image processor.
+        Returns:
+            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, with the prefix of each label space.
         """
         fit_threads(self.device)
         inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
@@ -137,16 +143,21 @@ class Recognizer:
         for name, prefix in self._prefixes.items():
             states = self.processor.post_process_facial_states(outputs[name], self.label_spaces[prefix])
             for row, state in zip(rows, states, strict=True):
-                row.update(_columns_of(state, prefix))
+                row.update(_state_columns(state, prefix))
         return rows
 
     def write_captions(
         self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = "agreement"
     ) -> list[dict[str, str]]:
-        """Sentences of each face as columns of a row: `caption_emotion`, ….
+        """Generate captions of a batch of faces.
 
         Args:
-            rerank: which of several candidates is kept, see `MF2ForConditionalGeneration.generate`; None writes one.
+            inputs: as for `recognize`.
+            kinds: kinds of caption.
+            rerank: how one of several candidates is chosen, see `MF2ForConditionalGeneration.generate`; None
+                generates only one.
+        Returns:
+            For each face the columns `caption_emotion`, ….
         """
         pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
         au_ids = self.model.label_space.au_ids
@@ -155,17 +166,17 @@ class Recognizer:
         for kind in kinds:
             fit_threads(self.device)
             with cuda_products(self.precision):
-                ids = self.model.generate(pixels, boxes[:, self._own_boxes], caption_kind=kind, **settings)
+                ids = self.model.generate(pixels, boxes[:, self._caption_boxes], caption_kind=kind, **settings)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
-        return [{name: texts[place] for name, texts in written.items()} for place in range(len(pixels))]
+        return [{name: texts[face] for name, texts in written.items()} for face in range(len(pixels))]
 
 
 def _adapter_name(path: str) -> str:
-    """The last part of a folder or repository, fit for a column's name."""
+    """The last part of a folder or repository name, usable in a column name."""
     return Path(path).name.replace(".", "_")
 
 
-def _columns_of(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _state_columns(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     columns = {prefix + code: prob for code, prob in state.get("aus", {}).items()}
     if "emotion" in state:
         columns[f"{prefix}emotion"] = state["emotion"]

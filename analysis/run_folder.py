@@ -1,7 +1,7 @@
-"""The folder of an analysis: rows are kept in parts as they come, so that a killed run goes on, then in one table.
+"""The folder of an analysis: rows are saved in parts while it runs, so that it can resume, and then in one table.
 
-A part is a file of JSON lines: the position up to which it goes, then the rows without their empty values; landmarks
-are float32 in base64.
+A part is a file of JSON lines: the position of its last frame, then the rows without empty values; landmarks are
+float32 in base64.
 """
 
 import base64
@@ -27,43 +27,43 @@ PARTS_NAME = ".parts"
 SETTINGS_NAME = "settings.json"
 PART_ROWS = 2000
 PART_SECONDS = 20.0
-"""A part is closed when it has so many rows or is so old."""
+"""A part is closed when it has this many rows or is this old."""
 
 Position = tuple[int, int]
-"""Place of a source, and the number of one of its frames."""
+"""Index of a source, and the number of one of its frames."""
 
 
 class RunFolder:
-    """The rows of a run, found again after a kill.
+    """The rows of a run, which resumes after an interruption.
 
     Args:
-        folder: of this run alone.
-        settings: what the rows depend on, as JSON has it; a run goes on with the same only. Its `sources` may be more
-            than before: those that the folder has rows of come first then, in their order. Its `versions` tell by name
-            what was in each of them.
+        folder: the run's folder.
+        settings: JSON values that the rows depend on; a run only resumes with the same settings. `sources` may have
+            been extended: the sources already analysed then come first, in their old order. `versions` identifies the
+            content of each source by name.
         columns: see `row_columns`.
     Raises:
-        ValueError: the folder holds a run with other settings, or of sources that have changed since; they are named.
+        ValueError: the folder has a run with other settings, or its sources have changed since.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], columns: Mapping[str, str]):
         self.folder, self.columns, self.settings = folder, columns, dict(settings)
         self._parts_folder = folder / PARTS_NAME
         self._rows: list[dict[str, Any]] = []
-        self._since = time.monotonic()
-        known = self._refuse_another()
-        self._new = [name for name in self.settings["sources"] if name not in set(known)]
-        self.settings["sources"] = [*known, *self._new]
+        self._part_started = time.monotonic()
+        analysed = self._check_settings()
+        self._new = [name for name in self.settings["sources"] if name not in set(analysed)]
+        self.settings["sources"] = [*analysed, *self._new]
 
     def claim(self) -> None:
-        """Make the folder this run's; nothing is written before."""
+        """Write the settings into the folder; nothing is written before."""
         if (self.folder / MANIFEST_NAME).is_file():
-            self._reopen()
+            self._import_finished_rows()
         write_json(self._parts_folder / SETTINGS_NAME, self.settings)
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
 
-    def _reopen(self) -> None:
-        """Make the rows of a finished run the first part of this one."""
+    def _import_finished_rows(self) -> None:
+        """Use the rows of a finished run as the first part of this one."""
         table = self.folder / f"{TABLE_NAME}.parquet"
         if not table.is_file():
             raise ValueError(
@@ -72,24 +72,24 @@ class RunFolder:
             )
         shutil.rmtree(self._parts_folder, ignore_errors=True)
         first_new = (len(self.settings["sources"]) - len(self._new), -1)
-        import pyarrow.parquet as pq  # not above: an analysis to CSV does without it
+        import pyarrow.parquet as pq  # imported here, because an analysis to CSV does not need it
 
         with pq.ParquetFile(table) as opened, self._new_part(first_new) as lines:
             for batch in opened.iter_batches(PART_ROWS):
                 _write_rows(batch.to_pylist(), lines)
 
-    def _refuse_another(self) -> list[str]:
-        """The sources that the folder's rows are of; raises where it holds a run with other settings."""
+    def _check_settings(self) -> list[str]:
+        """Return the sources already analysed; raise if the folder has a run with other settings."""
         found = self.settings | {"sources": []}
         if (self.folder / MANIFEST_NAME).is_file():
             found = json.loads((self.folder / MANIFEST_NAME).read_text("utf-8"))["settings"]
         elif self.parts:
             found = json.loads((self._parts_folder / SETTINGS_NAME).read_text("utf-8"))
-        gone = [name for name in found["sources"] if name not in set(self.settings["sources"])]
-        if gone:
+        removed = [name for name in found["sources"] if name not in set(self.settings["sources"])]
+        if removed:
             raise ValueError(
-                f"{self.folder} holds an analysis of {listed(gone)}, too; name those as well, choose another --output "
-                "or remove it."
+                f"{self.folder} holds an analysis of {listed(removed)}, too; name those as well, choose another "
+                "--output or remove it."
             )
         versions = self.settings.get("versions", {})
         known = found.get("versions", {})
@@ -107,7 +107,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether everything was written: the manifest comes last."""
+        """Whether everything was written; the manifest is written last."""
         return (self.folder / MANIFEST_NAME).is_file() and not self._new
 
     # -------------------------------------------------------------------------------------------------------- parts
@@ -118,17 +118,17 @@ class RunFolder:
 
     @property
     def position(self) -> Position:
-        """The last frame in the parts; (-1, -1) without any."""
+        """The last frame in the parts; (-1, -1) if there are none."""
         if not (parts := self.parts):
             return (-1, -1)
-        return _position_of(parts[-1])
+        return _read_position(parts[-1])
 
     def resume_tracker(self) -> FaceTracker:
-        """A tracker that knows the faces of the last source in the parts, as the run that wrote them did."""
+        """Restore the tracker's state from the last source in the parts."""
         source_idx, _ = self.position
         tracks: dict[int, Track] = {}
         for part in self.parts:
-            if _position_of(part)[0] < source_idx:
+            if _read_position(part)[0] < source_idx:
                 continue
             for row in self._read_rows(part):
                 if row["source"] == self.settings["sources"][source_idx] and row["face"] != NO_FACE:
@@ -137,21 +137,21 @@ class RunFolder:
         return FaceTracker(list(tracks.values()))
 
     def add(self, rows: Sequence[dict[str, Any]], position: Position) -> None:
-        """Keep rows of whole frames; `position` is the last of them."""
+        """Add rows of complete frames; `position` is the last frame."""
         self._rows += rows
-        if len(self._rows) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
+        if len(self._rows) >= PART_ROWS or time.monotonic() - self._part_started >= PART_SECONDS:
             self.close_part(position)
 
     def close_part(self, position: Position) -> None:
-        """Write what was added since the last part."""
+        """Write the rows added since the last part."""
         if self._rows:
             with self._new_part(position) as lines:
                 _write_rows(self._rows, lines)
-        self._rows, self._since = [], time.monotonic()
+        self._rows, self._part_started = [], time.monotonic()
 
     @contextmanager
     def _new_part(self, position: Position) -> Iterator[TextIO]:
-        """The file of the next part, which is there when the block ends well."""
+        """Open the file of the next part; it is put in place when the block ends without an error."""
         file = self._parts_folder / f"part-{len(self.parts):06d}.jsonl"
         with replacing(file) as partial, partial.open("w", encoding="utf-8") as lines:
             lines.write(json.dumps(position) + "\n")
@@ -165,19 +165,19 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------------- ending
     def batches(self) -> Iterator[Sequence[Row]]:
-        """All rows, some thousand at a time."""
+        """All rows, in batches of up to `PART_ROWS`."""
         for part in self.parts:
             rows = self._read_rows(part)
             while batch := list(islice(rows, PART_ROWS)):
                 yield batch
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest and drop the parts."""
+        """Write the manifest and delete the parts."""
         write_json(self.folder / MANIFEST_NAME, {"settings": self.settings, **manifest})
         shutil.rmtree(self._parts_folder)
 
 
-def _position_of(part: Path) -> Position:
+def _read_position(part: Path) -> Position:
     with part.open(encoding="utf-8") as lines:
         source_idx, frame = json.loads(next(lines))
     return source_idx, frame
@@ -189,11 +189,11 @@ def _write_rows(rows: Iterable[Row], lines: TextIO) -> None:
         if LANDMARKS in known:
             points = np.asarray(known[LANDMARKS], dtype="<f4")
             known[LANDMARKS] = base64.b64encode(points.tobytes()).decode()
-        lines.write(json.dumps(known, default=_as_number) + "\n")
+        lines.write(json.dumps(known, default=_to_python_number) + "\n")
 
 
-def _as_number(value: Any) -> Any:
-    """What a detector of one's own gives as a number of NumPy or torch."""
+def _to_python_number(value: Any) -> Any:
+    """Convert a NumPy or torch scalar, which custom detectors may return."""
     return value.item()
 
 

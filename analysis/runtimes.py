@@ -1,4 +1,4 @@
-"""What `mf2 analyze` asks of whatever computes: PyTorch, or onnxruntime with an exported file. No torch."""
+"""The interface of `mf2 analyze` to its runtimes, PyTorch and onnxruntime. Does not import torch."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ RUNTIMES = (TORCH, ONNX)
 
 
 class FaceRecognizer(Protocol):
-    """A checkpoint with any number of adapters, ready to see faces; inputs are arrays or tensors, as its own.
+    """A checkpoint with any number of adapters; inputs are NumPy arrays or tensors, depending on the runtime.
 
     Attributes:
-        label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
+        label_spaces: column prefix (`""`, then `"<adapter>."`) -> label space of those columns.
     """
 
     label_spaces: dict[str, LabelSpace]
 
     @property
     def device(self) -> Any:
-        """Where it computes."""
+        """The device that it runs on."""
 
     @property
     def landmark_detector(self) -> str:
@@ -34,24 +34,24 @@ class FaceRecognizer(Protocol):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of what computes, by package."""
+        """Package -> version of what computes the results."""
 
     def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> Mapping[str, Any]:
-        """What is read of faces.
+        """Preprocess the faces of pictures.
 
         Args:
             pictures: `(height, width, 3)` uint8 RGB, of any sizes.
-            landmarks: for each picture `(faces, 68, 2)` in its pixels, or None for a face crop.
+            landmarks: for each picture `(faces, 68, 2)` in pixels, or None for a face crop.
         Returns:
-            `pixel_values` `(N, 3, H, W)` and `au_boxes` `(N, A, 2, 4)` of all faces, and `align_matrix` `(N, 2, 3)`,
-            NumPy, pixels of the picture to those of `pixel_values`.
+            `pixel_values` `(N, 3, H, W)` and `au_boxes` `(N, A, 2, 4)` of all faces, and the NumPy array
+            `align_matrix` `(N, 2, 3)` from pixels of the picture to pixels of `pixel_values`.
         """
 
     def recognize(self, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What is seen in each face of `inputs`, as columns of a row."""
+        """Recognise the faces of `inputs`; returns the columns of each face's row."""
 
 
-def runtime_of(model: str, runtime: str | None = None) -> str:
-    """The runtime that is asked for; else onnx for an exported file, and where there is no torch, torch otherwise."""
+def choose_runtime(model: str, runtime: str | None = None) -> str:
+    """Return the requested runtime; by default onnx for an exported file or if torch is missing, else torch."""
     has_torch = importlib.util.find_spec("torch") is not None
     return runtime or (TORCH if has_torch and Path(model).suffix != SUFFIX else ONNX)

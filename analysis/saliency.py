@@ -1,4 +1,4 @@
-"""Where in a face the probability of an action unit comes from: gradients on the pixels, drawn on the face."""
+"""Saliency maps of action units: gradients with respect to the pixels, drawn on the face."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from ..modeling_mf2 import MF2Model
 
 NUM_SAMPLES = 16
 NOISE = 0.1
-"""Standard deviation of the noise that is averaged over, as a fraction of a picture's range of values."""
+"""Standard deviation of the noise, as a fraction of the picture's value range."""
 BLUR = 0.02
 """Standard deviation of the blur, as a fraction of the picture's side."""
 COLORS = matplotlib.colormaps["inferno"]
@@ -29,23 +29,23 @@ def au_saliency(
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
 ) -> np.ndarray:
-    """How much each pixel moves an AU's logit: the size of its gradient, averaged over noisy copies and blurred.
+    """Magnitude of the gradient of an AU's logit at each pixel, averaged over noisy copies and blurred.
 
-    Works for every tower, also a frozen one: the gradient goes to the pixels, not to a layer. It shows what the model
-    reacts to, which need not be what a person would point at.
+    Works for every tower, frozen ones included, as the gradient is with respect to the pixels and not a layer. It
+    shows what the model reacts to, which is not necessarily what a person would point at.
 
     Args:
         model: in evaluation mode.
-        pixel_values: `(3, H, W)` of one face, as the processor makes it.
+        pixel_values: `(3, H, W)` of one face, from the processor.
         au_boxes: `(A, 2, 4)`, its regions.
-        au_idx: places of the AUs in the label space.
-        num_samples: noisy copies; more are smoother and slower.
-        seed: of the noise.
+        au_idx: indices of the AUs in the label space.
+        num_samples: number of noisy copies; more give smoother maps and take longer.
+        seed: random seed of the noise.
     Returns:
-        `(len(au_idx), H, W)` float32, each at least 0 with a sum of 1.
+        `(len(au_idx), H, W)` float32, non-negative, each map sums to 1.
     Raises:
-        ValueError: the logits cannot be differentiated to the pixels.
-    Source: SmoothGrad (Smilkov et al., arXiv 1706.03825) of the absolute gradient, summed over the colours.
+        ValueError: the logits are not differentiable with respect to the pixels.
+    Source: SmoothGrad (Smilkov et al., arXiv 1706.03825) with the absolute gradient, summed over the channels.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = NOISE * float(pixel_values.max() - pixel_values.min())
@@ -58,30 +58,29 @@ def au_saliency(
             if logits is None:
                 raise ValueError("The model names no AUs, so there is nothing to explain.")
             total += torch.stack([_gradient(logits[0, idx], noisy) for idx in au_idx])
-    sides = (0, BLUR * total.shape[1], BLUR * total.shape[2])
-    maps = gaussian_filter(total.numpy(), sides)
+    sigmas = (0, BLUR * total.shape[1], BLUR * total.shape[2])
+    maps = gaussian_filter(total.numpy(), sigmas)
     return maps / np.maximum(maps.sum(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
 
 @contextmanager
 def _differentiable_tower(model: MF2Model) -> Iterator[None]:
-    """Let gradients through the tower where it is frozen, and through the states that an adapter (DFN) reads; weights
-    get none."""
+    """Enable gradients through a frozen tower and through the states that a DFN adapter reads, but not for weights."""
     is_frozen = model.config.freeze_vision
-    sides: list[Any] = [module for module in model.modules() if getattr(module, "detaches_states", False)]
+    side_networks: list[Any] = [module for module in model.modules() if getattr(module, "detaches_states", False)]
     model.config.freeze_vision = False
-    for side in sides:
+    for side in side_networks:
         side.detaches_states = False
     try:
         yield
     finally:
         model.config.freeze_vision = is_frozen
-        for side in sides:
+        for side in side_networks:
             side.detaches_states = True
 
 
 def _gradient(logit: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """`(H, W)` size of the gradient at each pixel of `(1, 3, H, W)`, on the CPU."""
+    """`(H, W)` magnitude of the gradient at each pixel of `(1, 3, H, W)`, on the CPU."""
     if not logit.requires_grad:
         raise ValueError("The AU logits cannot be differentiated to the pixels: the model reads detached states.")
     (gradient,) = torch.autograd.grad(logit, pixels, retain_graph=True, allow_unused=True)
@@ -91,11 +90,11 @@ def _gradient(logit: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def draw_saliency(pixels: np.ndarray, saliency: np.ndarray, size: int) -> Image.Image:
-    """A face with a map on it, from clear to bright.
+    """Draw a saliency map over a face; opacity grows with saliency.
 
     Args:
         pixels: `(H, W, 3)` uint8.
-        saliency: `(H, W)`, at least 0.
+        saliency: `(H, W)`, non-negative.
         size: width and height of the picture in pixels.
     """
     strength = saliency / max(float(np.quantile(saliency, 0.995)), np.finfo(np.float32).tiny)

@@ -1,4 +1,4 @@
-"""Stages that run side by side: an iterator in a thread of its own, with a bounded queue between."""
+"""Pipeline stages that run concurrently: an iterator in its own thread, with a bounded queue."""
 
 import queue
 import threading
@@ -12,20 +12,20 @@ _POLL_S = 0.1
 
 
 class _End:
-    """The last thing in a queue: how the stage ended."""
+    """Last item of a queue, with the error that ended the stage."""
 
     def __init__(self, error: BaseException | None = None):
         self.error = error
 
 
 def run_ahead(items: Iterable[Item], num_ahead: int) -> Iterator[Item]:
-    """The items, made by a thread while the caller works on earlier ones.
+    """Yield the items, which a thread produces while the caller works on earlier ones.
 
     Args:
-        items: iterated in the thread, which torch's and NumPy's operations, decoders and file access run beside.
-        num_ahead: how many items may wait; what bounds the memory.
+        items: iterated in the thread; useful where it releases the GIL (torch, NumPy, decoders, file access).
+        num_ahead: maximum number of items waiting, which bounds the memory.
     Raises:
-        Whatever the iterable raises, in its place among the items.
+        Whatever the iterable raises, after the items before the error.
     """
     waiting: queue.Queue = queue.Queue(maxsize=num_ahead)
     is_stopped = threading.Event()

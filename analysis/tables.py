@@ -1,20 +1,20 @@
-"""The rows of an analysis: their columns, and their files as parquet, CSV and JSON lines.
+"""The rows of an analysis: their columns, and their files as Parquet, CSV and JSON Lines.
 
-A row is a face of a frame, or a frame without one.
+A row is a face in a frame, or a frame without a face.
 
-| column | is |
+| column | content |
 |---|---|
-| `source` | the picture's or video's path as it was given |
-| `frame`, `time_s` | number of the frame as it is decoded, from 0, and seconds since the beginning |
-| `face` | id of the face, the same through a video; -1 where there is none |
-| `status`, `error` | `ok`, `no_face`, or `error` and why |
+| `source` | path of the picture or video as given |
+| `frame`, `time_s` | number of the decoded frame, from 0, and its time in seconds |
+| `face` | id of the face, constant within a video; -1 if there is no face |
+| `status`, `error` | `ok`, `no_face`, or `error` and its message |
 | `x0`, `y0`, `x1`, `y1` | box of the face in pixels, upright |
 | `face_score` | the detector's confidence in [0, 1]; 1 for given landmarks, empty for a face crop |
-| `landmarks_found` | false where the whole picture was taken as a face, with regions of the mean face |
+| `landmarks_found` | false if the whole picture was treated as a face crop, with regions of the mean face |
 | `AU1`, … | probability that the action unit is active, in [0, 1]; not an intensity |
-| `emotion`, `emotion_Neutral`, … | the likeliest emotion; probabilities that sum to 1 |
-| `caption_emotion`, … | sentences, where asked for |
-| `pose_pitch`, `pose_yaw`, `pose_roll` | degrees: down, to the right of the picture, clockwise |
+| `emotion`, `emotion_Neutral`, … | the most probable emotion; probabilities, which sum to 1 |
+| `caption_emotion`, … | captions, if requested |
+| `pose_pitch`, `pose_yaw`, `pose_roll` | head pose in degrees: down, to the right of the picture, clockwise |
 | `landmarks` | x0, y0, … x67, y67 in pixels; not in CSV |
 
 An adapter's columns are `<adapter>.AU1` and so on.
@@ -40,15 +40,15 @@ POSE = ("pose_pitch", "pose_yaw", "pose_roll")
 LANDMARKS = "landmarks"
 
 Row = dict[str, Any]
-"""A value for each column, None where there is none; landmarks are a list."""
+"""Column -> value, None if missing; landmarks are a list."""
 
 
 def row_columns(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] = ()) -> dict[str, str]:
-    """The columns of an analysis, in order, each with the kind of its values, see `ARROW_TYPES`.
+    """The columns of an analysis, in order, with the kind of their values, see `ARROW_TYPES`.
 
     Args:
-        label_spaces: by column prefix: `""`, `"<adapter>."`, ….
-        captions: kinds of captions.
+        label_spaces: column prefix (`""`, `"<adapter>."`, …) -> label space.
+        captions: kinds of caption.
     """
     columns = {"source": "text", "frame": "number", "time_s": "real", "face": "number", "status": "text"}
     columns |= {"error": "text", **dict.fromkeys(BOX, "real"), "face_score": "real", "landmarks_found": "flag"}
@@ -72,15 +72,15 @@ ARROW_TYPES = {
 
 
 def arrow_schema(columns: Mapping[str, str]) -> "pa.Schema":
-    """The columns as Arrow has them."""
-    import pyarrow as pa  # not above: an analysis to CSV does without it
+    """The columns as an Arrow schema."""
+    import pyarrow as pa  # imported here, because an analysis to CSV does not need it
 
     types = {kind: pa.type_for_alias(name) for kind, name in ARROW_TYPES.items()} | {"points": pa.list_(pa.float32())}
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
 def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float]:
-    """From which probability an AU is active, by column."""
+    """Column of an AU -> probability from which it is active."""
     return {
         prefix + code: threshold
         for prefix, space in label_spaces.items()
@@ -89,15 +89,17 @@ def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float
 
 
 def short_names(sources: Iterable[str]) -> dict[str, str]:
-    """Each source's name, after as many of its folders as tell it from the others."""
+    """Shorten each source to its name, with as many parent folders as needed to be unique."""
     names: dict[str, str] = {}
     unnamed, num_parts = set(sources), 0
     while unnamed:
         num_parts += 1
         tails = {source: "/".join(Path(source).parts[-num_parts:]) for source in unnamed}
-        shared = Counter(tails.values())
+        tail_counts = Counter(tails.values())
         names |= {
-            source: tail for source, tail in tails.items() if shared[tail] == 1 or num_parts >= len(Path(source).parts)
+            source: tail
+            for source, tail in tails.items()
+            if tail_counts[tail] == 1 or num_parts >= len(Path(source).parts)
         }
         unnamed -= names.keys()
     return names
@@ -105,7 +107,7 @@ def short_names(sources: Iterable[str]) -> dict[str, str]:
 
 # ----------------------------------------------------------------------------------------------------------- files
 def write_parquet(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
-    """Write `faces.parquet`, a row group for each batch."""
+    """Write `faces.parquet`, one row group per batch."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -117,29 +119,29 @@ def write_parquet(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], 
 
 
 def write_csv(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
-    """Write `faces.csv`; an empty cell is no value."""
+    """Write `faces.csv`; missing values are empty cells."""
     names = [name for name in columns if name != LANDMARKS]
     file = folder / f"{TABLE_NAME}.csv"
     with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, names, extrasaction="ignore")
         writer.writeheader()
         for rows in batches:
-            writer.writerows(map(_shorten, rows))
+            writer.writerows(map(_round_floats, rows))
     return file
 
 
 def write_jsonl(batches: Iterable[Sequence[Row]], columns: Mapping[str, str], folder: Path) -> Path:
-    """Write `faces.jsonl`, an object a line; null is no value."""
+    """Write `faces.jsonl`, one object per line; missing values are null."""
     file = folder / f"{TABLE_NAME}.jsonl"
     with replacing(file) as partial, partial.open("w", encoding="utf-8") as lines:
         for rows in batches:
             for row in rows:
-                lines.write(json.dumps(_shorten(row), ensure_ascii=False) + "\n")
+                lines.write(json.dumps(_round_floats(row), ensure_ascii=False) + "\n")
     return file
 
 
-def _shorten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers with the digits that a 32-bit value has."""
+def _round_floats(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Round floats to the precision of float32."""
     return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in row.items()}
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of faces inside a page: cut from their source, as JPEG in a data URI."""
+"""Thumbnails of faces, cropped from their source, as JPEG data URIs."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from . import media
 from .media import Source
 
 MARGIN = 0.35
-"""What is kept around a face's box, as a fraction of its longer side."""
+"""Margin around a face's box, as a fraction of its longer side."""
 JPEG_QUALITY = 82
 
 Thumbnails = dict[tuple[str, int, int], str]
@@ -22,20 +22,20 @@ Thumbnails = dict[tuple[str, int, int], str]
 
 
 def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> Thumbnails:
-    """Thumbnails of analysed faces; every source is opened once.
+    """Make thumbnails of analysed faces; every source is opened once.
 
     Args:
-        rows: with `source`, `frame`, `time_s`, `face` and the box `x0` … `y1` in pixels, NaN where there is none.
+        rows: with `source`, `frame`, `time_s`, `face` and the box `x0` … `y1` in pixels, NaN if missing.
         size: width and height in pixels.
     Returns:
-        The pictures; what can no longer be read is left out.
+        The thumbnails; unreadable sources are skipped.
     """
     by_source: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
         by_source.setdefault(str(row["source"]), {}).setdefault(int(row["frame"]), []).append(row)
     thumbnails = {}
     for source, by_frame in by_source.items():
-        times = {frame: float(wanted[0]["time_s"]) for frame, wanted in by_frame.items()}
+        times = {frame: float(faces[0]["time_s"]) for frame, faces in by_frame.items()}
         for frame, image in read_frames(source, times):
             for row in by_frame[frame]:
                 box = [float(row.get(name, np.nan)) for name in ("x0", "y0", "x1", "y1")]
@@ -44,15 +44,18 @@ def make_thumbnails(rows: Iterable[Mapping[str, Any]], size: int) -> Thumbnails:
 
 
 def face_key(row: Mapping[str, Any]) -> tuple[str, int, int]:
-    """What tells a face of a run from the others: its source, frame and id."""
+    """Unique key of a face in a run: source, frame and id."""
     return str(row["source"]), int(row["frame"]), int(row["face"])
 
 
 def read_frames(source: str, times: Mapping[int, float]) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames of a picture or a video, `(height, width, 3)` uint8, one at a time; those that are gone are left out.
+    """Read frames of a picture or video, one at a time; unreadable frames are skipped.
 
     Args:
-        times: when they are, in seconds, by their numbers.
+        source: path of the picture or video.
+        times: frame number -> time in seconds.
+    Yields:
+        Frame number and `(height, width, 3)` uint8 image.
     """
     path = Path(source)
     for frame in media.pick_frames(Source(path, source, path.suffix.lower() in VIDEO_SUFFIXES), times):
@@ -61,7 +64,7 @@ def read_frames(source: str, times: Mapping[int, float]) -> Iterator[tuple[int, 
 
 
 def crop_face(image: np.ndarray, box_xyxy_px: Sequence[float] | None, size: int) -> Image.Image:
-    """A square around a face, its longer side and a margin wide; the middle of the picture without one (None, NaN)."""
+    """Crop a square around a face's box with a margin; the centre of the picture if there is no box (None, NaN)."""
     height, width = image.shape[:2]
     if box_xyxy_px is None or np.isnan(box_xyxy_px).any():
         x0, y0, x1, y1 = 0.0, 0.0, float(width), float(height)

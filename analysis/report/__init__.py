@@ -1,1 +1,1 @@
-"""The web page of an analysis."""
+"""The HTML report of an analysis."""

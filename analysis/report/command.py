@@ -1,4 +1,4 @@
-"""`mf2 report`: one self-contained web page of what an analysis found."""
+"""`mf2 report`: writes the results of an analysis as one self-contained web page."""
 
 import argparse
 from pathlib import Path
@@ -7,14 +7,14 @@ REPORT_NAME = "report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 report`."""
-    parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path, help="what `mf2 analyze` wrote")
+    """Add the options of `mf2 report`."""
+    parser.add_argument("run_folder", metavar="RUN_FOLDER", type=Path, help="output folder of `mf2 analyze`")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"page to write [RUN_FOLDER/{REPORT_NAME}]")
-    parser.add_argument("--title", help="headline of the page [the name of the folder]")
+    parser.add_argument("--title", help="title of the page [name of the folder]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page and say where it is."""
+    """Write the page and print its path."""
     print(write_report(args.run_folder, args.output, args.title))
     return 0
 
@@ -23,13 +23,13 @@ def write_report(run_folder: str | Path, output: str | Path | None = None, title
     """Write the page of an analysis.
 
     Args:
-        run_folder: holds the table of faces and `manifest.json`.
-        output: the HTML file; `report.html` in the folder by default.
-        title: its headline; the folder's name by default.
+        run_folder: folder with the table of faces and `manifest.json`.
+        output: HTML file to write; `report.html` in the folder by default.
+        title: title of the page; the folder's name by default.
     Returns:
-        The file.
+        The written file.
     Raises:
-        FileNotFoundError: the folder holds no analysis.
+        FileNotFoundError: the folder has no analysis.
     """
     from ...utils.files import write_text
     from .page import render

@@ -1,7 +1,7 @@
-"""The page of a report: what an analysis found as one self-contained HTML file.
+"""Renders the report of an analysis as one self-contained HTML file.
 
-The page holds its pictures, style and script; a policy in it forbids every request to the network. What comes from
-outside (names, errors, captions, a model's card) is escaped.
+The page contains its pictures, style and script, and a content security policy forbids network requests. Text from
+outside (names, errors, captions, the model card) is escaped.
 """
 
 import re
@@ -19,29 +19,29 @@ from ..caption_check import CAPTION_PREFIX, flag_caption
 from ..thumbnails import Thumbnails, face_key, make_thumbnails
 from .views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
 
-SHOWN_ELSEWHERE = ("label_space", "summary", "thresholds")
-"""Parts of the manifest that are not listed under the settings."""
+HIDDEN_SETTINGS = ("label_space", "summary", "thresholds")
+"""Parts of the manifest that are not listed in the settings."""
 TEMPLATE = "report.html.jinja"
 MAX_LISTED = 500
-"""Sources and errors that the page lists."""
+"""Maximum number of listed sources, and of listed errors."""
 LISTED_VALUES = 12
-"""Values of a long setting that are spelt out."""
+"""Maximum number of listed values of a setting."""
 MAX_PEAKS = 24
-"""Faces shown of a view."""
+"""Maximum number of faces shown in a view."""
 CAPTION_COLUMNS = ("caption_emotion", "caption_key_au", "caption_au")
-"""Where a face's sentence is taken from, in order of preference."""
+"""Columns of the caption shown with a face, in order of preference."""
 THUMBNAIL_PX, SMALL_THUMBNAIL_PX = 128, 64
 EMOTION_COLORS = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise", "other")
-"""Names of the style sheet's colours; emotions of other names take them in turn."""
+"""Emotions with a colour in the style sheet; other emotions use these colours in turn."""
 
 Peak = tuple[dict[str, Any], list[Summary]]
-"""A row of the table, and what is strongest there."""
+"""A row of the table, and the signals that peak there."""
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
 def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
         autoescape=True,
@@ -54,7 +54,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
     counts = findings.counts
     return environment.get_template(TEMPLATE).render(
         title=title,
-        lead=f"{_counted(counts['faces'], 'face')} in {_counted(counts['sources'], 'source')}",
+        lead=f"{_format_count(counts['faces'], 'face')} in {_format_count(counts['sources'], 'source')}",
         tiles=_tiles(counts),
         likeliest=[
             {"name": name, "share": share, "color": emotion_color(name)} for name, share in findings.likeliest.items()
@@ -66,7 +66,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
         problems=findings.problems[:MAX_LISTED],
         captions=findings.captions,
         counts=counts,
-        settings=list(flatten({name: value for name, value in manifest.items() if name not in SHOWN_ELSEWHERE})),
+        settings=list(flatten({name: value for name, value in manifest.items() if name not in HIDDEN_SETTINGS})),
         card=render_card(manifest.get("model")),
         model=manifest.get("model"),
         version=__version__,
@@ -74,10 +74,10 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
-def emotion_color(name: str, place: int = 0) -> str:
-    """A colour of the style sheet for an emotion; that of its place where the name is none of ours."""
+def emotion_color(name: str, index: int = 0) -> str:
+    """The CSS colour of an emotion; for unknown names, the colour at `index`."""
     known = name.lower() in EMOTION_COLORS
-    return f"var(--{name.lower() if known else EMOTION_COLORS[place % len(EMOTION_COLORS)]})"
+    return f"var(--{name.lower() if known else EMOTION_COLORS[index % len(EMOTION_COLORS)]})"
 
 
 def _tiles(counts: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -95,20 +95,20 @@ def _tiles(counts: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 def _show_views(views: Sequence[View]) -> list[dict[str, Any]]:
-    """What the template reads of the views; the thumbnails of all are made together."""
+    """Template data of the views; the thumbnails of all views are made together."""
     peaks = [find_peaks(view) for view in views]
     listed = [view.rows.head(MAX_PICTURES).to_dict("records") if view.timeline is None else [] for view in views]
-    large = make_thumbnails((row for of_view in peaks for row, _ in of_view), THUMBNAIL_PX)
-    small = make_thumbnails((row for of_view in listed for row in of_view), SMALL_THUMBNAIL_PX)
+    large = make_thumbnails((row for view_peaks in peaks for row, _ in view_peaks), THUMBNAIL_PX)
+    small = make_thumbnails((row for rows in listed for row in rows), SMALL_THUMBNAIL_PX)
     return [
-        _show_view(view, of_view, large)
-        | {"pictures": [_show_picture(row, view, small, _crowded(rows)) for row in rows]}
-        for view, of_view, rows in zip(views, peaks, listed, strict=True)
+        _show_view(view, view_peaks, large)
+        | {"pictures": [_show_picture(row, view, small, _multi_face_sources(rows)) for row in rows]}
+        for view, view_peaks, rows in zip(views, peaks, listed, strict=True)
     ]
 
 
-def _crowded(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The pictures with several faces."""
+def _multi_face_sources(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Sources of the pictures with several faces."""
     return {source for source, count in Counter(row["source"] for row in rows).items() if count > 1}
 
 
@@ -126,11 +126,11 @@ def _show_view(view: View, peaks: Sequence[Peak], thumbnails: Thumbnails) -> dic
 
 
 def find_peaks(view: View) -> list[Peak]:
-    """The rows at which an AU that is ever active, or an emotion that is ever the likeliest, is strongest.
+    """Find the rows where AUs that are active, or emotions that are the most probable, somewhere in the view peak.
 
     Returns:
-        Each such row with the signals that peak there, the strongest first; rows in order of time, those of pictures
-        in order of strength. At most `MAX_PEAKS`.
+        At most `MAX_PEAKS` rows with the signals that peak there, the strongest first. Rows of videos are ordered by
+        time, rows of pictures by strength.
     """
     by_row: dict[int, list[Summary]] = {}
     shown = [item for item in (*view.emotions, *view.aus) if item.share > 0]
@@ -152,7 +152,7 @@ def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thu
     thresholds = view.reading.thresholds
     return {
         "image": thumbnails.get(face_key(row)),
-        "place": _clock(row["time_s"]) if is_video else row["name"],
+        "place": _format_time(row["time_s"]) if is_video else row["name"],
         "time_s": row["time_s"] if is_video else None,
         "caption": column and row[column],
         "flags": str(flag_caption(column.removeprefix(CAPTION_PREFIX), row[column], row, thresholds))
@@ -166,12 +166,12 @@ def _show_peak(row: Mapping[str, Any], items: Sequence[Summary], view: View, thu
 
 
 def _show_picture(
-    row: Mapping[str, Any], view: View, thumbnails: Thumbnails, crowded: Container[str]
+    row: Mapping[str, Any], view: View, thumbnails: Thumbnails, multi_face: Container[str]
 ) -> dict[str, Any]:
-    """A line of the table of pictures; of several faces in a picture each has its number."""
+    """A line of the table of pictures; faces of a picture with several faces are numbered."""
     emotion = max(view.reading.emotions, key=lambda signal: row[signal.column], default=None)
     return {
-        "name": row["name"] + f" · {row['face']}" * (row["source"] in crowded),
+        "name": row["name"] + f" · {row['face']}" * (row["source"] in multi_face),
         "path": row["source"],
         "image": thumbnails.get(face_key(row)),
         "emotion": emotion
@@ -188,7 +188,7 @@ def _show_picture(
 
 
 def _show_timeline(view: View) -> dict[str, Any] | None:
-    """What the script draws of a view."""
+    """Data of a view's timeline for the script."""
     if view.timeline is None:
         return None
     reading = view.reading
@@ -200,49 +200,49 @@ def _show_timeline(view: View) -> dict[str, Any] | None:
 
 
 def _signal_color(signal: Signal, reading: Reading) -> str:
-    """An emotion's own colour, the accent of the page for an AU."""
+    """The colour of an emotion; the page's accent colour for an AU."""
     if signal in reading.emotions:
         return emotion_color(signal.name, reading.emotions.index(signal))
     return "var(--accent)"
 
 
-def _counted(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def shorten(name: str, limit: int) -> str:
-    """A long name without its middle: what tells files apart is mostly at the end."""
+    """Shorten a name in the middle; file names mostly differ at the end."""
     head, tail = limit // 3, limit - limit // 3 - 1
     return name if len(name) <= limit else f"{name[:head]}…{name[-tail:]}"
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     """`3.2 s`, or `1:03.2` from a minute on."""
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes:.0f}:{rest:04.1f}" if minutes else f"{rest:.1f} s"
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes:.0f}:{seconds:04.1f}" if minutes else f"{seconds:.1f} s"
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as lines `a.b` and a text; lists side by side."""
+    """Flatten nested settings to pairs of a dotted name and a text."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _text(value)
+            yield f"{prefix}{name}", _format_value(value)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
         more = [f"and {len(value) - LISTED_VALUES:,} more"] if len(value) > LISTED_VALUES else []
-        return ", ".join([*map(_text, value[:LISTED_VALUES]), *more])
+        return ", ".join([*map(_format_value, value[:LISTED_VALUES]), *more])
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # --------------------------------------------------------------------------------------------------------- model card
 def render_card(model: str | None) -> Markup | None:
-    """The model card of a checkpoint folder, or of a repository in the Hub's cache, as safe HTML; None without one.
+    """Render the model card of a checkpoint folder or cached Hub repository as safe HTML; None if there is none.
 
-    HTML in it is escaped, and pictures are named, not shown: they would be requests.
+    HTML in the card is escaped, and pictures are replaced by their alternative text, as they would need requests.
     """
     file = _card_file(model) if model else None
     if file is None or not file.is_file():

@@ -1,7 +1,7 @@
-"""What the report shows of an analysis: a view for each face of a video, and one of all single pictures.
+"""Computes the content of a report: one view per face of a video, and one view for all pictures.
 
-A view is plain numbers: its probabilities over time in at most `MAX_POINTS` steps, a summary of each action unit and
-emotion, and the rows at which each is strongest.
+A view consists of numbers only: probabilities over time in at most `MAX_POINTS` steps, a summary of each action unit
+and emotion, and the rows where each of them peaks.
 """
 
 import json
@@ -22,11 +22,11 @@ from ..run_folder import MANIFEST_NAME
 from ..tables import LANDMARKS, short_names
 
 MAX_POINTS = 1200
-"""Points of a timeline; longer ones are binned."""
+"""Maximum number of points of a timeline; longer ones are binned."""
 MAX_VIDEO_VIEWS = 40
-"""Faces of videos that get a view of their own, those seen longest."""
+"""Maximum number of views of faces in videos; those visible longest are shown."""
 MAX_PICTURES = 150
-"""Pictures that are listed one by one."""
+"""Maximum number of listed pictures."""
 DEFAULT_THRESHOLD = 0.5
 
 _AU_COLUMN = re.compile(r"(?:(?P<adapter>.+)\.)?AU(?P<au_id>\d{1,2})")
@@ -35,7 +35,7 @@ _EMOTION_COLUMN = re.compile(r"(?:(?P<adapter>.+)\.)?emotion_(?P<name>.+)")
 
 @dataclass(frozen=True)
 class Signal:
-    """One action unit or emotion: its column of probabilities, what it is called, and when it counts as present."""
+    """An action unit or emotion: its column of probabilities, code, name, and threshold (AUs only)."""
 
     column: str
     code: str
@@ -53,7 +53,7 @@ class Reading:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """The probability from which an AU is active, by code."""
+        """AU code -> probability from which the AU is active."""
         return {signal.code: signal.threshold for signal in self.aus if signal.threshold is not None}
 
     @property
@@ -64,9 +64,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Summary:
-    """A signal over a view: `share` is that of rows where an AU reaches its threshold or an emotion is the likeliest.
+    """Summary of a signal in a view.
 
-    `peak_row` is the index of the strongest row in the analysed table.
+    `share` is the share of rows where the AU is active or the emotion is the most probable one; `peak_row` is the
+    index of the row with the highest probability in the analysed table.
     """
 
     signal: Signal
@@ -78,9 +79,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class View:
-    """One thing to look at: a face of a video over time, or the faces of all pictures.
+    """A face of a video over time, or the faces of all pictures.
 
-    `rows` are those with a face, in order; `timeline` is None for pictures, else see `make_timeline`.
+    `rows` are its rows in order; `timeline` is None for pictures, else see `make_timeline`.
     """
 
     title: str
@@ -93,7 +94,7 @@ class View:
 
 @dataclass
 class Findings:
-    """Everything that a run's table says, in the order in which the page shows it."""
+    """The content of a report, in the order of the page."""
 
     views: list[View]
     sources: list[dict[str, Any]]
@@ -105,7 +106,7 @@ class Findings:
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
-    """Without the landmarks, which would be most of it."""
+    """Read the table without landmarks, which are most of the file."""
     return pd.read_parquet(file, columns=[name for name in pq.read_schema(file).names if name != LANDMARKS])
 
 
@@ -114,14 +115,14 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "faces.csv": pd.read_csv,
     "faces.jsonl": partial(pd.read_json, lines=True),
 }
-"""Tables that an analysis may leave, the preferred one first."""
+"""Table of an analysis -> its reader, in order of preference."""
 
 
 def read_run(run_folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of an analysis, with rows numbered from 0, and its manifest.
+    """Read the table of an analysis, with rows numbered from 0, and its manifest.
 
     Raises:
-        FileNotFoundError: the folder holds no finished analysis.
+        FileNotFoundError: the folder has no finished analysis.
     """
     run_folder = Path(run_folder)
     manifest = run_folder / MANIFEST_NAME
@@ -135,36 +136,36 @@ def read_run(run_folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def find_views(table: pd.DataFrame, thresholds: Mapping[str, float]) -> Findings:
-    """Split an analysed table into what is shown.
+    """Compute the content of a report.
 
     Args:
-        table: a row a face or frame, with the columns that `mf2 analyze` writes.
-        thresholds: probability from which an AU is active, by column (`"AU12"`, `"adapter.AU12"`).
+        table: one row per face or frame, with the columns that `mf2 analyze` writes.
+        thresholds: column of an AU (`"AU12"`, `"adapter.AU12"`) -> probability from which it is active.
     """
     table = table.assign(name=table["source"].map(short_names(table["source"])))
-    seen = table[(table["status"] == "ok") & (table["face"] >= 0)]
+    faces = table[(table["status"] == "ok") & (table["face"] >= 0)]
     frames = table.groupby("source")["frame"].nunique()
-    is_video = seen["source"].map(frames) > 1
+    is_video = faces["source"].map(frames) > 1
     readings = list(find_readings(table.columns, thresholds))
-    tracks = [track for _, track in seen[is_video].groupby(["source", "face"], sort=False)]
+    tracks = [track for _, track in faces[is_video].groupby(["source", "face"], sort=False)]
     tracks.sort(key=len, reverse=True)
     shown = sorted(tracks[:MAX_VIDEO_VIEWS], key=lambda rows: rows.index[0])
     views = [_video_view(rows, reading) for rows in shown for reading in readings]
-    if not seen[~is_video].empty:
-        views += [_picture_view(seen[~is_video], reading) for reading in readings]
+    if not faces[~is_video].empty:
+        views += [_picture_view(faces[~is_video], reading) for reading in readings]
     return Findings(
         views=views,
         sources=list(_describe_sources(table)),
         problems=table.loc[table["status"] == "error", ["name", "frame", "error"]].to_dict("records"),
-        counts=_count(table, seen),
+        counts=_count_statuses(table, faces),
         num_hidden_faces=max(len(tracks) - MAX_VIDEO_VIEWS, 0),
-        captions=_check_captions(seen, readings),
-        likeliest=seen["emotion"].value_counts(normalize=True).to_dict() if "emotion" in seen else {},
+        captions=_check_captions(faces, readings),
+        likeliest=faces["emotion"].value_counts(normalize=True).to_dict() if "emotion" in faces else {},
     )
 
 
 def find_readings(columns: Sequence[str], thresholds: Mapping[str, float]) -> Iterator[Reading]:
-    """The label spaces whose probabilities a table holds, the checkpoint's first."""
+    """Yield the label spaces with columns in a table, the checkpoint's first."""
     aus: dict[str, list[Signal]] = {}
     emotions: dict[str, list[Signal]] = {}
     for column in columns:
@@ -184,20 +185,20 @@ def find_readings(columns: Sequence[str], thresholds: Mapping[str, float]) -> It
 def _video_view(rows: pd.DataFrame, reading: Reading) -> View:
     rows = rows.sort_values("frame")
     title = f"{rows['name'].iloc[0]} · face {rows['face'].iloc[0]}"
-    return View(_titled(title, reading), reading, rows, *summarize(rows, reading), make_timeline(rows, reading))
+    return View(_full_title(title, reading), reading, rows, *summarize(rows, reading), make_timeline(rows, reading))
 
 
 def _picture_view(rows: pd.DataFrame, reading: Reading) -> View:
     title = f"{len(rows):,} face{'s' * (len(rows) != 1)} in pictures"
-    return View(_titled(title, reading), reading, rows, *summarize(rows, reading))
+    return View(_full_title(title, reading), reading, rows, *summarize(rows, reading))
 
 
-def _titled(title: str, reading: Reading) -> str:
+def _full_title(title: str, reading: Reading) -> str:
     return f"{title} · {reading.adapter}" if reading.adapter else title
 
 
 def summarize(rows: pd.DataFrame, reading: Reading) -> tuple[tuple[Summary, ...], tuple[Summary, ...]]:
-    """Mean, share and peak of each AU and of each emotion, over rows that have a face."""
+    """Summarise each AU and each emotion over the rows of a view."""
     aus = [_summary(rows, signal, rows[signal.column] >= signal.threshold) for signal in reading.aus]
     likeliest = rows[[signal.column for signal in reading.emotions]].idxmax(axis=1) if reading.emotions else None
     emotions = [_summary(rows, signal, likeliest == signal.column) for signal in reading.emotions]
@@ -211,14 +212,15 @@ def _summary(rows: pd.DataFrame, signal: Signal, is_present: pd.Series) -> Summa
 
 
 def make_timeline(rows: pd.DataFrame, reading: Reading) -> dict[str, Any]:
-    """Probabilities over time, in equal steps of one or more frames; a step without the face is a gap.
+    """Compute probabilities over time, in equal steps of one or more frames; steps without the face are gaps.
 
     Args:
-        rows: one face, sorted by frame, at least one row.
+        rows: at least one row of one face, sorted by frame.
+        reading: columns to use.
     Returns:
-        `times` in seconds, `aus` and `emotions`, a list of probabilities (None in a gap) for each signal of the
-        reading, and `frames_per_point`. A step of several frames shows the highest probability of an AU, so that
-        short movements stay visible, and the mean of an emotion, so that they still sum to 1.
+        `times` in seconds; `aus` and `emotions`, a list of probabilities (None in gaps) per signal; and
+        `frames_per_point`. A step of several frames has the maximum of each AU, so that short movements remain
+        visible, and the mean of each emotion, so that emotions still sum to 1.
     """
     frames = rows["frame"].to_numpy()
     span = int(frames[-1] - frames[0]) + 1
@@ -242,35 +244,35 @@ def _with_gaps(values: pd.Series) -> list[float | None]:
 
 # ------------------------------------------------------------------------------------------------------------- counts
 def _describe_sources(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """What was found in each source, in the order of the run."""
-    counted = table.assign(
+    """Counts of each source, in the order of the run."""
+    flags = table.assign(
         face=table["face"].where(table["face"] >= 0),
         no_face=table["status"] == "no_face",
         errors=table["status"] == "error",
     )
     rules = {"name": "first", "frame": "nunique", "face": "nunique", "no_face": "sum", "errors": "sum"}
-    for source, row in counted.groupby("source", sort=False).agg(rules).iterrows():
+    for source, row in flags.groupby("source", sort=False).agg(rules).iterrows():
         numbers = {"frames": row["frame"], "faces": row["face"], "no_face": row["no_face"], "errors": row["errors"]}
         yield {"name": row["name"], "path": str(source)} | {name: int(value) for name, value in numbers.items()}
 
 
-def _check_captions(seen: pd.DataFrame, readings: Sequence[Reading]) -> dict[str, CaptionCheck]:
-    """The captions of all faces against the checkpoint's AUs and its emotion, by kind."""
-    kinds = [name.removeprefix(CAPTION_PREFIX) for name in seen.columns if name.startswith(CAPTION_PREFIX)]
+def _check_captions(faces: pd.DataFrame, readings: Sequence[Reading]) -> dict[str, CaptionCheck]:
+    """Check the captions of all faces against the checkpoint's AUs and emotion; kind of caption -> result."""
+    kinds = [name.removeprefix(CAPTION_PREFIX) for name in faces.columns if name.startswith(CAPTION_PREFIX)]
     base = next((reading for reading in readings if not reading.adapter), None)
     if base is None or not kinds:
         return {}
     thresholds = base.thresholds
-    emotion = [name for name in ("emotion",) if name in seen.columns]
+    emotion = [name for name in ("emotion",) if name in faces.columns]
     columns = [*thresholds, *emotion, *(CAPTION_PREFIX + kind for kind in kinds)]
-    return check_captions(seen[columns].to_dict("records"), thresholds, kinds)
+    return check_captions(faces[columns].to_dict("records"), thresholds, kinds)
 
 
-def _count(table: pd.DataFrame, seen: pd.DataFrame) -> dict[str, int]:
+def _count_statuses(table: pd.DataFrame, faces: pd.DataFrame) -> dict[str, int]:
     return {
         "sources": table["source"].nunique(),
         "frames": len(table[["source", "frame"]].drop_duplicates()),
-        "faces": len(seen),
+        "faces": len(faces),
         "no_face": int((table["status"] == "no_face").sum()),
         "errors": int((table["status"] == "error").sum()),
     }

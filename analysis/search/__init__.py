@@ -1,1 +1,1 @@
-"""Search for faces by text or by example, and for the words that fit a face."""
+"""Search for faces by text or by example, and for texts that describe a face."""

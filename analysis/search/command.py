@@ -1,10 +1,10 @@
-"""`mf2 search`: the faces of a folder that fit a description or look like another face, or the words that fit a face.
+"""`mf2 search`: finds faces in a folder by a description or a similar face, or the texts that describe a face.
 
     mf2 search "brows lowered, lips pressed" photos --model M
     mf2 search --like face.jpg photos --model M
     mf2 search --describe face.jpg --texts sentences.txt --model M
 
-Faces are kept in an index and encoded once.
+Faces are encoded once and stored in an index.
 """
 
 import argparse
@@ -27,38 +27,43 @@ BRANCHES = ("emo", "au")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 search`."""
+    """Add the options of `mf2 search`."""
     add = parser.add_argument
     add("query", nargs="*", metavar="TEXT PATH", help="description, and the folder; --like needs the folder only")
     add("--model", default=DEFAULT_MODEL, help="folder or Hub repository of a checkpoint [%(default)s]")
-    add("--like", type=Path, metavar="IMAGE", help="search for faces like that of this picture instead of a text")
-    add("--describe", type=Path, metavar="IMAGE", help="choose from --texts what fits the face of this picture")
-    add("--texts", type=Path, metavar="FILE", help="one text a line")
-    add("--top_k", type=int, default=12, metavar="N", help="how many [%(default)s]")
+    add("--like", type=Path, metavar="IMAGE", help="search for faces similar to the one in this picture")
+    add(
+        "--describe",
+        type=Path,
+        metavar="IMAGE",
+        help="rank --texts by how well they describe the face in this picture",
+    )
+    add("--texts", type=Path, metavar="FILE", help="one text per line")
+    add("--top_k", type=int, default=12, metavar="N", help="number of results [%(default)s]")
     add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions [%(default)s]")
-    add("--fps", type=float, default=1.0, help="frames a second to take of videos [%(default)s]")
-    add("--index", type=Path, metavar="DIR", help="where encoded faces are kept [a folder in ~/.cache/mf2]")
+    add("--fps", type=float, default=1.0, help="frames per second of videos to encode [%(default)s]")
+    add("--index", type=Path, metavar="DIR", help="folder of the index [a folder in ~/.cache/mf2]")
     add(
         "--output_dir",
         "--output",
         dest="output",
         type=Path,
         default=Path("outputs/search"),
-        help="folder of the results [%(default)s]",
+        help="folder for the results [%(default)s]",
     )
     add("--device", help="cpu, cuda, cuda:1, mps, … [an accelerator if there is one]")
-    add("--batch_size", type=int, default=16, metavar="N", help="faces in a pass [%(default)s]")
+    add("--batch_size", type=int, default=16, metavar="N", help="faces per forward pass [%(default)s]")
     add_face_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, print what was found, and write it; 1 where files could not be read."""
+    """Search, print and write the results; 1 if files could not be read."""
     if args.top_k < 1 or args.batch_size < 1 or args.fps <= 0:
         raise ValueError("--top_k, --batch_size and --fps must be above 0.")
     check_model_source(args.model, "mf2 search")
     if args.describe:
         return _run_describe(args)
-    text, folder = _query_of(args)
+    text, folder = _parse_query(args)
     from ..media import find_sources
     from .face_index import FaceIndex
     from .ranking import encode_face, face_scorer, search, text_scorer, write_results
@@ -66,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     sources, _ = find_sources([folder])
     encoder = _make_encoder(args, sources)
     like = encode_face(encoder, args.like) if args.like else None
-    index = FaceIndex(args.index or default_index_folder(folder, args.branch), encoder, _faces_key(args, encoder))
+    index = FaceIndex(
+        args.index or default_index_folder(folder, args.branch), encoder, _face_search_key(args, encoder)
+    )
     num_encoded = index.update(sources)
     print(f"{len(index):,} faces of {len(index.files):,} files in {index.folder}, {num_encoded:,} files encoded now")
     scorer = text_scorer(encoder.model, encoder.processor, text, args.branch) if like is None else face_scorer(like)
@@ -81,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if index.errors else 0
 
 
-def _query_of(args: argparse.Namespace) -> tuple[str, str]:
-    """The text (empty with --like) and the folder."""
+def _parse_query(args: argparse.Namespace) -> tuple[str, str]:
+    """Return the text (empty with --like) and the folder."""
     if len(args.query) != 2 - bool(args.like):
-        wanted = "--like IMAGE and the folder" if args.like else "a text in quotes and the folder"
-        raise ValueError(f"Give {wanted}; got {args.query}.")
+        expected = "--like IMAGE and the folder" if args.like else "a text in quotes and the folder"
+        raise ValueError(f"Give {expected}; got {args.query}.")
     *texts, folder = args.query
     if texts and not texts[0].strip():
         raise ValueError("The text is empty; describe a face, such as 'brows lowered, lips pressed'.")
@@ -123,18 +130,18 @@ def _make_encoder(args: argparse.Namespace, sources: Sequence["Source"]) -> "Enc
     return Encoder(recognizer.model, recognizer.processor, find, args.branch, args.batch_size, args.fps)
 
 
-def _faces_key(args: argparse.Namespace, encoder: "Encoder") -> str:
-    """Names the way in which faces are found; another model of a detector is another way, as is a changed file."""
+def _face_search_key(args: argparse.Namespace, encoder: "Encoder") -> str:
+    """Key of the face search, which changes with the detector, its model and the file of points."""
     from ..faces import describe_finder
 
     search = FaceSearch.from_args(args)
-    found_with = describe_finder(search, encoder.processor.image_processor.landmark_detector)
+    detector = describe_finder(search, encoder.processor.image_processor.landmark_detector)
     limits = [search.min_face_score, search.min_face_size, search.small_faces, search.first_frame]
-    return json.dumps([found_with, limits])
+    return json.dumps([detector, limits])
 
 
 def default_index_folder(folder: str | Path, branch: str) -> Path:
-    """`~/.cache/mf2/search/…` (or below `XDG_CACHE_HOME`), one for each searched folder and branch."""
+    """`~/.cache/mf2/search/…` (or in `XDG_CACHE_HOME`), one per searched folder and branch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
     return cache / "mf2" / "search" / f"{name}-{branch}"

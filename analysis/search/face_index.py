@@ -1,12 +1,11 @@
-"""Faces of pictures and videos as embeddings on disk, encoded once for a model.
+"""An index of face embeddings on disk, encoded once per model.
 
-    index.json                   what encoded them, and for each file its stamp and where its faces are
+    index.json                   key of the encoder, and for each file its size, time and the rows of its faces
     faces-<number>.safetensors   the faces of some files: `embeds` (F, Q, P) float16, `boxes` (F, 4) pixels,
                                  `frames` (F), `times` (F) seconds, `ids` (F)
 
-A file counts as unchanged while its size and its time of change are the same; other files are encoded again, and an
-index of another model, branch or way of finding faces is started anew. The JSON file is replaced after every shard, so
-that a run that was stopped goes on where it was.
+A file is encoded again if its size or modification time changed; the index is rebuilt if the model, the branch or the
+face search changed. The JSON file is written after every shard, so that an interrupted run resumes.
 """
 
 import json
@@ -35,7 +34,7 @@ FILES_PER_SHARD = 256
 
 
 class EncodedFace(NamedTuple):
-    """A face of a frame and its `(Q, P)` embeddings."""
+    """A face in a frame and its `(Q, P)` embeddings."""
 
     frame: Frame
     face: Face
@@ -44,15 +43,15 @@ class EncodedFace(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Frames to faces in a branch's space.
+    """Encodes the faces of frames in the embedding space of a branch.
 
     Args:
         model: in evaluation mode, on its device.
         processor: the model's.
-        find: where the faces of a frame are.
+        find: finds the faces of frames.
         branch: `emo` or `au`.
-        batch_size: faces in a pass.
-        fps: frames a second to take of a video.
+        batch_size: faces per forward pass.
+        fps: frames per second of videos to encode.
     """
 
     model: MF2Model
@@ -63,10 +62,10 @@ class Encoder:
     fps: float = 1.0
 
     def encode(self, located: Iterable[LocatedFrame]) -> Iterator[EncodedFace]:
-        """The faces of frames, in order."""
+        """Encode the faces of frames, in order."""
         waiting: list[tuple[Frame, Face]] = []
-        for each in located:
-            waiting += [(each.frame, face) for face in each.faces]
+        for frame in located:
+            waiting += [(frame.frame, face) for face in frame.faces]
             while len(waiting) >= self.batch_size:
                 yield from self._encode_batch(waiting[: self.batch_size])
                 del waiting[: self.batch_size]
@@ -84,11 +83,11 @@ class Encoder:
         return (EncodedFace(*face, values) for face, values in zip(faces, embeds, strict=True))
 
     def locate(self, sources: Iterable[tuple[int, Source]]) -> Iterator[LocatedFrame]:
-        """The frames of numbered sources with their faces, read ahead of the model."""
+        """Locate the faces in the frames of numbered sources, ahead of the model."""
         return run_ahead(locate_faces(read_frames(sources, self.fps), self.find, self.batch_size), self.batch_size)
 
     def key(self, faces: str) -> dict[str, Any]:
-        """What an index must share to be of use; `faces` names the way in which they are found."""
+        """The key that an index must match; `faces` is the key of the face search."""
         model = fingerprint(self.model, self.processor)
         return {"format": FORMAT, "model": model, "branch": self.branch, "faces": faces, "fps": self.fps}
 
@@ -96,7 +95,7 @@ class Encoder:
 # -------------------------------------------------------------------------------------------------------------- index
 @dataclass(frozen=True)
 class IndexedFile:
-    """A file as it was when it was encoded; its faces are the rows from `first` to `first + count` of a shard."""
+    """An encoded file; its faces are the rows `first` to `first + count` (exclusive) of a shard."""
 
     path: str
     size: int
@@ -107,12 +106,12 @@ class IndexedFile:
     error: str = ""
 
     def is_unchanged(self) -> bool:
-        """Whether the file still is what was encoded."""
+        """Whether the file is unchanged since it was encoded."""
         return _stamp(Path(self.path)) == (self.size, self.mtime_ns)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; (-1, -1) for a file that is gone."""
+    """Size and modification time; (-1, -1) for a missing file."""
     try:
         stat = path.stat()
     except OSError:
@@ -121,7 +120,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 class Shard(NamedTuple):
-    """Faces in memory: the file of each, and tensors with a row for each."""
+    """Faces in memory: the path of each, and tensors with one row per face."""
 
     paths: list[str]
     tensors: dict[str, torch.Tensor]
@@ -131,9 +130,9 @@ class FaceIndex:
     """The faces of a set of files, for one encoder.
 
     Args:
-        folder: where it is kept; made if needed.
-        encoder: what makes its embeddings.
-        faces: names the way in which faces are found.
+        folder: folder of the index; created if needed.
+        encoder: computes the embeddings.
+        faces: key of the face search.
     """
 
     def __init__(self, folder: str | Path, encoder: Encoder, faces: str):
@@ -143,7 +142,7 @@ class FaceIndex:
         self.files = self._load()
 
     def _load(self) -> dict[str, IndexedFile]:
-        """What was kept, by path, if the same encoder made it; files whose shard is gone are left out."""
+        """Load the indexed files by path, if the key matches; files whose shard is missing are dropped."""
         try:
             content = json.loads((self.folder / INDEX_NAME).read_text("utf-8"))
         except (OSError, ValueError):
@@ -154,38 +153,40 @@ class FaceIndex:
         return {file.path: file for file in files if not file.count or self._shard_path(file.shard).is_file()}
 
     def update(self, sources: Sequence[Source]) -> int:
-        """Make it the index of these files: encode what is new or changed, forget what is not among them.
+        """Update the index to these files: encode new or changed ones, and remove all others.
 
         Returns:
-            How many files were encoded.
+            The number of encoded files.
         """
-        wanted = {str(source.path.absolute()): source for source in sources}
-        self.files = {path: file for path, file in self.files.items() if path in wanted and file.is_unchanged()}
-        missing = [path for path in wanted if path not in self.files]
+        sources_by_path = {str(source.path.absolute()): source for source in sources}
+        self.files = {
+            path: file for path, file in self.files.items() if path in sources_by_path and file.is_unchanged()
+        }
+        missing = [path for path in sources_by_path if path not in self.files]
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(missing), desc="encoding faces", unit="file", disable=not missing) as bar:
             for start in range(0, len(missing), FILES_PER_SHARD):
                 paths = missing[start : start + FILES_PER_SHARD]
-                self._add_shard({path: wanted[path] for path in paths}, bar)
+                self._add_shard({path: sources_by_path[path] for path in paths}, bar)
                 self._save()
         self._save()
         self._remove_unused()
         return len(missing)
 
     def _add_shard(self, sources: dict[str, Source], bar: tqdm) -> None:
-        """Encode files into a new shard and take them up."""
+        """Encode files into a new shard and add them to the index."""
         stamps = {path: _stamp(source.path) for path, source in sources.items()}  # before they are read
         errors: dict[int, str] = {}
-        located = _watch(self.encoder.locate(enumerate(sources.values())), errors, bar)
+        located = _track_progress(self.encoder.locate(enumerate(sources.values())), errors, bar)
         encoded = [face._replace(embeds=face.embeds.half()) for face in self.encoder.encode(located)]
         shard = 1 + max((file.shard for file in self.files.values()), default=-1)
         if encoded:
             with replacing(self._shard_path(shard)) as part:
                 save_file(_to_tensors(encoded), part)
-        owners = [face.frame.source_idx for face in encoded]
+        source_idxs = [face.frame.source_idx for face in encoded]
         for idx, path in enumerate(sources):
-            count = owners.count(idx)
-            first = owners.index(idx) if count else 0
+            count = source_idxs.count(idx)
+            first = source_idxs.index(idx) if count else 0
             self.files[path] = IndexedFile(path, *stamps[path], shard, first, count, errors.get(idx, ""))
 
     def _save(self) -> None:
@@ -194,7 +195,7 @@ class FaceIndex:
         )
 
     def _remove_unused(self) -> None:
-        """Delete the shards that hold no file's faces."""
+        """Delete unused shards."""
         used = {self._shard_path(file.shard) for file in self.files.values() if file.count}
         for path in self.folder.glob("faces-*.safetensors"):
             if path not in used:
@@ -204,7 +205,7 @@ class FaceIndex:
         return self.folder / f"faces-{number:05d}.safetensors"
 
     def shards(self) -> Iterator[Shard]:
-        """The faces, a shard at a time, so that memory does not grow with their number."""
+        """Yield the faces shard by shard, so that memory does not grow with their number."""
         by_shard: dict[int, list[IndexedFile]] = {}
         for file in self.files.values():
             if file.count:
@@ -218,26 +219,26 @@ class FaceIndex:
 
     @property
     def errors(self) -> dict[str, str]:
-        """Files that could not be read to their end, with the reason."""
+        """Path -> error of the files that could not be read completely."""
         return {file.path: file.error for file in self.files.values() if file.error}
 
     def __len__(self) -> int:
         return sum(file.count for file in self.files.values())
 
 
-def _watch(located: Iterable[LocatedFrame], errors: dict[int, str], bar: tqdm) -> Iterator[LocatedFrame]:
-    """Pass frames on, note the errors of their sources, and count the sources that are done."""
+def _track_progress(located: Iterable[LocatedFrame], errors: dict[int, str], bar: tqdm) -> Iterator[LocatedFrame]:
+    """Pass frames on, collect the errors of their sources, and update the progress bar."""
     done = bar.n
-    for each in located:
-        if each.error:
-            errors[each.frame.source_idx] = each.error
-        bar.update(done + each.frame.source_idx + 1 - bar.n)
-        yield each
+    for frame in located:
+        if frame.error:
+            errors[frame.frame.source_idx] = frame.error
+        bar.update(done + frame.frame.source_idx + 1 - bar.n)
+        yield frame
 
 
 def _to_tensors(encoded: Sequence[EncodedFace]) -> dict[str, torch.Tensor]:
-    nowhere = (float("nan"),) * 4
-    boxes = [face.detected.box_xyxy_px if face.detected else nowhere for _, face, _ in encoded]
+    no_box = (float("nan"),) * 4
+    boxes = [face.detected.box_xyxy_px if face.detected else no_box for _, face, _ in encoded]
     return {
         "embeds": torch.stack([embeds for _, _, embeds in encoded]),
         "boxes": torch.tensor(boxes, dtype=torch.float32),

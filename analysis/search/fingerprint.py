@@ -1,4 +1,4 @@
-"""What tells one checkpoint from another."""
+"""Fingerprint of a checkpoint."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from ...processing_mf2 import MF2Processor
 
 
 def fingerprint(model: MF2Model, processor: MF2Processor) -> str:
-    """A hash of all that decides what a picture becomes: weights, configuration, and how pictures are prepared."""
+    """Hash of everything that determines embeddings: weights, configuration and preprocessing."""
     digest = hashlib.sha256()
     settings = {"config": model.config.to_dict(), "images": processor.image_processor.to_dict()}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())

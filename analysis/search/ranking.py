@@ -1,7 +1,7 @@
-"""Faces that fit a text or look like another face, and texts that fit a face.
+"""Ranks faces by a text or a similar face, and texts by a face.
 
-Faces and texts are compared in the space in which a branch was trained to align them; scores are computed a part of
-the index at a time.
+Faces and texts are compared in the embedding space that a branch was trained to align; scores are computed for a part
+of the index at a time.
 """
 
 import heapq
@@ -27,18 +27,18 @@ from .face_index import Encoder, FaceIndex
 
 TEXTS_PER_CHUNK = 64
 FACES_PER_PART = 64
-"""Faces scored at once: as many as a processor's cache holds in float32."""
+"""Faces scored at once, chosen to fit into a CPU cache in float32."""
 NUM_CAPTIONS = 8
-"""Captions that stand for the name of an emotion."""
+"""Number of template captions used in place of an emotion's name."""
 SHEET_COLUMNS, SHEET_FACE_PX = 6, 160
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]
-"""`(F, Q, P)` embeddings of faces -> `(F,)` how well each fits."""
+"""`(F, Q, P)` embeddings of faces -> `(F,)` scores."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A face that fits: where it is, and how well, a cosine in [-1, 1]; `box` is None for a face crop."""
+    """A result: the position of a face and its score, a cosine in [-1, 1]; `box` is None for a face crop."""
 
     score: float
     path: str
@@ -50,11 +50,12 @@ class Match:
 
 # ------------------------------------------------------------------------------------------------------------ scoring
 def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> Scorer:
-    """Scores faces by how well a text fits them.
+    """Make a scorer of faces by a text.
 
-    The text is put into the forms in which the branch has seen texts, and the mean counts: behind each opening, where
-    it learned captions of several kinds; clause by clause, where it learned a sentence for each AU. For the global
-    branch a bare word for an emotion stands for captions of that emotion's prototype: no caption is a single word.
+    The text is converted to the forms that the branch was trained on, and their scores are averaged: with the prompt
+    of each kind of caption, if there are several; split into clauses, if AU captions are one sentence per AU. For the
+    global branch, a single emotion word is replaced by captions of that emotion's prototype, as no caption in training
+    is a single word.
     """
     texts = _phrasings(model, processor, text, branch)
     features = embed_texts(model, processor, texts, branch)
@@ -62,18 +63,18 @@ def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str
 
 
 def _phrasings(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> list[str]:
-    """The text in the forms in which the branch has seen texts."""
+    """Convert a text to the forms that the branch was trained on."""
     if branch == "au" and model.config.au_text_mode == "per_au":
         return [clause.strip() for clause in text.split(",") if clause.strip()]
     if branch != "emo":
         return [text]
-    texts = _captions_of(text) or [text]
-    openings = [f"{processor.tokenizer.decode(ids)} " for ids in (model.config.caption_prompt_ids or {}).values()]
-    return [opening + each for opening in openings or [""] for each in texts]
+    texts = _emotion_captions(text) or [text]
+    prompts = [f"{processor.tokenizer.decode(ids)} " for ids in (model.config.caption_prompt_ids or {}).values()]
+    return [prompt + caption for prompt in prompts or [""] for caption in texts]
 
 
-def _captions_of(word: str) -> list[str]:
-    """Captions of the emotion that a word names, with the AUs of its FACS prototype; none for other texts."""
+def _emotion_captions(word: str) -> list[str]:
+    """Template captions of the emotion that a word names, with its prototype's AUs; empty for other texts."""
     emotion = EMOTION_OF_WORD.get(word.strip().lower())
     if emotion is None:
         return []
@@ -83,7 +84,7 @@ def _captions_of(word: str) -> list[str]:
 
 @torch.inference_mode()
 def embed_texts(model: MF2Model, processor: MF2Processor, texts: Sequence[str], branch: str) -> torch.Tensor:
-    """`(M, P)` embeddings of texts on the CPU, `TEXTS_PER_CHUNK` of them a pass."""
+    """`(M, P)` embeddings of texts on the CPU, in batches of `TEXTS_PER_CHUNK`."""
     chunks = []
     for start in range(0, len(texts), TEXTS_PER_CHUNK):
         batch = processor(text=list(texts[start : start + TEXTS_PER_CHUNK])).to(model.device)
@@ -92,12 +93,12 @@ def embed_texts(model: MF2Model, processor: MF2Processor, texts: Sequence[str], 
 
 
 def face_scorer(embeds: torch.Tensor) -> Scorer:
-    """Scores faces by their likeness to one: the mean cosine of what each query `(Q, P)` sees in both."""
+    """Make a scorer by similarity to a face `(Q, P)`: the mean cosine over queries."""
     return lambda others: others.flatten(1) @ embeds.flatten() / len(embeds)
 
 
 def search(index: FaceIndex, scorer: Scorer, top_k: int) -> list[Match]:
-    """The `top_k` faces that fit best, the best first; memory does not grow with the index."""
+    """Return the `top_k` faces with the highest scores, best first; memory does not grow with the index."""
     best: list[Match] = []
     for shard in index.shards():
         parts = shard.tensors["embeds"].split(FACES_PER_PART)
@@ -124,35 +125,35 @@ def _match(paths: list[str], tensors: dict[str, torch.Tensor], row: int, score: 
 
 
 def describe(encoder: Encoder, embeds: torch.Tensor, texts: Sequence[str], top_k: int) -> list[tuple[str, float]]:
-    """The texts that fit a face `(Q, P)` best, each with its score, the best first; in parts of `TEXTS_PER_CHUNK`."""
+    """Return the `top_k` texts with the highest scores for a face `(Q, P)`, best first."""
     model = encoder.model
     best: list[tuple[str, float]] = []
     for start in range(0, len(texts), TEXTS_PER_CHUNK):
         chunk = texts[start : start + TEXTS_PER_CHUNK]
         phrasings = [_phrasings(model, encoder.processor, text, encoder.branch) for text in chunk]
         features = embed_texts(
-            model, encoder.processor, [each for forms in phrasings for each in forms], encoder.branch
+            model, encoder.processor, [phrasing for forms in phrasings for phrasing in forms], encoder.branch
         )
         scores = model.get_retrieval_scores(embeds[None], features)[0].split([len(forms) for forms in phrasings])
-        scored = [(text, round(float(of_text.mean()), 4)) for text, of_text in zip(chunk, scores, strict=True)]
+        scored = [(text, round(float(values.mean()), 4)) for text, values in zip(chunk, scores, strict=True)]
         best = heapq.nlargest(top_k, best + scored, key=lambda pair: pair[1])
     return best
 
 
 def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
-    """`(Q, P)` embeddings of the largest face of a picture.
+    """`(Q, P)` embeddings of the largest face in a picture.
 
     Raises:
-        ValueError: the picture cannot be read or shows no face.
+        ValueError: the picture cannot be read or no face is found.
     """
     errors: list[str] = []
 
-    def watched() -> Iterator[Any]:
+    def locate() -> Iterator[Any]:
         for located in encoder.locate([(0, Source(path, str(path), is_video=False))]):
             errors.extend(filter(None, [located.error]))
             yield located
 
-    faces = list(encoder.encode(watched()))
+    faces = list(encoder.encode(locate()))
     if not faces:
         raise ValueError(f"{path}: {errors[0] if errors else 'no face was found; try --landmarks mean_face.'}")
     return faces[0].embeds
@@ -160,34 +161,34 @@ def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
 
 # ------------------------------------------------------------------------------------------------------------ results
 def draw_matches(matches: Sequence[Match]) -> Any:
-    """A contact sheet of the faces, the best first."""
-    wanted: dict[str, dict[int, float]] = {}
+    """Draw a contact sheet of the faces, best first."""
+    times_by_path: dict[str, dict[int, float]] = {}
     for match in matches:
-        wanted.setdefault(match.path, {})[match.frame] = match.time_s
+        times_by_path.setdefault(match.path, {})[match.frame] = match.time_s
     faces: dict[Match, Any] = {}
-    for path, times in wanted.items():
+    for path, times in times_by_path.items():
         for frame, image in read_frames(path, times):
-            shown = (match for match in matches if (match.path, match.frame) == (path, frame))
-            faces |= {match: crop_face(image, match.box, SHEET_FACE_PX) for match in shown}
+            in_frame = (match for match in matches if (match.path, match.frame) == (path, frame))
+            faces |= {match: crop_face(image, match.box, SHEET_FACE_PX) for match in in_frame}
     cells = [
-        (faces[match], f"{rank}.  {match.score:.3f}", shorten(_place(match), 30))
+        (faces[match], f"{rank}.  {match.score:.3f}", shorten(_format_location(match), 30))
         for rank, match in enumerate(matches, start=1)
     ]
     return draw_grid(cells, min(SHEET_COLUMNS, len(cells)), SHEET_FACE_PX)
 
 
-def _place(match: Match) -> str:
+def _format_location(match: Match) -> str:
     name = Path(match.path).name
     return f"{name} {match.time_s:.1f} s" if match.frame else name
 
 
 def write_results(output: Path, results: dict[str, Any], matches: Sequence[Match] = ()) -> None:
-    """Write `results.json` and, of faces, `contact_sheet.png`."""
+    """Write `results.json` and, if there are matches, `contact_sheet.png`."""
     if matches:
         results = results | {"matches": [asdict(match) for match in matches]}
     write_json(output / "results.json", results)
     sheet = output / "contact_sheet.png"
-    sheet.unlink(missing_ok=True)  # of an earlier search
+    sheet.unlink(missing_ok=True)  # from an earlier search
     if matches:
         with illustration(sheet), replacing(sheet) as part:
             draw_matches(matches).save(part)

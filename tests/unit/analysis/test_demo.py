@@ -74,7 +74,7 @@ def test_a_missing_checkpoint_is_trained_by_the_main_job(tmp_path, monkeypatch, 
     monkeypatch.setattr(demo.subprocess, "run", fail)
     assert main(["demo", "--model", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
     ((command, cwd),) = commands
-    assert command[-5:] == [*demo.MAIN_JOB, "--output_dir", str(tmp_path / "none")]
+    assert command[-5:] == [*demo.TRAINING_COMMAND, "--output_dir", str(tmp_path / "none")]
     assert (cwd / command[-5]).is_file()
     assert (cwd / command[-3]).is_file()
     assert "Training ended with status 3" in capsys.readouterr().err

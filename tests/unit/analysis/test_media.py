@@ -48,7 +48,7 @@ def test_folders_are_searched_and_everything_comes_once(tmp_path):
     named = tmp_path / "in" / "a" / "no suffix"
     named.write_bytes(save(tmp_path / "x.png").read_bytes())
     paths = [tmp_path / "in" / "b.PNG", tmp_path / "in", named]
-    sources, num_other = find_sources(paths, left_out=tmp_path / "in" / "out")
+    sources, num_other = find_sources(paths, excluded=tmp_path / "in" / "out")
     names = [source.path.relative_to(tmp_path / "in").as_posix() for source in sources]
     assert names == ["b.PNG", "a/c.jpg", "a/d.webp", "a/no suffix"]
     assert num_other == 2
@@ -58,7 +58,7 @@ def test_the_output_is_left_out_of_a_relative_search(tmp_path, monkeypatch):
     save(tmp_path / "a.png")
     save(tmp_path / "out" / "overlay" / "a.png")
     monkeypatch.chdir(tmp_path)
-    sources, _ = find_sources(["."], left_out=tmp_path / "out")
+    sources, _ = find_sources(["."], excluded=tmp_path / "out")
     assert [source.name for source in sources] == ["a.png"]
 
 

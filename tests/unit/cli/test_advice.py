@@ -32,7 +32,7 @@ NOT_READ = {
         "dataset_tools.detectors": "detects nothing",
         "benchmarks.long.open_in_browser": "the browser's own options",
     },
-    "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.take_shard": "has one share"},
+    "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.select_shard": "has one share"},
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
     "mf2 data (?:caption|landmarks)": {"dataset_tools.schema.check_target": "replaces its own output"},
     "training/pretrain.py": {
