@@ -1,4 +1,4 @@
-"""`mf2 data export`: a data set as a Hub repository, with a card and two configurations; or only its recipe.
+"""`mf2 data export`: writes a data set as a Hub repository with a card and two configurations, or only its recipe.
 
 OUT/annotations/<split>-*.parquet    config `annotations`, the default: labels, landmarks, captions; no pixels
 OUT/data/<split>-*.parquet           config `full`, with --full: the same rows with their images
@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from .schema import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data export`."""
+    """Add the arguments of `mf2 data export`."""
     parser.add_argument("source", type=Path, help="folder of a data set")
     parser.add_argument("out", type=Path, help="folder to make")
     parser.add_argument(
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export and say where it is, and who may see it."""
+    """Export the data set, and print its card, how to load it, and whether it may be public."""
     if args.recipe_only:
         if args.full:
             raise ValueError("A recipe holds no images: leave out --full or --recipe_only.")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def loading_line(source: str, has_images: bool, revision: str | None = None) -> str:
-    """Python that loads what a repository is for: the rows with their images, where it has them."""
+    """Python code that loads the rows of a repository, with their images if it has any."""
     arguments = [
         f'"{source}"',
         *([f'"{FULL}"'] if has_images else []),
@@ -92,20 +93,20 @@ class PrivacyRule:
 
 
 def required_privacy(manifest: Mapping[str, Any]) -> PrivacyRule:
-    """Who may see a data set or a recipe on the Hub, by its manifest, unless somebody allowed more.
+    """Whether a data set or a recipe must be private on the Hub, by the licence in its manifest.
 
-    A valid AU caption equals the AU labels, so that captions republish the annotations of their source.
+    A valid AU caption is equivalent to the AU labels, so that captions fall under the licence of the annotations.
     """
     if manifest.get("format") == RECIPE_FORMAT:
         return PrivacyRule(False, "a recipe holds no annotations")
     if not is_restricted(manifest.get("license")):
         return PrivacyRule(False, f"its license is {manifest['license']}")
-    terms = manifest.get("license_name", "terms that nobody stated")
-    return PrivacyRule(True, f"it derives from data under {terms}; public only with a permission that is recorded")
+    terms = manifest.get("license_name", "unstated terms")
+    return PrivacyRule(True, f"it derives from data under {terms}; public only with a recorded permission")
 
 
 def count_splits(source: Path) -> dict[str, dict[str, Any]]:
-    """Split -> what the card counts in it, from the rows without their pixels."""
+    """Split -> the counts on its card, from the rows without their pixels."""
     counts = {}
     for split, info in read_manifest(source)["splits"].items():
         files = [source / shard["file"] for shard in info["shards"]]
@@ -115,76 +116,85 @@ def count_splits(source: Path) -> dict[str, dict[str, Any]]:
 
 
 def export(source: Path, out_dir: Path, *, full: bool = False, overwrite: bool = False) -> Path:
-    """Make the folder of a Hub repository from a data set.
+    """Write a data set as the folder of a Hub repository.
 
     Args:
         source: folder made by `write_mfa`.
         out_dir: folder to make.
         full: add the configuration with pixels.
-        overwrite: replace a data set that is already there.
+        overwrite: replace an existing data set.
+    Returns:
+        `out_dir`.
     Raises:
-        FileNotFoundError, ValueError: `source` is no data set.
-        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is no data set.
+        FileNotFoundError, ValueError: `source` is not a data set, or `full` is set and it has no images.
+        FileExistsError: `out_dir` is not empty, and `overwrite` is False or it is not a data set.
     """
-    given = read_manifest(source)
+    source_manifest = read_manifest(source)
     check_target(out_dir, overwrite)
-    shards = {split: [source / shard["file"] for shard in info["shards"]] for split, info in given["splits"].items()}
+    shards = {
+        split: [source / shard["file"] for shard in info["shards"]]
+        for split, info in source_manifest["splits"].items()
+    }
     features = Features.from_arrow_schema(pq.read_schema(next(iter(shards.values()))[0]))
     labels = Features({name: feature for name, feature in features.items() if name != "image"})
     if full and labels == features:
         raise ValueError(f"{source} has no images; leave out --full.")
     with replacing_folder(out_dir) as folder:
-        configs = [Config(ANNOTATIONS, ANNOTATIONS, labels, _without_pixels(shards, folder / ANNOTATIONS, labels))]
+        configs = [Config(ANNOTATIONS, ANNOTATIONS, labels, _write_annotations(shards, folder / ANNOTATIONS, labels))]
         if full:
-            configs.append(Config(FULL, DATA_FOLDER, features, _as_they_are(shards, folder / DATA_FOLDER)))
+            configs.append(Config(FULL, DATA_FOLDER, features, _copy_shards(shards, folder / DATA_FOLDER)))
         manifest = {
-            **given,
+            **source_manifest,
             "exported_from": dataset_fingerprint(source),
             "configs": [config.name for config in configs],
             "splits": configs[-1].splits,
         }
-        tables = {split: _read(files, folder / ANNOTATIONS) for split, files in shards.items()}
+        tables = {split: _read_shards(files, folder / ANNOTATIONS) for split, files in shards.items()}
         counts = {split: count(table) for split, table in tables.items()}
-        text = card(manifest, counts, _num_shared_groups(tables), _example(tables))
+        text = card(manifest, counts, _count_shared_groups(tables), _choose_example(tables))
         (folder / "README.md").write_text(front_matter(manifest, configs) + text, "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
 
 
-def _without_pixels(shards: dict[str, list[Path]], folder: Path, features: Features) -> dict[str, Any]:
-    """Write the shards' rows without the image column, a batch at a time."""
+def _write_annotations(shards: dict[str, list[Path]], folder: Path, features: Features) -> dict[str, Any]:
+    """Write the rows of the shards without the image column, batch by batch; returns the splits' description."""
     folder.mkdir()
-    files = [file for of_split in shards.values() for file in of_split]
-    for file in tqdm(files, desc=ANNOTATIONS, unit="shard"):
+    for file in tqdm(chain(*shards.values()), total=_count_files(shards), desc=ANNOTATIONS, unit="shard"):
         with pq.ParquetFile(file) as source, pq.ParquetWriter(folder / file.name, features.arrow_schema) as writer:
             for batch in source.iter_batches(columns=list(features)):
                 writer.write_table(pa.Table.from_batches([batch]).cast(features.arrow_schema))
-    return _describe(shards, folder)
+    return _describe_shards(shards, folder)
 
 
-def _as_they_are(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+def _copy_shards(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+    """Copy the shards; returns the splits' description."""
     folder.mkdir()
-    files = [file for of_split in shards.values() for file in of_split]
-    for file in tqdm(files, desc=FULL, unit="shard"):
+    for file in tqdm(chain(*shards.values()), total=_count_files(shards), desc=FULL, unit="shard"):
         shutil.copyfile(file, folder / file.name)
-    return _describe(shards, folder)
+    return _describe_shards(shards, folder)
 
 
-def _describe(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+def _count_files(shards: dict[str, list[Path]]) -> int:
+    return sum(map(len, shards.values()))
+
+
+def _describe_shards(shards: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
     return describe_splits({split: [describe_shard(folder / file.name) for file in shards[split]] for split in shards})
 
 
-def _read(files: list[Path], folder: Path) -> pa.Table:
+def _read_shards(files: list[Path], folder: Path) -> pa.Table:
     return pq.read_table([folder / file.name for file in files])
 
 
-def _num_shared_groups(tables: dict[str, pa.Table]) -> int:
+def _count_shared_groups(tables: dict[str, pa.Table]) -> int:
+    """The number of groups that are in more than one split."""
     groups = Counter(group for table in tables.values() for group in table["group_id"].unique().to_pylist())
     return sum(number > 1 for number in groups.values())
 
 
-def _example(tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """The first row with all three captions, or else the first row."""
+def _choose_example(tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """The captions of the first row with all three captions, or else of the first row."""
     for table in tables.values():
         captions = table.select(CAPTION_COLUMNS)
         if complete := captions.drop_null().slice(0, 1).to_pylist():

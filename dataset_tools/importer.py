@@ -1,6 +1,6 @@
-"""`mf2 data import NAME ROOT OUT`: an annotated data set on disk becomes a data set in the MFA schema.
+"""`mf2 data import NAME ROOT OUT`: converts an annotated data set on disk to a data set in the MFA schema.
 
-The images are copied as they are, byte by byte; landmarks come from a file, captions from a template.
+Image files are copied byte by byte; landmarks come from a file, captions from a template.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from .landmark_files import Frame, read_landmarks_of
 from .readers.interface import About, Report, emotion_names
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
-from .replacements import REPLACED_KEY, essence, rounds_of
+from .replacements import REPLACED_KEY, read_selection_rounds, strip_counts
 from .schema import au_ids_of, write_mfa
 from .stage_report import Tally
 from .stage_settings import STAGES_KEY, settings_of
@@ -34,7 +34,7 @@ LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000
 SPLIT_RULES = ("official", "random")
 RECORDED = ("threshold", "fold", "crop")
-"""Settings of a reader that stand in the manifest under their own names, null where the data set has no such thing."""
+"""Settings of a reader that have their own key in the manifest; null if the data set has no such setting."""
 
 COUNTED = {
     "images": "images written",
@@ -46,15 +46,15 @@ COUNTED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data import`."""
+    """Add the arguments of `mf2 data import`."""
     for reader_parser in add_reader_parsers(parser):
         _add_shared_arguments(reader_parser)
 
 
 def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every data set has."""
+    """Add the options that every data set has."""
     add = parser.add_argument
-    add("--landmarks", type=Path, metavar="CSV", help=f"given landmarks (default: ROOT/{LANDMARKS_NAME} if there)")
+    add("--landmarks", type=Path, metavar="CSV", help=f"landmark file (default: ROOT/{LANDMARKS_NAME} if it exists)")
     add("--captions", choices=("template", "none"), default="template", help="default: %(default)s")
     add("--split", choices=SPLIT_RULES, help="default: official where the data set has a split, else random")
     add("--eval_fraction", type=float, default=0.1, help="share of the groups, with --split random")
@@ -65,10 +65,17 @@ def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_dataset(name: str, root: str | Path, out: str | Path, **options: Any) -> Path:
-    """`mf2 data import NAME ROOT OUT` from code; `options` are its options by name (`fold=2`, `overwrite=True`).
+    """Run `mf2 data import NAME ROOT OUT` from Python.
 
+    Args:
+        name: the reader, such as `disfa`.
+        root: folder of the data set on disk.
+        out: folder to make.
+        options: the options of the command by name (`fold=2`, `overwrite=True`).
+    Returns:
+        The folder `out`.
     Raises:
-        FileNotFoundError, ValueError: as the command's messages say.
+        FileNotFoundError, ValueError: as for the command; or an unknown option.
     """
     parser = argparse.ArgumentParser(name)
     add_arguments(parser)
@@ -80,21 +87,21 @@ def import_dataset(name: str, root: str | Path, out: str | Path, **options: Any)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, choose, write, and print what was counted."""
+    """Read the data set, select its frames, write it, and print the counts."""
     reader = load_reader(args.reader)
     frames, report = reader.read(args.root, args)
     print(report.to_markdown())
     rule = args.split or ("random" if frames["split"].null_count == len(frames) else "official")
-    frames = _choose(frames, args, rule)
-    landmarks = read_given_landmarks(args.landmarks, args.root, frames)
+    frames = _select_frames(frames, args, rule)
+    landmarks = read_frame_landmarks(args.landmarks, args.root, frames)
     counts = Tally(COUNTED)
     split_rule = _describe_split(frames, rule, args)
     print(f"Split: {split_rule}.")
     manifest = {
-        **_describe(reader.ABOUT, report, args),
+        **_describe_source(reader.ABOUT, report, args),
         "split_rule": split_rule,
-        STAGES_KEY: _stages(args),
-        **_replacements(args.selection),
+        STAGES_KEY: _collect_stage_settings(args),
+        **_read_replacements(args.selection),
         "counts": counts.counts,
     }
     with tqdm(total=len(frames), desc="images", unit="image") as bar:
@@ -113,8 +120,8 @@ def run(args: argparse.Namespace) -> None:
     print(counts.to_markdown())
 
 
-def _describe(about: About, report: Report, args: argparse.Namespace) -> dict[str, Any]:
-    """What the data set says about its source and its making."""
+def _describe_source(about: About, report: Report, args: argparse.Namespace) -> dict[str, Any]:
+    """The manifest's entries on the source of the data set and on how it was imported."""
     return {
         "pretty_name": args.dataset_name or about.name,
         **asdict(about.license),
@@ -126,25 +133,25 @@ def _describe(about: About, report: Report, args: argparse.Namespace) -> dict[st
     }
 
 
-def _stages(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def _collect_stage_settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The settings of this stage and of those before it."""
     stages = {"index": settings_of(args, load_reader(args.reader).add_arguments)}
     if args.selection is not None:
-        report = _folder_of(args.selection) / "report.json"
-        made_by = json.loads(report.read_text("utf-8")) if report.is_file() else {}
-        stages["select"] = made_by.get("settings", {})
-        if "top_up" in made_by:
-            stages["top_up"] = made_by["top_up"]
+        report_file = _selection_folder(args.selection) / "report.json"
+        report = json.loads(report_file.read_text("utf-8")) if report_file.is_file() else {}
+        stages["select"] = report.get("settings", {})
+        if "top_up" in report:
+            stages["top_up"] = report["top_up"]
     return {**stages, "import": settings_of(args, _add_shared_arguments)}
 
 
-def _replacements(selection: Path | None) -> dict[str, Any]:
-    """What the manifest says of frames that were replaced in the selection."""
-    rounds = [] if selection is None else essence(rounds_of(_folder_of(selection)))
+def _read_replacements(selection: Path | None) -> dict[str, Any]:
+    """The manifest's entry on frames that were replaced in the selection; empty if there are none."""
+    rounds = [] if selection is None else strip_counts(read_selection_rounds(_selection_folder(selection)))
     return {REPLACED_KEY: rounds} if rounds else {}
 
 
-def _folder_of(selection: Path) -> Path:
+def _selection_folder(selection: Path) -> Path:
     return selection if selection.is_dir() else selection.parent
 
 
@@ -157,7 +164,7 @@ def _describe_split(frames: pa.Table, rule: str, args: argparse.Namespace) -> st
 
 
 # ------------------------------------------------------------------------------------------------------- the frames
-def _choose(frames: pa.Table, args: argparse.Namespace, rule: str) -> pa.Table:
+def _select_frames(frames: pa.Table, args: argparse.Namespace, rule: str) -> pa.Table:
     """The frames to write, each with its split."""
     if not len(frames):
         raise ValueError(f"No frame of {args.root} was kept; the table above says why.")
@@ -173,10 +180,10 @@ def _choose(frames: pa.Table, args: argparse.Namespace, rule: str) -> pa.Table:
 
 
 def apply_selection(frames: pa.Table, selection: pa.Table) -> pa.Table:
-    """The frames that a selection names, with its splits.
+    """Keep the frames of a selection, with the splits of the selection.
 
     Raises:
-        ValueError: the selection names a frame that is not there.
+        ValueError: the selection has a frame that the data set lacks.
     """
     if absent := selection["path"].filter(pc.invert(pc.is_in(selection["path"], frames["path"]))).to_pylist():
         raise ValueError(f"{len(absent):,} selected frames are not in the data set, the first is {absent[0]}.")
@@ -187,7 +194,7 @@ def apply_selection(frames: pa.Table, selection: pa.Table) -> pa.Table:
 
 
 def split_at_random(frames: pa.Table, eval_fraction: float, seed: int) -> pa.Table:
-    """Give `eval_fraction` of the groups, at least one, to `validation` and the others to `train`.
+    """Assign `eval_fraction` of the groups, at least one, to `validation` and the others to `train`.
 
     Raises:
         ValueError: the fraction is not between 0 and 1, or leaves a split without a group.
@@ -205,10 +212,10 @@ def split_at_random(frames: pa.Table, eval_fraction: float, seed: int) -> pa.Tab
 
 
 # --------------------------------------------------------------------------------------------------------- the rows
-def read_given_landmarks(given: Path | None, root: Path, frames: pa.Table) -> dict[Frame, npt.NDArray[np.float32]]:
-    """The landmarks of the frames from the given file, or from `ROOT/landmarks.csv`, or none."""
-    path = given or root / LANDMARKS_NAME
-    if given is None and not path.is_file():
+def read_frame_landmarks(file: Path | None, root: Path, frames: pa.Table) -> dict[Frame, npt.NDArray[np.float32]]:
+    """Read the (68, 2) landmarks of the frames from a file, or from `ROOT/landmarks.csv`; empty without either."""
+    path = file or root / LANDMARKS_NAME
+    if file is None and not path.is_file():
         return {}
     return read_landmarks_of(path, set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True)))
 
@@ -220,7 +227,7 @@ def _rows(
     bar: tqdm,
     args: argparse.Namespace,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one split, made one at a time."""
+    """Yield the rows of one split in the MFA schema."""
     emotions, videos = emotion_names(frames), VideoReader()
     for batch in frames.drop_columns(["split"]).to_batches(max_chunksize=ROWS_AT_ONCE):
         for row in batch.to_pylist():
@@ -233,21 +240,22 @@ def _rows(
             row["image"] = image
             row["file_name"] = f"{row['video_id']}/{_image_name(path)}"
             row["dataset"] = args.dataset_name or args.reader
-            row["landmarks"] = _landmarks_of(row, landmarks)
+            row["landmarks"] = _choose_landmarks(row, landmarks)
             if args.captions == "template":
                 row |= _template_columns(row, emotions, args.seed)
             _count_row(row, counts)
             yield row
 
 
-def _landmarks_of(row: Mapping[str, Any], given: Mapping[Frame, npt.NDArray[np.float32]]) -> Any:
-    """(68, 2) of the landmark file, or of the data set, or None."""
-    own = row.get("landmarks")
-    return given.get((row["video_id"], row["frame"]), None if own is None else np.reshape(own, (NUM_LANDMARKS, 2)))
+def _choose_landmarks(row: Mapping[str, Any], from_file: Mapping[Frame, npt.NDArray[np.float32]]) -> Any:
+    """(68, 2) points of the landmark file, or else of the data set, or None."""
+    points = row.get("landmarks")
+    default = None if points is None else np.reshape(points, (NUM_LANDMARKS, 2))
+    return from_file.get((row["video_id"], row["frame"]), default)
 
 
 def _image_name(path: str) -> str:
-    """The name of an image file; that of a frame of a video is its number."""
+    """The name of an image file; for a frame of a video, `00012.jpg` by its number."""
     frame = split_video_path(path)
     return Path(path).name if frame is None else f"{frame[1]:05d}.jpg"
 
@@ -258,7 +266,7 @@ def _read_image_or_frame(root: Path, path: str, videos: VideoReader) -> bytes | 
 
 
 def read_image(path: Path) -> bytes | None:
-    """The bytes of an image file, or None where it cannot be read and decoded to its end."""
+    """The bytes of an image file, or None if it cannot be fully read and decoded."""
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
@@ -269,13 +277,16 @@ def read_image(path: Path) -> bytes | None:
 
 
 def _labelled_aus(row: Mapping[str, Any]) -> dict[int, int]:
-    """AU id -> 1 or 0, of the labelled AUs."""
+    """AU id -> 1 or 0, for the labelled AUs."""
     return {int(name[2:]): row[name] for name in row if name.startswith("AU") and row[name] != AU_UNLABELLED}
 
 
 def _template_columns(row: Mapping[str, Any], emotions: Sequence[str], seed: int) -> dict[str, str | None]:
-    """The caption columns; what labels do not say (no AU known to be active and some unlabelled, no emotion, or none
-    of the eight) stays null."""
+    """The caption columns of the template.
+
+    A caption is null if the labels do not determine it: no emotion or none of the eight, or no AU is active and some
+    are unlabelled.
+    """
     aus = _labelled_aus(row)
     name = None if row["emotion"] is None else emotions[row["emotion"]]
     emotion = name if name in EMOTIONS else None

@@ -1,4 +1,4 @@
-"""`mf2 data index`: brings the annotations and images of a data set together, and reports every oddity.
+"""`mf2 data index`: joins the annotations and the images of a data set, and reports what is missing or invalid.
 
 OUT/frames.parquet    the frame table (see `readers.interface`)
 OUT/report.json, OUT/report.md
@@ -17,12 +17,16 @@ FRAMES_NAME = "frames.parquet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data index`."""
+    """Add the arguments of `mf2 data index`."""
     add_reader_parsers(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Read, report, write; an index without frames is an error, after its report is written."""
+    """Read the data set, and write the report and the frames.
+
+    Raises:
+        ValueError: no frame was kept; the report is written before that.
+    """
     frames, report = load_reader(args.reader).read(args.root, args)
     write_json(args.out / "report.json", report.to_dict())
     write_text(args.out / "report.md", report.to_markdown())
@@ -43,8 +47,8 @@ def read_frames(path: Path) -> pa.Table:
     """Read a frame table from its file or its folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: the file is no frame table; the missing columns are named.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a frame table; the missing columns are named.
     """
     file = path / FRAMES_NAME if path.is_dir() else path
     if not file.is_file():

@@ -41,7 +41,7 @@ def write_rounds(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
     write_json(folder / ROUNDS_NAME, {"selection_sha256": sha256, "rounds": list(rounds)})
 
 
-def rounds_of(folder: Path) -> list[dict[str, Any]]:
+def read_selection_rounds(folder: Path) -> list[dict[str, Any]]:
     """The rounds that led to the selection in `folder`; none after it was made anew."""
     if not (folder / ROUNDS_NAME).is_file():
         return []
@@ -55,7 +55,7 @@ def describe_round(failed: Iterable[str], *, replaces: bool) -> dict[str, Any]:
     return {"replaces": replaces, "failed": sorted(map(_hashed, failed))}
 
 
-def essence(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def strip_counts(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rounds without their counts: what `replay` needs."""
     return [{name: each[name] for name in ("replaces", "failed")} for each in rounds]
 
@@ -67,7 +67,7 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
         ValueError: the file does not hold any.
     """
     try:
-        return essence(json.loads(path.read_text("utf-8")))
+        return strip_counts(json.loads(path.read_text("utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not hold the replacements of a selection: {error!r}.") from None
 

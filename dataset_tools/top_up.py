@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from .index import read_frames
-from .replacements import COUNTED, describe_round, frame_names, rounds_of, top_up, write_rounds
+from .replacements import COUNTED, describe_round, frame_names, read_selection_rounds, top_up, write_rounds
 from .select import usable_frames, write_selection
 from .stage_report import Tally
 from .stage_settings import settings_of
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Replace, report, and write the selection if it changed."""
     selection, pool = read_frames(args.selection), usable_frames(read_frames(args.index))
-    rounds = rounds_of(args.selection)
+    rounds = read_selection_rounds(args.selection)
     tally, dropped = Tally(COUNTED), Counter[str]()
     failed, replaces = read_failed(args.letters).intersection(frame_names(pool)), len(rounds) < args.max_rounds
     topped = top_up(selection, pool, failed, tally, dropped, replace=replaces)

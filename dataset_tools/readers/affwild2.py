@@ -483,7 +483,6 @@ def _official_splits(annotations: _Annotations, tally: Tally) -> dict[str, str]:
     """Group -> official split; counts videos, groups and disagreements.
 
     A group whose tasks or people are in different splits belongs to `train`: it is then in no task's validation data.
-
     """
     splits: defaultdict[str, set[str]] = defaultdict(set)
     tasks: defaultdict[str, set[str]] = defaultdict(set)

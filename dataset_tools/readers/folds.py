@@ -40,5 +40,4 @@ def assign_fold_splits(subjects: pd.Series, parts: Parts, fold: int) -> pd.Serie
     """Subject -> `validation` in the held-out part of the fold, `train` in the others, None if in no part."""
     held_out = parts[NUM_FOLDS - fold]
     splits = {subject: "validation" if part is held_out else "train" for part in parts for subject in part}
-
     return subjects.map(splits).astype(object)

@@ -378,7 +378,6 @@ def parse_au_lists(texts: pd.Series, separator: str = "+") -> tuple[pd.DataFrame
     Returns:
         The columns, and a mask of the valid rows. Invalid rows, `null` and `?` among them, are -1: an AU that such a
         row leaves open must not become "not active".
-
     """
     pattern = rf"\s*[LRlr]?[0-9]{{1,2}}\s*(?:{re.escape(separator)}\s*[LRlr]?[0-9]{{1,2}}\s*)*"
     texts = texts.astype(str)
@@ -549,7 +548,6 @@ def _example_rows(table: pa.Table, aus: Sequence[str], emotions: Sequence[str]) 
     """The first, the middle and the last row, as texts."""
     positions = sorted({0, len(table) // 2, max(0, len(table) - 1)})
     rows = [row for position in positions for row in table.slice(position, 1).to_pylist()]
-
     return [
         (
             row["path"],

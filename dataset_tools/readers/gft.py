@@ -58,7 +58,6 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels = labels.assign(video_id=labels["person"], group_id=labels["person"].str[:3])
     images = folder.images(r"(?P<person>\d{3}[A-Z])/[^/]*?(?P<frame>\d{1,7})", "such as 001A/1.jpg", args.crop)
     images = images.assign(person=images["person"].str.upper())
-
     images = align_frame_numbers(images, labels, "person", args.first_image, report)
     return build_frame_table(labels, report, images, on=["person", "frame"]), report
 

@@ -86,7 +86,6 @@ def read_expressions(
     table = report.drop(table, person.isna() | apex.isna(), "malformed", ["filename", "apexframe"])
     aus, is_valid = parse_au_lists(table["actionunit"])
     report.count("values_unknown", table["actionunit"][~is_valid])
-
     aus = aus.loc[:, (aus == 1).any()]
     names = table["estimatedemotion"].map(canonical_name).where(table["estimatedemotion"] != "")
     dataset_emotions = [*emotions, *sorted(set(names.dropna()) - set(emotions))]
@@ -100,5 +99,4 @@ def read_expressions(
         args.crop,
     )
     images = images.assign(person=images["person"].astype(int))
-
     return build_frame_table(labels, report, images, on=["person", "video", "frame"], emotions=emotions), report

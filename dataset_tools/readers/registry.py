@@ -45,7 +45,6 @@ def add_reader_parsers(parser: argparse.ArgumentParser) -> list[argparse.Argumen
     parsers = []
     for name, (_, description) in READERS.items():
         reader_parser = subparsers.add_parser(name, help=description, description=f"{description}.")
-
         reader_parser.add_argument("root", type=Path, help="folder of the data set")
         reader_parser.add_argument("out", type=Path, help="folder to make")
         load_reader(name).add_arguments(reader_parser)

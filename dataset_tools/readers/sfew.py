@@ -75,5 +75,4 @@ def _choose_version(images: pd.DataFrame, crop: str | None, report: ReadReport) 
 
 
 def _list_folders(images: pd.DataFrame) -> str:
-
     return ", ".join(sorted({os.path.dirname(os.path.dirname(path)) for path in images["path"]}))

@@ -1,14 +1,15 @@
-"""Which action units go with which emotion in generated faces, and how far the AUs give the emotion away.
+"""The joint distribution of emotions and action units in generated faces, and the emotion accuracy that AUs allow.
 
-An emotion switches on the AUs of its FACS prototype often, not always, and others now and then, so that the label is
-no function of the AUs. The AUs are drawn one after the other in the order of `AU_IDS`. The log-odds of each start from
-its rate under the emotion and move with the AUs already drawn:
+The AUs in the FACS prototype of an emotion are likely but not certain, and other AUs occur sometimes, so that the
+emotion is no function of the AUs. The AUs are drawn one after the other in the order of `AU_IDS`. The log-odds of each
+are those of its rate under the emotion, shifted by the AUs already drawn:
 
     logit P(a_j = 1 | emotion, a_1 … a_{j-1}) = logit rate[emotion, j] + Σ_{i<j} links[i, j] (a_i - rate[emotion, i])
 
-With 12 AUs there are 4,096 combinations, so every probability of this model, Bayes' guess of the emotion and its
-accuracy included, is a finite sum. Rates and links are set so that the co-occurrence in EmotioNet's public labels
-comes out: P(12|6) .88, P(25|26) .93, P(25|12) .76, P(25|6) .85; 1-2 and 1-4 attract; 4-6, 4-12, 1-6, 1-12 repel.
+With 12 AUs there are 4,096 combinations, so that every probability of this model, including the accuracy of the Bayes
+classifier of the emotion, is a finite sum. Rates and links are set to reproduce the co-occurrence in EmotioNet's
+public
+labels: P(12|6) .88, P(25|26) .93, P(25|12) .76, P(25|6) .85; 1-2 and 1-4 attract; 4-6, 4-12, 1-6, 1-12 repel.
 """
 
 from functools import cache
@@ -20,7 +21,7 @@ from ...labels_mf2 import AU_IDS, EMOTIONS
 
 Floats = NDArray[np.float64]
 
-# Percent of the faces of an emotion on which each AU is active, before the links.
+# Percentage of the faces of an emotion with each AU active, without the links.
 _RATES: dict[str, dict[int, int]] = {
     "Neutral": {1: 4, 2: 4, 4: 5, 6: 2, 7: 6, 10: 3, 12: 4, 15: 5, 23: 5, 24: 6, 25: 5, 26: 2},
     "Anger": {1: 3, 2: 6, 4: 90, 6: 3, 7: 78, 10: 24, 12: 3, 15: 12, 23: 66, 24: 52, 25: 5, 26: 2},
@@ -31,7 +32,7 @@ _RATES: dict[str, dict[int, int]] = {
     "Surprise": {1: 88, 2: 90, 4: 5, 6: 3, 7: 4, 10: 3, 12: 8, 15: 2, 23: 2, 24: 2, 25: 86, 26: 64},
     "Other": {1: 12, 2: 34, 4: 16, 6: 22, 7: 46, 10: 34, 12: 54, 15: 24, 23: 46, 24: 40, 25: 20, 26: 8},
 }
-# What an active AU adds to the log-odds of a later one.
+# Added to the log-odds of the second AU if the first is active.
 _LINKS: dict[tuple[int, int], float] = {
     (1, 2): 0.6, (1, 4): 0.4, (1, 6): -0.8, (1, 12): -0.6, (4, 6): -0.8, (4, 12): -0.8, (6, 12): 3.2, (6, 25): 1.2,
     (12, 25): 1.6, (12, 15): -1.0, (23, 25): -1.2, (24, 25): -6.0, (24, 26): -2.0, (25, 26): 2.5,
@@ -46,20 +47,20 @@ def _matrix(links: dict[tuple[int, int], float]) -> Floats:
 
 
 RATES: Floats = np.array([[_RATES[emotion][au_id] / 100 for au_id in AU_IDS] for emotion in EMOTIONS])
-"""(8, 12) rate of each AU under each emotion, before the links."""
+"""(8, 12) rate of each AU under each emotion, without the links."""
 LINKS: Floats = _matrix(_LINKS)
 """(12, 12) strictly upper triangular."""
 
 
 def _next_probability(rates: Floats, drawn: Floats, au_idx: int) -> Floats:
-    """P(AU active | emotion, the AUs before it); `rates` (..., 12), `drawn` (..., 12) with what is drawn so far."""
+    """P(AU active | emotion, the AUs before it); `rates` (..., 12), `drawn` (..., 12) with the labels drawn so far."""
     rate = rates[..., au_idx]
     shift = (drawn[..., :au_idx] - rates[..., :au_idx]) @ LINKS[:au_idx, au_idx]
     return 1 / (1 + (1 - rate) / rate * np.exp(-shift))
 
 
 def sample_aus(emotion_idx: int, rng: np.random.Generator) -> NDArray[np.int8]:
-    """(12,) labels 0/1 of one face with that emotion."""
+    """Draw (12,) labels 0/1 for one face with that emotion."""
     rates, drawn = RATES[emotion_idx], np.zeros(len(AU_IDS))
     for au_idx, uniform in enumerate(rng.random(len(AU_IDS))):
         drawn[au_idx] = uniform < _next_probability(rates, drawn, au_idx)
@@ -77,7 +78,7 @@ def log_likelihood(aus: ArrayLike) -> Floats:
 
 
 def bayes_emotion(aus: ArrayLike) -> NDArray[np.int64]:
-    """The likeliest emotion of each row of (N, 12) true AU labels, all eight being equally frequent: (N,)."""
+    """(N,) the most likely emotion for each row of (N, 12) true AU labels, with equally frequent emotions."""
     return log_likelihood(aus).argmax(axis=1)
 
 
@@ -103,6 +104,6 @@ def conditional(au_id: int, given: int) -> float:
 
 
 def expected_ceiling() -> float:
-    """Top-1 accuracy of `bayes_emotion` over the whole distribution: no guess from the AUs alone does better."""
+    """Top-1 accuracy of `bayes_emotion` over the whole distribution: no prediction from the AUs alone is better."""
     _, likelihood = joint_table()
     return float(likelihood.max(axis=1).sum() / len(EMOTIONS))

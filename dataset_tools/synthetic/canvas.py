@@ -1,7 +1,7 @@
-"""What faces are painted on: a grid over face space, soft shapes on it, and the surface that the paint makes.
+"""The grid over face space that faces are painted on, antialiased shapes on it, and the painted surface.
 
-Fields are float32. Shapes are soft at the width of a pixel, so that a moved point moves the picture by
-fractions of a pixel.
+Fields are float32. Edges are one pixel wide, so that a movement of a point by a fraction of a pixel changes the
+picture.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ X_RANGE, Y_RANGE = (-1.80, 1.80), (-1.85, 2.45)
 POLAR_CENTER_Y = 0.30
 """The outline of the head is a radius as a function of the angle around (0, POLAR_CENTER_Y)."""
 ANGLES: Array = np.linspace(-np.pi, np.pi, 361)
-"""The angles at which that function is tabulated, in radians."""
+"""The angles at which the outline is tabulated, in radians."""
 
 
 # ----------------------------------------------------------------------------------------------------------- shapes
 def smoothstep(low: float, high: float, value: ArrayLike) -> Array:
-    """0 at `low`, 1 at `high`, a smooth ramp between them and flat beyond; `low` may be the larger one."""
+    """0 at `low`, 1 at `high`, a smooth ramp between them, and constant beyond; `low` may be larger than `high`."""
     t = np.clip((np.asarray(value, np.float32) - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -37,30 +37,30 @@ def bell(value: ArrayLike, width: ArrayLike) -> Array:
 
 
 def vector_length(x: ArrayLike, y: ArrayLike) -> Array:
-    """Of the vectors (x, y); `np.hypot` guards against overflow and takes six times as long."""
+    """The length of the vectors (x, y), six times as fast as `np.hypot`, which guards against overflow."""
     return np.sqrt(np.square(x) + np.square(y))
 
 
-def interpolate_periodic(table: Array, place: Array) -> Array:
-    """Values of a table (n,) at real-valued places, linear in between; place n is place 0 again."""
-    before = np.floor(place)
-    index = before.astype(np.intp) % len(table)
-    return table[index] + (place - before) * (np.roll(table, -1) - table)[index]
+def interpolate_periodic(table: Array, position: Array) -> Array:
+    """Linear interpolation of a periodic table (n,) at real-valued positions."""
+    lower = np.floor(position)
+    index = lower.astype(np.intp) % len(table)
+    return table[index] + (position - lower) * (np.roll(table, -1) - table)[index]
 
 
 def srgb_to_linear(color: ArrayLike) -> Array:
-    """sRGB in [0, 1] -> linear light, by the plain power of 2.2."""
+    """sRGB in [0, 1] -> linear light, with a gamma of 2.2."""
     return np.asarray(color, np.float32) ** 2.2
 
 
 def as_color(values: ArrayLike) -> Array:
-    """A colour (3,) as (3, 1, 1), to be combined with fields (H, W); one for each pixel, (3, H, W), as it is."""
+    """Reshape a colour (3,) to (3, 1, 1) to broadcast over fields (H, W); (3, H, W) stays unchanged."""
     values = np.asarray(values, np.float32)
     return values[:, None, None] if values.ndim == 1 else values
 
 
 def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
-    """The smooth y(x) through points given in any order."""
+    """The cubic spline y(x) through points given in any order."""
     points = np.asarray(points, np.float64)
     points = points[np.argsort(points[:, 0])]
     spline = CubicSpline(points[:, 0], points[:, 1], bc_type="natural")
@@ -68,7 +68,7 @@ def curve_through(points: ArrayLike) -> Callable[[Array], Array]:
 
 
 def bezier(anchors: ArrayLike, step: float) -> Array:
-    """`(n, 2)` points of the quadratic Bézier curve of three anchors, about `step` apart."""
+    """`(n, 2)` points on the quadratic Bézier curve of three anchors, about `step` apart."""
     anchors = np.asarray(anchors, np.float32)
     extent = vector_length(*np.diff(anchors, axis=0).T).sum()
     return _bernstein(max(4, int(np.ceil(extent / step)) + 1)) @ anchors
@@ -83,12 +83,12 @@ def _bernstein(num_points: int) -> Array:
 
 @lru_cache(maxsize=256)
 def _fade_to_ends(num_points: int) -> Array:
-    """`(n,)` strength along a line: 1 in its middle, near 0 at its ends."""
+    """`(n,)` weights along a line: 1 in the middle, near 0 at the ends."""
     return np.sin(np.linspace(0.02, np.pi - 0.02, num_points, dtype=np.float32)) ** 0.8
 
 
 def enlarge(values: Array, shape: tuple[int, int]) -> Array:
-    """Bilinear (H, W) version of a coarse field."""
+    """Bilinear resampling of a coarse field to (H, W)."""
     return np.asarray(Image.fromarray(values).resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
@@ -121,12 +121,12 @@ class Canvas:
         self.shape = (self.y.size, self.x.size)
         self.theta = np.arctan2(self.x, POLAR_CENTER_Y - self.y)
         self.rho = vector_length(self.x, self.y - POLAR_CENTER_Y)
-        place = (self.theta - ANGLES[0]) / (ANGLES[1] - ANGLES[0])
-        self._angle = place.astype(np.intp)  # of `ANGLES`, the last one before each pixel's
-        self._past_angle = (place - self._angle).astype(np.float32)
+        position = (self.theta - ANGLES[0]) / (ANGLES[1] - ANGLES[0])
+        self._angle_idx = position.astype(np.intp)  # index in `ANGLES` of the last angle before that of each pixel
+        self._angle_fraction = (position - self._angle_idx).astype(np.float32)
 
     def coverage(self, distance: Array) -> Array:
-        """How much of each pixel lies inside a shape, from the signed distance in units (negative inside)."""
+        """The share of each pixel inside a shape, from the signed distance in units (negative inside)."""
         return np.clip(0.5 - distance * self.pixels_per_unit, 0, 1)
 
     def bump(self, x: float, y: float, radius_x: float, radius_y: float) -> Array:
@@ -139,13 +139,13 @@ class Canvas:
         columns, rows = bell(self.x - x, radius_x), bell(self.y.T - y, radius_y)  # (n, W), (n, H)
         return (height * rows).T @ columns
 
-    def around(self, radius: Array) -> Array:
-        """(H, W) radius in the direction of each pixel, from one for each of `ANGLES`."""
+    def radius_at_pixels(self, radius: Array) -> Array:
+        """(H, W) radius in the direction of each pixel, interpolated from radii (361,) at `ANGLES`."""
         radius = radius.astype(np.float32)
-        return radius[self._angle] + self._past_angle * np.diff(radius, append=radius[-1])[self._angle]
+        return radius[self._angle_idx] + self._angle_fraction * np.diff(radius, append=radius[-1])[self._angle_idx]
 
     def window(self, points: ArrayLike, margin: float) -> Window:
-        """The rectangle around points."""
+        """The rectangle around points, with a margin in units."""
         points = np.asarray(points)
         (left, top), (right, bottom) = points.min(axis=0) - margin, points.max(axis=0) + margin
         columns = self._span(left, right, X_RANGE[0], self.shape[1])
@@ -160,20 +160,20 @@ class Canvas:
 
 @lru_cache(maxsize=16)
 def get_canvas(pixels_per_unit: int) -> Canvas:
-    """The canvas of that resolution; it is shared and never written to."""
+    """The canvas of that resolution; it is shared and must not be modified."""
     return Canvas(pixels_per_unit)
 
 
 # ---------------------------------------------------------------------------------------------------------- surface
 class Surface:
-    """What light falls on: relief, colour, gloss and outline, all (H, W) unless said otherwise.
+    """A painted surface: relief, colour, gloss and outline, each (H, W) unless stated otherwise.
 
     Attributes:
-        form: heights that also carry the points when the head turns.
-        detail: heights too fine to move anything; they only catch the light.
+        form: coarse heights; they affect the shading and where points lie in a turned head.
+        detail: fine heights; they only affect the shading.
         albedo: `(3, H, W)` linear colour.
         gloss: strength of the highlights.
-        glint: light that is simply there, such as the reflections in the eyes.
+        glint: emitted light, such as the reflections in the eyes.
         alpha: 1 inside the outline.
     """
 
@@ -188,7 +188,7 @@ class Surface:
         self.alpha: Array = np.zeros(canvas.shape, np.float32)
 
     def paint(self, mask: Array, color: ArrayLike, window: Window | None = None) -> None:
-        """Lay a linear colour, (3,) or (3, h, w), over the surface where `mask` is 1."""
+        """Cover the surface with a linear colour, (3,) or (3, h, w), where `mask` is 1."""
         albedo = self._albedo_in(window)
         albedo += mask * (as_color(color) - albedo)
 
@@ -201,17 +201,17 @@ class Surface:
         return self.albedo if window is None else self.albedo[:, window.index[0], window.index[1]]
 
     def clear(self, mask: Array, window: Window | None = None) -> None:
-        """Take away fine relief and gloss where `mask` is 1."""
+        """Remove fine relief and gloss where `mask` is 1."""
         index = ... if window is None else window.index
         self.detail[index] *= 1 - mask
         self.gloss[index] *= 1 - mask
 
     def crease(self, path: Array, width: float, depth: float) -> None:
-        """Press a line into the skin: a valley between two rims, darker at its bottom, that fades to its ends.
+        """Add a skin crease: a valley between two rims, darker at its bottom, that fades towards its ends.
 
         Args:
             path: `(n, 2)` points, less than `width` apart.
-            width: of the valley, in units.
+            width: width of the valley, in units.
             depth: 0 for none to about 1.
         """
         window = self.canvas.window(path, 2.5 * width)

@@ -1,7 +1,7 @@
-"""The ranges that generated faces are drawn from: people, light, pose and camera, as one exchangeable table.
+"""The distributions that generated faces are drawn from: people, light, pose and camera.
 
-A `Domain` is a population and the way it is photographed. `DOMAINS` has the usual one and one that is shifted in
-all of them, for measuring what a change of data set costs.
+A `Domain` is a population and the way it is photographed. `DOMAINS` has a default one and a shifted one, to measure
+the effect of a domain shift.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -34,8 +34,8 @@ _SHORT_STYLES = ("short", "parted", "shaved", "receding", "curly", "bald", "shor
 class Domain:
     """A population and how it is photographed.
 
-    Pairs are ranges; `glasses` and `beard` (of those with a masculine face) are probabilities; angles, `shift` and
-    `warmth` are limits on either side of 0. Units are those of `Identity` and `Scene`.
+    Pairs are ranges; `glasses` and `beard` (for masculine faces) are probabilities; `yaw`, `pitch`, `roll`,
+    `light_azimuth`, `shift` and `warmth` are limits on either side of 0. Units are those of `Identity` and `Scene`.
     """
 
     name: str = "default"
@@ -80,11 +80,15 @@ DOMAINS: dict[str, Domain] = {
         jpeg_quality=(45, 80),
     ),
 }
-"""What `--domain` chooses from."""
+"""The choices of `--domain`."""
 
 
 def get_domain(name: str) -> Domain:
-    """The domain of that name; a `ValueError` that lists them otherwise."""
+    """The domain called `name`.
+
+    Raises:
+        ValueError: there is no such domain; the known names are listed.
+    """
     if name not in DOMAINS:
         raise ValueError(f"There is no domain {name!r}; known are {', '.join(DOMAINS)}.")
     return DOMAINS[name]
@@ -100,7 +104,7 @@ def _choose(options: tuple[T, ...], rng: np.random.Generator) -> T:
 
 
 def sample_shape(rng: np.random.Generator, masculinity: float, spread: float) -> Shape:
-    """Proportions; jaw, brows and lips lean with `masculinity` in [0, 1]."""
+    """Draw proportions; those of jaw, brows and lips depend on `masculinity` in [0, 1]."""
     values = {f.name: float(np.clip(rng.standard_normal(), -2.2, 2.2)) * spread for f in fields(Shape)}
     lean = 2 * masculinity - 1
     values["jaw_width"] += 0.5 * lean
@@ -114,16 +118,16 @@ def sample_shape(rng: np.random.Generator, masculinity: float, spread: float) ->
 
 
 @cache
-def _offset_root() -> Array:
-    """(68, 68) matrix that turns white noise into offsets which vary smoothly over the face."""
+def _offset_cholesky() -> Array:
+    """(68, 68) Cholesky factor that turns white noise into offsets that vary smoothly over the face."""
     squared = ((AVERAGE_FACE[:, None] - AVERAGE_FACE[None]) ** 2).sum(axis=-1, dtype=np.float64)
     covariance = 0.018**2 * np.exp(-squared / (2 * 0.30**2)) + 0.010**2 * np.exp(-squared / (2 * 0.10**2))
     return np.linalg.cholesky(covariance + 1e-9 * np.eye(len(covariance))).astype(np.float32)
 
 
 def sample_offsets(rng: np.random.Generator) -> Array:
-    """(68, 2) what is particular about a face's points: a smooth random field."""
-    return _offset_root() @ rng.standard_normal(AVERAGE_FACE.shape).astype(np.float32)
+    """Draw (68, 2) individual offsets of a person's points: a smooth random field."""
+    return _offset_cholesky() @ rng.standard_normal(AVERAGE_FACE.shape).astype(np.float32)
 
 
 def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
@@ -168,18 +172,18 @@ def sample_identity(rng: np.random.Generator, domain: Domain) -> Identity:
 
 
 def sample_expression(rng: np.random.Generator, intensities: Array) -> Expression:
-    """The given AUs with what no AU codes: one side moves more, the eyes look about and are open more or less."""
+    """Draw the parts of an expression that no AU codes: asymmetry, gaze and the opening of the eyes."""
     gaze = rng.normal(0, 1, 2).clip(-1.5, 1.5) * (0.030, 0.012)
     return Expression(
         intensities=intensities,
-        lopsided=float(rng.normal(0, 0.08)),
+        asymmetry=float(rng.normal(0, 0.08)),
         eye_opening=float(np.clip(rng.normal(0.97, 0.10), 0.7, 1.2)),
         gaze=(float(gaze[0]), float(gaze[1])),
     )
 
 
 def sample_setting(rng: np.random.Generator, identity: Identity, domain: Domain) -> Scene:
-    """Draw where and how a person is filmed: what all of their frames share. Dark skin is exposed for."""
+    """Draw what all frames of a person share: camera, light and background. The exposure adapts to dark skin."""
     warm = rng.uniform(-domain.warmth, domain.warmth)
     cool = rng.uniform(-domain.warmth, domain.warmth)
     return Scene(
@@ -205,16 +209,16 @@ def sample_setting(rng: np.random.Generator, identity: Identity, domain: Domain)
 
 
 def sample_frame(rng: np.random.Generator, setting: Scene, domain: Domain) -> Scene:
-    """Draw one frame of a setting: the head moves, the light a little."""
+    """Draw one frame of a setting: head pose and position vary, and the light a little."""
 
-    def turned(around: float, limit: float) -> float:
-        return float(np.clip(around + rng.normal(0, 0.35) * limit, -limit, limit))
+    def vary_angle(mean: float, limit: float) -> float:
+        return float(np.clip(mean + rng.normal(0, 0.35) * limit, -limit, limit))
 
     return replace(
         setting,
-        yaw=turned(setting.yaw, domain.yaw),
-        pitch=turned(setting.pitch, domain.pitch),
-        roll=turned(setting.roll, domain.roll),
+        yaw=vary_angle(setting.yaw, domain.yaw),
+        pitch=vary_angle(setting.pitch, domain.pitch),
+        roll=vary_angle(setting.roll, domain.roll),
         eye_distance=setting.eye_distance * rng.uniform(0.98, 1.02),
         shift=tuple(rng.uniform(-domain.shift, domain.shift, 2)),
         light_azimuth=setting.light_azimuth + rng.normal(0, 6),

@@ -1,14 +1,13 @@
-"""A parametric face: who it is, where its 68 points lie, and what each action unit (AU) does to it.
+"""A parametric face: the identity, its 68 points, and how each action unit (AU) moves the points and adds wrinkles.
 
 Face space: the origin lies midway between the eyes, the unit is the eye distance of the average face, x runs to the
 right of the picture, y down and z to the viewer. The tables below describe the half of the face on the left of the
 picture and are mirrored; their shifts are pairs (outward, down), outward meaning away from the midline.
 
-An AU of intensity 1 (FACS "E") moves the points by its row of `AU_SHIFTS` and draws its rows of `WRINKLES`. AU6, AU7,
-AU23 and AU24 show mostly in texture: they move points by less than people differ from each other, and are seen
-in crow's feet and the cheek's bulge (6), the lower lid's bulge and crease (7), the narrow, deeper red between the
-rolled edges of tightened lips (23), the pale lips and the bulges around pressed ones (24). They are drawn in
-`face_parts`.
+An AU of intensity 1 (FACS "E") moves the points by its row of `AU_SHIFTS` and adds its `WRINKLES`. AU6, AU7, AU23 and
+AU24 are mostly visible in texture, because they move points by less than people differ from each other: crow's feet
+and raised cheeks (6), bulge and crease of the lower lid (7), a narrow, darker red between the rolled edges of
+tightened lips (23), pale lips between bulges of skin (24). `face_parts` paints them.
 """
 
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ MOUTH, OUTER_LIPS, INNER_LIPS = slice(48, 68), slice(48, 60), slice(60, 68)
 _FLIP = np.array(FLIP_68)
 
 
-# ------------------------------------------------------------------------------------------------------ who it is
+# ------------------------------------------------------------------------------------------------------ identity
 @dataclass(frozen=True)
 class Shape:
     """Proportions in standard deviations of the population; all 0 is the average face."""
@@ -61,10 +60,10 @@ class Shape:
 class Identity:
     """One person. Amounts lie in [0, 1] unless said otherwise; colours are sRGB in [0, 1].
 
-    `offsets` (68, 2) are what is particular about the points beyond `shape`, `mobility` (12,) is how far each AU moves
-    them in this face. `wrinkling` scales the wrinkles that an AU raises, `age` those that stay at rest; `masculinity`
-    shades the brow ridge. `glasses` is 0 for none, else the roundness of the lenses. `texture_seed` fixes the detail
-    of skin and hair.
+    `offsets` (68, 2) are individual offsets of the points in addition to `shape`; `mobility` (12,) scales how far each
+    AU moves the points. `wrinkling` scales the wrinkles of active AUs, `age` those of a neutral face; `masculinity`
+    sets the height of the brow ridge. `glasses` is 0 for none, else the roundness of the lenses. `texture_seed` is the
+    seed of the details of skin and hair.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -95,19 +94,19 @@ class Identity:
 
 @dataclass(frozen=True)
 class Expression:
-    """What a face does at one moment.
+    """The facial expression in one frame.
 
     Args:
         intensities: `(12,)` in [0, 1], in the order of `AU_IDS`.
-        lopsided: share by which the half on the left of the picture moves more and the other less.
-        eye_opening: how far the eyes are open; 1 at rest, 0 closed.
+        asymmetry: fraction by which the half on the left of the picture moves more, and the other half less.
+        eye_opening: how far the eyes are open; 1 neutral, 0 closed.
         gaze: shift of the irises in face space.
     Raises:
-        ValueError: not 12 intensities, or one out of its bounds.
+        ValueError: not 12 intensities, or one out of bounds.
     """
 
     intensities: Array
-    lopsided: float = 0.0
+    asymmetry: float = 0.0
     eye_opening: float = 1.0
     gaze: tuple[float, float] = (0.0, 0.0)
 
@@ -118,11 +117,11 @@ class Expression:
         object.__setattr__(self, "intensities", values)
 
     def intensity(self, au_id: int, side: float = 0.0) -> float:
-        """How strong an AU is on the left (-1) or right (1) half of the picture, or on the whole (0)."""
-        return float(self.intensities[AU_IDS.index(au_id)]) * (1 - side * self.lopsided)
+        """The intensity of an AU on the left (-1) or right (1) half of the picture, or on the whole face (0)."""
+        return float(self.intensities[AU_IDS.index(au_id)]) * (1 - side * self.asymmetry)
 
 
-# --------------------------------------------------------------------------------------------- the 68 points at rest
+# ---------------------------------------------------------------------------------------------- neutral points
 _CLOSED_MOUTH = {
     48: (0.425, 1.085), 49: (0.285, 1.015), 50: (0.105, 0.972), 51: (0.0, 0.990), 57: (0.0, 1.255), 58: (0.140, 1.243),
     59: (0.300, 1.185), 60: (0.390, 1.085), 61: (0.140, 1.082), 62: (0.0, 1.090), 66: (0.0, 1.090), 67: (0.140, 1.082),
@@ -142,7 +141,7 @@ def _from_left_half(left: Mapping[int, tuple[float, float]]) -> NDArray[np.float
 
 
 def _average_face() -> Array:
-    """The mean face in face space, made symmetric, its jaw slimmer and its lips closed."""
+    """The mean face in face space, made symmetric, with a slimmer jaw and closed lips."""
     (left_x, eyes_y), (right_x, _) = EYE_CENTERS
     points = (np.array(MEAN_FACE_68) - [(left_x + right_x) / 2, eyes_y]) / (right_x - left_x)
     points = (points + points[_FLIP] * [-1, 1]) / 2
@@ -152,7 +151,7 @@ def _average_face() -> Array:
 
 
 AVERAGE_FACE: Array = _average_face()
-"""(68, 2) points of the average face at rest, in face space."""
+"""(68, 2) points of the average neutral face, in face space."""
 
 
 def _shape_jaw(points: Array, shape: Shape) -> None:
@@ -174,7 +173,7 @@ def _shape_brows(points: Array, shape: Shape) -> None:
 
 
 def _shape_eye(points: Array, shape: Shape, eye: slice, side: float) -> None:
-    """`side` is -1 for the eye on the left of the picture."""
+    """Scale and shift one eye; `side` is -1 for the eye on the left of the picture."""
     center = points[eye].mean(axis=0)
     x, y = (points[eye] - center).T
     width, openness = 1.02 + 0.05 * shape.eye_width, 1.22 * (1 + 0.16 * shape.eye_openness)
@@ -199,7 +198,7 @@ def _shape_mouth(points: Array, shape: Shape) -> None:
 
 
 def neutral_points(identity: Identity) -> Array:
-    """(68, 2) points of a face at rest, in face space."""
+    """(68, 2) points of a neutral face, in face space."""
     points = AVERAGE_FACE.copy()
     shape = identity.shape
     _shape_jaw(points, shape)
@@ -211,7 +210,7 @@ def neutral_points(identity: Identity) -> Array:
     return points + identity.offsets
 
 
-# ------------------------------------------------------------------------------------------------ what an AU moves
+# ------------------------------------------------------------------------------------------------ AU displacements
 AU_SHIFTS: dict[int, dict[int, tuple[float, float]]] = {
     1: {21: (0.0, -0.125), 20: (0.0, -0.110), 19: (0.0, -0.050), 18: (0.0, -0.008), 38: (0.0, -0.010)},
     2: {17: (0.0, -0.080), 18: (0.0, -0.120), 19: (0.0, -0.090), 20: (0.0, -0.030), 37: (0.0, -0.010)},
@@ -252,13 +251,13 @@ AU_SHIFTS: dict[int, dict[int, tuple[float, float]]] = {
         58: (0.0, 0.036), 59: (0.0, 0.026), 62: (0.0, 0.014), 66: (0.0, 0.014), 61: (0.0, 0.014), 67: (0.0, 0.014),
     },
 }  # fmt: skip
-"""How far each AU moves the points of the left half at intensity 1: `{au: {point: (outward, down)}}`."""
+"""Displacement of the points of the left half by each AU at intensity 1: `{au: {point: (outward, down)}}`."""
 
 PARTED_JAW_SHIFTS = {
     66: (0.0, 0.170), 67: (0.0, 0.150), 57: (0.0, 0.150), 58: (0.0, 0.140), 59: (-0.015, 0.085),
     48: (-0.025, 0.030), 60: (-0.025, 0.030),
 }  # fmt: skip
-"""What AU26 adds where AU25 parts the lips: the jaw carries the lower lip away from the upper one."""
+"""Additional displacement of AU26 with AU25: the jaw moves the lower lip away from the upper one."""
 
 _AU_FIELD = np.stack([_from_left_half(AU_SHIFTS[au_id]) for au_id in AU_IDS])
 _PARTED_JAW_FIELD = _from_left_half(PARTED_JAW_SHIFTS)
@@ -269,7 +268,7 @@ _UPPER_LIDS, _LOWER_LIDS = [37, 38, 43, 44], [41, 40, 47, 46]
 
 
 def face_points(identity: Identity, expression: Expression) -> Array:
-    """The 68 points of an expression: (68, 2) float32 in face space."""
+    """(68, 2) float32 points of a face with an expression, in face space."""
     moved = expression.intensities * identity.mobility
     parted = min(1.0, float(moved[_LIPS_PART]) / 0.5) * moved[_JAW_DROP]
     shifts = np.tensordot(moved, _AU_FIELD, 1) + parted * _PARTED_JAW_FIELD
@@ -277,41 +276,41 @@ def face_points(identity: Identity, expression: Expression) -> Array:
     for eye in (LEFT_EYE, RIGHT_EYE):
         corners = points[eye][[0, 3], 1].mean()
         points[eye, 1] = corners + (points[eye, 1] - corners) * expression.eye_opening
-    points += shifts * (1 + expression.lopsided * _LEFT_TO_RIGHT[:, None])
+    points += shifts * (1 + expression.asymmetry * _LEFT_TO_RIGHT[:, None])
     points[_LOWER_INNER, 1] = np.maximum(points[_LOWER_INNER, 1], points[_UPPER_INNER, 1])
     points[_LOWER_LIDS, 1] = np.maximum(points[_LOWER_LIDS, 1], points[_UPPER_LIDS, 1] + 0.01)
     return points.astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------- what it wrinkles
+# --------------------------------------------------------------------------------------------------------- wrinkles
 Anchor = tuple[int, float, float]
 
 
 @dataclass(frozen=True)
 class Wrinkle:
-    """A crease along a quadratic curve through three anchors (landmark, outward, down).
+    """A crease along a quadratic Bézier curve with three anchors (landmark, outward, down).
 
-    `aus` gives the depth that each AU at intensity 1 adds to `always`, `rest` what age 1 adds. `mirrored`
+    Its depth is `base_depth`, plus the value in `aus` of each AU at intensity 1, plus `age_depth` at age 1. `mirrored`
     wrinkles come in pairs; the others cross the midline, and "outward" means left for all of their anchors.
     """
 
     path: tuple[Anchor, Anchor, Anchor]
     aus: Mapping[int, float]
-    rest: float = 0.0
+    age_depth: float = 0.0
     width: float = 0.030
     mirrored: bool = True
-    always: float = 0.0
+    base_depth: float = 0.0
 
     def depth(self, expression: Expression, identity: Identity, side: float) -> float:
-        """The crease's depth on one half of this face (-1 left, 1 right, 0 across both), 0 to about 1."""
-        raised = sum(weight * expression.intensity(au_id, side) for au_id, weight in self.aus.items())
-        return min(1.2, self.always + identity.wrinkling * raised + identity.age**1.5 * self.rest)
+        """The depth of the crease on one half of a face (-1 left, 1 right, 0 across both), from 0 to about 1."""
+        from_aus = sum(weight * expression.intensity(au_id, side) for au_id, weight in self.aus.items())
+        return min(1.2, self.base_depth + identity.wrinkling * from_aus + identity.age**1.5 * self.age_depth)
 
 
 WRINKLES: tuple[Wrinkle, ...] = (
-    # around the wings of the nose, whatever the age
-    Wrinkle(((31, -0.01, -0.14), (31, 0.09, -0.06), (31, 0.02, 0.04)), {}, 0.0, 0.032, always=0.75),
-    # the forehead: level lines over the inner brows, arcs over the outer ones
+    # around the wings of the nose, at any age
+    Wrinkle(((31, -0.01, -0.14), (31, 0.09, -0.06), (31, 0.02, 0.04)), {}, 0.0, 0.032, base_depth=0.75),
+    # the forehead: horizontal lines over the inner brows, arcs over the outer ones
     Wrinkle(((27, 0.42, -0.53), (27, 0.0, -0.47), (27, -0.42, -0.53)), {1: 0.90}, 0.35, 0.036, mirrored=False),
     Wrinkle(((27, 0.46, -0.66), (27, 0.0, -0.59), (27, -0.46, -0.66)), {1: 0.90}, 0.40, 0.036, mirrored=False),
     Wrinkle(((27, 0.40, -0.78), (27, 0.0, -0.72), (27, -0.40, -0.78)), {1: 0.60}, 0.35, 0.036, mirrored=False),
@@ -338,4 +337,4 @@ WRINKLES: tuple[Wrinkle, ...] = (
     # along the edge of the upper lip
     Wrinkle(((49, 0.0, -0.035), (51, 0.0, -0.085), (53, 0.0, -0.035)), {24: 0.60}, 0.05, 0.035, mirrored=False),
 )
-"""Every crease of the face."""
+"""All creases of the face."""

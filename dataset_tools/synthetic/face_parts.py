@@ -1,8 +1,8 @@
-"""The parts of a face, painted one over the other: relief, skin, beard, wrinkles, nose, mouth, eyes, brows, glasses.
+"""Paints the parts of a face in layers: relief, skin, beard, wrinkles, nose, mouth, eyes, brows, glasses.
 
-Each function paints one part onto a `Surface`. Where a part is follows from the 68 points, so the points are exact by
-construction; what an AU shows in texture follows from its intensity on that half of the face. Sides are -1 for the
-left of the picture and 1 for the right; lengths are in eye distances.
+Each function paints one part onto a `Surface`. The position of a part is derived from the 68 points, so that the
+points are exact by construction; the texture of an AU depends on its intensity on that half of the face. `side` is -1
+for the left of the picture and 1 for the right; lengths are in eye distances.
 """
 
 from dataclasses import dataclass
@@ -46,21 +46,21 @@ from .face_model import (
 _SKIN_TONES = np.array(
     [(250, 219, 202), (240, 197, 170), (226, 174, 140), (200, 150, 120), (160, 112, 86), (112, 76, 58), (72, 48, 39)]
 )
-_WHITE_OF_EYE, _TEETH = np.array((0.60, 0.57, 0.55), np.float32), np.array((0.62, 0.58, 0.51), np.float32)
+_SCLERA, _TEETH = np.array((0.60, 0.57, 0.55), np.float32), np.array((0.62, 0.58, 0.51), np.float32)
 _MOUTH_DARK, _TONGUE = (0.035, 0.012, 0.012), (0.36, 0.10, 0.10)
 _NOSE_PROFILE = PchipInterpolator(  # height along the nose, from 0 at its root to 1 at its base
     [-0.40, -0.12, 0.0, 0.30, 0.60, 0.80, 0.92, 1.02, 1.12, 1.25],
     [0.0, 0.05, 0.08, 0.16, 0.27, 0.36, 0.35, 0.17, 0.03, 0.0],
 )
 _IRIS_RADIUS, _PUPIL_RADIUS = 0.098, 0.041
-_ROLLED_IN = 0.62  # share of each lip's red that AU23 at intensity 1 rolls in
+_ROLLED_IN = 0.62  # fraction of the red of each lip that AU23 at intensity 1 rolls in
 _EYES = ((LEFT_EYE, -1), (RIGHT_EYE, 1))
 _BROWS = ((slice(17, 22), -1), (slice(22, 27), 1))
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face in one expression, as all its parts see it."""
+    """One person with one expression on a canvas, and the values that several parts use."""
 
     canvas: Canvas
     identity: Identity
@@ -68,19 +68,19 @@ class Face:
 
     @cached_property
     def points(self) -> Array:
-        """(68, 2) points of the expression in face space."""
+        """(68, 2) points with the expression, in face space."""
         return face_points(self.identity, self.expression)
 
     @cached_property
-    def rest(self) -> Array:
-        """(68, 2) points of the same face at rest."""
+    def neutral(self) -> Array:
+        """(68, 2) points of the same face with a neutral expression."""
         return neutral_points(self.identity)
 
     @cached_property
     def skin(self) -> Array:
-        """(3,) linear colour of the skin: a tone from the lightest to the darkest, shifted to rosy or olive."""
-        identity, places = self.identity, np.arange(len(_SKIN_TONES))
-        tone = [np.interp(identity.melanin * places[-1], places, channel) / 255 for channel in _SKIN_TONES.T]
+        """(3,) linear colour of the skin: a tone set by `melanin`, shifted to rosy or olive by `undertone`."""
+        identity, tones = self.identity, np.arange(len(_SKIN_TONES))
+        tone = [np.interp(identity.melanin * tones[-1], tones, channel) / 255 for channel in _SKIN_TONES.T]
         rosy = identity.undertone - 0.5
         return srgb_to_linear(tone) * np.array([1.0, 1.0 - 0.12 * rosy, 1.0 - 0.10 * rosy], np.float32)
 
@@ -92,14 +92,14 @@ class Face:
     @cached_property
     def outline(self) -> Array:
         """(H, W) distance to the outline of the head, negative inside."""
-        return self.canvas.rho - self.canvas.around(self.outline_radius)
+        return self.canvas.rho - self.canvas.radius_at_pixels(self.outline_radius)
 
     def au(self, au_id: int, side: int = 0) -> float:
-        """The intensity of an AU on one half of the face, or on the whole."""
+        """The intensity of an AU on one half of the face, or on the whole face (0)."""
         return self.expression.intensity(au_id, side)
 
     def noise(self, purpose: int) -> np.random.Generator:
-        """Random numbers that belong to the person; `purpose` tells the parts apart."""
+        """A random generator of the person; `purpose` gives each part its own stream."""
         return np.random.default_rng((self.identity.texture_seed, purpose))
 
 
@@ -118,7 +118,7 @@ def _head_outline(points: Array) -> Array:
 
 # ----------------------------------------------------------------------------------------------------------- relief
 def shape_relief(surface: Surface, face: Face) -> None:
-    """The head's form: a dome that falls off at its outline, nose, eye sockets, cheeks, mouth, chin."""
+    """Shape the head: a dome that falls off at its outline, nose, eye sockets, cheeks, mouth, chin."""
     canvas, points, identity = face.canvas, face.points, face.identity
     dome = vector_length(canvas.x / 1.34, (canvas.y - 0.2) / 1.95).clip(0, 1.15)
     surface.form += 1.05 * (1 - dome**2.6) - 0.16 * smoothstep(-0.38, 0.04, face.outline) ** 1.5
@@ -136,9 +136,9 @@ def shape_relief(surface: Surface, face: Face) -> None:
 
 
 def _side_bumps(face: Face, side: int) -> list[tuple[float, float, float, float, float]]:
-    """Socket, eyeball, brow ridge, cheek with what smiles and sneers push up, jowl, corner of the mouth, temple."""
+    """Bumps of one half: eye socket, eyeball, brow ridge, cheek (raised by AU6, AU10, AU12), jowl, mouth, temple."""
     points, identity = face.points, face.identity
-    eye_x, eye_y = face.rest[LEFT_EYE if side < 0 else RIGHT_EYE].mean(axis=0)
+    eye_x, eye_y = face.neutral[LEFT_EYE if side < 0 else RIGHT_EYE].mean(axis=0)
     brow_x, brow_y = points[19 if side < 0 else 24]
     wing_x, wing_y = points[31 if side < 0 else 35]
     corner_x, corner_y = points[48 if side < 0 else 54]
@@ -158,7 +158,7 @@ def _side_bumps(face: Face, side: int) -> list[tuple[float, float, float, float,
 
 
 def _nose_relief(canvas: Canvas, points: Array, identity: Identity) -> Array:
-    """Bridge, tip and wings of the nose."""
+    """(H, W) height of the bridge, tip and wings of the nose."""
     root, base = float(points[27, 1]), float(points[33, 1])
     along = ((canvas.y - root) / (base - root)).clip(_NOSE_PROFILE.x[0], _NOSE_PROFILE.x[-1])
     half_width = float(points[35, 0] - points[31, 0]) / 2
@@ -171,7 +171,7 @@ def _nose_relief(canvas: Canvas, points: Array, identity: Identity) -> Array:
 
 # ------------------------------------------------------------------------------------------------------------- skin
 def paint_skin(surface: Surface, face: Face) -> None:
-    """The bare head with its ears: redder cheeks, nose and ears, shaded sockets, blotches, pores and freckles."""
+    """Paint the skin of head and ears: reddened cheeks, nose and ears, dark eye sockets, blotches, pores, freckles."""
     canvas, points, identity = face.canvas, face.points, face.identity
     surface.alpha = np.maximum(canvas.coverage(face.outline), _shape_ears(surface, face))
     flush = 0.55 * canvas.bump(0.0, points[30, 1] + 0.05, 0.20, 0.17)
@@ -194,7 +194,7 @@ def paint_skin(surface: Surface, face: Face) -> None:
 
 
 def _shape_ears(surface: Surface, face: Face) -> Array:
-    """Relief of both ears, a rim around a hollow; returns their coverage."""
+    """Shape both ears, each a rim around a hollow; returns their coverage (H, W)."""
     canvas = face.canvas
     beyond_face = smoothstep(-0.02, 0.03, face.outline)
     covered = np.zeros(canvas.shape, np.float32)
@@ -209,7 +209,7 @@ def _shape_ears(surface: Surface, face: Face) -> Array:
 
 
 def paint_beard(surface: Surface, face: Face) -> None:
-    """Stubble to full beard: below a line from the ears past the corners of the mouth, and over the upper lip."""
+    """Paint stubble or a beard below a line from the ears past the mouth corners, and above the upper lip."""
     amount = face.identity.beard
     if amount <= 0:
         return
@@ -233,24 +233,24 @@ def paint_beard(surface: Surface, face: Face) -> None:
 
 
 def paint_wrinkles(surface: Surface, face: Face) -> None:
-    """The creases that AUs raise and age leaves."""
+    """Add the creases of active AUs and of age."""
     for wrinkle in WRINKLES:
         for side in (-1, 1) if wrinkle.mirrored else (0,):
             depth = wrinkle.depth(face.expression, face.identity, side)
             if depth > 0.03:
-                anchors = [_place(anchor, face.points, side) for anchor in wrinkle.path]
+                anchors = [_anchor_position(anchor, face.points, side) for anchor in wrinkle.path]
                 surface.crease(bezier(anchors, 0.7 / face.canvas.pixels_per_unit), wrinkle.width, depth)
 
 
-def _place(anchor: Anchor, points: Array, side: int) -> tuple[float, float]:
-    """An anchor in face space; `side` is 1 for the right half of a mirrored wrinkle."""
+def _anchor_position(anchor: Anchor, points: Array, side: int) -> tuple[float, float]:
+    """The position of an anchor in face space; `side` is 1 for the right half of a mirrored wrinkle."""
     landmark, outward, down = anchor
     x, y = points[FLIP_68[landmark] if side > 0 else landmark]
     return float(x + (outward if side > 0 else -outward)), float(y + down)
 
 
 def paint_nostrils(surface: Surface, face: Face) -> None:
-    """Two dark openings under the tip of the nose."""
+    """Paint two dark openings under the tip of the nose."""
     points = face.points
     half_width = float(points[35, 0] - points[31, 0]) / 2
     window = face.canvas.window(points[31:36], 0.12)
@@ -265,7 +265,7 @@ def paint_nostrils(surface: Surface, face: Face) -> None:
 # ------------------------------------------------------------------------------------------------------------ mouth
 @dataclass(frozen=True)
 class _Lips:
-    """The contours of the lips over a window's columns, (1, w) each, and what they enclose, (h, w) each."""
+    """The contours of the lips over the columns of a window, (1, w) each, and the areas between them, (h, w) each."""
 
     upper_out: Array
     upper_in: Array
@@ -296,7 +296,7 @@ def _lips(face: Face, window: Window) -> _Lips:
 
 
 def paint_mouth(surface: Surface, face: Face) -> None:
-    """Lips between the outer and the inner points; behind them, where they part, teeth, tongue and the dark."""
+    """Paint the lips between the outer and the inner points, and teeth and tongue between parted lips."""
     window = face.canvas.window(face.points[MOUTH], 0.16)
     lips = _lips(face, window)
     _paint_lips(surface, face, window, lips)
@@ -308,10 +308,9 @@ def paint_mouth(surface: Surface, face: Face) -> None:
 
 
 def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:
-    """Rounded, coloured lips.
+    """Paint rounded, coloured lips.
 
-    AU23 rolls the red in to a narrow band and deepens it; AU24 blanches and flattens the lips between two bulges of
-    skin.
+    AU23 rolls the red in to a narrow, darker band; AU24 makes the lips pale and flat, between two bulges of skin.
     """
     identity, tightened, pressed = face.identity, face.au(23), face.au(24)
     upper = ((window.y - lips.upper_out) / np.maximum(lips.upper_in - lips.upper_out, 0.02)).clip(0, 1)
@@ -334,7 +333,7 @@ def _paint_lips(surface: Surface, face: Face, window: Window, lips: _Lips) -> No
 
 
 def _crease_lips(surface: Surface, face: Face, window: Window, lips: _Lips, tightened: float) -> None:
-    """The faint upright creases of lips at rest, which tightening smooths."""
+    """Add the faint vertical creases of relaxed lips, which tightening smooths."""
     fan = window.x / (0.42 + 0.25 * np.abs(window.y - face.points[62, 1]))
     bent = face.noise(6).uniform(-1, 1, 3)
     stripes = np.cos(2 * np.pi * 4.2 * fan + 1.5 * bent[0] + 1.2 * np.sin(7 * fan + 3 * bent[1]))
@@ -342,7 +341,7 @@ def _crease_lips(surface: Surface, face: Face, window: Window, lips: _Lips, tigh
 
 
 def _tighten_skin(surface: Surface, face: Face, window: Window, lips: _Lips, tightened: float) -> None:
-    """The rolled edges that AU23 leaves around the narrow red: a firm roll along each lip, shaded where it ends."""
+    """Add the rolled edges of AU23 around the narrow red: a bulge along each lip with a shaded border."""
     rolled = _ROLLED_IN * tightened
     above = lips.upper_out + rolled * (lips.upper_in - lips.upper_out) - window.y  # distances outside the red
     below = window.y - lips.lower_out + rolled * (lips.lower_out - lips.lower_in)
@@ -354,12 +353,12 @@ def _tighten_skin(surface: Surface, face: Face, window: Window, lips: _Lips, tig
 
 
 def _paint_cavity(surface: Surface, face: Face, window: Window, lips: _Lips) -> None:
-    """The open mouth: upper teeth hang from the skull, lower teeth and tongue go with the jaw."""
-    coverage, rest, opening = face.canvas.coverage, face.rest, lips.opening
-    jaw_drop = float(face.points[8, 1] - rest[8, 1])
+    """Paint the open mouth: upper teeth are fixed to the skull, lower teeth and tongue move with the jaw."""
+    coverage, neutral, opening = face.canvas.coverage, face.neutral, lips.opening
+    jaw_drop = float(face.points[8, 1] - neutral[8, 1])
     bow = 0.30 * window.x**2
-    upper_edge = rest[62, 1] + 0.030 - bow
-    lower_edge = rest[62, 1] + 0.065 + 0.75 * jaw_drop
+    upper_edge = neutral[62, 1] + 0.030 - bow
+    lower_edge = neutral[62, 1] + 0.065 + 0.75 * jaw_drop
     surface.paint(opening, _MOUTH_DARK, window)
     tongue = smoothstep(0.0, 0.12, window.y - upper_edge - 0.10 - 0.45 * jaw_drop) * bell(window.x**2, 0.24**2)
     surface.paint(0.8 * opening * tongue, _TONGUE, window)
@@ -373,7 +372,15 @@ def _paint_cavity(surface: Surface, face: Face, window: Window, lips: _Lips) -> 
 # ------------------------------------------------------------------------------------------------------------- eyes
 @dataclass(frozen=True)
 class _Eye:
-    """One eye in its window: its six points, its lids over the columns (1, w), and -1 to 1 from corner to corner."""
+    """One eye in its window.
+
+    Args:
+        side: -1 for the left of the picture, 1 for the right.
+        points: (6, 2) landmarks.
+        upper: (1, w) y of the upper lid in each column.
+        lower: (1, w) y of the lower lid.
+        across: (1, w) position between the corners, from -1 to 1.
+    """
 
     side: int
     points: Array
@@ -388,7 +395,7 @@ class _Eye:
 
 
 def paint_eyes(surface: Surface, face: Face) -> None:
-    """Both eyes with their lids and lashes."""
+    """Paint both eyes with their lids and lashes."""
     for part, side in _EYES:
         points = face.points[part]
         window = face.canvas.window(points, 0.24)
@@ -401,7 +408,7 @@ def paint_eyes(surface: Surface, face: Face) -> None:
 
 
 def _shape_lids(surface: Surface, face: Face, window: Window, eye: _Eye) -> None:
-    """The fold of the upper lid, the lower lid with its bulge (AU7), and the bag below (AU6, age)."""
+    """Shape the fold of the upper lid, the lower lid with its bulge (AU7), and the bag below it (AU6, age)."""
     identity = face.identity
     arc = np.sqrt(1 - (eye.across / 1.15).clip(-1, 1) ** 2)
     height = max(0.0, 0.085 + 0.03 * identity.shape.lid_fold) * arc
@@ -414,7 +421,7 @@ def _shape_lids(surface: Surface, face: Face, window: Window, eye: _Eye) -> None
 
 
 def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> None:
-    """White, iris, pupil and reflections, in the shadow of the upper lid."""
+    """Paint sclera, iris, pupil and reflections, in the shadow of the upper lid."""
     coverage, points = face.canvas.coverage, eye.points
     corners = coverage(points[0, 0] - window.x) * coverage(window.x - points[3, 0])
     opening = coverage(eye.upper - window.y) * coverage(window.y - eye.lower) * corners
@@ -422,7 +429,7 @@ def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> N
     x, y = window.x - middle_x - face.expression.gaze[0], window.y - middle_y + 0.012 - face.expression.gaze[1]
     reddened = bell(eye.outward + 0.93, 0.16) * as_color((0.25, 0.55, 0.55))
     rounded = 1 - 0.35 * eye.across**2 * as_color((0.6, 1.0, 1.0))
-    color = np.broadcast_to(as_color(_WHITE_OF_EYE) * rounded * (1 - reddened), (3, *opening.shape)).copy()
+    color = np.broadcast_to(as_color(_SCLERA) * rounded * (1 - reddened), (3, *opening.shape)).copy()
     _paint_iris(color, face, x, y)
     color *= 0.40 + 0.60 * smoothstep(-0.01, 0.075, window.y - eye.upper)
     surface.paint(opening, color, window)
@@ -432,7 +439,7 @@ def _paint_eyeball(surface: Surface, face: Face, window: Window, eye: _Eye) -> N
 
 
 def _paint_iris(color: Array, face: Face, x: Array, y: Array) -> None:
-    """Rays, a dark rim and the pupil over (3, h, w), around the middle of the iris at x = y = 0."""
+    """Paint the iris with rays and a dark rim, and the pupil, centred at x = y = 0, into `color` (3, h, w)."""
     radius, angle = vector_length(x, y), np.arctan2(y, x)
     rays = 0.8 + 0.25 * np.cos(9 * angle + 1.0) * np.cos(5 * angle) + 0.5 * smoothstep(0.2, 0.9, y / _IRIS_RADIUS)
     rim = 1 - 0.72 * smoothstep(0.72, 1.0, radius / _IRIS_RADIUS)
@@ -442,7 +449,7 @@ def _paint_iris(color: Array, face: Face, x: Array, y: Array) -> None:
 
 
 def _paint_lashes(surface: Surface, face: Face, window: Window, eye: _Eye) -> None:
-    """A dark line along the upper lid that runs out past the outer corner, a faint one along the lower lid."""
+    """Paint a dark line along the upper lid and past the outer corner, and a faint line along the lower lid."""
     lashes = face.identity.lashes
     ends = smoothstep(-1.05, -0.7, eye.outward) * smoothstep(1.05 + 0.2 * lashes, 0.9, eye.outward)
     thickness = (0.012 + 0.016 * lashes) * (0.7 + 0.5 * eye.outward.clip(-1, 1))
@@ -453,7 +460,7 @@ def _paint_lashes(surface: Surface, face: Face, window: Window, eye: _Eye) -> No
 
 # ------------------------------------------------------------------------------------------------ brows and glasses
 def paint_brows(surface: Surface, face: Face) -> None:
-    """Hair along the five points of each brow, thick at the nose and thin at the temple."""
+    """Paint hair along the five points of each brow, thick near the nose and thin near the temple."""
     identity = face.identity
     for part, side in _BROWS:
         points = face.points[part]
@@ -461,19 +468,19 @@ def paint_brows(surface: Surface, face: Face) -> None:
         along = (side * window.x - (side * points[:, 0]).min()) / np.ptp(points[:, 0])  # 0 at the nose, 1 outside
         taper = np.interp(along, [-0.10, 0.0, 0.12, 0.55, 1.0, 1.06], [0.3, 0.75, 1.0, 0.9, 0.30, 0.05])
         half = 0.052 * (1 + 0.22 * identity.shape.brow_thickness) * taper
-        away = np.abs(window.y - curve_through(points)(window.x) - 0.01) / half
+        distance = np.abs(window.y - curve_through(points)(window.x) - 0.01) / half
         hairs = interpolate_periodic(
             face.noise(3 + side).standard_normal(512), 38 * side * window.x + 30 * window.y + 100
         )
         ends = smoothstep(-0.12, 0.04, along) * smoothstep(1.10, 0.98, along)
-        body = (np.clip(1.25 - away, 0, 1) ** 0.8 * ends).astype(np.float32)
+        body = (np.clip(1.25 - distance, 0, 1) ** 0.8 * ends).astype(np.float32)
         surface.paint(np.clip(body * (0.85 + 0.16 * hairs), 0, 0.95), srgb_to_linear(identity.brow_color), window)
         surface.detail[window.index] += 0.010 * body * (0.6 + 0.5 * hairs)
         surface.gloss[window.index] *= 1 - 0.8 * body
 
 
 def paint_glasses(surface: Surface, face: Face) -> None:
-    """A frame with round to square lenses, its bridge and its temples."""
+    """Paint a frame with round to square lenses, its bridge and its temples."""
     roundness = face.identity.glasses
     if roundness <= 0:
         return
@@ -481,7 +488,7 @@ def paint_glasses(surface: Surface, face: Face) -> None:
     frame, lens = np.zeros(canvas.shape, np.float32), np.zeros(canvas.shape, np.float32)
     radius_x, radius_y, power = 0.36, 0.255 + 0.07 * roundness, 6 - 4 * roundness
     for part, side in _EYES:
-        x, y = face.rest[part].mean(axis=0) + np.array([side * 0.02, 0.04], np.float32)
+        x, y = face.neutral[part].mean(axis=0) + np.array([side * 0.02, 0.04], np.float32)
         off_x, off_y = np.abs(canvas.x - x) / radius_x, np.abs(canvas.y - y) / radius_y
         distance = ((off_x**power + off_y**power) ** (1 / power) - 1) * radius_y
         lens = np.maximum(lens, canvas.coverage(distance))

@@ -1,4 +1,4 @@
-"""Hair, and what lies behind the face: neck, clothes and the hair that falls behind it."""
+"""Paints hair, and everything behind the face: neck, clothes and the hair that falls behind them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,16 +12,16 @@ from .face_parts import Face
 
 @dataclass(frozen=True)
 class HairStyle:
-    """Where hair lies. Angles around the face are given in right angles: 0 up, 1 at the side, 2 at the chin.
+    """The shape of a hair style. Angles around the face count in 90 degrees: 0 up, 1 at the side, 2 at the chin.
 
     Attributes:
-        volume: how far it stands out over the skull, at the top and at the sides.
-        line: how far below the crown it begins, at the middle of the forehead and at its corners.
-        ends: angle where the hair before the ears stops.
-        back: how far down it falls behind the face; 0 for not at all.
+        volume: thickness of the hair over the skull, at the top and at the sides.
+        line: distance of the hairline from the crown, at the middle of the forehead and at its corners.
+        ends: angle at which the hair in front of the ears ends.
+        back: y down to which hair falls behind the face; 0 for none.
         curl: 0 straight to 1 frizzy.
-        sweep: how much deeper the line lies on one side of the parting.
-        density: 1 for full hair; less lets the scalp show; 0 for none.
+        sweep: how much lower the hairline is on one side of the parting.
+        density: 1 for full hair; with less the scalp shows; 0 for none.
     """
 
     volume: tuple[float, float]
@@ -46,13 +46,13 @@ HAIR_STYLES: dict[str, HairStyle] = {
     "curly": HairStyle((0.34, 0.28), (0.52, 0.36), 1.30, curl=1.0),
     "wavy": HairStyle((0.22, 0.24), (0.50, 0.38), 1.55, back=2.2, curl=0.45, sweep=0.10),
 }
-_OVERLAP = 0.04  # colour reaches past the outline, so that no skin shows through its soft edge
-_STRAND_DENSITY = 34  # strands in a radian
+_OVERLAP = 0.04  # the colour extends past the outline, so that no skin shows through its soft edge
+_STRAND_DENSITY = 34  # strands per radian
 _NOISE_LENGTH = 256
 
 
 class Hair:
-    """The hair of one face, painted in front of it and behind it."""
+    """Paints the hair of one face, in front of it and behind it."""
 
     def __init__(self, face: Face) -> None:
         self.face = face
@@ -60,13 +60,14 @@ class Hair:
 
     @cached_property
     def strands(self) -> Array:
-        """(H, W) noise that is long along the strands, which fall from the crown; knots where hair is frizzy."""
+        """(H, W) noise stretched along the strands, which fall from the crown; isotropic for frizzy hair."""
         canvas, curl, rng = self.face.canvas, self.style.curl, self.face.noise(11)
         wave = 2 * curl * np.sin(9 * canvas.y + 4 * canvas.x + rng.uniform(0, 6))
         across = np.arctan2(canvas.x - self.face.identity.hair_part, canvas.y + 1.75) * _STRAND_DENSITY + wave
         strands = np.zeros(canvas.shape, np.float32)
-        for weight, pace in ((1.0, 1.0), (0.7, 2.3)):
-            strands += weight * interpolate_periodic(rng.standard_normal(_NOISE_LENGTH, np.float32), pace * across)
+        for weight, frequency in ((1.0, 1.0), (0.7, 2.3)):
+            noise = rng.standard_normal(_NOISE_LENGTH, np.float32)
+            strands += weight * interpolate_periodic(noise, frequency * across)
         if curl >= 0.9:
             phase = rng.uniform(0, 6, 4)
             bent_x = 17 * canvas.x + phase[0] + 2 * np.sin(8 * canvas.y + phase[1])
@@ -75,21 +76,21 @@ class Hair:
         return strands
 
     def paint_front(self, surface: Surface) -> None:
-        """From the hairline over the skull and down the sides."""
+        """Paint the hair from the hairline over the skull and down the sides."""
         style, canvas = self.style, self.face.canvas
         if style.density == 0:
             return
         radius = self.face.outline_radius
-        outer = canvas.rho - canvas.around(radius + self._volume(ANGLES))
-        inner = canvas.around(radius - self._depth(ANGLES)) - canvas.rho + 0.022 * self.strands
+        outer = canvas.rho - canvas.radius_at_pixels(radius + self._volume(ANGLES))
+        inner = canvas.radius_at_pixels(radius - self._depth(ANGLES)) - canvas.rho + 0.022 * self.strands
         ends = np.abs(canvas.theta) / (np.pi / 2) - style.ends + 0.02 * self.strands
         mask = smoothstep(0.035, -0.035, inner) * smoothstep(0.03, -0.03, ends)
-        self._lay(surface, mask * canvas.coverage(outer - _OVERLAP))
+        self._paint_strands(surface, mask * canvas.coverage(outer - _OVERLAP))
         surface.alpha = np.maximum(surface.alpha, mask * canvas.coverage(outer))
         surface.detail += mask * (0.03 + 0.30 * max(style.volume)) * smoothstep(0.0, 0.16, -inner)
 
     def _volume(self, angle: Array) -> Array:
-        """How far the hair stands out over the outline at each angle."""
+        """The thickness of the hair outside the outline at each angle."""
         turn = np.abs(angle) / (np.pi / 2)
         top, side = self.style.volume
         volume = top + (side - top) * smoothstep(0.15, 0.85, turn)
@@ -97,7 +98,7 @@ class Hair:
         return volume * smoothstep(self.style.ends + 0.35, self.style.ends - 0.1, turn) + curls
 
     def _depth(self, angle: Array) -> Array:
-        """How far inside the outline the hair begins at each angle."""
+        """The distance of the hairline inside the outline at each angle."""
         turn, part = np.abs(angle) / (np.pi / 2), self.face.identity.hair_part
         middle, corner = self.style.line
         depth = np.interp(
@@ -107,7 +108,7 @@ class Hair:
         return depth - self.style.sweep * side * smoothstep(1.0, 0.5, turn)
 
     def paint_back(self, surface: Surface, neck: float) -> None:
-        """What falls behind the ears and opens before a neck of that half-width."""
+        """Paint the hair that falls behind the ears, on both sides of a neck of that half-width."""
         style, canvas, points = self.style, self.face.canvas, self.face.points
         if style.back == 0:
             return
@@ -118,11 +119,11 @@ class Hair:
         beside_neck = smoothstep(0.75 * neck, neck, np.abs(canvas.x))
         above_chin = smoothstep(-0.2, -0.4, canvas.y - points[8, 1])
         mask = smoothstep(0.06, -0.06, ends) * np.maximum(beside_neck, above_chin)
-        self._lay(surface, mask)
+        self._paint_strands(surface, mask)
         surface.alpha = np.maximum(surface.alpha, mask * canvas.coverage(outer))
 
-    def _lay(self, surface: Surface, mask: Array) -> None:
-        """Colour and relief of the strands where `mask` is 1."""
+    def _paint_strands(self, surface: Surface, mask: Array) -> None:
+        """Paint colour and relief of the strands where `mask` is 1."""
         density, curl = self.style.density, self.style.curl
         shade = np.clip(1 + 0.22 * self.strands, 0.3, 1.9)
         covered = mask * density * np.clip(1 + 0.5 * (1 - density) * self.strands, 0, 1)
@@ -133,7 +134,7 @@ class Hair:
 
 
 def paint_back(surface: Surface, face: Face, hair: Hair) -> None:
-    """Neck and clothes, in the chin's shadow, and the hair that falls over them."""
+    """Paint neck and clothes, in the shadow of the chin, and the hair that falls over them."""
     canvas, identity = face.canvas, face.identity
     neck = float(face.points[16, 0] - face.points[0, 0]) / 2 * (0.62 + 0.14 * identity.masculinity)
     half = neck + 0.9 * smoothstep(1.75, 2.6, canvas.y) + 0.05 * smoothstep(1.5, 1.0, canvas.y)

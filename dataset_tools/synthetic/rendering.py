@@ -1,8 +1,8 @@
-"""Draws faces: a parametric face (`face_model`) painted as a relief, lit, turned, and put before a background.
+"""Renders faces: a parametric face (`face_model`) is painted as a relief, lit, rotated, and put before a background.
 
-`render_face` is all that others need. The face is painted in its own plane (`face_parts`, `face_hair`), shaded from
-the normals of its relief, and carried to the picture by turning that relief; the 68 points go through the same
-mapping, so they are exact in the picture that is drawn.
+`render_face` is the entry point. The face is painted in face space (`face_parts`, `hair`), shaded from the normals of
+its relief, and projected to the picture by rotating that relief. The 68 points are projected in the same way, so that
+they are exact in the picture.
 """
 
 import math
@@ -22,12 +22,12 @@ from .hair import Hair, paint_back
 
 MIN_SIZE = 32
 OVERSAMPLING = 1.35
-"""Pixels of the painted face for each pixel of the picture, along one axis."""
+"""Pixels of the painted face per pixel of the picture, along one axis."""
 FACE_CENTER = (0.0, 0.48)
-"""The point of face space that lies in the middle of a picture without shift."""
-_BACK_DEPTH, _USUAL_DEPTH = -0.45, 0.8
+"""The point of face space in the middle of a picture without shift."""
+_BACK_DEPTH, _INITIAL_DEPTH = -0.45, 0.8
 _PROJECTION_STEPS = 7
-_SCATTER = (0.38, 0.22, 0.16)  # how far red, green and blue light reach past the terminator
+_SCATTER = (0.38, 0.22, 0.16)  # how far red, green and blue light reach past the shadow's edge
 _SHININESS = 22
 _SHADOW_STEPS = (0.05, 0.10, 0.16, 0.24, 0.34)
 _BACKGROUND_SIZE = 28
@@ -35,7 +35,7 @@ _BACKGROUND_SIZE = 28
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind a face: a colour (sRGB in [0, 1]), and how far shapes and lights, drawn by `seed`, leave it."""
+    """The background: a colour (sRGB in [0, 1]), and the contrast of the shapes and lights drawn with `seed`."""
 
     seed: int = 0
     color: tuple[float, float, float] = (0.45, 0.50, 0.55)
@@ -44,12 +44,12 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """How one picture is taken: pose, light, background and camera.
+    """Pose, light, background and camera of one picture.
 
     Angles are in degrees; yaw turns the face to the right of the picture, pitch down, roll clockwise. Light comes
     from `light_azimuth` (right of the camera) and `light_elevation` (above it). `eye_distance` and `shift` are
-    fractions of the picture; `blur` is a Gaussian's sigma in 1/112 of the picture, `noise` a standard deviation of
-    the sRGB values.
+    fractions of the picture size; `blur` is the sigma of a Gaussian in 1/112 of the picture size; `noise` is the
+    standard deviation of the sRGB values.
     """
 
     yaw: float = 0.0
@@ -73,11 +73,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class RenderedFace:
-    """A picture and what is true of it.
+    """A picture and its landmarks.
 
     Attributes:
         image: `(size, size, 3)` uint8 sRGB.
-        landmarks_px: `(68, 2)` float32, the iBUG points in pixels; a pixel's centre has whole coordinates.
+        landmarks_px: `(68, 2)` float32, the iBUG points in pixels; pixel centres have integer coordinates.
     """
 
     image: NDArray[np.uint8]
@@ -87,18 +87,18 @@ class RenderedFace:
 def render_face(
     identity: Identity, expression: Expression, scene: Scene | None = None, size: int = 112
 ) -> RenderedFace:
-    """Draw one face.
+    """Render one face.
 
     Args:
-        identity: who it is.
-        expression: what the face does.
-        scene: how the picture is taken; the default is a frontal studio portrait.
+        identity: the person.
+        expression: the AU intensities and the gaze.
+        scene: pose, light and camera; the default is a frontal studio portrait.
         size: width and height in pixels.
     Raises:
-        ValueError: too small a size.
+        ValueError: the size is too small.
     """
     if size < MIN_SIZE:
-        raise ValueError(f"image size {size} is too small to draw a face; the least is {MIN_SIZE} pixels.")
+        raise ValueError(f"image size {size} is too small to draw a face; the minimum is {MIN_SIZE} pixels.")
     scene = scene or Scene()
     canvas = get_canvas(math.ceil(scene.eye_distance * size * OVERSAMPLING))
     face, camera = Face(canvas, identity, expression), Camera(scene, size)
@@ -106,13 +106,13 @@ def render_face(
     head, back = paint_head(face, hair), Surface(canvas, face.skin)
     paint_back(back, face, hair)
     picture = draw_background(scene.background, size)
-    picture = camera.lay(shade(back, scene, camera), None, canvas, picture)
-    picture = camera.lay(shade(head, scene, camera), head.form, canvas, picture)
-    return RenderedFace(develop(picture, scene, size), camera.place(face.points, head.form, canvas))
+    picture = camera.composite(shade(back, scene, camera), None, canvas, picture)
+    picture = camera.composite(shade(head, scene, camera), head.form, canvas, picture)
+    return RenderedFace(to_srgb_bytes(picture, scene, size), camera.project(face.points, head.form, canvas))
 
 
 def paint_head(face: Face, hair: Hair) -> Surface:
-    """The head with all its parts."""
+    """Paint the head with all its parts."""
     surface = Surface(face.canvas, face.skin)
     for paint in (
         parts.shape_relief,
@@ -132,10 +132,10 @@ def paint_head(face: Face, hair: Hair) -> Surface:
 
 # ------------------------------------------------------------------------------------------------------------ light
 def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
-    """Light a surface.
+    """Compute the light that a surface reflects.
 
-    A key light with cast shadows and a soft, reddish terminator (light scatters in skin), light from all around that
-    is weaker from below and in hollows, highlights, and a rim where the surface turns away.
+    The model has a key light with cast shadows and a soft, reddish shadow edge (light scatters in skin), ambient light
+    that is weaker from below and in hollows, highlights, and a rim light at grazing angles.
 
     Returns:
         `(H, W, 4)` linear colour and alpha.
@@ -150,14 +150,14 @@ def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
     shine = np.clip((half[2] - right * half[0] - down * half[1]) * facing, 0, 1) ** _SHININESS
     hollow = np.clip(gaussian_filter(height, 0.06 * unit, truncate=2.5) - height, 0, None)
     hollow += 0.7 * np.clip(blur_wide(surface.form, 0.22 * unit) - surface.form, 0, None)
-    around = (0.72 + 0.28 * down * facing) * np.exp(-7.0 * hollow) + scene.rim_strength * (1 - facing) ** 3
+    ambient = (0.72 + 0.28 * down * facing) * np.exp(-7.0 * hollow) + scene.rim_strength * (1 - facing) ** 3
     key_color = scene.light_strength * np.array(scene.light_color, np.float32)
     ambient_color = scene.ambient_strength * np.array(scene.ambient_color, np.float32)
     lit = cast_shadow(surface.form, light, unit)
     out = np.empty((4, *height.shape), np.float32)
     for channel, wrap in enumerate(_SCATTER):
         key = np.clip((towards_light + wrap) / (1 + wrap), 0, None) * lit * key_color[channel]
-        out[channel] = surface.albedo[channel] * (key + around * ambient_color[channel])
+        out[channel] = surface.albedo[channel] * (key + ambient * ambient_color[channel])
         out[channel] += 0.16 * surface.gloss * shine * key_color[channel]
         out[channel] += surface.glint * (key_color[channel] + ambient_color[channel])
     out[3] = surface.alpha
@@ -165,13 +165,13 @@ def shade(surface: Surface, scene: Scene, camera: "Camera") -> Array:
 
 
 def _light_direction(scene: Scene) -> Array:
-    """Unit vector towards the light, seen by the camera."""
+    """Unit vector towards the light, in camera coordinates."""
     azimuth, elevation = np.radians([scene.light_azimuth, scene.light_elevation])
     return np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
 
 
 def cast_shadow(form: Array, light: Array, pixels_per_unit: int) -> Array:
-    """(H, W) share of the key light that arrives: rays towards the light, stopped softly by what stands higher."""
+    """(H, W) share of the key light that arrives: rays towards the light are softly blocked by higher points."""
     coarse = np.ascontiguousarray(form[::2, ::2])
     lit = np.ones_like(coarse)
     per_depth = light[:2] / max(float(light[2]), 0.15) * pixels_per_unit / 2
@@ -184,7 +184,7 @@ def cast_shadow(form: Array, light: Array, pixels_per_unit: int) -> Array:
 
 # ----------------------------------------------------------------------------------------------------------- camera
 class Camera:
-    """Carries points of face space to the picture and back: a turn, then a scaled parallel projection."""
+    """Projects face space to the picture: a rotation and a scaled orthographic projection."""
 
     def __init__(self, scene: Scene, size: int) -> None:
         yaw, pitch, roll = np.radians([scene.yaw, scene.pitch, scene.roll])
@@ -198,26 +198,26 @@ class Camera:
         self.origin = middle - self.scale * (self.rotation @ [*FACE_CENTER, 0.45])[:2]
 
     def to_face(self, direction: Array) -> Array:
-        """A direction seen by the camera, in face space, as float32."""
+        """Transform a direction from camera coordinates to face space, as float32."""
         return (self.rotation.T @ direction).astype(np.float32)
 
-    def place(self, points: Array, form: Array, canvas: Canvas) -> Array:
-        """(N, 2) points of face space, lying on the relief -> pixels of the picture."""
+    def project(self, points: Array, form: Array, canvas: Canvas) -> Array:
+        """Project (N, 2) points of face space, at the depth of the relief, to pixels of the picture."""
         depth = _sample(form, points[:, 0], points[:, 1], canvas)
         turned = np.column_stack([points, depth]) @ self.rotation[:2].T
         return (self.origin + self.scale * turned).astype(np.float32)
 
-    def lay(self, layer: Array, form: Array | None, canvas: Canvas, picture: Array) -> Array:
-        """Lay a lit layer `(H, W, 4)` over the picture `(size, size, 3)`; without a relief it is flat, far back."""
-        x, y = self._seen_points(form, canvas)
+    def composite(self, layer: Array, form: Array | None, canvas: Canvas, picture: Array) -> Array:
+        """Blend a lit layer `(H, W, 4)` over the picture `(size, size, 3)`; without a relief, the layer is flat."""
+        x, y = self._visible_points(form, canvas)
         sampled = _sample(layer, x, y, canvas).reshape(self.size, self.size, 4)
         return picture + sampled[..., 3:] * (sampled[..., :3] - picture)
 
-    def _seen_points(self, form: Array | None, canvas: Canvas) -> tuple[Array, Array]:
+    def _visible_points(self, form: Array | None, canvas: Canvas) -> tuple[Array, Array]:
         """The point of face space that each pixel shows.
 
-        Where it lies depends on its depth, and its depth on where it lies: a fixed point, found by iteration. It
-        contracts as long as no slope of the relief exceeds the cotangent of the turn.
+        The position of that point depends on its depth, and the depth on the position: a fixed point, found by
+        iteration. The iteration converges if no slope of the relief exceeds the cotangent of the rotation angle.
         """
         pixels = np.indices((self.size, self.size)).reshape(2, -1)[::-1].T
         inverse = np.linalg.inv(self.rotation[:2, :2])
@@ -225,14 +225,14 @@ class Camera:
         tilt = (inverse @ self.rotation[:2, 2]).astype(np.float32)[:, None]
         if form is None:
             return tuple(flat - tilt * _BACK_DEPTH)
-        x, y = flat - tilt * _USUAL_DEPTH
+        x, y = flat - tilt * _INITIAL_DEPTH
         for _ in range(_PROJECTION_STEPS):
             x, y = flat - tilt * _sample(form, x, y, canvas)
         return x, y
 
 
 def _sample(layer: Array, x: Array, y: Array, canvas: Canvas) -> Array:
-    """(N, …) bilinear values of a layer (H, W, …) at N points of face space; beyond the canvas its edge goes on."""
+    """(N, …) bilinear samples of a layer (H, W, …) at N points of face space, with edge padding."""
     rows, columns = canvas.shape
     u = np.clip((x - X_RANGE[0]) * canvas.pixels_per_unit, 0, columns - 1.001)
     v = np.clip((y - Y_RANGE[0]) * canvas.pixels_per_unit, 0, rows - 1.001)
@@ -247,7 +247,7 @@ def _sample(layer: Array, x: Array, y: Array, canvas: Canvas) -> Array:
 # ---------------------------------------------------------------------------------------------------------- picture
 @lru_cache(maxsize=16)
 def draw_background(background: Background, size: int) -> Array:
-    """(size, size, 3) linear: a gradient with soft shapes and lights far out of focus. It is shared; write nothing."""
+    """(size, size, 3) linear: a gradient with blurred shapes and lights. The array is shared: do not modify it."""
     rng = np.random.default_rng(background.seed)
     y, x = np.mgrid[0 : 1 : _BACKGROUND_SIZE * 1j, 0 : 1 : _BACKGROUND_SIZE * 1j]
     picture = np.empty((*x.shape, 3))
@@ -263,8 +263,8 @@ def draw_background(background: Background, size: int) -> Array:
     return srgb_to_linear(smooth)
 
 
-def develop(picture: Array, scene: Scene, size: int) -> NDArray[np.uint8]:
-    """Linear light -> sRGB bytes, with the camera's blur and noise."""
+def to_srgb_bytes(picture: Array, scene: Scene, size: int) -> NDArray[np.uint8]:
+    """Convert linear light to uint8 sRGB, with the blur and noise of the camera."""
     sigma = scene.blur * size / 112
     if sigma > 0.1:
         picture = gaussian_filter(picture, sigma, truncate=3, axes=(0, 1))

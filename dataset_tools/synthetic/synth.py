@@ -1,10 +1,10 @@
-"""`mf2 data synth`: a data set of generated faces in the MFA schema, made offline and free of licences.
+"""`mf2 data synth`: a data set of generated faces in the MFA schema, made offline, without licence restrictions.
 
-Every image is a function of (seed, split, number): its emotion and AUs (`au_prior`), its person and setting
-(`face_domains`) come from random numbers of its own. So the same seed gives the same bytes on one machine, with any
-number of workers, and a larger training split leaves the evaluation split as it is. The frames of one person form one
-video (`video_id` = `group_id`), and no person is in two splits. Emotions are balanced. An AU's label is 1 where its
-intensity reaches `ACTIVE_INTENSITY`.
+Every image is a function of (seed, split, index): random generators seeded with these numbers give its emotion and AUs
+(`au_prior`), its person and its setting (`domains`). So the same seed gives the same bytes on one machine with any
+number of workers, and the evaluation split does not depend on the size of the training split. The frames of one person
+form one video (`video_id` = `group_id`), and no person is in two splits. Emotions are balanced. The label of an AU is
+1 if its intensity reaches `ACTIVE_INTENSITY`.
 """
 
 import argparse
@@ -35,32 +35,32 @@ from .face_model import Identity
 from .rendering import Scene, render_face
 
 GENERATOR_VERSION = 2
-"""Counts changes that alter the images or labels of a seed."""
+"""Incremented with every change that alters the images or labels of a seed."""
 ACTIVE_INTENSITY = 0.2
-"""The intensity (FACS A to E on 0 to 1) from which an AU's label is 1."""
+"""The intensity (FACS A to E mapped to 0..1) from which on the label of an AU is 1."""
 _ACTIVE_RANGE = (0.40, 1.0)
-_RESIDUAL_RATE, _RESIDUAL_MAX = 0.35, 0.12  # how often and how strongly an AU moves that is not active
+_RESIDUAL_RATE, _RESIDUAL_MAX = 0.35, 0.12  # how often and how strongly an inactive AU moves
 _SPLITS = ("train", "validation")
 _SHEET_FACES = 48
 SHEET_NAME = "contact_sheet.png"
-_EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # what a random number generator is for
+_EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # purposes of the random generators
 
 Rows = Iterable[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """What is generated.
+    """Settings of the generator.
 
     Args:
-        num_train: images of the training split.
-        num_eval: images of the validation split.
-        frames_per_identity: images of one person.
-        seed: changes everything.
+        num_train: number of images in the training split.
+        num_eval: number of images in the validation split.
+        frames_per_identity: number of images per person.
+        seed: seed of all random numbers.
         image_size: width and height in pixels.
         domain: a name in `DOMAINS`.
     Raises:
-        ValueError: a number out of its bounds or an unknown domain.
+        ValueError: a number out of its bounds, or an unknown domain.
     """
 
     num_train: int = 4096
@@ -71,35 +71,35 @@ class SynthConfig:
     domain: str = "default"
 
     def __post_init__(self) -> None:
-        for name, least in (
+        for name, minimum in (
             ("num_train", 1),
             ("num_eval", 1),
             ("frames_per_identity", 1),
             ("seed", 0),
             ("image_size", 32),
         ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {minimum}.")
         get_domain(self.domain)
 
     def num_images(self, split: str) -> int:
-        """How many images a split has."""
+        """The number of images in a split."""
         return self.num_train if split == "train" else self.num_eval
 
 
 # ----------------------------------------------------------------------------------------------------------- labels
-def _rng(config: SynthConfig, split: str, purpose: int, number: int) -> np.random.Generator:
-    return np.random.default_rng((config.seed, _SPLITS.index(split), purpose, number))
+def _rng(config: SynthConfig, split: str, purpose: int, index: int) -> np.random.Generator:
+    return np.random.default_rng((config.seed, _SPLITS.index(split), purpose, index))
 
 
 def image_emotion(config: SynthConfig, split: str, index: int) -> int:
-    """The emotion of an image: every block of eight images has each of them once."""
-    block, place = divmod(index, len(EMOTIONS))
-    return int(_rng(config, split, _EMOTION, block).permutation(len(EMOTIONS))[place])
+    """The emotion index of an image: each block of eight images has every emotion once."""
+    block, position = divmod(index, len(EMOTIONS))
+    return int(_rng(config, split, _EMOTION, block).permutation(len(EMOTIONS))[position])
 
 
 def image_aus(config: SynthConfig, split: str, index: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(12,) AU labels of an image and (12,) their intensities."""
+    """(12,) AU labels of an image, and (12,) their intensities."""
     rng = _rng(config, split, _LABELS, index)
     labels = sample_aus(image_emotion(config, split, index), rng)
     strength, residual = rng.beta(2.0, 1.6, labels.size), rng.random(labels.size)
@@ -109,7 +109,7 @@ def image_aus(config: SynthConfig, split: str, index: int) -> tuple[NDArray[np.i
 
 
 def label_table(config: SynthConfig, split: str) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """(N,) emotions and (N, 12) AU labels of a split, without drawing it."""
+    """(N,) emotions and (N, 12) AU labels of a split, without drawing its images."""
     indices = range(config.num_images(split))
     emotions = np.array([image_emotion(config, split, index) for index in indices])
     return emotions, np.array([image_aus(config, split, index)[0] for index in indices])
@@ -124,7 +124,7 @@ def _person(config: SynthConfig, split: str, person: int) -> tuple[Identity, Sce
 
 
 def make_row(config: SynthConfig, split: str, index: int) -> dict[str, Any]:
-    """Draw one image: its row in the MFA schema, the picture as JPEG bytes."""
+    """Draw one image and return its row in the MFA schema, with the picture as JPEG bytes."""
     person, frame = divmod(index, config.frames_per_identity)
     identity, setting = _person(config, split, person)
     domain, rng = get_domain(config.domain), _rng(config, split, _FRAME, index)
@@ -161,7 +161,7 @@ def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
 
 @contextmanager
 def _row_maker(config: SynthConfig, num_workers: int) -> Iterator[Callable[[str], Rows]]:
-    """A function `split -> rows in order`, which are drawn by this process or by several."""
+    """Provide a function `split -> rows in order`; rows are drawn in this process or in several."""
     if num_workers <= 1:
         yield lambda split: (make_row(config, split, index) for index in range(config.num_images(split)))
         return
@@ -180,17 +180,17 @@ def synthesize(
 ) -> Path:
     """Generate a data set: parquet shards, card, manifest and `contact_sheet.png`.
 
+    If `out_dir` already holds the data set of this configuration without its contact sheet, only the sheet is drawn.
     Worker processes are spawned: a script that calls this with `num_workers` > 1 needs the usual
     `if __name__ == "__main__"`.
 
     Returns:
         The folder, readable by `schema.load_mfa` and `datasets.load_dataset`.
     Raises:
-        ValueError: an impossible configuration.
-        FileExistsError: `out_dir` holds something and `overwrite` is False; a data set of the same configuration that
-            lacks its contact sheet gets it.
+        ValueError: an invalid configuration.
+        FileExistsError: `out_dir` is not empty and `overwrite` is False.
     """
-    from ..schema import write_mfa  # not above: its imports would slow the start of every worker
+    from ..schema import write_mfa  # imported here because it would slow the start of every worker
 
     config = config or SynthConfig()
     if not overwrite and lacks_only_sheet(Path(out_dir), config):
@@ -198,24 +198,24 @@ def synthesize(
         return Path(out_dir)
     total = config.num_train + config.num_eval
     with (
-        _row_maker(config, num_workers) as rows_of,
+        _row_maker(config, num_workers) as make_rows,
         tqdm(total=total, desc="drawing faces", unit="img", disable=not show_progress) as bar,
     ):
-        splits = {split: _watch(rows_of(split), bar) for split in _SPLITS}
+        splits = {split: _with_progress(make_rows(split), bar) for split in _SPLITS}
         folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
     draw_sheet(folder, config)
     return folder
 
 
-def _watch(rows: Rows, bar: tqdm) -> Iterator[dict[str, Any]]:
-    """Pass rows on and count them."""
+def _with_progress(rows: Rows, bar: tqdm) -> Iterator[dict[str, Any]]:
+    """Yield the rows and advance the progress bar."""
     for row in rows:
         bar.update()
         yield row
 
 
 def lacks_only_sheet(folder: Path, config: SynthConfig) -> bool:
-    """Whether a folder holds the data set of a configuration, but no contact sheet."""
+    """Whether a folder holds the data set of a configuration without its contact sheet."""
     from ..schema import MANIFEST_NAME, read_manifest
 
     if (folder / SHEET_NAME).exists() or not (folder / MANIFEST_NAME).is_file():
@@ -225,16 +225,16 @@ def lacks_only_sheet(folder: Path, config: SynthConfig) -> bool:
 
 
 def draw_sheet(folder: Path, config: SynthConfig) -> None:
-    """Draw `contact_sheet.png` where a data set lacks it: faces from all over the evaluation split."""
+    """Draw `contact_sheet.png` if it is missing: faces at equal distances in the evaluation split."""
     file = folder / SHEET_NAME
     if not file.exists():
         with illustration(file), replacing(file) as part:
-            numbers = np.linspace(0, config.num_eval - 1, min(_SHEET_FACES, config.num_eval)).round().astype(int)
-            draw_contact_sheet([make_row(config, "validation", int(number)) for number in numbers]).save(part)
+            indices = np.linspace(0, config.num_eval - 1, min(_SHEET_FACES, config.num_eval)).round().astype(int)
+            draw_contact_sheet([make_row(config, "validation", int(index)) for index in indices]).save(part)
 
 
 def describe(config: SynthConfig) -> dict[str, Any]:
-    """What the manifest records: the configuration, the AUs' rates in each split and what the true AUs allow."""
+    """The manifest's entries: configuration, AU rates of each split, and the emotion accuracy that true AUs allow."""
     tables = {split: label_table(config, split) for split in _SPLITS}
     eval_emotions, eval_aus = tables["validation"]
     return {
@@ -259,7 +259,7 @@ def describe(config: SynthConfig) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `mf2 data synth`."""
+    """Add the arguments of `mf2 data synth`."""
     default = SynthConfig()
     parser.add_argument("out_dir", metavar="OUT", type=Path, help="folder to make")
     parser.add_argument("--num_train", type=int, default=default.num_train, help="training images (%(default)s)")
@@ -273,11 +273,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, default=default.image_size, help="width in pixels (%(default)s)")
     parser.add_argument("--domain", choices=sorted(DOMAINS), default=default.domain, help="population (%(default)s)")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that is already there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set OUT")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generate, and say what came out."""
+    """Generate the data set and print a summary."""
     from ..schema import read_manifest
 
     config = SynthConfig(**{field.name: getattr(args, field.name) for field in fields(SynthConfig)})
@@ -285,6 +285,6 @@ def run(args: argparse.Namespace) -> int:
     ceiling = read_manifest(folder)["emotion_ceiling"]["validation"]
     print(
         f"{folder}: {config.num_train} training and {config.num_eval} evaluation images, contact_sheet.png.\n"
-        f"From the true AUs, the emotion of {ceiling:.1%} of the evaluation images can be told."
+        f"From the true AUs, the emotion of {ceiling:.1%} of the evaluation images can be inferred."
     )
     return 0

@@ -134,7 +134,7 @@ def test_wrong_requests(source, tmp_path, capsys):
     [
         ({"license": "apache-2.0"}, False, "its license is apache-2.0"),
         ({"license": "other", "license_name": "an-agreement"}, True, "data under an-agreement; public only with"),
-        ({}, True, "terms that nobody stated"),
+        ({}, True, "unstated terms"),
         ({"format": "mfa-recipe", "source": {"license": "other"}}, False, "a recipe holds no annotations"),
     ],
 )

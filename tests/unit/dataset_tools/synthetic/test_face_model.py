@@ -88,8 +88,8 @@ def test_the_average_face_is_symmetric():
     np.testing.assert_allclose(AVERAGE_FACE[list(FLIP_68)] * [-1, 1], AVERAGE_FACE, atol=1e-6)
 
 
-def test_lopsided_faces_move_more_on_the_left_of_the_picture():
-    both = Expression(express(AU12=0.5).intensities, lopsided=0.3)
+def test_asymmetric_faces_move_more_on_the_left_of_the_picture():
+    both = Expression(express(AU12=0.5).intensities, asymmetry=0.3)
     shift = face_points(Identity(), both) - neutral_points(Identity())
     assert abs(shift[48, 1]) == pytest.approx(1.3 / 0.7 * abs(shift[54, 1]), rel=1e-4)
     assert both.intensity(12, -1) > both.intensity(12) > both.intensity(12, 1)
@@ -102,13 +102,13 @@ def test_landmarks_are_where_the_picture_shows_their_point(scene):
     canvas, size = get_canvas(60), 160
     face, camera = Face(canvas, Identity(), express(AU12=0.8, AU25=0.8, AU26=0.6)), Camera(scene, size)
     form = paint_head(face, Hair(face)).form
-    expected = camera.place(face.points, form, canvas)
+    expected = camera.project(face.points, form, canvas)
     rows, columns = np.mgrid[:size, :size]
     for point in (8, 19, 27, 30, 36, 41, 45, 48, 54, 57, 62, 66):
         layer = np.zeros((*canvas.shape, 4), np.float32)
         layer[..., :3] = canvas.bump(*face.points[point], 0.07, 0.07)[..., None]
         layer[..., 3] = 1
-        seen = camera.lay(layer, form, canvas, np.zeros((size, size, 3), np.float32))[..., 0]
+        seen = camera.composite(layer, form, canvas, np.zeros((size, size, 3), np.float32))[..., 0]
         seen = np.where(seen > 0.3, seen, 0)
         center = [(columns * seen).sum() / seen.sum(), (rows * seen).sum() / seen.sum()]
         np.testing.assert_allclose(center, expected[point], atol=1.0)
