@@ -14,6 +14,7 @@ from ..modeling_mf2 import MF2Output, MF2PreTrainedModel
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
 from ..tower_mf2 import VisionFeatures, as_map, build_vision_tower, map_to_tokens, probe_tower, read_levels
+from ..transformers_mf2 import refuse_unknown
 from .configuration import BaselineConfig
 from .interface import BaselineSystem, Targets
 from .registry import load_system
@@ -104,10 +105,16 @@ class BaselineModel(MF2PreTrainedModel):
         au_attention_mask: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         au_caption_ids: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> tuple | MF2Output:
-        """See faces; the arguments are those of `MF2Model.forward`. `au_boxes` and what else a processor returns are
-        not read: the published systems look at the whole face."""
+        """See faces; the arguments are those of `MF2Model.forward`. `au_boxes`, `au_ids` and what else a processor
+        returns are not read: the published systems look at the whole face.
+
+        Raises:
+            TypeError: an argument that nothing knows.
+        """
+        refuse_unknown(self.forward, kwargs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
             vision = self._see(self.vision_model, pixel_values)
@@ -138,9 +145,15 @@ class BaselineModel(MF2PreTrainedModel):
         return torch.stack(weighted).sum() if weighted else None
 
     def forward_adapters(
-        self, names: Sequence[str], pixel_values: torch.Tensor, **kwargs: Any
+        self,
+        names: Sequence[str],
+        pixel_values: torch.Tensor,
+        au_boxes: torch.Tensor | None = None,
+        au_ids: torch.Tensor | Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> dict[str, MF2Output]:
         """As `MF2Model` has it, where there is nobody but the system itself to answer."""
+        refuse_unknown(self.forward_adapters, kwargs)
         if unknown := [name for name in names if name != BASE]:
             raise ValueError(f"{self.config.baseline} takes no adapters, so none is called {unknown[0]!r}.")
         return {BASE: self(pixel_values)}

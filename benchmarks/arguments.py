@@ -143,6 +143,22 @@ def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FILE.json", help="write the results there, too")
 
 
+def add_training_steps_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark training_steps`."""
+    add = parser.add_argument
+    add("--config", metavar="FILE.yaml", help="settings of all, as for training/pretrain.py")
+    add(
+        "--runs",
+        nargs="+",
+        required=True,
+        metavar="NAME=FLAGS",
+        help="what is compared: flags of training/pretrain.py in one word, such as linear='--baseline linear'",
+    )
+    add("--turns", type=int, default=5, help="timed turns of each [%(default)s]")
+    add("--steps", type=int, default=4, help="steps of a turn [%(default)s]")
+    add("--output", required=True, metavar="FILE.json", help="where the seconds go")
+
+
 def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `mf2 benchmark gpu`."""
     names = ", ".join(GPU_SECTIONS)

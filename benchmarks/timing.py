@@ -44,7 +44,12 @@ class Timing:
 
 
 def time_side_by_side(
-    runs: Mapping[Name, Phases], repeats: int, warm_up: int, device: str, title: str
+    runs: Mapping[Name, Phases],
+    repeats: int,
+    warm_up: int,
+    device: str,
+    title: str,
+    clock: Callable[[], float] = perf_counter,
 ) -> dict[Name, Timing]:
     """Time the runs in turns, so that whatever else slows the machine slows all of them.
 
@@ -54,6 +59,7 @@ def time_side_by_side(
         warm_up: repeats before them that are not timed.
         device: its queued work is waited for.
         title: of the progress bar.
+        clock: gives seconds; `time.process_time` counts those of this process alone.
     """
     seconds: dict[Name, dict[str, list[float]]] = {
         name: {phase: [] for phase in phases} for name, phases in runs.items()
@@ -61,19 +67,19 @@ def time_side_by_side(
     for repeat in tqdm(range(-warm_up, repeats), desc=title, leave=False):
         for name in list(runs)[:: -1 if repeat % 2 else 1]:
             for phase, function in runs[name].items():
-                elapsed = time_once(function, device)
+                elapsed = time_once(function, device, clock)
                 if repeat >= 0:
                     seconds[name][phase].append(elapsed)
     return {name: Timing(phases) for name, phases in seconds.items()}
 
 
-def time_once(function: Callable[[], object], device: str) -> float:
+def time_once(function: Callable[[], object], device: str, clock: Callable[[], float] = perf_counter) -> float:
     """Seconds of a call, its work on the GPU included."""
     synchronize(device)
-    start = perf_counter()
+    start = clock()
     function()
     synchronize(device)
-    return perf_counter() - start
+    return clock() - start
 
 
 def synchronize(device: str) -> None:

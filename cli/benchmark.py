@@ -35,6 +35,13 @@ COMMANDS = {
         "mf2 benchmark shared_machine --busy 0 6",
         "benchmarks.arguments:add_shared_machine_arguments",
     ),
+    "training_steps": Command(
+        "benchmarks.training_steps",
+        "time a pre-training step of several systems or settings in turns, from the data to the optimiser",
+        "mf2 benchmark training_steps --config training/configs/tables_pretrain.yaml --output seconds.json \\\n"
+        "  --runs mf2='--train_data data/faces' linear='--train_data data/faces --baseline linear'",
+        "benchmarks.arguments:add_training_steps_arguments",
+    ),
     "gpu": Command(
         "benchmarks.gpu",
         "measure on a GPU what a CPU cannot tell: training, throughput, parity, each section with a time limit",

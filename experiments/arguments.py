@@ -6,6 +6,8 @@ from pathlib import Path
 from mf2.baselines.registry import baseline_names
 
 TRANSFER = "transfer"
+BUDGETS = ("steps", "time")
+"""What systems of a table are given equally."""
 TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 
 
@@ -30,6 +32,14 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="systems to train beside MF² for II and III, none without a name [%(default)s]",
     )
+    add(
+        "--budgets",
+        nargs="+",
+        choices=BUDGETS,
+        default=[BUDGETS[0]],
+        help="what systems have in common with MF² in II and III, a table each: steps, or time by the seconds of a "
+        "step, which are measured side by side first [steps]",
+    )
     add("--task_data", help="data set of the table `methods` [--data]")
     add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [those it labels]")
     add("--task_emotions", help="emotions of that task [those it labels]")
@@ -39,6 +49,12 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pretrain_config", help="YAML file of the pre-trainings")
     add("--finetune_config", help="YAML file of the fine-tunings")
     add("--parallel", type=int, default=1, help="seeds that run at once [1]")
+    add("--rows", nargs="+", metavar="ROW", help="train these rows of the tables alone [all]")
+    add(
+        "--list_commands",
+        action="store_true",
+        help="train nothing, print the commands of what is not done, for a queue: lines are independent of each other",
+    )
     add("--only_show", action="store_true", help="train nothing, show what is done")
 
 

@@ -3,6 +3,8 @@
 A run is done when its folder has `metrics.json`, which the training scripts write last.
 """
 
+import itertools
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,6 +84,20 @@ class RunFolder:
         return [sys.executable, *SCRIPTS[run.script], *words]
 
 
+def needed_runs(runs: Iterable[Run]) -> list[Run]:
+    """The runs and what they start from, each once, bases first."""
+    return list({needed.name: needed for run in runs for needed in run.with_bases()}.values())
+
+
+def list_commands(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int]) -> list[str]:
+    """A line for what must run in order (a base, then all that start from it) and is not done."""
+    chains: dict[tuple[str, int], list[str]] = {}
+    for seed, run in itertools.product(seeds, needed_runs(runs)):
+        if folder.metrics(run, seed) is None:
+            chains.setdefault((run.with_bases()[0].name, seed), []).append(shlex.join(folder.command(run, seed)))
+    return [" && ".join(commands) for commands in chains.values()]
+
+
 def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_parallel: int) -> None:
     """Run what is not done, seed by seed, bases first.
 
@@ -90,7 +106,7 @@ def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_pa
     Raises:
         ChildProcessError: a run failed; its last lines are shown, and what is done stays.
     """
-    ordered = list({needed.name: needed for run in runs for needed in run.with_bases()}.values())
+    ordered = needed_runs(runs)
     with tqdm(total=len(ordered) * len(seeds), desc="runs", unit="run") as bar:
 
         def run_seed(seed: int) -> None:

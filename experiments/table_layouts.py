@@ -18,6 +18,8 @@ from mf2.experiments.runs import Run, RunFolder
 Measure = Callable[[dict[str, Any]], float | None]
 """A number of a run's metrics; None where it has none."""
 LEVEL = 0.95
+OURS = "MF² (pre-train)"
+"""The row that those of other systems are compared with."""
 
 
 # ------------------------------------------------------------------------------------------------------------ columns
@@ -143,7 +145,7 @@ def make_tables(
     dfn = Run("dfn", "finetune", {"method": "dfn", "data": data}, pretrain)
     without_emo = Run("without-emo-vl", "pretrain", {"train_data": data, "model.use_emo_vl": "false"})
     without_au = Run("without-au-vl", "pretrain", {"train_data": data, "model.use_au_vl": "false"})
-    both = {"MF² (pre-train)": pretrain, "MF² (fine-tuning)": dfn} | {
+    both = {OURS: pretrain, "MF² (fine-tuning)": dfn} | {
         name: Run(f"system-{name}", "evaluation", {"predictions": file, "data": data})
         for name, file in systems.items()
     }
@@ -155,7 +157,7 @@ def make_tables(
             AU_COLUMNS,
             paper_results.TABLE_II,
             list(AU_COLUMNS),
-            "MF² (pre-train)",
+            OURS,
             (*paper_results.NOTES["II"], *([TRAINED_HERE] if baselines else [])),
         ),
         "III": Table(
@@ -164,7 +166,7 @@ def make_tables(
             EMOTION_COLUMNS | OWN_EMOTION_COLUMNS,
             paper_results.TABLE_III,
             list(EMOTION_COLUMNS),
-            "MF² (pre-train)",
+            OURS,
             (*paper_results.NOTES["III"], *([TRAINED_HERE] if baselines else [])),
         ),
         "IV": Table(

@@ -10,14 +10,18 @@ values of every seed.
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mf2.experiments.arguments import TRANSFER
-from mf2.experiments.runs import RunFolder, run_all
-from mf2.experiments.table_layouts import FilledTable, Table, make_tables
+from mf2.experiments.budgets import give_equal_time
+from mf2.experiments.runs import Run, RunFolder, list_commands, run_all
+from mf2.experiments.table_layouts import OURS, FilledTable, Table, make_tables
 from mf2.experiments.transfer import TransferTable
 from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
+
+COMPARED = ("II", "III")
+"""The tables in which other systems stand."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,15 +31,18 @@ def run(args: argparse.Namespace) -> None:
     tables = make_tables(
         args.data, args.llm_data, {name: value for name, value in task.items() if value}, systems, args.baselines
     )
-    chosen = {name: tables[name] for name in args.tables if name != TRANSFER}
     folder = RunFolder(args.output_dir, {"pretrain": args.pretrain_config, "finetune": args.finetune_config})
+    chosen = choose_tables(tables, args.tables, args.budgets, folder)
     transfer = None
     if TRANSFER in args.tables:
         data = dict(parse_named(text, "--transfer_data") for text in args.transfer_data)
-        transfer = TransferTable(data, tables["II"].rows["MF² (pre-train)"])
+        transfer = TransferTable(data, tables["II"].rows[OURS])
+    runs = [*choose_rows(chosen, args.rows), *(transfer.runs if transfer else [])]
+    if args.list_commands:
+        print("\n".join(list_commands(folder, runs, args.seeds)))
+        return
     if not args.only_show:
-        runs = [run for table in chosen.values() for run in table.rows.values()]
-        run_all(folder, runs + (transfer.runs if transfer else []), args.seeds, args.parallel)
+        run_all(folder, runs, args.seeds, args.parallel)
     filled = {name: FilledTable.read(table, folder, args.seeds) for name, table in chosen.items()}
     texts = [to_markdown(name, table) for name, table in filled.items()]
     if transfer:
@@ -43,10 +50,35 @@ def run(args: argparse.Namespace) -> None:
     text = f"# Tables\n\nSeeds {', '.join(map(str, args.seeds))}; mean ± standard deviation.\n\n" + "\n".join(texts)
     write_text(args.output_dir / "tables.md", text)
     for name, table in filled.items():
-        write_text(args.output_dir / f"table_{name}.csv", to_csv(table, args.seeds))
+        write_text(args.output_dir / f"table_{name.replace(' ', '_')}.csv", to_csv(table, args.seeds))
     print(text)
     if transfer:
         transfer.draw(folder, args.seeds)
+
+
+def choose_tables(
+    tables: Mapping[str, Table], names: Sequence[str], budgets: Sequence[str], folder: RunFolder
+) -> dict[str, Table]:
+    """The named tables, those that compare systems once for each budget."""
+    found = {name: tables[name] for name in names if name in tables and ("steps" in budgets or name not in COMPARED)}
+    if "time" in budgets and (compared := [name for name in names if name in COMPARED]):
+        timed = give_equal_time({name: tables[name] for name in COMPARED}, tables["II"].rows[OURS], folder)
+        found |= {f"{name} at equal time": timed[name] for name in compared}
+    return found
+
+
+def choose_rows(tables: Mapping[str, Table], names: Sequence[str] | None) -> list[Run]:
+    """The runs of the named rows; of all where none is named.
+
+    Raises:
+        ValueError: no table has such a row.
+    """
+    rows = [(title, run) for table in tables.values() for title, run in table.rows.items()]
+    titles = {title for title, _ in rows}
+    for name in names or ():
+        if name not in titles:
+            raise ValueError(f"--rows has {name!r}; the tables have {', '.join(sorted(titles))}.")
+    return [run for title, run in rows if names is None or title in names]
 
 
 def parse_named(text: str, flag: str) -> tuple[str, str]:

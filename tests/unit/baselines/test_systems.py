@@ -21,6 +21,7 @@ from mf2.baselines.configuration import BaselineConfig
 from mf2.baselines.modeling import BaselineModel, register_baselines
 from mf2.baselines.registry import baseline_names, load_system
 from mf2.branch_mf2 import MF2Branch
+from mf2.recognition_mf2 import BASE
 
 NAMES = baseline_names()
 A, E, W = len(AU_IDS), len(EMOTIONS), (16, 8)  # the face level, then the other
@@ -140,6 +141,17 @@ def test_labels_that_are_not_there_need_no_head():
     model = small_baseline("linear", emotions=[])
     outputs = model(**{name: value for name, value in small_batch(3).items() if name != "emotion_labels"})
     assert outputs.emotion_logits is None and list(outputs.losses) == ["au"]
+
+
+def test_an_argument_that_nothing_reads_is_refused():
+    """Labels under a misspelt name would be missing silently; what a processor returns besides is no mistake."""
+    model, batch = small_baseline("linear"), small_batch(2)
+    batch["au_lables"] = batch.pop("au_labels")
+    with pytest.raises(TypeError, match="no argument 'au_lables'; did you mean 'au_labels'"):
+        model(**batch)
+    with pytest.raises(TypeError, match="forward_adapters has no argument 'pixels'"):
+        model.forward_adapters([BASE], batch["pixel_values"], pixels=1)
+    assert model(batch["pixel_values"], landmarks_px=torch.zeros(2, 68, 2)).loss is None
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ NOT_READ = {
         "dataset_tools.detectors": "detects nothing",
         "benchmarks.long.open_in_browser": "the browser's own options",
     },
+    "mf2 benchmark training_steps": {
+        "dataset_tools.schema.check_target": "draws its sample only where nothing is",
+        "training": "passes on flags of training/pretrain.py",
+    },
     "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.select_shard": "has one share"},
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
     "mf2 data (?:caption|landmarks)": {"dataset_tools.schema.check_target": "replaces its own output"},

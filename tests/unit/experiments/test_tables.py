@@ -3,15 +3,17 @@
 import csv
 import io
 import math
+import shlex
 from pathlib import Path
 
 import pytest
 
 from mf2.baselines.registry import baseline_names
 from mf2.experiments import paper_results, runs
+from mf2.experiments.budgets import STEP_SECONDS_NAME
 from mf2.experiments.runs import Run, RunFolder, run_all
 from mf2.experiments.table_layouts import FilledTable, Table, au_f1, emotion, make_tables, one_vs_rest
-from mf2.experiments.tables import to_csv, to_markdown
+from mf2.experiments.tables import choose_rows, choose_tables, to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
 from mf2.hub.file_names import METRICS_NAME
 from mf2.training.arguments import PretrainArguments, parse_arguments
@@ -158,3 +160,65 @@ def test_transfer_tests_everybody_everywhere(tmp_path: Path):
     assert (tmp_path / "transfer.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="two or more"):
         TransferTable({"A": "a"}, base)
+
+
+ALL = make_tables("data", None, {"data": "task"}, {}, baseline_names())
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> RunFolder:
+    """A results folder in which linear heads take a quarter of MF²'s time, and all others nearly as long."""
+    (tmp_path / "config.yaml").write_text("max_steps: 100\n")
+    names = {run.name for name in ("II", "III") for run in ALL[name].rows.values()}
+    seconds = {name: {"seconds_per_step": {"baseline-linear": 0.1, "pretrain": 0.4}.get(name, 0.41)} for name in names}
+    write_json(tmp_path / STEP_SECONDS_NAME, {"runs": seconds})
+    return RunFolder(tmp_path, {"pretrain": str(tmp_path / "config.yaml")})
+
+
+def test_equal_time_is_counted_in_steps_of_each(timed: RunFolder):
+    both = choose_tables(ALL, ["II", "III", "IV", "transfer"], ["steps", "time"], timed)
+    assert list(both) == ["II", "III", "IV", "II at equal time", "III at equal time"]
+    same, longer = both["II"].rows, both["II at equal time"].rows
+    assert longer["linear heads"].name == "baseline-linear-400-steps"
+    assert longer["linear heads"].flags["max_steps"] == "400" and "max_steps" not in same["linear heads"].flags
+    assert longer["ME-GraphAU"] is same["ME-GraphAU"], "2.5 % is less than what times are known to"
+    note = both["II at equal time"].notes[-1]
+    assert "100 of MF² (pre-train)" in note and "linear heads 400" in note and "ME-GraphAU 100" in note
+    assert list(choose_tables(ALL, ["II", "IV"], ["time"], timed)) == ["IV", "II at equal time"]
+
+
+def test_equal_time_needs_a_number_of_steps(timed: RunFolder):
+    with pytest.raises(ValueError, match=r"--budgets time counts in steps of MF².*max_steps"):
+        choose_tables(ALL, ["II"], ["time"], RunFolder(timed.root, {"pretrain": None}))
+
+
+def test_times_of_other_systems_are_not_enough(timed: RunFolder):
+    write_json(timed.root / STEP_SECONDS_NAME, {"runs": {"pretrain": {"seconds_per_step": 1.0}}})
+    with pytest.raises(ValueError, match=f"{STEP_SECONDS_NAME} has no 'baseline-.*remove it"):
+        choose_tables(ALL, ["II"], ["time"], timed)
+
+
+def test_rows_are_chosen_by_name():
+    tables = {name: ALL[name] for name in ("II", "III")}
+    assert [run.name for run in choose_rows(tables, ["HSEmotion", "Exp-BLIP"])] == [
+        "baseline-exp_blip-au",
+        "baseline-exp_blip-emotion",
+        "baseline-hsemotion",
+    ]
+    with pytest.raises(ValueError, match=r"--rows has 'hsemotion'; the tables have .*HSEmotion"):
+        choose_rows(tables, ["hsemotion"])
+
+
+def test_commands_for_a_queue_are_independent_of_each_other(tmp_path: Path):
+    """A base stands before what starts from it, in one line; what is done is left out."""
+    folder = RunFolder(tmp_path, {})
+    base, alone = Run("base", "pretrain"), Run("alone", "pretrain", {"model": "{a: 1}"})
+    runs_given = [Run("x", "finetune", base=base), alone, Run("y", "finetune", base=base)]
+    folder.path(alone, 1).mkdir(parents=True)
+    write_json(folder.path(alone, 1) / METRICS_NAME, metrics_with(0.5))
+    lines = runs.list_commands(folder, runs_given, [0, 1])
+    assert len(lines) == 3 and [line.count(" && ") for line in lines] == [2, 0, 2]
+    assert shlex.split(lines[1])[-1] == str(folder.path(alone, 0)) and "'{a: 1}'" in lines[1]
+    assert [shlex.split(part)[-1] for part in lines[0].split(" && ")] == [
+        str(tmp_path / "runs" / "seed-0" / name) for name in ("base", "x", "y")
+    ]
