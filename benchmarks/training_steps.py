@@ -68,7 +68,7 @@ def parse_run(text: str) -> tuple[str, list[str]]:
     name, is_pair, flags = text.partition("=")
     if not (name and is_pair):
         raise ValueError(
-            f"--runs has {text!r}; it must be NAME=FLAGS, flags of training/pretrain.py as in linear='--baseline linear'."
+            f"--runs has {text!r}; it must be NAME=FLAGS, flags of training/pretrain.py as linear='--baseline linear'."
         )
     return name, shlex.split(flags)
 
