@@ -4,7 +4,7 @@ install:            ## the package and everything the tests need
 	pip install -c constraints/tested.txt -e '.[dev]'
 
 test:               ## the default test run: offline, CPU
-	pytest
+	pytest -n 2 --dist loadfile
 
 test-minimum:       ## the oldest releases that are allowed, what touches a dependency; this and the next need a package index
 	.ci/releases minimum
