@@ -22,7 +22,7 @@ from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig, DFNSide, side_sizes
 from mf2.recognition_mf2 import MF2Recognizers
 from mf2.training.finetuning_methods import LORA_TARGETS
-from mf2.training.state_cache import FrozenSpace, StatesModel, pool_batch, shared_spaces
+from mf2.training.state_cache import FrozenSpace, StatesModel, pool_states, shared_spaces
 
 MFA_IMAGES = 31_320
 """Images of an epoch of MFA, to which a step is extrapolated."""
@@ -251,7 +251,7 @@ def measure_cache(size: str, settings: Settings) -> list[dict[str, Any]]:
     full = build_full(size, settings, all_losses=False)
     base, kept = live.module.get_base_model(), DFNConfig().num_kept_states
     runs: Mapping[str, Phases] = {
-        "storing": {"all": without_gradient(lambda: pool_batch(base.eval(), live.batch, kept), settings)},
+        "storing": {"all": without_gradient(lambda: pool_states(base.eval(), live.batch, kept), settings)},
         "DFN live": live.phases(settings),
         "DFN cached": cached.phases(settings),
         "full, task loss": full.phases(settings),

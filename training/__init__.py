@@ -1,1 +1,1 @@
-"""Training: pre-training and task adaptation."""
+"""Pre-training and fine-tuning."""

@@ -1,9 +1,9 @@
-"""Where a DFN adapter's readout starts: at the regression that says most of what its base leaves over.
+"""Initialisation of a DFN adapter's linear readout by a regression on the residual of its base model.
 
-It is fitted to the first view of the training rows, the faces as they are, on top of the base's logits, and is fixed
-from then on. The towers learn beside it. So the adapter's linear part needs neither a learning rate nor a number of
-steps (linear probing before fine-tuning, arXiv 2202.10054), and few rows do not make it forget what the base knows:
-the larger the penalty, the closer it stays.
+The readout is fitted to the first view of the training rows (without augmentation), on top of the base's logits, and
+stays fixed while the side networks are trained. The adapter's linear part therefore needs no learning rate and no
+number of steps (linear probing before fine-tuning, arXiv 2202.10054), and with few rows it does not forget what the
+base knows: the larger the penalty, the closer it stays to the base.
 """
 
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 INVERSE_PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 REFERENCE_FEATURES = 640
-"""The number of features of a kind at which a standardised one is not scaled. Of more each is scaled down, so that the
-states weigh no more than the places, which are few, and a penalty means the same at every size."""
+"""Number of features of a kind at which they are not rescaled. With more features, each is scaled down, so that the
+many states do not outweigh the few positions, and a penalty has the same meaning for every model size."""
 
 
 @torch.no_grad()
@@ -34,15 +34,16 @@ def fit_adapter_readout(
     targets: Targets,
     groups: np.ndarray,
 ) -> torch.Tensor | None:
-    """Fit the readout of an untrained adapter, in place, and fix it.
+    """Fit the readout of an untrained adapter in place.
 
     Args:
+        side: the adapter's side networks.
         base: the checkpoint's recognisers.
-        pooled: batches of what both read of the rows, in their order.
-        targets, groups: of the rows.
+        pooled: batches of pooled states of the rows, in order.
+        targets, groups: targets and groups of the rows.
     Returns:
-        `(N, A + E)` logits of the rows, the base's included, by fits that did not see their groups; None where there
-        is one group only, and nothing is fitted.
+        `(N, A + E)` logits of the rows, including the base's, from cross-validation over groups; None if there is only
+        one group, so that nothing is fitted.
     """
     if len(np.unique(groups)) < 2:
         logger.warning("The training rows are of one group, so that no readout can be fitted; the adapter has none.")
@@ -52,11 +53,13 @@ def fit_adapter_readout(
     kinds, offsets = [], []
     for batch in pooled:
         kinds.append(side.readout_features(batch))
-        seen = side(batch, base)
-        offsets.append(torch.cat([of for of in (seen.au_logits, seen.emotion_logits) if of is not None], dim=1))
+        outputs = side(batch, base)
+        logits = [part for part in (outputs.au_logits, outputs.emotion_logits) if part is not None]
+        offsets.append(torch.cat(logits, dim=1))
     side.train(was_training)
-    features = [torch.cat(of).cpu().float() for of in zip(*kinds, strict=True)]
-    importance = torch.cat([torch.full((of.shape[1],), (REFERENCE_FEATURES / of.shape[1]) ** 0.5) for of in features])
+    features = [torch.cat(parts).cpu().float() for parts in zip(*kinds, strict=True)]
+    widths = [part.shape[1] for part in features]
+    importance = torch.cat([torch.full((width,), (REFERENCE_FEATURES / width) ** 0.5) for width in widths])
     fit = fit_readout(
         torch.cat(features, dim=1), targets, groups, importance, INVERSE_PENALTIES, torch.cat(offsets).cpu().float()
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: which one a run continues, and the folder that a finished run leaves for the Hub."""
+"""Checkpoints: the one that a run resumes from, and the final folder for the Hub."""
 
 import json
 import tempfile
@@ -19,7 +19,7 @@ STATE_NAME = "trainer_state.json"
 
 # ------------------------------------------------------------------------------------------------------------ resuming
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the trainer's state comes last."""
+    """Whether a checkpoint is complete; the trainer's state is written last."""
     try:
         read_json(checkpoint / STATE_NAME)
     except (OSError, json.JSONDecodeError):
@@ -34,11 +34,11 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def find_resume_checkpoint(choice: str, output_dir: str | Path) -> Path | None:
-    """The checkpoint to continue: `auto`, `none`, or a folder.
+    """Return the checkpoint to resume from; `choice` is `auto`, `none`, or a folder.
 
     Raises:
-        FileExistsError: `none`, but the output folder has checkpoints that a new run would mix with.
-        ValueError: the named folder is no complete checkpoint.
+        FileExistsError: `none`, but the output folder has checkpoints of an earlier run.
+        ValueError: the named folder is not a complete checkpoint.
     """
     existing = list_checkpoints(output_dir)
     if choice == "auto":
@@ -62,8 +62,8 @@ def find_resume_checkpoint(choice: str, output_dir: str | Path) -> Path | None:
 def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Path) -> None:
     """Write configuration, safetensors, remote code and processor into the folder; every process must call it.
 
-    Files are written beside their place and then moved, so that a full disk leaves what was there. Weights of an
-    earlier save that this one does not have go: a loader would prefer them, or a reader take them for current.
+    Files are written to a temporary folder and then moved, so that a full disk does not damage existing files. Weights
+    of an earlier save under other names are removed, as loaders might prefer them.
     """
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
@@ -74,7 +74,7 @@ def save_for_hub(trainer: Trainer, processor: MF2Processor, output_dir: str | Pa
 
 @contextmanager
 def saving_folder(processor: MF2Processor, output_dir: str | Path) -> Iterator[Path]:
-    """A folder to save a model or an adapter in; when the block ends well its files, and the processor's, move."""
+    """A temporary folder for saving; after the block, its files and the processor's are moved to `output_dir`."""
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=output_dir) as name:
         folder = Path(name)
         yield folder
@@ -83,7 +83,7 @@ def saving_folder(processor: MF2Processor, output_dir: str | Path) -> Iterator[P
 
 
 def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
-    """`save_pretrained`, with a configuration for `generate` where the checkpoint serves a model that writes."""
+    """`save_pretrained`, with a generation configuration for MF² models."""
     model.save_pretrained(folder, **kwargs)
     if model.config.model_type != MF2Config.model_type:
         return
@@ -91,9 +91,9 @@ def save_model(model: PreTrainedModel, folder: Path, **kwargs: Any) -> None:
 
 
 def move_checkpoint(source: Path, target: Path) -> None:
-    """Move the files of a saved checkpoint over those of an earlier one, whose other weights are removed."""
+    """Move the files of a checkpoint over those of an earlier one, and remove that one's other weights."""
     names = {file.name for file in source.iterdir()}
-    for name in sorted(names, key=lambda name: name == INDEX_NAME):  # an index names shards that are there
+    for name in sorted(names, key=lambda name: name == INDEX_NAME):  # the index last, so that its shards exist
         source.joinpath(name).replace(target / name)
     for stale in [*target.glob("model*.safetensors"), target / INDEX_NAME]:
         if stale.name not in names:
@@ -101,5 +101,5 @@ def move_checkpoint(source: Path, target: Path) -> None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the weights of a checkpoint or an adapter lie in a folder."""
+    """Whether a folder contains the weights of a checkpoint or an adapter."""
     return any(folder.glob("model*.safetensors")) or (folder / "adapter_model.safetensors").is_file()

@@ -1,14 +1,14 @@
-"""What a frozen tower leaves of the pictures, stored once, so that an epoch costs the branches alone.
+"""A cache of the frozen tower's features, so that an epoch only computes the branches.
 
     features/<key>/
-        key.json                           what the features follow from, in clear
+        key.json                           what the features depend on, in readable form
         images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W), `region_features` (rows, A, R, ΣW_l),
                                            `region_places` (rows, A, 4) and, of the first view, `face_features`
-                                           (rows, F) where there is a linear readout
+                                           (rows, F) if there is a linear readout
         readout-<key>.safetensors          the readout that was fitted to them, see `readout_fit`
 
-They are kept as DFN's states are, see `state_cache`: under a hash of everything that they follow from, a chunk at a
-time. A few views of a row stand in for its endless augmentations; epochs take turns in showing them.
+As in the cache of DFN's states, see `state_cache`, features are stored in chunks under a hash of everything that they
+depend on. A fixed number of views per row replaces random augmentation; epochs cycle through them.
 """
 
 import hashlib
@@ -28,57 +28,57 @@ from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments
-from mf2.training.readout_fit import ReadoutFit, Targets, fit_key, fit_readout, importance_of
+from mf2.training.readout_fit import ReadoutFit, Targets, feature_importance, fit_key, fit_readout
 from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks
 
 FEATURE_NAMES = ("vision_tokens", "region_features", "region_places", "readout_logits")
-"""What a model reads in the place of pictures."""
+"""Inputs of the model that replace pictures."""
 STORED_NAMES = {
     "tokens": "vision_tokens",
     "regions": "region_features",
     "places": "region_places",
     "face": "face_features",
 }
-"""Under which name each of [`SampledFeatures`] is stored."""
+"""Field of `SampledFeatures` -> name of the stored tensor."""
 
 
 class FeatureStore(StatesStore):
-    """Where the features of one split are, and how they come about."""
+    """The feature cache of one split: its location, and how features are computed."""
 
     @property
     def has_shared_files(self) -> bool:
-        """True: features have none."""
+        """Always true, as features have no shared files."""
         return True
 
     def fill_shared_files(self, model: MF2Model) -> None:
-        """Features have none: the branches, and with them the texts, are still to be trained."""
+        """Do nothing: branches and texts are not cached, as they are still trained."""
 
     def _chunk_states(
         self, model: MF2Model, view: int, chunk: int, batch_size: int, num_workers: int
     ) -> dict[str, torch.Tensor]:
-        """The features of a view of a chunk's rows, by name."""
+        """Compute the features of a view of a chunk's rows, by name."""
         rows = range(chunk * ROWS_PER_CHUNK, min((chunk + 1) * ROWS_PER_CHUNK, len(self.split.rows)))
         keyed = KeyedRows(self.split.faces, [(view, row) for row in rows])
         parts: dict[str, list[torch.Tensor]] = {}
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
             sampled = model.sample_vision(*(batch[name].to(model.device) for name in ("pixel_values", "au_boxes")))
             for attribute, name in STORED_NAMES.items():
-                of = getattr(sampled, attribute)
-                if of is not None and (view == 0 or attribute != "face"):
-                    parts.setdefault(name, []).append(of.to("cpu", self.dtype))
-        return {name: torch.cat(of) for name, of in parts.items()}
+                values = getattr(sampled, attribute)
+                if values is not None and (view == 0 or attribute != "face"):
+                    parts.setdefault(name, []).append(values.to("cpu", self.dtype))
+        return {name: torch.cat(values) for name, values in parts.items()}
 
 
 class FeatureRows(Dataset):
-    """Rows of a split as stored features. Keys are as in `FaceDataset`; an item is where to read, for `collate`.
+    """Rows of a split as cached features. Keys are as in `FaceDataset`; items are references for `collate_features`.
 
     Args:
-        store: which is complete.
-        captions: of the training split; None is without.
-        seed: of the run.
+        store: a complete store.
+        captions: captions of the training split, or None.
+        seed: random seed of the run.
 
-    `readout_logits` `(rows, A + E)`, once they are set, go with the rows as they are, without an epoch; rows of an
-    epoch are learned from, by the recognisers alone.
+    If `readout_logits` `(rows, A + E)` are set, rows without an epoch (for evaluation) include them; rows of an epoch
+    (for training) do not.
     """
 
     readout_logits: torch.Tensor | None = None
@@ -98,7 +98,7 @@ class FeatureRows(Dataset):
         return self, epoch, int(row)
 
     def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Features, labels and, of an epoch, texts, as a live run would see the same views."""
+        """Features and labels of rows, and their texts if there is an epoch, as in training without the cache."""
         chunks = self._views[(epoch or 0) % len(self._views)]
         batch = {
             name: torch.stack(
@@ -116,18 +116,18 @@ class FeatureRows(Dataset):
         return batch
 
     def face_features(self) -> torch.Tensor:
-        """`(rows, F)` of the first view, in fp32: what the linear readout reads."""
+        """`(rows, F)` float32 inputs of the linear readout, from the first view."""
         return torch.cat([chunk["face_features"] for chunk in self._views[0]]).float()
 
 
 def collate_features(items: Sequence[tuple[FeatureRows, int | None, int]]) -> dict[str, torch.Tensor]:
-    """Items of one `FeatureRows` and one epoch to a batch."""
+    """Collate items of one `FeatureRows` and one epoch."""
     rows, epoch, _ = items[0]
     return rows.batch(epoch, np.array([row for _, _, row in items]))
 
 
 def hash_module(module: nn.Module) -> str:
-    """A sha256 over the names and values of a module's parameters and buffers."""
+    """SHA-256 of the names and values of a module's parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -143,10 +143,10 @@ def cache_features(
     train: Split,
     evaluation: Split,
 ) -> tuple[FeatureRows, FeatureRows]:
-    """Both splits as stored features, computed now where they are not stored yet.
+    """Return both splits as cached features; missing ones are computed.
 
     Raises:
-        ValueError: the tower is trained, so that nothing of it can be kept.
+        ValueError: the tower is trained, so that its features cannot be cached.
     """
     if not model.config.freeze_vision:
         raise ValueError(
@@ -164,16 +164,16 @@ def cache_features(
         "au_ids": list(config.label_space.region_au_ids) if config.use_au_vl else [],
         "images": collator.image_processor.to_dict(),
     }
-    drawn = {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else {}
+    randomness = {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else {}
     views = (arguments.feature_views or 1) if augmentation else 1
     images = FaceCollator(collator.image_processor, None, augmentation, collator.seed, views)
-    plain = FaceCollator(collator.image_processor)
+    unaugmented = FaceCollator(collator.image_processor)
     stores = (
-        FeatureStore(root, facts | drawn, train, images, num_kept=0, dtype=dtype, num_views=views),
-        FeatureStore(root, facts, evaluation, plain, num_kept=0, dtype=dtype),
+        FeatureStore(root, facts | randomness, train, images, num_kept=0, dtype=dtype, num_views=views),
+        FeatureStore(root, facts, evaluation, unaugmented, num_kept=0, dtype=dtype),
     )
     missing = [store for store in stores if not store.is_complete]
-    settings.distributed_state.wait_for_everyone()  # all have looked before any writes
+    settings.distributed_state.wait_for_everyone()  # all processes check before any of them writes
     was_training = model.training
     model.eval().to(settings.device)
     for store in missing:
@@ -200,22 +200,22 @@ def add_readout(
     train: Split,
     folder: Path,
 ) -> None:
-    """Fit the linear readout of a new model, or take the checkpoint's own, and let the rows know what it says.
+    """Fit the linear readout of a new model, or use the checkpoint's, and add its logits to the rows.
 
-    Of training rows that are logits of regressions that did not see their groups.
+    The logits of training rows are from cross-validation over groups.
     """
     readout = model.readout.cpu()
     if arguments.model_name_or_path:
         rows[0].readout_logits = readout(rows[0].face_features())
     else:
-        targets = Targets.of(train.labels, len(model.config.emotions), arguments.balance_emotions)
+        targets = Targets.from_labels(train.labels, len(model.config.emotions), arguments.balance_emotions)
         groups = train.groups
         file = folder / f"readout-{fit_key(targets, groups)}.safetensors"
         with settings.main_process_first(local=False, desc="readout"):
             if not file.is_file():
-                fit_readout(rows[0].face_features(), targets, groups, importance_of(readout)).save(file)
+                fit_readout(rows[0].face_features(), targets, groups, feature_importance(readout)).save(file)
         fit = ReadoutFit.load(file)
-        fit.put_into(readout)
+        fit.copy_to(readout)
         rows[0].readout_logits = fit.held_out
     rows[1].readout_logits = readout(rows[1].face_features())
     readout.to(model.device)

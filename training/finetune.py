@@ -1,4 +1,4 @@
-"""Adapt MF² to a task: a DFN adapter from cached states, or full, LoRA or head-only fine-tuning beside it."""
+"""Adapt MF² to a task: a DFN adapter on cached states, or full, LoRA or head-only fine-tuning."""
 
 import sys
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from mf2.utils.command_line import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fine-tune as the command line says."""
+    """Run fine-tuning with the arguments of the command line."""
     arguments = parse_arguments(FinetuneArguments, argv, description=__doc__)
-    from mf2.training.finetuning import finetune  # after --help and argument errors: it loads torch
+    from mf2.training.finetuning import finetune  # imported after --help and argument errors, as it imports torch
 
     finetune(arguments)
 

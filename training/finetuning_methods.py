@@ -1,4 +1,4 @@
-"""What each fine-tuning method trains, and the Trainer that does it."""
+"""The fine-tuning methods: which parameters they train, and their Trainer."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from mf2.modeling_mf2 import MF2ForPreTraining, MF2Model
 from mf2.peft_dfn import DFNConfig
 from mf2.training.adapter_start import fit_adapter_readout
 from mf2.training.arguments import FinetuneArguments, reject_unknown
-from mf2.training.finetuning_task import Task, captions_of
+from mf2.training.finetuning_task import Task, make_caption_table
 from mf2.training.lifecycle import TaskConfig, make_augmentation, provenance
 from mf2.training.readout_fit import Targets
 from mf2.training.state_cache import (
@@ -38,7 +38,7 @@ from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
 
 ADAPTER = "default"
 LORA_TARGETS = r"(emo|au)\.qformer\..*\.(query|value)"
-NOT_OF_STATES = (
+FIELDS_WITHOUT_EFFECT = (
     "au_thresholds",
     "au_pos_weight",
     "emotion_logit_shift",
@@ -50,19 +50,19 @@ NOT_OF_STATES = (
     "label2id",
     "_name_or_path",
 )
-"""Fields of a configuration that the states do not follow from."""
+"""Fields of a configuration that do not affect the states."""
 
 
 @dataclass
 class Method:
-    """A method that is ready to train.
+    """A method ready for training.
 
     Args:
-        model: what is saved; its parameters are counted.
-        config: which holds the task's label space.
-        trainer: the Trainer, which evaluates on the rows held out where there are any.
-        evaluation: the rows of the evaluation split, as the Trainer takes them.
-        is_adapter: the model is saved as an adapter, not as a whole.
+        model: the model to save; its parameters are counted.
+        config: configuration with the task's label space.
+        trainer: the Trainer, which evaluates on the held-out rows if there are any.
+        evaluation: the rows of the evaluation split, in the form that the Trainer takes.
+        is_adapter: whether the model is saved as an adapter.
     """
 
     model: nn.Module
@@ -81,7 +81,7 @@ def make_method(
     collator: FaceCollator,
     is_adapter: bool = False,
 ) -> Method:
-    """A method that trains on images."""
+    """Make a method that trains on images."""
     faces = task.evaluation.faces
     trainer = PretrainingTrainer(
         model,
@@ -97,25 +97,25 @@ def make_method(
 
 # ---------------------------------------------------------------------------------------------------------------- dfn
 def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
-    """Side networks beside the frozen model: from cached states, or live with `no_cache`."""
+    """DFN: side networks on the frozen model, with cached states or (`no_cache`) without."""
     config = make_adapter_config(arguments, task)
-    captions = captions_of(task) if config.alignment_weight else None
+    captions = make_caption_table(task) if config.alignment_weight else None
     augmentation = make_augmentation(arguments)
     collator = FaceCollator(task.processor.image_processor, captions, augmentation, arguments.seed, arguments.views)
     if arguments.no_cache:
         base = MF2Model.from_pretrained(task.base)
         set_seed(arguments.seed)
         model = attach(base, config, arguments.model, task)
-        start_readout(arguments, task, model, live_views(base.to(settings.device), task, arguments))
+        initialize_readout(arguments, task, model, read_live_features(base.to(settings.device), task, arguments))
         return make_method(arguments, settings, task, model, config, collator, is_adapter=True)
     train, evaluation = cache_states(arguments, settings, task, config, collator)
-    with torch.device("meta"):  # of the base, no more than its recognisers is needed any more
+    with torch.device("meta"):  # only the recognisers of the base are needed from here on
         base = MF2Model(task.config)
     train.load_recognizers(base.recognizers)
-    set_seed(arguments.seed)  # so that the side starts the same, live or cached, whatever was computed before
+    set_seed(arguments.seed)  # so that initialisation does not depend on what was computed before
     model = attach(base, config, arguments.model, task)
-    start_readout(arguments, task, model, cached_views(train, task, arguments))
-    recognizers: Any = model.get_base_model().recognizers  # PEFT has put DFN's layer in their place
+    initialize_readout(arguments, task, model, read_cached_features(train, task, arguments))
+    recognizers: Any = model.get_base_model().recognizers  # replaced by DFN's layer in PEFT
     rows = [
         StateRows(train, task.train, captions, arguments.seed),
         StateRows(evaluation, task.evaluation, None, arguments.seed),
@@ -134,7 +134,7 @@ def prepare_dfn(arguments: FinetuneArguments, settings: TrainingArguments, task:
 
 
 def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
-    """The side networks that the arguments describe, in the task's label space."""
+    """Make the adapter's configuration from the arguments, in the task's label space."""
     reject_unknown(list(arguments.dfn), [field.name for field in dataclasses.fields(DFNConfig)], "dfn")
     config = DFNConfig(
         **arguments.dfn,
@@ -148,59 +148,61 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
     return config
 
 
-def start_readout(
+def initialize_readout(
     arguments: FinetuneArguments, task: Task, model: PeftModel, pooled: Iterator[Mapping[str, torch.Tensor]]
 ) -> None:
-    """Fit the readout of a new adapter, where it has one, to the rows that are trained on; no step changes it.
+    """Fit the readout of a new adapter, if it has one, to the training rows; it is not trained further.
 
     Args:
-        pooled: what the recognisers read of these rows, in batches.
+        pooled: pooled states of these rows, in batches.
     """
     layer: Any = model.get_base_model().recognizers
     if not layer.dfn_sides[ADAPTER].config.readout:
         return
-    rows, labels = task.trained_on, task.train.labels
-    targets = Targets.of(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)
+    rows, labels = task.train_rows, task.train.labels
+    targets = Targets.from_labels(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)
     groups = task.train.groups[rows]
     fit_adapter_readout(layer.dfn_sides[ADAPTER], layer.base_layer, pooled, targets, groups)
 
 
-def cached_views(states: States, task: Task, arguments: FinetuneArguments) -> Iterator[dict[str, torch.Tensor]]:
-    """What recognisers read of the rows that are trained on: the first view, from its cached states."""
-    for rows in batches_of(task.trained_on, arguments):
-        yield {name.removesuffix("_states"): of for name, of in states.images(0, rows).items()}
+def read_cached_features(
+    states: States, task: Task, arguments: FinetuneArguments
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the pooled states of the training rows, from the cache of the first view."""
+    for rows in split_into_batches(task.train_rows, arguments):
+        yield {name.removesuffix("_states"): values for name, values in states.images(0, rows).items()}
 
 
 @torch.no_grad()
-def live_views(model: MF2Model, task: Task, arguments: FinetuneArguments) -> Iterator[dict[str, torch.Tensor]]:
-    """The same, of the frozen model."""
+def read_live_features(model: MF2Model, task: Task, arguments: FinetuneArguments) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the pooled states of the training rows, computed by the frozen model."""
     was_training, collate = model.training, FaceCollator(task.processor.image_processor)
     model.eval()
-    for rows in tqdm(batches_of(task.trained_on, arguments), desc="readout", unit="batch"):
+    for rows in tqdm(split_into_batches(task.train_rows, arguments), desc="readout", unit="batch"):
         batch = collate(task.train.faces.__getitems__([int(row) for row in rows]))
         inputs: dict[str, Any] = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
         yield model.encode_branches(**inputs, au_ids=collate.image_processor.au_ids).pooled
     model.train(was_training)
 
 
-def batches_of(rows: np.ndarray, arguments: FinetuneArguments) -> list[np.ndarray]:
-    """The rows in parts of an evaluation batch, at most."""
+def split_into_batches(rows: np.ndarray, arguments: FinetuneArguments) -> list[np.ndarray]:
+    """Split rows into batches of the evaluation batch size."""
     size = arguments.per_device_eval_batch_size
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def attach(model: MF2Model, config: DFNConfig, base: str, task: Task) -> PeftModel:
-    """The model with a new adapter, which records what it was made for."""
+    """Add a new adapter to the model, and record the base in its configuration."""
     adapted = get_peft_model(model, config)
     config.base_model_name_or_path = base if task.revision else str(Path(base).resolve())
-    config.revision = task.revision  # PEFT has written the folder of the download
+    config.revision = task.revision  # PEFT has set the folder of the download
     return adapted
 
 
 def cache_states(
     arguments: FinetuneArguments, settings: TrainingArguments, task: Task, config: DFNConfig, collator: FaceCollator
 ) -> tuple[States, States]:
-    """The states of the training and the evaluation split, computed now where they are not stored yet."""
+    """Return the cached states of both splits; missing ones are computed."""
     make_store = partial(
         StatesStore,
         root=Path(arguments.cache_dir or Path(arguments.output_dir, "states")),
@@ -210,14 +212,14 @@ def cache_states(
     facts = {
         "code": CODE_VERSION,
         "weights": hash_weights(task.base),
-        "model": {name: value for name, value in task.config.to_dict().items() if name not in NOT_OF_STATES},
+        "model": {name: value for name, value in task.config.to_dict().items() if name not in FIELDS_WITHOUT_EFFECT},
         "images": task.processor.image_processor.to_dict(),
         "au_ids": list(task.label_space.region_au_ids),
     }
     images = FaceCollator(collator.image_processor, None, collator.augmentation, collator.seed, collator.views)
-    drawn = {"seed": arguments.seed, "augmentation": vars(collator.augmentation)} if collator.augmentation else {}
+    randomness = {"seed": arguments.seed, "augmentation": vars(collator.augmentation)} if collator.augmentation else {}
     train = make_store(
-        facts=facts | drawn,
+        facts=facts | randomness,
         split=task.train,
         images=images,
         captions=collator.captions,
@@ -225,7 +227,7 @@ def cache_states(
     )
     evaluation = make_store(facts=facts, split=task.evaluation, images=FaceCollator(collator.image_processor))
     missing = [store for store in (train, evaluation) if not store.is_complete]
-    settings.distributed_state.wait_for_everyone()  # all have looked before any writes
+    settings.distributed_state.wait_for_everyone()  # all processes check before any of them writes
     if missing:
         model = MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
     for store in missing:
@@ -242,20 +244,20 @@ def cache_states(
 
 # ------------------------------------------------------------------------------------------------------ other methods
 def prepare_full(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
-    """Everything but a frozen tower, under the task's losses or under all."""
+    """Full fine-tuning: everything but a frozen tower, with the task's losses or all."""
     model_class = MF2ForPreTraining if arguments.losses == "all" else MF2Model
     model = load_resized(arguments, task, model_class)
     if arguments.freeze_vision:
         model.config.freeze_vision = True
         model.vision_model.requires_grad_(False)
-    captions = captions_of(task) if arguments.losses == "all" else None
+    captions = make_caption_table(task) if arguments.losses == "all" else None
     return make_method(arguments, settings, task, model, model.config, live_collator(arguments, task, captions))
 
 
 def prepare_lora(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
-    """Low-rank changes of the queries and values of both Q-Formers, and the recognisers.
+    """LoRA: low-rank updates of queries and values in both Q-Formers, and the recognisers.
 
-    It ends merged, as a checkpoint: recognisers of another label space than the base's cannot travel in LoRA's file.
+    The result is merged into a checkpoint, as LoRA's file cannot store recognisers of another label space.
     """
     base = load_resized(arguments, task, MF2Model)
     lora = LoraConfig(
@@ -269,14 +271,14 @@ def prepare_lora(arguments: FinetuneArguments, settings: TrainingArguments, task
 
 
 def prepare_head(arguments: FinetuneArguments, settings: TrainingArguments, task: Task) -> Method:
-    """The recognisers alone."""
+    """Head: only the recognisers."""
     model = load_resized(arguments, task, MF2Model).requires_grad_(False)
     model.recognizers.requires_grad_(True)
     return make_method(arguments, settings, task, model, model.config, live_collator(arguments, task))
 
 
 def load_resized(arguments: FinetuneArguments, task: Task, model_class: type[MF2Model]) -> MF2Model:
-    """The base with the outputs of the task."""
+    """Load the base and resize its outputs to the task."""
     model = model_class.from_pretrained(task.base)
     model.resize_label_space(task.label_space)
     if arguments.weight_aus:
@@ -287,7 +289,7 @@ def load_resized(arguments: FinetuneArguments, task: Task, model_class: type[MF2
 
 
 def emotion_shift(arguments: FinetuneArguments, task: Task) -> list[float] | None:
-    """What balances the task's emotions in their loss."""
+    """Logit shift that balances the task's emotions in the loss; None without balancing."""
     num_emotions = len(task.label_space.emotions)
     if not (arguments.balance_emotions and num_emotions):
         return None
@@ -295,7 +297,7 @@ def emotion_shift(arguments: FinetuneArguments, task: Task) -> list[float] | Non
 
 
 def live_collator(arguments: FinetuneArguments, task: Task, captions: CaptionTable | None = None) -> FaceCollator:
-    """Augmented images anew in every epoch."""
+    """A collator with new augmentation in every epoch."""
     return FaceCollator(task.processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
 
 

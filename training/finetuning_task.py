@@ -1,4 +1,4 @@
-"""What a fine-tuning run adapts, and to what: the base, and data in the task's label space."""
+"""The task of a fine-tuning run: the base checkpoint, and data in the task's label space."""
 
 import logging
 from dataclasses import dataclass
@@ -26,14 +26,16 @@ CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.py")
 
 @dataclass
 class Task:
-    """What a run adapts to, and from.
+    """A fine-tuning task.
 
     Args:
-        base: folder of the checkpoint; a repository's files lie there in the local cache.
-        revision: the repository's commit; None for a folder.
-        config: of the checkpoint.
-        processor: with the regions of the task's label space.
-        held_out: numbers of the training rows that are not trained on and choose; none without `holdout_share`.
+        base: folder of the base checkpoint; in the local cache for a Hub repository.
+        revision: commit of the Hub repository; None for a folder.
+        config: configuration of the base.
+        processor: processor with the regions of the task's label space.
+        label_space: AUs and emotions of the task.
+        train, evaluation: both splits.
+        held_out: indices of the training rows for model selection; empty without `holdout_share`.
     """
 
     base: Path
@@ -46,12 +48,12 @@ class Task:
     held_out: np.ndarray
 
     @property
-    def trained_on(self) -> np.ndarray:
-        """Numbers of the training rows that are trained on."""
+    def train_rows(self) -> np.ndarray:
+        """Indices of the training rows that are trained on."""
         return np.setdiff1d(np.arange(len(self.train.rows)), self.held_out)
 
     def datasets(self, train: Dataset, evaluation: Dataset) -> dict[str, Any]:
-        """What the Trainer trains on, and what it evaluates while it does: the rows held out, where there are any.
+        """The Trainer's `train_dataset` and `eval_dataset`; the latter are the held-out rows, if there are any.
 
         Args:
             train, evaluation: all rows of both splits.
@@ -59,13 +61,13 @@ class Task:
         if not len(self.held_out):
             return {"train_dataset": train, "eval_dataset": evaluation}
         return {
-            "train_dataset": RowSubset(train, self.trained_on),
+            "train_dataset": RowSubset(train, self.train_rows),
             "eval_dataset": RowSubset(train, self.held_out),
         }
 
 
 def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task:
-    """The data in the task's label space, and where the base is."""
+    """Locate the base and load the data in the task's label space."""
     check_model_source(arguments.model, "an adapter")
     base, revision = locate_base(arguments.model)
     config = MF2Config.from_pretrained(base)
@@ -79,7 +81,7 @@ def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task
     if arguments.method == "dfn":
         if arguments.dfn.get("start", "base") == "base":
             label_space = label_space.looking_at(config.label_space.region_au_ids)
-    else:  # such a model keeps its AUs where the task has none
+    else:  # these methods keep the base's AUs if the task has none
         label_space = LabelSpace(label_space.au_ids or tuple(config.au_ids), label_space.emotions)
     train = Split.join(train_paths, arguments.train_split, arguments.max_train_rows, label_space)
     evaluation = Split.join(eval_paths, arguments.eval_split, arguments.max_eval_rows, label_space)
@@ -97,7 +99,7 @@ def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task
 
 
 def locate_base(model: str) -> tuple[Path, str | None]:
-    """The folder of a checkpoint, and its commit where it comes from the Hub."""
+    """Return the folder of a checkpoint, and its commit if it is on the Hub."""
     if Path(model).is_dir():
         return Path(model), None
     if model.count("/") != 1 or model.startswith((".", "/")):
@@ -106,8 +108,8 @@ def locate_base(model: str) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
-def captions_of(task: Task) -> CaptionTable | None:
-    """The texts of the training split, by the base's configuration; None where there are none."""
+def make_caption_table(task: Task) -> CaptionTable | None:
+    """Tokenize the captions of the training split for the base; None if there are none."""
     captions = CaptionTable(
         task.train.rows, task.train.labels, task.config, task.processor.tokenizer, task.label_space.au_ids
     )

@@ -1,4 +1,4 @@
-"""What the courses of all training scripts share: how a run starts, is scored, and ends as a folder for the Hub."""
+"""Steps shared by all training runs: start, evaluation, and writing the folder for the Hub."""
 
 import json
 import logging
@@ -25,7 +25,14 @@ from mf2.processing_mf2 import Augmentation, MF2Processor
 from mf2.training.arguments import ScriptArguments, SplitArguments, check_same_run, reject_unknown
 from mf2.training.checkpoints import find_resume_checkpoint, has_weights
 from mf2.training.overlay import draw_overlay
-from mf2.training.trainer import SHOWN_SCORES, PretrainingTrainer, by_task, losses_of, make_training_arguments, sigmoid
+from mf2.training.trainer import (
+    SHOWN_SCORES,
+    PretrainingTrainer,
+    by_task,
+    extract_losses,
+    make_training_arguments,
+    sigmoid,
+)
 from mf2.utils.command_line import illustration
 from mf2.utils.environment import check_all_processes_run, describe_environment
 from mf2.utils.files import read_json, write_json
@@ -36,18 +43,18 @@ logger = logging.getLogger(__name__)
 
 
 class TaskConfig(Protocol):
-    """A configuration that holds a label space: a model's or an adapter's."""
+    """A configuration with a label space, of a model or an adapter."""
 
     au_thresholds: Any
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
+        """AUs and emotions of the outputs."""
 
 
 # -------------------------------------------------------------------------------------------------------------- setup
 def start_run(arguments: ScriptArguments) -> tuple[TrainingArguments, Path | None]:
-    """Join the processes, check and make the output folder; the Trainer's settings and the checkpoint to continue."""
+    """Set up the processes and the output folder; returns the Trainer's settings and the checkpoint to resume from."""
     check_all_processes_run()
     settings = make_training_arguments(arguments)
     with settings.main_process_first(local=False, desc="output folder"):
@@ -58,7 +65,7 @@ def start_run(arguments: ScriptArguments) -> tuple[TrainingArguments, Path | Non
         keep_freed_memory()
     if arguments.cpu_threads:
         torch.set_num_threads(arguments.cpu_threads)
-    fit_threads(settings.device)  # looks at the cores first here, so that the first step knows what is free
+    fit_threads(settings.device)  # measures the free cores before the first step
     if checkpoint:
         logger.info(f"Continuing from {checkpoint}.")
     set_seed(arguments.seed)
@@ -67,20 +74,20 @@ def start_run(arguments: ScriptArguments) -> tuple[TrainingArguments, Path | Non
 
 # --------------------------------------------------------------------------------------------------------------- data
 def provenance(train: Split) -> list[dict[str, Any]]:
-    """What a configuration records of the data that it was trained on, an entry a data set."""
-    kept = ("name", "license", "synthetic", "fingerprint", "revision", "rows", "videos")
+    """Entries of the training data for a configuration, one per data set."""
+    names = ("name", "license", "synthetic", "fingerprint", "revision", "rows", "videos")
     parts = train.description.get("parts", [train.description])
-    return [{name: part[name] for name in kept if name != "revision" or part[name]} for part in parts]
+    return [{name: part[name] for name in names if name != "revision" or part[name]} for part in parts]
 
 
 def make_augmentation(arguments: SplitArguments) -> Augmentation | None:
-    """The augmentation that the arguments describe; None where they switch it off."""
+    """The augmentation of the arguments; None if it is disabled."""
     reject_unknown(list(arguments.augmentation), list(Augmentation.__dataclass_fields__), "augmentation")
     return Augmentation(**arguments.augmentation) if arguments.augment else None
 
 
 def unlabelled_aus(split: Split, label_space: LabelSpace) -> list[str]:
-    """Codes of the AUs that no row of a split labels."""
+    """Codes of the AUs without a label in a split."""
     return [label_space.au_codes[index] for index in split.labels.unlabelled_aus()]
 
 
@@ -95,16 +102,19 @@ def evaluate(
     result: TrainOutput,
     held_out: Dataset | None = None,
 ) -> dict[str, Any]:
-    """Tune the AU thresholds on training images, score the evaluation split, and put the figures together.
+    """Tune the AU thresholds on training images, score the evaluation split, and collect the metrics.
 
     Args:
-        model: whose parameters are counted.
-        task: the configuration that holds the label space, a model's or an adapter's; the thresholds go into it.
-        held_out: training images that were not trained on, which tune then.
+        model: its parameters are counted.
+        task: configuration of the model or adapter; the thresholds are set in it.
+        result: of the training.
+        held_out: training images that were not trained on; if given, the thresholds are tuned on them.
+    Returns:
+        `model`, `evaluation`, `training` and `environment` of `metrics.json`.
     """
-    known: Any = trainer.train_dataset if held_out is None else held_out
-    tuning_rows = spaced_rows(len(known), arguments.tuning_rows)
-    tuning = trainer.predict(torch.utils.data.Subset(known, tuning_rows.tolist()))
+    tuning_dataset: Any = trainer.train_dataset if held_out is None else held_out
+    tuning_rows = spaced_rows(len(tuning_dataset), arguments.tuning_rows)
+    tuning = trainer.predict(torch.utils.data.Subset(tuning_dataset, tuning_rows.tolist()))
     au_logits, au_labels = by_task(tuning.predictions)[0], by_task(tuning.label_ids)[0]
     task.au_thresholds = tune_thresholds(sigmoid(au_logits), au_labels)
     prediction = trainer.predict(trainer.eval_dataset)
@@ -116,7 +126,7 @@ def evaluate(
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         },
-        "evaluation": score(prediction, evaluation, task.label_space),
+        "evaluation": compute_scores(prediction, evaluation, task.label_space),
         "training": {
             "data": train.description,
             "unlabelled_aus": unlabelled_aus(train, task.label_space),
@@ -134,14 +144,14 @@ def evaluate(
     }
 
 
-def score(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -> dict[str, Any]:
-    """All scores of the evaluation split (see `evaluate_predictions`), and what they were measured on."""
+def compute_scores(prediction: PredictionOutput, split: Split, label_space: LabelSpace) -> dict[str, Any]:
+    """All scores of the evaluation split (see `evaluate_predictions`), with its description."""
     predictions = predictions_from_logits(split, label_space, *prediction.predictions)
     return {"data": split.description, **evaluate_predictions(predictions, label_space)}
 
 
 def evaluation_history(trainer: PretrainingTrainer) -> list[dict[str, float]]:
-    """The scores of every evaluation in training, with its step and the seconds of training so far."""
+    """The scores of every evaluation during training, with its step and the elapsed seconds."""
     names = (*SHOWN_SCORES, "elapsed_seconds")
     entries = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
     return [
@@ -152,10 +162,10 @@ def evaluation_history(trainer: PretrainingTrainer) -> list[dict[str, float]]:
 
 
 def last_losses(trainer: PretrainingTrainer) -> dict[str, float]:
-    """Each loss as it was last logged."""
+    """The last logged value of each loss."""
     logged: dict[str, float] = {}
     for entry in trainer.state.log_history:
-        logged |= losses_of(entry)
+        logged |= extract_losses(entry)
     return logged
 
 
@@ -168,7 +178,7 @@ def add_scores_without_landmarks(
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """Score what was saved without landmarks, too: `by_landmarks`, and which of them `evaluation` is (`landmarks`)."""
+    """Also score the saved model without landmarks; adds `by_landmarks` and `landmarks` to the evaluation."""
     model = AutoModel.from_pretrained(base or folder)
     if base is not None:
         model.load_adapter(str(folder))
@@ -191,31 +201,31 @@ def finish(
     device: torch.device,
     base: str | Path | None = None,
 ) -> None:
-    """Add the card and, last, `metrics.json` to the checkpoint or adapter that was saved.
+    """Add the model card and, last, `metrics.json` to the saved checkpoint or adapter.
 
     Args:
-        base: the checkpoint of an adapter.
+        base: base checkpoint of an adapter; None for a checkpoint.
     """
     output_dir = Path(arguments.output_dir)
     batch_size = arguments.per_device_eval_batch_size
     add_scores_without_landmarks(metrics, output_dir, base, processor, evaluation, batch_size, device)
-    (output_dir / OVERLAY_NAME).unlink(missing_ok=True)  # it shows what lay here before
+    (output_dir / OVERLAY_NAME).unlink(missing_ok=True)  # of an earlier run
     write_card(output_dir, metrics=metrics)
     write_json(output_dir / METRICS_NAME, metrics)
 
 
 def finished_metrics(arguments: ScriptArguments, train: Split, evaluation: Split) -> dict[str, Any] | None:
-    """What `metrics.json` of a run that is finished holds; None where something is left to train or to measure.
+    """Return `metrics.json` of a finished run; None if there is something left to train or evaluate.
 
-    A folder is finished with its weights and its metrics, measured on these data; with other data under the same name
-    it is not. `--resume_from_checkpoint auto` alone takes it as it is.
+    A run is finished if its folder has weights, and metrics that were measured on the same data. Finished runs are
+    only reused with `--resume_from_checkpoint auto`.
     """
     output_dir = Path(arguments.output_dir)
     if arguments.resume_from_checkpoint != "auto" or not (output_dir / METRICS_NAME).is_file():
         return None
     metrics = read_json(output_dir / METRICS_NAME)
-    measured_on = [metrics.get(part, {}).get("data") for part in ("training", "evaluation")]
-    if measured_on != json.loads(json.dumps([train.description, evaluation.description])):
+    measured_data = [metrics.get(part, {}).get("data") for part in ("training", "evaluation")]
+    if measured_data != json.loads(json.dumps([train.description, evaluation.description])):
         return None
     if not has_weights(output_dir):
         return None
@@ -223,22 +233,22 @@ def finished_metrics(arguments: ScriptArguments, train: Split, evaluation: Split
     return metrics
 
 
-def show(arguments: ScriptArguments, metrics: dict[str, Any], evaluation: Split, device: torch.device) -> None:
-    """Draw `overlay.png` where it is wanted and missing, name it in the card, and log the scores."""
+def report_run(arguments: ScriptArguments, metrics: dict[str, Any], evaluation: Split, device: torch.device) -> None:
+    """Draw `overlay.png` if requested and missing, add it to the card, and log the scores."""
     output_dir = Path(arguments.output_dir)
     file = output_dir / OVERLAY_NAME
     if arguments.overlay_faces and not file.is_file():
         with illustration(file):
             rows = spaced_rows(len(evaluation.rows), arguments.overlay_faces)
-            writer = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
+            model = MF2ForConditionalGeneration.from_pretrained(output_dir).eval().to(device)
             processor = MF2Processor.from_pretrained(output_dir)
-            draw_overlay(writer, processor, [evaluation.faces[int(row)] for row in rows], file)
+            draw_overlay(model, processor, [evaluation.faces[int(row)] for row in rows], file)
         write_card(output_dir)
     logger.info(summary(metrics, output_dir))
 
 
 def summary(metrics: dict[str, Any], output_dir: Path) -> str:
-    """The scores beside their baselines, in a few lines."""
+    """The scores with their baselines, in a few lines."""
     aus, emotion = metrics["evaluation"]["aus"], metrics["evaluation"]["emotion"]
     lines = [f"{output_dir} is ready; README.md shows what it does."]
     if aus["f1"] is not None:

@@ -1,4 +1,4 @@
-"""A model with its tokenizer and processor, from the arguments and what the training split holds."""
+"""Builds a model with its tokenizer and processor from the arguments and the training split."""
 
 import logging
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> PreTrainedTokenizerBase:
-    """The named tokenizer, else the starting checkpoint's, else a vocabulary trained on the captions of `rows`.
+    """Load the named tokenizer or the starting checkpoint's; otherwise train one on the captions of `rows`.
 
     Raises:
-        ValueError: there is nothing to train one on, or the named one is no BERT tokenizer.
+        ValueError: there are no captions to train on, or the named tokenizer is not BERT's.
     """
     if arguments.tokenizer:
         tokenizer = load_tokenizer(arguments.tokenizer)
@@ -36,7 +36,7 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
         return AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     texts = training_texts(rows)
     if not texts and arguments.baseline and not load_system(arguments.baseline).reads:
-        texts = list(CAPTION_PROMPTS.values())  # a processor has a tokenizer, read or not
+        texts = list(CAPTION_PROMPTS.values())  # a processor always has a tokenizer
     if not texts:
         raise ValueError(
             f"{arguments.train_data} has no captions to train a vocabulary on; write them with `mf2 data caption`, or "
@@ -48,10 +48,10 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
 def build_config(
     arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
 ) -> MF2Config:
-    """The size's configuration with the fields of `arguments.model` and those that the tokenizer decides.
+    """Build the configuration of a size, with the fields of `arguments.model` and of the tokenizer.
 
     Args:
-        au_ids: The AUs of the model, where they are others than those asked for.
+        au_ids: AUs of the model, if they differ from the requested ones.
     """
     fields = vocabulary_fields(tokenizer) | arguments.model
     if au_ids is not None:
@@ -70,18 +70,18 @@ def build_config(
 def build_model(
     arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
 ) -> MF2ForPreTraining | BaselineModel:
-    """A new model, with published starts where they are named, or a checkpoint."""
+    """Build a new model, with pretrained parts if any are named, or load a checkpoint."""
     if arguments.model_name_or_path:
         return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
     config = build_config(arguments, tokenizer, au_ids)
     model = BaselineModel(config) if isinstance(config, BaselineConfig) else MF2ForPreTraining(config)
-    starts = {
+    pretrained = {
         "text": arguments.init_text,
         "qformer": arguments.init_qformer,
         "vision": arguments.init_vision,
     }
-    if any(starts.values()):
-        load_pretrained_parts(model, **starts)
+    if any(pretrained.values()):
+        load_pretrained_parts(model, **pretrained)
     elif model.config.freeze_vision:
         logger.warning("The vision tower is frozen and starts from random weights; name an init_vision or train it.")
     return model
@@ -90,9 +90,9 @@ def build_model(
 def build_processor(
     arguments: PretrainArguments, config: MF2Config, tokenizer: PreTrainedTokenizerBase
 ) -> MF2Processor:
-    """The processor that goes with the model: the starting checkpoint's, or one by the configuration.
+    """Load the starting checkpoint's processor, or build one from the configuration.
 
-    Image size, mean and deviation are the arguments' where they are given.
+    Image size, mean and standard deviation are those of the arguments, if given.
     """
     given: dict[str, Any] = {"image_mean": arguments.image_mean, "image_std": arguments.image_std}
     if arguments.image_size:

@@ -1,4 +1,4 @@
-"""What a finished run shows: a picture of a few evaluation faces."""
+"""Draws `overlay.png`, the results of a run on a few evaluation faces."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ from mf2.processing_mf2 import MF2Processor
 from mf2.utils.drawing import FaceState, boxes_to_corners, compose, panel_height
 from mf2.utils.files import replacing
 
-CAPTION_LINES = 18  # room for the sentences of a face
+CAPTION_LINES = 18  # lines for the captions of a face
 
 
 def draw_overlay(
     model: MF2ForConditionalGeneration, processor: MF2Processor, examples: Sequence[FaceExample], file: str | Path
 ) -> None:
-    """Draw faces one below the other: AU regions coloured by probability, the AUs, the emotion, captions and labels.
+    """Draw a column of faces: AU regions coloured by probability, AUs, emotion, captions and labels.
 
     Args:
-        model: in evaluation mode, on the device where it is to run.
+        model: in evaluation mode, on its device.
         examples: rows of an evaluation split.
-        file: the PNG to write.
+        file: PNG file to write.
     """
     landmarks = [example.landmarks_px for example in examples]
     inputs = processor(images=[example.image for example in examples], landmarks=landmarks).to(model.device)
@@ -37,10 +37,10 @@ def draw_overlay(
     captions = write_captions(model, processor, inputs)
     panel_px = panel_height(len(model.label_space.au_ids), CAPTION_LINES)
     drawn = []
-    for place, example in enumerate(examples):
-        face = _face_picture(inputs["pixel_values"][place], processor)
-        regions = _region_corners(inputs["au_boxes"][place], face.size)
-        state = _describe(states[place], captions[place], regions, example, model.label_space)
+    for index, example in enumerate(examples):
+        face = _face_picture(inputs["pixel_values"][index], processor)
+        regions = _region_corners(inputs["au_boxes"][index], face.size)
+        state = _describe(states[index], captions[index], regions, example, model.label_space)
         drawn.append(compose(face, [state], 1, panel_px))
     sheet = Image.fromarray(np.concatenate([np.asarray(picture) for picture in drawn]))
     with replacing(file) as partial:
@@ -48,23 +48,23 @@ def draw_overlay(
 
 
 def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
-    """What each branch that is on has learned to write, by kind, for every image."""
+    """Generate every kind of caption that the model was trained on, for every image."""
     written = {}
     for kind in caption_kinds(model.config, model.label_space):
         ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
         written[kind] = processor.batch_decode(ids)
-    return [{kind: texts[place] for kind, texts in written.items()} for place in range(len(inputs["pixel_values"]))]
+    return [{kind: texts[index] for kind, texts in written.items()} for index in range(len(inputs["pixel_values"]))]
 
 
 def _face_picture(pixel_values: torch.Tensor, processor: MF2Processor) -> Image.Image:
-    """Normalised `(3, H, W)` back to a picture."""
+    """Convert normalised `(3, H, W)` pixel values to a picture."""
     mean, std = (np.asarray(getattr(processor.image_processor, name)) for name in ("image_mean", "image_std"))
     pixels = np.clip(pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean, 0, 1)
     return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
 
 
 def _region_corners(boxes: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """`(A, 2, 4)` boxes in [0, 1] to the `(A, 2, 4, 2)` corners in a picture of that width and height."""
+    """Convert `(A, 2, 4)` boxes in [0, 1] to `(A, 2, 4, 2)` corners in pixels; `size` is width and height."""
     return boxes_to_corners(boxes.cpu().numpy() * (*size, *size))
 
 
@@ -75,7 +75,7 @@ def _describe(
     example: FaceExample,
     label_space: LabelSpace,
 ) -> FaceState:
-    """What is drawn of an example: what the model says, and its labels."""
+    """Combine an example's predictions and labels for drawing."""
     is_labelled = bool(label_space.emotions) and example.emotion != EMOTION_UNLABELLED
     emotion = state.get("emotion", "")
     labels = dict(zip(label_space.au_codes, example.aus, strict=True))

@@ -8,9 +8,9 @@ from mf2.utils.command_line import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Pre-train as the command line says."""
+    """Run pre-training with the arguments of the command line."""
     arguments = parse_arguments(PretrainArguments, argv, description=__doc__)
-    from mf2.training.pretraining import pretrain  # after --help and argument errors: it loads torch
+    from mf2.training.pretraining import pretrain  # imported after --help and argument errors, as it imports torch
 
     pretrain(arguments)
 

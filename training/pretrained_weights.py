@@ -1,4 +1,4 @@
-"""Start MF² from published weights: BERT for the text side, BLIP-2 stage 1 for whole branches, any vision tower."""
+"""Initialises MF² from published weights: BERT (text), BLIP-2 stage 1 (whole branches) and vision towers."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,22 +18,22 @@ def load_pretrained_parts(
     qformer: str | None = None,
     vision: str | None = None,
 ) -> dict[str, list[str]]:
-    """Fill parts of a model from checkpoints on the Hub or on disk; both branches get the same start.
+    """Load parts of a model from checkpoints on the Hub or on disk; both branches get the same weights.
 
-    The parts are applied in the order BLIP-2, BERT, vision, each over what came before. With both `qformer` and `text`
-    BERT fills only what BLIP-2's ITM checkpoints lack: the LM head.
+    The parts are applied in the order BLIP-2, BERT, vision; later ones overwrite earlier ones. With both `qformer` and
+    `text`, BERT only fills the LM head, which BLIP-2's ITM checkpoints lack.
 
     Args:
-        model: A freshly built model of matching widths.
-        text: A BERT checkpoint (`bert-base-uncased`): text side, and the query FFNs as copies of the text FFNs
-            (BLIP-2's own start). Its token-type embedding 0 is folded into the positions.
-        qformer: A BLIP-2 stage 1 checkpoint (`Salesforce/blip2-itm-vit-g`): everything in a branch but the LM head and
-            the AU embeddings; its vision tower too, where the model has the same.
-        vision: Weights of the tower, of the same architecture as `vision_config`.
+        model: a new model of matching widths.
+        text: BERT checkpoint (`bert-base-uncased`) for the text side, and for the query FFNs as copies of the text
+            FFNs (as BLIP-2 initialises them). Token-type embedding 0 is added to the position embeddings.
+        qformer: BLIP-2 stage 1 checkpoint (`Salesforce/blip2-itm-vit-g`) for everything in a branch but the LM head
+            and the AU embeddings; also for the vision tower if it is the same.
+        vision: checkpoint of a tower with the architecture of `vision_config`.
     Returns:
-        For each branch and for `vision`: the model's parameters that no checkpoint filled.
+        For each branch and for `vision`, the names of the parameters that were not loaded.
     Raises:
-        ValueError: a shape that does not fit; the parameter and both shapes are shown.
+        ValueError: a shape differs; the message shows the parameter and both shapes.
     """
     filled: dict[str, set[str]] = {name: set() for name in (*model.branches, "vision")}
     if qformer is not None:
@@ -57,15 +57,15 @@ def load_pretrained_parts(
 
 
 def _fill(module: nn.Module, source: StateDict, rename: Callable[[str], list[str]], origin: str) -> set[str]:
-    """Copy the tensors that `rename` maps onto the module; returns the names that were filled."""
-    own = module.state_dict()
+    """Copy the tensors that `rename` maps to the module; returns the names of the filled parameters."""
+    state = module.state_dict()
     filled = set()
     with torch.no_grad():
         for key, tensor in source.items():
             for target in rename(key):
-                if target not in own:
+                if target not in state:
                     continue
-                _copy(own[target], tensor, target, origin)
+                _copy(state[target], tensor, target, origin)
                 filled.add(target)
     if not filled:
         raise ValueError(f"{origin} holds nothing that fits {type(module).__name__}; check which checkpoint it is.")
@@ -73,7 +73,7 @@ def _fill(module: nn.Module, source: StateDict, rename: Callable[[str], list[str
 
 
 def _copy(target: torch.Tensor, tensor: torch.Tensor, name: str, origin: str) -> None:
-    """Copy, letting the vocabulary be larger than the source's: `[DEC]` comes last and keeps its random start."""
+    """Copy a tensor; the vocabulary may be larger than the source's: `[DEC]`, the last token, stays random."""
     grows = name.endswith(("word_embeddings.weight", "lm_head.bias")) and target.shape[1:] == tensor.shape[1:]
     if grows and len(target) >= len(tensor):
         target = target[: len(tensor)]
@@ -90,9 +90,9 @@ def _strip_prefix(prefix: str) -> Callable[[str], list[str]]:
 
 
 def _from_blip2(key: str) -> list[str]:
-    """Names in a branch of a `Blip2ForImageTextRetrieval` parameter.
+    """Map a parameter of `Blip2ForImageTextRetrieval` to names in a branch.
 
-    The tower's last LayerNorm is BLIP-2's `ln_vision`, which a branch keeps as its own.
+    The tower's last LayerNorm is BLIP-2's `ln_vision`, which is part of a branch here.
     """
     if key.startswith("vision_model."):
         head, _, parameter = key.rpartition(".")
@@ -101,7 +101,7 @@ def _from_blip2(key: str) -> list[str]:
 
 
 def _from_bert(key: str) -> list[str]:
-    """Names in a branch of a `BertForMaskedLM` parameter."""
+    """Map a parameter of `BertForMaskedLM` to names in a branch."""
     key = key.removeprefix("bert.")
     if key.startswith("embeddings.LayerNorm."):
         return [key.replace("embeddings.LayerNorm", "qformer.layernorm")]
@@ -113,7 +113,7 @@ def _from_bert(key: str) -> list[str]:
     if ".attention." in key:
         return [key]
     for block in (".intermediate.", ".output."):
-        if block in key:  # the query FFNs start as copies of the text FFNs
+        if block in key:  # query FFNs are initialised as copies of the text FFNs
             return [key, key.replace(block, f"{block[:-1]}_query.")]
     return []
 
@@ -126,7 +126,7 @@ def _lm_head_from_bert(key: str) -> list[str]:
 
 
 def _fold_token_types(source: StateDict) -> dict[str, torch.Tensor]:
-    """BERT adds token type 0 to every position of a single text; a branch has no token types."""
+    """Add token-type embedding 0 to the position embeddings, as BERT does for single texts; branches have no types."""
     folded = dict(source)
     token_types = folded.pop("bert.embeddings.token_type_embeddings.weight")
     positions = "bert.embeddings.position_embeddings.weight"

@@ -1,4 +1,4 @@
-"""The course of a pre-training run: setup, data, model, fit, evaluate, save."""
+"""A pre-training run: set-up, data, model, fit, evaluate, save."""
 
 import dataclasses
 import logging
@@ -39,7 +39,7 @@ from mf2.training.lifecycle import (
     finished_metrics,
     make_augmentation,
     provenance,
-    show,
+    report_run,
     start_run,
 )
 from mf2.training.model_setup import build_model, build_processor, build_tokenizer
@@ -49,12 +49,12 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
-    """Train, evaluate on images alone, and leave `arguments.output_dir` as a folder for the Hub.
+    """Train, evaluate on images only, and write `arguments.output_dir` as a folder for the Hub.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
     Raises:
-        ValueError, OSError: something the user can put right; the message is one line.
+        ValueError, OSError: an error that the user can fix, with a one-line message.
         FloatingPointError: the loss is not finite.
     """
     register_auto_classes()
@@ -65,23 +65,23 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     if metrics is None:
         metrics = fit(arguments, settings, checkpoint, train, evaluation, au_ids)
     if settings.process_index == 0:
-        show(arguments, metrics, evaluation, settings.device)
+        report_run(arguments, metrics, evaluation, settings.device)
     return metrics
 
 
 # --------------------------------------------------------------------------------------------------------------- data
 def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tuple[Split, Split, list[int]]:
-    """The training and the evaluation split, and the AUs of their labels.
+    """Load the training and evaluation splits, and return them with the AUs of their labels.
 
-    `synth` is generated into the output folder first, once.
+    The data set `synth` is first generated into the output folder.
     """
     path = arguments.train_data
     with settings.main_process_first(local=False, desc="data"):
         if path == "synth":
             path = generate_sample(arguments, is_main=settings.process_index == 0)
-        au_ids = au_ids_of(arguments)
+        au_ids = get_au_ids(arguments)
         train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
-        if not arguments.model_name_or_path and (labelled := labelled_aus(train, au_ids)) != au_ids:
+        if not arguments.model_name_or_path and (labelled := select_labelled_aus(train, au_ids)) != au_ids:
             au_ids = labelled
             train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
         evaluation = Split.load(arguments.eval_data or path, arguments.eval_split, arguments.max_eval_rows, au_ids)
@@ -89,7 +89,7 @@ def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tupl
 
 
 def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
-    """The folder of the generated sample, drawn now if it is not there."""
+    """Return the folder of the generated sample; generate it if it does not exist."""
     from mf2.dataset_tools.synthetic.synth import SynthConfig, draw_sheet, synthesize
 
     reject_unknown(list(arguments.synth), list(SynthConfig.__dataclass_fields__), "synth")
@@ -104,21 +104,23 @@ def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
     return str(folder)
 
 
-def labelled_aus(train: Split, au_ids: list[int]) -> list[int]:
-    """The AUs that some row labels: a new model answers for no other. All of them where there is none."""
+def select_labelled_aus(train: Split, au_ids: list[int]) -> list[int]:
+    """The AUs with labels in the training split, which are the outputs of a new model; all AUs if none is labelled."""
     unlabelled = train.labels.unlabelled_aus()
-    left_out = [f"AU{au_ids[index]}" for index in unlabelled]
+    unlabelled_codes = [f"AU{au_ids[index]}" for index in unlabelled]
     if not unlabelled:
         return au_ids
     if len(unlabelled) == len(au_ids):
         logger.warning("No row of the training split labels an AU; the AU outputs mean nothing.")
         return au_ids
-    logger.warning(f"{', '.join(left_out)}: no row of the training split labels them; the model leaves them out.")
+    logger.warning(
+        f"{', '.join(unlabelled_codes)}: no row of the training split labels them; the model leaves them out."
+    )
     return [au_id for index, au_id in enumerate(au_ids) if index not in unlabelled]
 
 
-def au_ids_of(arguments: PretrainArguments) -> list[int]:
-    """The AUs that are asked for."""
+def get_au_ids(arguments: PretrainArguments) -> list[int]:
+    """The AUs of the starting checkpoint or of the arguments."""
     if arguments.model_name_or_path:
         return list(MF2Config.from_pretrained(arguments.model_name_or_path).au_ids)
     return list(arguments.model.get("au_ids", AU_IDS))
@@ -128,7 +130,7 @@ def au_ids_of(arguments: PretrainArguments) -> list[int]:
 def make_model(
     arguments: PretrainArguments, train: Split, au_ids: list[int]
 ) -> tuple[MF2ForPreTraining | BaselineModel, MF2Processor]:
-    """The model with what the training split decides (AUs and their weights, provenance), and its processor."""
+    """Build the model, with the AUs, loss weights and provenance of the training split, and its processor."""
     tokenizer = build_tokenizer(arguments, train.rows)
     model = build_model(arguments, tokenizer, au_ids)
     config = model.config
@@ -146,8 +148,8 @@ def make_model(
             f"features; give --feature_views, 1 or more, or --model.readout_grids '[]'."
         )
     if isinstance(model, BaselineModel):
-        measured = model.system.measure(train.labels.aus, train.labels.emotion, len(EMOTIONS))
-        config.baseline_options = measured | (config.baseline_options or {})
+        statistics = model.system.measure(train.labels.aus, train.labels.emotion, len(EMOTIONS))
+        config.baseline_options = statistics | (config.baseline_options or {})
     if arguments.weight_aus:
         config.au_pos_weight = train.labels.au_pos_weight()
     if arguments.balance_emotions:
@@ -165,7 +167,7 @@ def fit(
     evaluation: Split,
     au_ids: list[int],
 ) -> dict[str, Any]:
-    """Train from a checkpoint or the start, measure, and save everything; what `metrics.json` holds."""
+    """Train, starting from a checkpoint if given, evaluate and save; returns the content of `metrics.json`."""
     model, processor = make_model(arguments, train, au_ids)
     trainer = make_trainer(arguments, settings, model, processor, train, evaluation)
     if trainer.is_world_process_zero():
@@ -184,7 +186,7 @@ def fit(
 def compare_with_probes(
     metrics: dict[str, Any], model: MF2ForPreTraining, processor: MF2Processor, train: Split, evaluation: Split
 ) -> dict[str, Any]:
-    """`probes`: their scores, and those (`not_above`) in which the model does not beat the better one."""
+    """Scores of the linear probes, and the scores (`not_above`) in which the model does not beat the better one."""
     rows = measure_tower_probes(model.eval(), processor.image_processor, train, evaluation)
     not_above = scores_not_above_probes(metrics["evaluation"], rows)
     for row in [{"name": "this model", **headline_scores(metrics["evaluation"])}, *rows]:
@@ -203,7 +205,7 @@ def make_trainer(
     train: Split,
     evaluation: Split,
 ) -> PretrainingTrainer:
-    """The Trainer over both splits."""
+    """Make the Trainer for both splits."""
     captions = make_captions(arguments, model, processor, train)
     settings.ddp_find_unused_parameters = may_skip_parameters(model)
     collator = FaceCollator(processor.image_processor, captions, make_augmentation(arguments), arguments.seed)
@@ -228,7 +230,7 @@ def make_trainer(
 def make_captions(
     arguments: PretrainArguments, model: MF2ForPreTraining | BaselineModel, processor: MF2Processor, train: Split
 ) -> CaptionTable | None:
-    """The texts that the model reads in training; None for a system that reads none."""
+    """The captions that the model is trained on; None for a baseline without text."""
     config = model.config
     if isinstance(model, BaselineModel) and not model.system.reads:
         return None
@@ -243,7 +245,7 @@ def make_captions(
 
 
 def may_skip_parameters(model: MF2ForPreTraining | BaselineModel) -> bool:
-    """Whether a step may leave parameters without a gradient, which processes must know of each other."""
+    """Whether a step may leave parameters without a gradient, which DDP has to be told."""
     if isinstance(model, BaselineModel):
         return model.system.skips_parameters
     config = model.config

@@ -1,19 +1,19 @@
-"""Frozen states, stored once: what DFN reads of a model, so that it trains without the model.
+"""A cache of the frozen model's states that DFN reads, so that adapters are trained without the model.
 
     states/<key>/
-        key.json                           what the states follow from, in clear
+        key.json                           what the states depend on, in readable form
         spaces.safetensors                 each branch's frozen projections and temperature
-        recognizers.safetensors            the model's recognisers, which an adapter may start from
-        texts-<hash>.safetensors           by branch `(texts, J, D)`, each distinct caption once, and its number
-        images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows; what the
-                                           base's readout says, and where the AU regions are
+        recognizers.safetensors            the model's recognisers, from which an adapter may be initialised
+        texts-<hash>.safetensors           by branch `(texts, J, D)` of the distinct captions, and their numbers
+        images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows; also the
+                                           logits of the base's readout and the positions of the AU regions
 
-The key is a hash of everything that the states follow from (the model's weights and settings, the rows, the views'
-randomness, …), that of the texts one of their tokens, so states of something else are never read. A chunk is written
-as a whole: a run that was interrupted goes on with the chunks that are missing, and more views later cost only
-themselves. Files are memory-mapped.
+The key is a hash of everything that the states depend on (the model's weights and settings, the rows, the views'
+randomness, …), and that of the texts a hash of their tokens, so that wrong states are never used. Chunks are written
+atomically: an interrupted run computes only the missing chunks, and additional views only cost themselves. Files are
+memory-mapped.
 
-Symbols in shapes: B rows of a batch, K views of a branch (1, or one per AU region), J kept states, D width.
+Symbols in shapes: B rows of a batch, K views of a branch (1, or one per AU region), J states kept, D width.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ IMAGE_STATE_NAMES = tuple(f"{name}_states" for name in POOLED_NAMES)
 
 
 def hash_weights(folder: Path) -> str:
-    """A sha256 over the names and contents of a checkpoint's safetensors files."""
+    """SHA-256 of the names and contents of a checkpoint's safetensors files."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no *.safetensors; it is no MF² checkpoint.")
@@ -62,17 +62,17 @@ def hash_weights(folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------------ writing
 @dataclass
 class StatesStore:
-    """Where the states of one split are, and how they come about.
+    """The state cache of one split: its location, and how states are computed.
 
     Args:
-        root: of all caches.
-        facts: JSON values that the states follow from, beside the rows.
+        root: folder of all caches.
+        facts: JSON values that the states depend on, besides the rows.
         split: the rows.
-        images: makes a batch of a view of them.
-        captions: what the text towers read; None without them.
-        num_views: views a row.
-        num_kept: states of a branch that are kept.
-        dtype: of the stored states.
+        images: collates a view of the rows.
+        num_kept: number of states kept per branch.
+        dtype: dtype of the stored states.
+        captions: captions of the rows; None for no text states.
+        num_views: views per row.
     """
 
     root: Path
@@ -86,7 +86,7 @@ class StatesStore:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """Everything that the states follow from; of more views, only more of them."""
+        """Everything that the states depend on, except the number of views."""
         parts = self.split.description.get("parts", [self.split.description])
         return {
             "format": FORMAT_VERSION,
@@ -99,40 +99,43 @@ class StatesStore:
 
     @property
     def folder(self) -> Path:
-        """Named by the start of the key's hash."""
+        """The folder, named by the start of the key's hash."""
         text = json.dumps(self.key, sort_keys=True, default=str)
         return self.root / hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @cached_property
     def texts_file(self) -> Path | None:
-        """Where the states of the texts are; None without them."""
+        """The file of the text states; None without captions."""
         if self.captions is None:
             return None
         return self.folder / f"texts-{self.captions.fingerprint()[:20]}.safetensors"
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether all files exist."""
         return self.has_shared_files and not self._missing_chunks()
 
     @property
     def has_shared_files(self) -> bool:
-        """Whether what belongs to no chunk is there: the spaces, the recognisers and the texts."""
+        """Whether the files that belong to no chunk exist: the spaces, the recognisers and the texts."""
         has_texts = self.texts_file is None or self.texts_file.is_file()
         return has_texts and all((self.folder / name).is_file() for name in (SPACES_NAME, RECOGNIZERS_NAME))
 
     def open(self) -> "States":
-        """The states, for reading."""
+        """Open the states for reading."""
         return States(self.folder, len(self.split.rows), self.num_views, self.texts_file)
 
     @torch.no_grad()
     def fill(
         self, model: MF2Model, batch_size: int, num_workers: int = 0, process_index: int = 0, num_processes: int = 1
     ) -> None:
-        """Compute this process's share of what is missing; the first process computes the texts.
+        """Compute this process's share of the missing states; the first process also computes the texts.
 
         Args:
             model: frozen, in evaluation mode.
+            batch_size: images per forward pass.
+            num_workers: processes that load images.
+            process_index, num_processes: of distributed training.
         """
         missing = self._missing_chunks()[process_index::num_processes]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,7 @@ class StatesStore:
             )
 
     def fill_shared_files(self, model: MF2Model) -> None:
-        """Write what belongs to no chunk."""
+        """Write the files that belong to no chunk."""
         _save(shared_spaces(model), self.folder / SPACES_NAME)
         _save(model.recognizers.state_dict(), self.folder / RECOGNIZERS_NAME)
         if self.captions is not None and self.texts_file is not None and not self.texts_file.is_file():
@@ -157,25 +160,25 @@ class StatesStore:
         return [chunk for chunk in chunks if not chunk_file(self.folder, *chunk).is_file()]
 
     def _text_states(self, model: MF2Model, captions: CaptionTable) -> dict[str, torch.Tensor]:
-        """By branch, the states `(texts, J, D)` of each distinct text and its number in the caption table."""
+        """By branch, the states `(texts, J, D)` of the distinct texts and their numbers in the caption table."""
         tensors = {}
         for name, indexes in captions.used_indexes().items():
             parts = np.array_split(indexes, max(len(indexes) // TEXTS_PER_PASS, 1))
-            shown = tqdm(parts, desc=f"states of {name} texts", unit="batch")
-            tensors[f"{name}.states"] = torch.cat([self._pass_texts(model, captions, name, part) for part in shown])
+            progress = tqdm(parts, desc=f"states of {name} texts", unit="batch")
+            tensors[f"{name}.states"] = torch.cat([self._pass_texts(model, captions, name, part) for part in progress])
             tensors[f"{name}.indexes"] = torch.from_numpy(indexes)
         return tensors
 
     def _pass_texts(self, model: MF2Model, captions: CaptionTable, branch: str, indexes: np.ndarray) -> torch.Tensor:
-        """`(n, J, D)`, without a word to the other processes: they wait meanwhile."""
+        """`(n, J, D)` states of texts, without communication, as the other processes wait."""
         ids, mask, _ = (tensor.to(model.device) for tensor in captions.table.pad(indexes))
         states = model.get_branch(branch).pool_text(ids, mask)
-        return keep(states, self.num_kept).to("cpu", self.dtype)
+        return select_layers(states, self.num_kept).to("cpu", self.dtype)
 
     def _chunk_states(
         self, model: MF2Model, view: int, chunk: int, batch_size: int, num_workers: int
     ) -> dict[str, torch.Tensor]:
-        """By branch, `(rows, K, J, D)` of a view."""
+        """By branch, the states `(rows, K, J, D)` of a view of a chunk's rows."""
         rows = range(chunk * ROWS_PER_CHUNK, min((chunk + 1) * ROWS_PER_CHUNK, len(self.split.rows)))
         keyed = KeyedRows(self.split.faces, [(view, row) for row in rows])
         parts: dict[str, list[torch.Tensor]] = {}
@@ -183,13 +186,13 @@ class StatesStore:
             inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
             views = model.encode_branches(**inputs, au_ids=self.images.image_processor.au_ids)
             for name, states in views.pooled.items():
-                dtype = torch.float32 if name == PLACES else self.dtype  # a readout tells small distances apart
-                parts.setdefault(name, []).append(keep(states, self.num_kept).to("cpu", dtype))
-        return {name: torch.cat(of) for name, of in parts.items()}
+                dtype = torch.float32 if name == PLACES else self.dtype  # float16 is too coarse for positions
+                parts.setdefault(name, []).append(select_layers(states, self.num_kept).to("cpu", dtype))
+        return {name: torch.cat(states) for name, states in parts.items()}
 
 
 class KeyedRows(Dataset):
-    """A data set under a list of its keys."""
+    """A data set restricted to a list of its keys."""
 
     def __init__(self, rows: Dataset, keys: Sequence[tuple[int, int]]):
         self.rows, self.keys = rows, keys
@@ -201,23 +204,23 @@ class KeyedRows(Dataset):
         return self.rows[self.keys[index]]
 
 
-def pool_batch(model: MF2Model, batch: Mapping[str, torch.Tensor], num_kept: int) -> dict[str, torch.Tensor]:
-    """Everything that DFN reads of a batch, in one go: `…_states` of the images, `…_text_states` of the texts."""
+def pool_states(model: MF2Model, batch: Mapping[str, torch.Tensor], num_kept: int) -> dict[str, torch.Tensor]:
+    """All states that DFN reads of a batch: `…_states` of the images, `…_text_states` of the texts."""
     views = model.encode_branches(batch["pixel_values"], batch["au_boxes"])
-    states = {f"{name}_states": keep(of, num_kept) for name, of in views.pooled.items()}
+    states = {f"{name}_states": select_layers(pooled, num_kept) for name, pooled in views.pooled.items()}
     for name, prefix in (("emo", ""), ("au", "au_")):
         text = (batch[f"{prefix}{part}"] for part in ("input_ids", "attention_mask", "caption_ids"))
-        states[f"{name}_text_states"] = keep(model.pool_texts(name, *text).states, num_kept)
+        states[f"{name}_text_states"] = select_layers(model.pool_texts(name, *text).states, num_kept)
     return states
 
 
-def keep(states: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """(…, J, D) of all layers -> of those that are kept."""
+def select_layers(states: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """Select the kept layers of `(…, J, D)` states."""
     return states[..., kept_layers(states.shape[-2], num_kept), :]
 
 
 def shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
-    """`<branch>.<name>` -> what projects a branch's states into the space that it shares with texts."""
+    """`<branch>.<name>` -> parameters of the projections into the shared space of images and texts."""
     return {
         f"{name}.{key}": value.contiguous()
         for name, branch in model.branches.items()
@@ -227,17 +230,17 @@ def shared_spaces(model: MF2Model) -> dict[str, torch.Tensor]:
 
 
 def count_chunks(num_rows: int) -> int:
-    """Chunks of a view."""
+    """Number of chunks of a view."""
     return -(-num_rows // ROWS_PER_CHUNK)
 
 
 def chunk_file(folder: Path, view: int, chunk: int) -> Path:
-    """Where a chunk of a view is."""
+    """The file of a chunk of a view."""
     return folder / f"images-{view:03d}-{chunk:05d}.safetensors"
 
 
 def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    for leftover in file.parent.glob(f".{file.stem}.*{file.suffix}"):  # of a process that was killed
+    for leftover in file.parent.glob(f".{file.stem}.*{file.suffix}"):  # of an interrupted process
         leftover.unlink(missing_ok=True)
     with replacing(file) as partial:
         save_file(tensors, partial)
@@ -260,7 +263,7 @@ class FrozenSpace(SharedSpace):
 
 
 class States:
-    """The states of a split, mapped from its folder."""
+    """The states of a split, memory-mapped from their folder."""
 
     def __init__(self, folder: Path, num_rows: int, num_views: int, texts_file: Path | None):
         self.num_rows, self.num_views = num_rows, num_views
@@ -273,7 +276,7 @@ class States:
         self._recognizers = load_file(folder / RECOGNIZERS_NAME)
 
     def images(self, view: int, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """`emo_states` `(B, 1, J, D)` and `au_states` `(B, A, J, D)` of a view, in fp32."""
+        """`emo_states` `(B, 1, J, D)`, `au_states` `(B, A, J, D)`, … of a view, in float32."""
         chunks = self._chunks[view]
         return {
             f"{name}_states": torch.stack(
@@ -283,13 +286,13 @@ class States:
         }
 
     def texts(self, branch: str, indexes: np.ndarray) -> torch.Tensor:
-        """`(…)` numbers of texts -> `(…, J, D)` in fp32; zeros for -1."""
+        """`(…)` numbers of texts -> `(…, J, D)` states in float32; zeros for -1."""
         table, known = self._texts[f"{branch}.states"], self._texts[f"{branch}.indexes"].numpy()
         found = table[torch.from_numpy(np.searchsorted(known, np.maximum(indexes, known[0])))].float()
         return found * torch.from_numpy(indexes >= 0)[..., None, None]
 
     def load_recognizers(self, recognizers: MF2Recognizers) -> None:
-        """Give the model's recognisers, made without memory, their weights."""
+        """Load the weights of recognisers that were built on the meta device."""
         recognizers.load_state_dict(self._recognizers, assign=True)
 
     def spaces(self) -> dict[str, FrozenSpace]:
@@ -305,11 +308,13 @@ class States:
 
 # ----------------------------------------------------------------------------------------------------------- training
 class StateRows(Dataset):
-    """Rows of a split as cached states. Keys are as in `FaceDataset`; an item is where to read, for `collate_states`.
+    """Rows of a split as cached states. Keys are as in `FaceDataset`; items are references for `collate_states`.
 
     Args:
-        captions: of the training split.
-        seed: of the run.
+        states: states of the split.
+        split: the rows.
+        captions: captions of the training split, or None.
+        seed: random seed of the run.
     """
 
     def __init__(self, states: States, split: Split, captions: CaptionTable | None, seed: int):
@@ -323,7 +328,7 @@ class StateRows(Dataset):
         return self, epoch, int(row)
 
     def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """States, labels and, of an epoch, texts, as a live run would see the same views."""
+        """States and labels of rows, and their texts if there is an epoch, as in training without the cache."""
         batch = self.states.images((epoch or 0) % self.states.num_views, rows)
         batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
         batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
@@ -338,13 +343,13 @@ class StateRows(Dataset):
 
 
 def collate_states(items: Sequence[tuple[StateRows, int | None, int]]) -> dict[str, torch.Tensor]:
-    """Items of one `StateRows` and one epoch to a batch."""
+    """Collate items of one `StateRows` and one epoch."""
     rows, epoch, _ = items[0]
     return rows.batch(epoch, np.array([row for _, _, row in items]))
 
 
 class StatesModel(nn.Module):
-    """One adapter over cached states, as a model that the Trainer takes: the live model's outputs and losses."""
+    """An adapter on cached states as a model for the Trainer, with the outputs and losses of the full model."""
 
     def __init__(self, side: DFNSide, spaces: Mapping[str, FrozenSpace], config: Any, base: MF2Recognizers):
         super().__init__()
@@ -361,18 +366,18 @@ class StatesModel(nn.Module):
     ) -> MF2Output:
         """`emo_states`, `au_states`, and with texts `…_text_states`, `…_caption_ids`, `…_text_valid`."""
         pooled = {name: states[f"{name}_states"] for name in POOLED_NAMES if f"{name}_states" in states}
-        seen = self.side(pooled, self.base)
+        outputs = self.side(pooled, self.base)
         texts = {
             name: PooledTexts(*(states[f"{name}_{part}"] for part in ("text_states", "caption_ids", "text_valid")))
-            for name in seen.side_states
+            for name in outputs.side_states
             if f"{name}_text_states" in states
         }
         branches = dict(self.spaces.items())
-        losses, floors = split_floors(self.side.losses(seen, emotion_labels, au_labels, texts, branches))
+        losses, floors = split_floors(self.side.losses(outputs, emotion_labels, au_labels, texts, branches))
         return MF2Output(
             loss=self.side.weigh(losses),
             losses=losses,
-            au_logits=seen.au_logits,
-            emotion_logits=seen.emotion_logits,
+            au_logits=outputs.au_logits,
+            emotion_logits=outputs.emotion_logits,
             loss_floors=floors or None,
         )

@@ -1,4 +1,4 @@
-"""A vocabulary for the text side where no published one is at hand: BERT's WordPiece with `[DEC]`."""
+"""Trains a vocabulary for the text side if no published one is used: BERT's WordPiece with `[DEC]`."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", DECODER_TOKEN)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A lower-case WordPiece vocabulary of these texts.
+    """Train a lower-case WordPiece vocabulary on texts.
 
-    It holds the special tokens, every character, and the most frequent words; another word falls apart into its
-    characters. The same texts in any order give the same vocabulary in every process, which the merges of
-    `tokenizers.WordPieceTrainer` do not (it breaks ties by chance).
+    It consists of the special tokens, every character, and the most frequent words; other words are split into
+    characters. The result does not depend on the order of the texts or the process, unlike that of
+    `tokenizers.WordPieceTrainer`, which breaks ties at random.
 
     Args:
         texts: captions; duplicates count once.
-        vocab_size: entries at most, special tokens included; the characters are never left out.
+        vocab_size: maximum number of entries, special tokens included; characters are always included.
     """
     backend = BertTokenizer().backend_tokenizer
     counts: Counter[str] = Counter()
@@ -35,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def vocabulary_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The fields of `MF2Config` that a tokenizer decides."""
+    """The fields of `MF2Config` that depend on the tokenizer."""
     return {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,

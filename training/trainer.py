@@ -1,4 +1,4 @@
-"""transformers' `Trainer` for MF²: its losses logged apart, its data order, evaluation on images alone."""
+"""transformers' `Trainer` for MF²: separately logged losses, reproducible data order, evaluation on images only."""
 
 import logging
 import os
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 LOSS_PREFIX = "loss_"
 LOSS_NAMES = ("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
 ITM_PRIOR_ENTROPY = 0.6365
-"""ITM of a head that only knows that one pair in three matches: the entropy of (1/3, 2/3)."""
+"""ITM loss of a head that predicts the prior, one matching pair in three: the entropy of (1/3, 2/3)."""
 COLLAPSE_MARGIN = 0.003
 COLLAPSE_WINDOWS = 5
 LABEL_NAMES = ("au_labels", "emotion_labels")
 SHOWN_SCORES = ("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1")
-CHOOSING_SCORE = "score"
-"""The mean of AU F1 and emotion top-1, as far as there are labels: what chooses a checkpoint on held-out rows."""
+SELECTION_SCORE = "score"
+"""Name of the score for model selection: the mean of AU F1 and emotion top-1, as far as there are labels."""
 SHARED_FIELDS = (
     "output_dir",
     "num_train_epochs",
@@ -56,15 +56,15 @@ SHARED_FIELDS = (
     "save_total_limit",
     "dataloader_num_workers",
 )
-"""The arguments that transformers' `TrainingArguments` has under the same name."""
+"""Arguments with the same name in transformers' `TrainingArguments`."""
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
 def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
-    """The settings of transformers' Trainer; `arguments.trainer` can add any other.
+    """Make the Trainer's settings; `arguments.trainer` can add further fields.
 
     Raises:
-        ValueError: an unknown field, one that our arguments set, or one that would push to the Hub.
+        ValueError: a field is unknown, is set by another argument, or would push to the Hub.
     """
     settings: dict[str, Any] = {name: getattr(arguments, name) for name in SHARED_FIELDS}
     for kind, steps in (("eval", arguments.eval_steps), ("save", arguments.save_steps)):
@@ -76,7 +76,7 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
         "logging_nan_inf_filter": False,
         "report_to": ["tensorboard"],
         "remove_unused_columns": False,
-        "use_cpu": not torch.accelerator.is_available(),  # left out, processes on CPUs would not join each other
+        "use_cpu": not torch.accelerator.is_available(),  # needed for distributed training on CPUs
         "label_names": list(LABEL_NAMES),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
@@ -86,7 +86,7 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
             for name in ("eval_strategy", "eval_steps")
             if name in settings
         }
-        settings |= {"load_best_model_at_end": True, "metric_for_best_model": CHOOSING_SCORE}
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": SELECTION_SCORE}
     extra = arguments.trainer
     reject_unknown(list(extra), list(TrainingArguments.__dataclass_fields__), "trainer")
     if clash := sorted(set(extra) & set(SHARED_FIELDS)):
@@ -97,139 +97,139 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
 
 
 def compute_metrics_for(label_space: LabelSpace) -> Any:
-    """The Trainer's `compute_metrics`: AU F1 at 0.5 and emotion scores, with their baselines, as flat numbers."""
+    """Make the Trainer's `compute_metrics`: AU F1 at 0.5 and emotion scores with baselines, as flat scalars."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         au_logits, emotion_logits = by_task(prediction.predictions)
         au_labels, emotion_labels = by_task(prediction.label_ids)
         aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
         scores = scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
-        choosing = [scores[name] for name in ("au_f1", "emotion_top1") if name in scores]
-        return scores | ({CHOOSING_SCORE: float(np.mean(choosing))} if choosing else {})
+        selection = [scores[name] for name in ("au_f1", "emotion_top1") if name in scores]
+        return scores | ({SELECTION_SCORE: float(np.mean(selection))} if selection else {})
 
     return compute_metrics
 
 
 def by_task(arrays: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays that `prediction_step` returns, which Trainer's types hide: `(N, A)`, and `(N, E)` or `(N,)`."""
+    """Unpack the arrays of `prediction_step`: AUs `(N, A)`, and emotions `(N, E)` or `(N,)`."""
     aus, emotions = arrays
     return aus, emotions
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits to probabilities, without overflow."""
+    """Numerically stable sigmoid."""
     return 0.5 * (1 + np.tanh(0.5 * logits))
 
 
 # ---------------------------------------------------------------------------------------------------------- callbacks
 class EpochCallback(TrainerCallback):
-    """Tells the sampler which epoch begins, after a restart too (accelerate loses it there with several processes)."""
+    """Sets the sampler's epoch, also after resuming (accelerate loses it with several processes)."""
 
     def __init__(self, sampler: EpochSampler):
         self.sampler = sampler
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        """Tell the sampler."""
+        """Set the epoch."""
         self.sampler.epoch = int(state.epoch)
 
 
 class ThreadsCallback(TrainerCallback):
-    """Fits the threads of the CPU to the cores that are free, before each step and batch of an evaluation."""
+    """Adapts the number of CPU threads to the free cores before each training and evaluation step."""
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
-        """Fit the threads."""
+        """Adapt the number of threads."""
         fit_threads(args.device)
 
     def on_prediction_step(self, args, state, control, **kwargs) -> None:
-        """Fit the threads."""
+        """Adapt the number of threads."""
         fit_threads(args.device)
 
 
 class StageCallback(TrainerCallback):
-    """Tells a model that trains in stages how far the run is; a resumed run hears the same."""
+    """Passes the progress of the run to models that train in stages."""
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:
-        """Tell the system."""
+        """Pass the progress."""
         if hasattr(model, "set_progress"):
             model.set_progress(state.global_step / max(state.max_steps, 1))
 
     def on_train_end(self, args, state, control, model=None, **kwargs) -> None:
-        """Tell the model that all stages are over."""
+        """Pass the end of the run."""
         if hasattr(model, "set_progress"):
             model.set_progress(1.0)
 
 
-class EarlierStarts(TrainerCallback):
-    """Remembers how long a run had trained by the checkpoint that it goes on from."""
+class ElapsedTimeCallback(TrainerCallback):
+    """Reads how long a run had trained before the checkpoint that it resumes from."""
 
     seconds = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Read the log of the checkpoint."""
+        """Read the elapsed time from the checkpoint's log."""
         self.seconds = max((entry.get("elapsed_seconds", 0.0) for entry in state.log_history), default=0.0)
 
 
-class StopEarly(TrainerCallback):
-    """Ends a run after `patience` evaluations in a row that were no better than the best before them.
+class PatienceCallback(TrainerCallback):
+    """Early stopping after `patience` consecutive evaluations without improvement.
 
-    It looks at the log, which checkpoints keep, so that a resumed run stops where an uninterrupted one does. The best
-    checkpoint is found where the output folder is now, moved or not.
+    It uses the log, which is part of checkpoints, so that a resumed run stops at the same step as an uninterrupted
+    one. The best checkpoint is looked for in the current output folder, which may have been moved.
 
     Args:
-        patience: None ends no run.
+        patience: number of evaluations; None for no early stopping.
     """
 
     def __init__(self, patience: int | None):
         self.patience = patience
 
-    def is_over(self, state: TrainerState) -> bool:
-        """Whether the log says so."""
-        scores = [entry[name] for entry in state.log_history if (name := f"eval_{CHOOSING_SCORE}") in entry]
+    def should_stop(self, state: TrainerState) -> bool:
+        """Whether the log shows no improvement for `patience` evaluations."""
+        scores = [entry[name] for entry in state.log_history if (name := f"eval_{SELECTION_SCORE}") in entry]
         return bool(scores and self.patience) and len(scores) - 1 - int(np.argmax(scores)) >= (self.patience or 0)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Find the best checkpoint, and whether the run was over already."""
+        """Find the best checkpoint, and check whether the run had stopped already."""
         best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
         if best.is_dir():
             state.best_model_checkpoint = str(best)
-        control.should_training_stop = self.is_over(state)
+        control.should_training_stop = self.should_stop(state)
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
-        """End the run where its log says so."""
-        if self.is_over(state):
+        """Stop the run if there was no improvement."""
+        if self.should_stop(state):
             logger.info(f"No evaluation since step {state.best_global_step} was better; training ends.")
             control.should_training_stop = True
 
 
 class ConsoleCallback(ProgressCallback):
-    """The progress bar, with one line a log instead of a dictionary."""
+    """The progress bar, with a readable line per log entry instead of a dictionary."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Write a line: losses and rate, or the scores of an evaluation."""
+        """Write losses and learning rate, or the scores of an evaluation."""
         if self.training_bar is None:
             return
-        where = f"step {state.global_step}, epoch {state.epoch:.2f}"
+        position = f"step {state.global_step}, epoch {state.epoch:.2f}"
         if "loss" in logs:
-            parts = " ".join(f"{name} {value:.3f}" for name, value in losses_of(logs).items())
-            self.training_bar.write(f"{where}: loss {logs['loss']:.3f}  ({parts})  lr {logs['learning_rate']:.2e}")
+            parts = " ".join(f"{name} {value:.3f}" for name, value in extract_losses(logs).items())
+            self.training_bar.write(f"{position}: loss {logs['loss']:.3f}  ({parts})  lr {logs['learning_rate']:.2e}")
         elif scores := [f"{name} {logs[f'eval_{name}']:.3f}" for name in SHOWN_SCORES if f"eval_{name}" in logs]:
-            self.training_bar.write(f"{where}: evaluation {', '.join(scores)}")
+            self.training_bar.write(f"{position}: evaluation {', '.join(scores)}")
 
     def close(self) -> None:
-        """Leave the bars as they are; what is printed next gets a line of its own."""
+        """Close the bars, so that further output starts on a new line."""
         for bar in (self.prediction_bar, self.training_bar):
             if bar is not None:
                 bar.close()
 
 
 class CollapseCallback(TrainerCallback):
-    """Says when image-text matching has stopped telling pairs apart."""
+    """Warns if image-text matching has collapsed to the prior."""
 
     def __init__(self) -> None:
         self._windows: Counter[str] = Counter()
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Count windows at the entropy of the prior, and warn when they are many."""
+        """Count logging windows at the prior's entropy, and warn after `COLLAPSE_WINDOWS`."""
         for name in ("emo_itm", "au_itm"):
             value = (logs or {}).get(f"loss_{name}")
             if value is None:
@@ -245,17 +245,17 @@ class CollapseCallback(TrainerCallback):
 
 # ------------------------------------------------------------------------------------------------------------ trainer
 class PretrainingTrainer(Trainer):
-    """The Trainer with MF²'s habits.
+    """The Trainer for MF² and the baselines.
 
-    - Each loss is logged apart, as the mean over the logging window and all processes, and above the least that it can
-      be: equal captions and smoothed targets keep ITC from 0, by more than what it has to learn.
-    - A loss that is not finite ends the run with its name.
-    - Rows come in an order that (seed, epoch) decide, so that a resumed run sees what an uninterrupted one sees.
-    - Evaluation passes `image_names` of a batch: images (or states of images), never text.
-    - A checkpoint that cannot be written is removed; earlier ones stay.
+    - Each loss is logged separately, as the mean over the logging window and all processes, minus its minimum on the
+      batch: equal captions and smoothed targets keep ITC above 0 by more than what there is to learn.
+    - A loss that is not finite ends the run with an error that names it.
+    - The order of rows depends only on (seed, epoch), so that a resumed run equals an uninterrupted one.
+    - Evaluation passes only `image_names` of a batch: images or their cached states, never text.
+    - A checkpoint that cannot be written completely is removed; earlier ones are kept.
     """
 
-    model: Any  # these are there from the start, which Trainer's own types leave open
+    model: Any  # never None here, unlike in Trainer's types
     train_dataset: Any
     eval_dataset: Any
 
@@ -270,37 +270,37 @@ class PretrainingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.processor = processor
         self.image_names = image_names
-        vars(self.model.config).pop("use_cache", None)  # Trainer sets it; it is no field of ours
-        self.model_accepts_loss_kwargs = False  # the losses are means; they are divided by the accumulation steps
+        vars(self.model.config).pop("use_cache", None)  # set by Trainer; not a field of our configuration
+        self.model_accepts_loss_kwargs = False  # losses are means, to be divided by the accumulation steps
         self._start = perf_counter()
         self.loss_names: Sequence[str] = getattr(self.model, "loss_names", LOSS_NAMES)
         self._loss_sums = torch.zeros(len(self.loss_names), 2, device=self.args.device)  # sum, count
         self._train_sampler = EpochSampler(len(self.train_dataset), self.args.seed)
-        self._earlier = EarlierStarts()
+        self._earlier = ElapsedTimeCallback()
         self.add_callback(self._earlier)
         self.add_callback(EpochCallback(self._train_sampler))
         self.add_callback(CollapseCallback())
         self.add_callback(StageCallback())
         self.add_callback(ThreadsCallback())
         if self.args.load_best_model_at_end:
-            self.add_callback(StopEarly(patience))
+            self.add_callback(PatienceCallback(patience))
         if self.pop_callback(ProgressCallback):
             self.add_callback(ConsoleCallback())
 
     @property
     def seconds_before(self) -> float:
-        """What the earlier starts of a resumed run took, up to the last entry of their logs."""
+        """Seconds of training before the checkpoint that a run was resumed from."""
         return self._earlier.seconds
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self._train_sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices decay; biases, norms, temperatures and other parameters of at most one dimension do not."""
+        """Parameters with weight decay: those of more than one dimension (not biases, norms, temperatures)."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As usual; the progress bar ends with a line of its own, also where training fails."""
+        """Train, and close the progress bar in any case."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -309,7 +309,7 @@ class PretrainingTrainer(Trainer):
                     callback.close()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """As usual, but nothing of a finished run: resumed within an epoch, the Trainer would take one more step."""
+        """Skip the epoch if the run is finished; resumed within an epoch, the Trainer would take one more step."""
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
@@ -317,11 +317,11 @@ class PretrainingTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch, whose parts are kept for the log.
+        """Compute the loss of a batch, and record its parts for the log.
 
         Raises:
-            ValueError: nothing to learn from.
-            FloatingPointError: it is not finite; its parts are named.
+            ValueError: the batch has neither labels nor captions.
+            FloatingPointError: the loss is not finite.
         """
         outputs = model(**inputs)
         if outputs.loss is None:
@@ -332,21 +332,21 @@ class PretrainingTrainer(Trainer):
                 f"The loss is {outputs.loss.item()} at step {self.state.global_step + 1} ({parts}). Lower "
                 f"learning_rate (now {self.args.learning_rate}) or warm up longer; with bf16, try without."
             )
-        for name, value in above_floors(outputs).items():
+        for name, value in subtract_floors(outputs).items():
             self._loss_sums[self.loss_names.index(name)] += torch.stack(
                 [value.detach().float(), torch.ones_like(value)]
             )
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As usual, with each loss apart and the seconds of training so far."""
+        """Log, with separate losses and the elapsed seconds."""
         if "loss" in logs:
             logs |= self._drain_losses()
         logs["elapsed_seconds"] = self.seconds_before + perf_counter() - self._start
         super().log(logs, start_time)
 
     def _drain_losses(self) -> dict[str, float]:
-        """`loss_emo_itc`, …: means since the last call, over all processes."""
+        """Return and reset `loss_emo_itc`, …: means since the last call, over all processes."""
         sums = self.accelerator.reduce(self._loss_sums, reduction="sum").tolist()
         self._loss_sums.zero_()
         named = zip(self.loss_names, sums, strict=True)
@@ -356,13 +356,13 @@ class PretrainingTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Any, Any]:
-        """Logits and labels of a batch; the model sees the images only."""
+        """Logits and labels of a batch, predicted from the images only."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**{name: inputs[name] for name in self.image_names if name in inputs})
         labels = tuple(inputs[name] for name in LABEL_NAMES)
-        nothing = torch.zeros(len(labels[0]), 0, device=labels[0].device)
-        logits = (nothing if x is None else x.float() for x in (outputs.au_logits, outputs.emotion_logits))
+        no_columns = torch.zeros(len(labels[0]), 0, device=labels[0].device)
+        logits = (no_columns if x is None else x.float() for x in (outputs.au_logits, outputs.emotion_logits))
         return None, tuple(logits), labels
 
     # ----------------------------------------------------------------------------------------------- checkpoints
@@ -372,7 +372,7 @@ class PretrainingTrainer(Trainer):
             self.processor.save_pretrained(output_dir or self.args.output_dir)
 
     def _load_best_model(self) -> None:
-        """As a checkpoint is resumed: the Trainer's own way leaves an adapter's parameters frozen."""
+        """Load it as when resuming; the Trainer's own method leaves an adapter's parameters frozen."""
         logger.info(f"The best of {self.state.global_step} steps was {self.state.best_global_step}; it is kept.")
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -390,17 +390,17 @@ class PretrainingTrainer(Trainer):
             ) from error
 
 
-def losses_of(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The losses of an entry of the log, each by its name."""
+def extract_losses(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The losses in a log entry, by name."""
     return {name.removeprefix(LOSS_PREFIX): value for name, value in entry.items() if name.startswith(LOSS_PREFIX)}
 
 
-def above_floors(outputs: MF2Output) -> dict[str, torch.Tensor]:
-    """Each loss less the least that it can be on its batch."""
+def subtract_floors(outputs: MF2Output) -> dict[str, torch.Tensor]:
+    """Each loss minus its minimum on the batch."""
     floors = outputs.get("loss_floors") or {}
     return {name: value - floors.get(name, 0.0) for name, value in (outputs.losses or {}).items()}
 
 
 def free_space(folder: str | os.PathLike) -> str:
-    """`1.2 GB are free on its disk`."""
+    """A text such as `1.2 GB are free on its disk`."""
     return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free on its disk"

@@ -30,7 +30,7 @@ def test_a_step_trains_what_the_method_trains_and_nothing_else(name):
 def test_cached_states_are_shaped_as_live_ones_are():
     live, cached = (finetune.METHODS[name]("tiny", SETTINGS) for name in ("DFN live", "DFN cached"))
     with torch.no_grad():
-        states = finetune.pool_batch(live.module.get_base_model().eval(), live.batch, 7)
+        states = finetune.pool_states(live.module.get_base_model().eval(), live.batch, 7)
     assert {name: cached.batch[name].shape for name in states} == {name: s.shape for name, s in states.items()}
     assert sum(p.numel() for p in live.parameters) == sum(p.numel() for p in cached.parameters)
 

@@ -24,10 +24,10 @@ def make_task(seed: int = 0, rows: int = ROWS) -> tuple[torch.Tensor, Targets, n
 
 def test_it_is_the_regression_of_scikit_learn():
     features, targets, _ = make_task()
-    standardise = Standardisation.of(features, torch.full((FEATURES,), 0.5))
+    standardise = Standardisation.from_features(features, torch.full((FEATURES,), 0.5))
     basis = Basis(standardise(features))
     weights, bias = solve(basis.faces, targets, (0.02, 0.05))
-    logits = standardise(features) @ basis.back(weights) + bias
+    logits = standardise(features) @ basis.to_features(weights) + bias
     x = standardise(features).numpy()
     for au in range(2):
         known = (targets.aus[:, au] >= 0).numpy()

@@ -24,7 +24,7 @@ from mf2.modeling_mf2 import MF2Model
 from mf2.training import state_cache
 from mf2.training.arguments import FinetuneArguments
 from mf2.training.finetuning_methods import cache_states, make_adapter_config, prepare_dfn
-from mf2.training.finetuning_task import captions_of, load_task
+from mf2.training.finetuning_task import load_task, make_caption_table
 from mf2.training.state_cache import StateRows, StatesStore, collate_states
 from mf2.training.trainer import make_training_arguments
 
@@ -298,7 +298,7 @@ def test_a_batch_is_what_the_live_model_sees(base, faces, tmp_path, dtype, small
     live = MF2Model.from_pretrained(base).eval()
     side = method.model.get_base_model().recognizers.dfn_sides["default"].eval()
     rows = [10, 0, 5, 11]
-    cached_rows = StateRows(train, task.train, captions_of(task), seed=42)
+    cached_rows = StateRows(train, task.train, make_caption_table(task), seed=42)
     for epoch in (0, 1, 3):
         batch = collator([task.train.faces[(epoch, row)] for row in rows])
         views = live.encode_branches(batch["pixel_values"], batch["au_boxes"])
@@ -331,7 +331,7 @@ def test_views_are_different_and_the_first_is_the_face_as_it_is(base, faces, cac
 
 def test_an_evaluation_batch_has_no_texts(base, faces, cache):
     task, _, train, evaluation, _ = fill(base, faces, cache)
-    in_training = collate_states([StateRows(train, task.train, captions_of(task), 42)[(0, 1)]])
+    in_training = collate_states([StateRows(train, task.train, make_caption_table(task), 42)[(0, 1)]])
     in_evaluation = collate_states([StateRows(evaluation, task.evaluation, None, 42)[1]])
     states_and_labels = {"emo_states", "au_states", "places_states", "emotion_labels", "au_labels"}
     assert set(in_evaluation) == states_and_labels
