@@ -1,4 +1,4 @@
-.PHONY: docs install test test-minimum test-tested test-newest test-servers pin-tested demo lint types bench
+.PHONY: docs install test test-minimum test-tested test-app test-newest test-servers pin-tested demo lint types bench
 
 install:            ## the package and everything the tests need
 	pip install -c constraints/tested.txt -e '.[dev]'
@@ -11,6 +11,9 @@ test-minimum:       ## the oldest releases that are allowed, what touches a depe
 
 test-tested:        ## the pinned releases, everything
 	.ci/releases tested
+
+test-app:           ## the page of `mf2 app`, with Gradio and the releases that go with it
+	.ci/releases app
 
 test-newest:        ## the newest releases, within the declared ranges and beyond them, what touches a dependency
 	.ci/releases newest

@@ -1,11 +1,13 @@
 """Check captions against the recognised probabilities: which are flagged, and how often."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..caption_meaning_mf2 import RecognisedState, named_aus, named_emotions, recognised_state
+from ..caption_meaning_mf2 import EMOTION_OF_WORD, RecognisedState, named_aus, named_emotions, recognised_state
+from ..caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 
 CAPTION_PREFIX = "caption_"
 
@@ -53,6 +55,27 @@ def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Ma
     unsupported = state.unsupported_aus(caption)
     unknown = [code for code in unsupported if code not in thresholds]
     return CaptionFlags(unsupported, state.rival_emotions(kind, caption), unknown)
+
+
+def split_by_flags(caption: str, flags: CaptionFlags) -> list[tuple[str, bool]]:
+    """A caption in pieces, each with whether it is what was flagged: an AU's code or phrase, a word for an emotion.
+
+    The pieces side by side are the caption.
+    """
+    patterns = [word for word, emotion in EMOTION_OF_WORD.items() if emotion in flags.rivals]
+    if "Other" in flags.rivals:
+        patterns += [EMOTION_PHRASES["Other"].adjective, EMOTION_PHRASES["Other"].noun]
+    for au_id in (int(code.removeprefix("AU")) for code in flags.unsupported):
+        patterns.append(rf"AU\s*0*{au_id}\b(?:\s*\([^()]*\))?")
+        if au_id in AU_PHRASES:
+            phrases = AU_PHRASES[au_id]
+            patterns += [*phrases.movements, phrases.cue_noun, phrases.terse.rstrip(".")]
+    if not patterns:
+        return [(caption, False)]
+    longest_first = sorted(patterns, key=len, reverse=True)
+    either = "|".join(pattern.replace(" ", r"\s+") for pattern in longest_first)
+    pieces = re.split(rf"\b((?:{either})(?!\w))", caption, flags=re.IGNORECASE)
+    return [(piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece]
 
 
 @dataclass

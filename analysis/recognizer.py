@@ -63,7 +63,7 @@ class Recognizer:
         spaces = [model.label_spaces[name] for name in self._prefixes]
         self.label_spaces: dict[str, LabelSpace] = dict(zip(self._prefixes.values(), spaces, strict=True))
         self.image_processor = processor.for_label_spaces(*spaces).image_processor
-        self._caption_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
+        self._primary_boxes = [self.image_processor.au_ids.index(au_id) for au_id in spaces[0].region_au_ids]
 
     @classmethod
     def from_pretrained(
@@ -146,6 +146,11 @@ class Recognizer:
                 row.update(_state_columns(state, prefix))
         return rows
 
+    def primary_inputs(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`pixel_values` and the `au_boxes` of the primary label space alone, on the model's device."""
+        pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
+        return pixels, boxes[:, self._primary_boxes]
+
     def write_captions(
         self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = "agreement"
     ) -> list[dict[str, str]]:
@@ -159,14 +164,14 @@ class Recognizer:
         Returns:
             For each face the columns `caption_emotion`, ….
         """
-        pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
+        pixels, boxes = self.primary_inputs(inputs)
         au_ids = self.model.label_space.au_ids
         settings = {"rerank": rerank, "tokenizer": self.processor.tokenizer} if rerank else {"num_beams": 1}
         written = {}
         for kind in kinds:
             fit_threads(self.device)
             with cuda_products(self.precision):
-                ids = self.model.generate(pixels, boxes[:, self._caption_boxes], caption_kind=kind, **settings)
+                ids = self.model.generate(pixels, boxes, caption_kind=kind, **settings)
             written[f"caption_{kind}"] = self.processor.batch_decode(ids, au_ids=au_ids)
         return [{name: texts[face] for name, texts in written.items()} for face in range(len(pixels))]
 

@@ -56,6 +56,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "make one web page of what `mf2 analyze` found",
             "mf2 report outputs/analysis --title 'Interview 12'",
         ),
+        "app": Command(
+            "app.command",
+            "show a checkpoint in a browser: pictures, a webcam, videos, two faces, a search",
+            "mf2 app --model outputs/demo --open",
+        ),
         "detectors": Command(
             "analysis.detectors", "list the face detectors: what is there, and what to put where", "mf2 detectors"
         ),
@@ -105,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_help() -> str:
     """The commands by group, on one screen."""
-    lines = ["usage: mf2 COMMAND …", "MF²: facial action units, emotions and captions."]
+    lines = ["usage: mf2 COMMAND …  (MF²: facial action units, emotions and captions)"]
     for group, commands in GROUPS.items():
         lines.append(f"{group}:")
         lines += [f"  {line}" for line in LAUNCHED.get(group, ())]

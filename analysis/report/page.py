@@ -240,14 +240,24 @@ def _format_value(value: Any) -> str:
 
 # --------------------------------------------------------------------------------------------------------- model card
 def render_card(model: str | None) -> Markup | None:
-    """Render the model card of a checkpoint folder or cached Hub repository as safe HTML; None if there is none.
+    """Render the model card of a checkpoint folder or cached Hub repository as safe HTML; None if there is none."""
+    text = read_card(model) if model else None
+    return None if text is None else render_markdown(text)
 
-    HTML in the card is escaped, and pictures are replaced by their alternative text, as they would need requests.
-    """
-    file = _card_file(model) if model else None
+
+def read_card(model: str) -> str | None:
+    """Read the model card of a checkpoint folder or cached Hub repository, without front matter; None if there is none."""
+    file = _card_file(model)
     if file is None or not file.is_file():
         return None
-    text = _FRONT_MATTER.sub("", file.read_text("utf-8", errors="replace"))
+    return _FRONT_MATTER.sub("", file.read_text("utf-8", errors="replace"))
+
+
+def render_markdown(text: str) -> Markup:
+    """Render Markdown as safe HTML.
+
+    HTML in it is escaped, and pictures are replaced by their alternative text, as they would need requests.
+    """
     parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("image", lambda self, tokens, idx, *_: str(escape(f"[{tokens[idx].content}]")))
     return Markup(parser.render(text))
