@@ -3,6 +3,7 @@
 python .ci/requirements.py names      what the tests need, by name, without ranges
 python .ci/requirements.py installed  all that is installed, NAME==VERSION a line, and not the package itself
 python .ci/requirements.py outside    what is installed outside of its declared range
+python .ci/requirements.py app        constraints/app.txt anew: what it pins by itself, and the rest of constraints/tested.txt
 """
 
 import re
@@ -16,6 +17,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 TEST_EXTRA = "test"
+APP_ONLY = {"pillow"}
+"""What constraints/app.txt pins otherwise than constraints/tested.txt: Gradio takes an older one."""
 
 
 def declared(extra: str | None = None) -> list[Requirement]:
@@ -52,5 +55,15 @@ def names() -> list[str]:
     return [re.split(r"[<>=!~;]", str(requirement))[0].strip() for requirement in declared(TEST_EXTRA)]
 
 
+def app() -> list[str]:
+    """The lines of constraints/app.txt: its comments, its own pins, and for the rest those of constraints/tested.txt."""
+    ours, tested = (
+        (ROOT / "constraints" / name).read_text("utf-8").splitlines() for name in ("app.txt", "tested.txt")
+    )
+    pins, own = (dict(line.split("==") for line in lines if not line.startswith("#")) for lines in (tested, ours))
+    pins |= {name: release for name, release in own.items() if name in APP_ONLY or name not in pins}
+    return [line for line in ours if line.startswith("#")] + [f"{name}=={pins[name]}" for name in sorted(pins)]
+
+
 if __name__ == "__main__":
-    print(*{"names": names, "installed": installed, "outside": outside}[sys.argv[1]](), sep="\n")
+    print(*{"names": names, "installed": installed, "outside": outside, "app": app}[sys.argv[1]](), sep="\n")

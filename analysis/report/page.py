@@ -246,7 +246,7 @@ def render_card(model: str | None) -> Markup | None:
 
 
 def read_card(model: str) -> str | None:
-    """Read the model card of a checkpoint folder or cached Hub repository, without front matter; None if there is none."""
+    """Read the model card of a checkpoint folder or cached Hub repository; None if there is none."""
     file = _card_file(model)
     if file is None or not file.is_file():
         return None

@@ -71,7 +71,7 @@ def test_the_pinned_releases_lie_in_the_declared_ranges():
 
 
 def test_the_app_is_pinned_beside_what_everything_else_was_tested_with():
-    """Gradio asks for an older Pillow; nothing else of the two files differs."""
+    """Gradio asks for an older Pillow; nothing else differs. `.ci/requirements.py app` brings the file up to date."""
     tested, app = pins("tested.txt"), pins("app.txt")
     assert {name for name, release in tested.items() if app.get(name) != release} == ONLY_WITH_THE_APP & tested.keys()
     assert "gradio" in app and "gradio" not in tested
