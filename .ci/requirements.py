@@ -3,7 +3,7 @@
 python .ci/requirements.py names      what the tests need, by name, without ranges
 python .ci/requirements.py installed  all that is installed, NAME==VERSION a line, and not the package itself
 python .ci/requirements.py outside    what is installed outside of its declared range
-python .ci/requirements.py app        constraints/app.txt anew: what it pins by itself, and the rest of constraints/tested.txt
+python .ci/requirements.py app        constraints/app.txt anew, with what constraints/tested.txt pins now
 """
 
 import re
@@ -56,7 +56,7 @@ def names() -> list[str]:
 
 
 def app() -> list[str]:
-    """The lines of constraints/app.txt: its comments, its own pins, and for the rest those of constraints/tested.txt."""
+    """The lines of constraints/app.txt: its comments, its own pins, and those of constraints/tested.txt."""
     ours, tested = (
         (ROOT / "constraints" / name).read_text("utf-8").splitlines() for name in ("app.txt", "tested.txt")
     )

@@ -37,6 +37,11 @@ NOT_READ = {
         "training": "passes on flags of training/pretrain.py",
     },
     "mf2 explain": {"analysis.peer_formats": "writes tables only", "analysis.engine.select_shard": "has one share"},
+    "mf2 app": {
+        "analysis.faces._GivenLandmarks": "takes no file of points",
+        "analysis.engine": "gives every option of the analysis of a video itself",
+        "analysis.peer_formats": "writes no such tables",
+    },
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
     "mf2 data (?:caption|landmarks)": {"dataset_tools.schema.check_target": "replaces its own output"},
     "training/pretrain.py": {
