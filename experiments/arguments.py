@@ -27,10 +27,9 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--baselines",
         nargs="*",
-        choices=baseline_names(),
         default=list(baseline_names()),
         metavar="NAME",
-        help="systems to train beside MF² for II and III, none without a name [%(default)s]",
+        help="systems, or files of your own, to train beside MF² for II and III, none without a name [%(default)s]",
     )
     add(
         "--budgets",

@@ -11,7 +11,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
-from mf2.baselines.registry import load_system
+from mf2.baselines.registry import add_system, further_files, load_system
 from mf2.experiments import paper_results
 from mf2.experiments.runs import Run, RunFolder
 
@@ -110,18 +110,17 @@ TRAINED_HERE = (
 
 
 def baseline_rows(table: str, names: Sequence[str], data: str) -> dict[str, Run]:
-    """The runs of other systems that stand in a table, by their titles."""
+    """The runs of other systems (names, or files of your own) that stand in a table, by their titles."""
     rows = {}
-    for name in names:
+    for name in map(add_system, names):
         system = load_system(name)
         if table not in system.about.tables:
             continue
         options = system.variants.get(table, {})
         flags = {f"baseline_options.{option}": str(value) for option, value in options.items()}
+        flags["baseline"] = str(further_files().get(name, name))
         folder = "-".join(["baseline", name, *(str(value) for value in options.values())])
-        rows[system.about.title] = Run(
-            folder, "pretrain", {"train_data": data, "baseline": name} | OF_MF2_ALONE | flags
-        )
+        rows[system.about.title] = Run(folder, "pretrain", {"train_data": data} | OF_MF2_ALONE | flags)
     return rows
 
 
@@ -139,7 +138,7 @@ def make_tables(
         llm_data: the same images with a language model's captions, for the caption table.
         task: flags of the task that methods are compared on (`data`, `au_ids`, `emotions`).
         systems: name -> predictions of other systems, which stand as rows.
-        baselines: names of the systems to train beside MF², see `baselines/systems`.
+        baselines: the systems to train beside MF²: names, see `baselines/systems`, or files of your own.
     """
     pretrain = Run("pretrain", "pretrain", {"train_data": data})
     dfn = Run("dfn", "finetune", {"method": "dfn", "data": data}, pretrain)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mf2.baselines.registry import baseline_names
+from mf2.baselines.registry import add_system, baseline_names
 from mf2.hub.file_names import RESOLVED_NAME
 from mf2.utils.files import write_text
 from mf2.utils.yaml_files import load_yaml, parse_yaml
@@ -98,7 +98,9 @@ class ModelArguments:
     size: str = _arg("base", "size of a new model", choices=("tiny", "small", "base", "paper"))
     model: dict = _arg({}, "fields of MF2Config that differ from the size's")
     baseline: str | None = _arg(
-        None, "train another system on the same tower instead of MF² [default: MF²]", choices=baseline_names()
+        None,
+        f"train another system on the same tower instead of MF²: {', '.join(baseline_names())}, or your own file "
+        "[default: MF²]",
     )
     baseline_options: dict = _arg({}, "options of the baseline, see docs/baselines.md")
     model_name_or_path: str | None = _arg(None, "MF² checkpoint to start from instead of a new model")
@@ -236,6 +238,7 @@ class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelA
                     f"baseline_options sets {', '.join(self.baseline_options)}, but there is no baseline."
                 )
             return
+        self.baseline = add_system(self.baseline)
         mf2_only = ("model_name_or_path", "feature_views", "probes")
         if given := [name for name in mf2_only if getattr(self, name)]:
             raise ValueError(f"{', '.join(given)} is of MF² alone; leave it out beside --baseline {self.baseline}.")

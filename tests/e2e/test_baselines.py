@@ -1,6 +1,7 @@
 """Another system from the command to a folder that is evaluated and used, on a handful of generated faces."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import torch
 from safetensors.torch import load_file
 from samples import write_picture
 
+from mf2.baselines.registry import FILES_VARIABLE, baseline_names, load_system
 from mf2.cli.main_command import main
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
+from mf2.experiments.table_layouts import baseline_rows
 from mf2.training.arguments import FinetuneArguments, PretrainArguments, parse_arguments
 from mf2.training.finetuning import finetune
 from mf2.training.pretraining import pretrain
 
 DEMO = Path(__file__).parents[2] / "training" / "configs" / "demo.yaml"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "baselines.md"
 NAME = "linear"
 SHORT = {
     "max_steps": 4,
@@ -81,20 +85,38 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data, finished, tmp_path):
     assert expected and all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_the_evaluator_measures_what_training_measured(data, finished, tmp_path):
-    output_dir, metrics = finished
-    command = ["evaluate", "--model", output_dir, "--data", data, "--output_dir", tmp_path, "--device", "cpu"]
+def evaluate_it(model, metrics, data, folder):
+    """`mf2 evaluate` measures what training measured."""
+    command = ["evaluate", "--model", model, "--data", data, "--output_dir", folder, "--device", "cpu"]
     assert main([str(part) for part in [*command, "--num_bootstrap", "0"]]) == 0
-    measured = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["by_landmarks"]["given"]
+    measured = json.loads((folder / "metrics.json").read_text())["evaluation"]["by_landmarks"]["given"]
     assert measured["aus"]["f1"] == pytest.approx(metrics["evaluation"]["aus"]["f1"])
     assert measured["emotion"]["top1"] == pytest.approx(metrics["evaluation"]["emotion"]["top1"])
 
 
-def test_it_analyses_pictures(finished, tmp_path):
-    write_picture(picture := tmp_path / "face.png", 100, size=64)
-    command = ["analyze", picture, "--model", finished[0], "--output", tmp_path, "--format", "csv", "--device", "cpu"]
+def analyze_it(model, folder):
+    """`mf2 analyze` has a row for a picture."""
+    write_picture(picture := folder / "face.png", 100, size=64)
+    command = ["analyze", picture, "--model", model, "--output", folder, "--format", "csv", "--device", "cpu"]
     assert main([str(part) for part in [*command, "--landmarks", "mean_face"]]) == 0
-    assert "AU12" in (tmp_path / "faces.csv").read_text().splitlines()[0]
+    header, row = (folder / "faces.csv").read_text().splitlines()
+    assert "AU12" in header and row.count(",") == header.count(",")
+
+
+def test_the_evaluator_measures_what_training_measured(data, finished, tmp_path):
+    evaluate_it(*finished, data, tmp_path)
+
+
+def test_it_analyses_pictures(finished, tmp_path):
+    analyze_it(finished[0], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["me_graphau", "vl_fau"])
+def test_systems_with_stages_and_with_texts_go_the_same_way(data, tmp_path, name):
+    metrics = train(data, tmp_path / name, baseline=name)
+    assert set(metrics["training"]["losses"]) == set(load_system(name).loss_names)
+    evaluate_it(tmp_path / name, metrics, data, tmp_path)
+    analyze_it(tmp_path / name, tmp_path)
 
 
 def test_it_is_not_asked_for_captions(data, finished, tmp_path, capsys):
@@ -135,3 +157,21 @@ def test_it_is_no_base_of_adapters_and_is_not_published(data, finished, tmp_path
 def test_what_it_cannot_have_is_refused(data, tmp_path, given):
     with pytest.raises(ValueError, match=next(iter(given))):
         train(data, tmp_path, **given)
+
+
+def test_a_system_of_ones_own_is_one_file(data, tmp_path, monkeypatch, capsys):
+    """The documented file is trained, evaluated and used; where it is not named, the checkpoint says what lacks."""
+    (text,) = re.findall(r"```python\n# my_system\.py\n(.*?)```", DOCUMENTED.read_text("utf-8"), re.S)
+    (file := tmp_path / "my_system.py").write_text(text, "utf-8")
+    monkeypatch.setenv(FILES_VARIABLE, "")
+    metrics = train(data, tmp_path / "mine", baseline=file, **{"baseline_options.width": 32})
+    assert set(metrics["training"]["losses"]) == {"emotion", "au", "size"} and baseline_names().count("my_system") == 1
+    assert "A Hidden Layer for Faces" in (tmp_path / "mine" / "README.md").read_text("utf-8")
+    evaluate_it(tmp_path / "mine", metrics, data, tmp_path)
+    analyze_it(tmp_path / "mine", tmp_path)
+    rows = baseline_rows("II", ["my_system", "linear"], "d")
+    assert rows["hidden layer"].flags["baseline"] == str(file) and list(rows) == ["hidden layer", "linear heads"]
+    monkeypatch.setenv(FILES_VARIABLE, "")
+    command = ["evaluate", "--model", str(tmp_path / "mine"), "--data", str(data), "--output_dir", str(tmp_path)]
+    assert main(command) == 1
+    assert "no baseline 'my_system'" in (said := capsys.readouterr().err) and FILES_VARIABLE in said

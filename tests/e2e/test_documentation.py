@@ -14,6 +14,7 @@ from samples import write_mfa_folder, write_picture
 from tiny_checkpoint import save_tiny_checkpoint
 
 import mf2
+from mf2.baselines.registry import FILES_VARIABLE
 from mf2.cli.main_command import main
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.peft_dfn import DFNConfig
@@ -50,14 +51,26 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+def written_files(page: str, folder: Path) -> dict[str, str]:
+    """Name -> path of the files that a page's Python blocks are, by their first line: `# my_system.py`."""
+    files = {}
+    for name, text in blocks("python"):
+        if name == page and (first := re.match(r"# (\w+\.py)\n", text)):
+            (folder / first[1]).write_text(text, "utf-8")
+            files[first[1]] = str(folder / first[1])
+    return files
+
+
 class Understood(Exception):  # noqa: N818
     """Raised in place of running a command whose arguments were understood."""
 
 
 @pytest.mark.parametrize(("page", "words"), commands(), ids=lambda part: part if isinstance(part, str) else part[0])
-def test_commands_name_arguments_that_there_are(page, words, monkeypatch, capsys):
+def test_commands_name_arguments_that_there_are(page, words, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    program, *rest = words
+    monkeypatch.setenv(FILES_VARIABLE, "")
+    files = written_files(page, tmp_path)
+    program, *rest = [files.get(word, word) for word in words]
     if program == "mf2":
         understand = argparse.ArgumentParser.parse_args
 
