@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset_tools.detectors import choose_backend, describe_backend, load_backend
-from ..dataset_tools.landmark_files import FrameRange, list_videos, listed, match_videos, read_landmarks
+from ..dataset_tools.landmark_files import FrameRange, list_videos, match_videos, read_landmarks, shorten
 from ..landmarks_mf2 import (
     DetectedFace,
     LandmarkDetector,
@@ -144,8 +144,8 @@ class _GivenLandmarks:
         matched = {*self.videos.values(), *self.folders.values()}
         if not matched:
             raise ValueError(
-                f"The landmark file {file} has landmarks of {listed(ranges) or 'nothing'}, and of none of "
-                f"{listed(source.name for source in sources)}: its column video must name them."
+                f"The landmark file {file} has landmarks of {shorten(ranges) or 'nothing'}, and of none of "
+                f"{shorten(source.name for source in sources)}: its column video must name them."
             )
         self.first_frames = {
             source.name: _infer_first_frame(source, ranges[self.videos[source.name]], first_frame)
@@ -154,7 +154,7 @@ class _GivenLandmarks:
         }
         if from_one := [name for name, number in self.first_frames.items() if number == 1]:
             logger.warning(
-                f"{file}: the frames of {listed(from_one)} count from 1; --first_frame 0 takes them from 0."
+                f"{file}: the frames of {shorten(from_one)} count from 1; --first_frame 0 takes them from 0."
             )
         self.points = read_landmarks(file, _Videos(matched))
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..dataset_tools.landmark_files import listed
+from ..dataset_tools.landmark_files import shorten
 from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing, write_json
 from .tables import BOX, LANDMARKS, NO_FACE, Row
@@ -67,8 +67,8 @@ class RunFolder:
         table = self.folder / f"{TABLE_NAME}.parquet"
         if not table.is_file():
             raise ValueError(
-                f"{self.folder} holds an analysis without {table.name}, to which {listed(self._new)} cannot be added; "
-                "choose another --output."
+                f"{self.folder} holds an analysis without {table.name}, to which {shorten(self._new)} cannot be "
+                "added; choose another --output."
             )
         shutil.rmtree(self._parts_folder, ignore_errors=True)
         first_new = (len(self.settings["sources"]) - len(self._new), -1)
@@ -88,14 +88,15 @@ class RunFolder:
         removed = [name for name in found["sources"] if name not in set(self.settings["sources"])]
         if removed:
             raise ValueError(
-                f"{self.folder} holds an analysis of {listed(removed)}, too; name those as well, choose another "
+                f"{self.folder} holds an analysis of {shorten(removed)}, too; name those as well, choose another "
                 "--output or remove it."
             )
         versions = self.settings.get("versions", {})
         known = found.get("versions", {})
         if changed := [name for name in known if known[name] != versions.get(name)]:
             raise ValueError(
-                f"{listed(changed)} changed since the analysis in {self.folder}; choose another --output or remove it."
+                f"{shorten(changed)} changed since the analysis in {self.folder}; choose another --output or remove "
+                "it."
             )
         others = [name for name in self.settings if name not in ("sources", "versions")]
         if differ := sorted(name for name in others if found.get(name) != self.settings[name]):

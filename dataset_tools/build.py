@@ -1,9 +1,9 @@
-"""`mf2 data build --config mfa.yaml`: the stages of a data set in order, each skipped while its inputs are unchanged.
+"""`mf2 data build --config mfa.yaml`: runs the stages of a data set in order, skipping unchanged ones.
 
     reader: affwild2            # see `mf2 data import --help`
     root: /data/Aff-Wild2
     output_dir: runs/mfa        # index/, selection/, dataset/, landmarked/, captioned/, export/ and build.json
-    stages:                     # the options of each `mf2 data` command; all but index and import may be left out
+    stages:                     # the options of each `mf2 data` command; only index and import are required
       index: {unlabelled: drop}
       select: {paper: true, seed: 0}
       import: {}
@@ -13,7 +13,7 @@
       validate: {}
       export: {full: true}
 
-A stage is known by a fingerprint over its options, the version of this package and the *content* of what it reads.
+The fingerprint of a stage covers its options, the version of this package and the *content* of its inputs.
 """
 
 import argparse
@@ -46,12 +46,12 @@ STAGES = ("index", "select", "import", "landmarks", "caption", "top_up", "valida
 REQUIRED_STAGES = ("index", "import")
 TOP_UP_NEEDS = ("select", "caption")
 ESTIMATES = ("caption",)
-"""Stages whose own dry run says what would be uploaded and spent."""
-_AGAIN = -1  # a status: the stages have to be gone through again
-_UNKNOWN = ""  # the fingerprint of a stage whose inputs are not made yet
+"""Stages whose own dry run estimates uploads and costs."""
+_RESTART = -1  # status: the stages have to be checked again from the first
+_UNKNOWN = ""  # fingerprint of a stage whose inputs do not exist yet
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _FILE_OPTIONS = ("replaced", "prompts", "profiles", "prices", "landmarks", "labels")
-"""Options whose relative paths may start from the folder of the configuration."""
+"""Options with paths that may be relative to the folder of the configuration."""
 _CONFIG_KEYS = ("reader", "root", "output_dir", "stages")
 
 
@@ -59,9 +59,12 @@ _CONFIG_KEYS = ("reader", "root", "output_dir", "stages")
 class Stage:
     """One command of `mf2 data` with its arguments.
 
-    product: the file that exists when the stage is done.
-    read_inputs: yields what identifies the content that the stage reads.
-    edits_inputs: whether it may change what it and earlier stages read.
+    Args:
+        name: name of the command.
+        argv: its arguments.
+        product: the file that exists when the stage is done.
+        read_inputs: yields texts that identify the content of the inputs.
+        edits_inputs: whether it may change its own inputs and those of earlier stages.
     """
 
     name: str
@@ -71,7 +74,7 @@ class Stage:
     edits_inputs: bool = False
 
     def fingerprint(self) -> str:
-        """A sha256 over version, arguments and inputs."""
+        """SHA-256 over version, arguments and inputs."""
         digest = hashlib.sha256(json.dumps([__version__, self.name, self.argv]).encode())
         for text in self.read_inputs():
             digest.update(f"{text}\n".encode())
@@ -83,69 +86,69 @@ class Stage:
 
 # --------------------------------------------------------------------------------------------------------- command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data build`."""
+    """Add the arguments of `mf2 data build`."""
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file with the stages")
-    parser.add_argument("--dry_run", action="store_true", help="only say which stages would run")
+    parser.add_argument("--dry_run", action="store_true", help="only show which stages would run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what has changed and print what was done; the status of a stage that did not finish."""
+    """Run the stages that have changed and print a summary; returns the status of a stage that failed, else 0."""
     return Build(read_config(args.config), args.dry_run).run()
 
 
 class Build:
-    """Makes the stages of a configuration.
+    """Runs the stages of a configuration.
 
     Args:
         config: from `read_config`.
-        is_dry: only say what would run.
+        dry_run: only show which stages would run.
     """
 
-    def __init__(self, config: Mapping[str, Any], is_dry: bool) -> None:
-        self._config, self._is_dry = config, is_dry
+    def __init__(self, config: Mapping[str, Any], dry_run: bool) -> None:
+        self._config, self._dry_run = config, dry_run
         self._state_path = Path(config["output_dir"]) / STATE_NAME
         self._state: dict[str, str] = {}
         if self._state_path.is_file():
             self._state = json.loads(self._state_path.read_text("utf-8"))
-        self._done: list[tuple[object, ...]] = []
-        self._is_stale = False  # a stage would run, so that the inputs of what follows are not known yet
+        self._summary: list[tuple[object, ...]] = []
+        self._is_stale = False  # an earlier stage would run, so that the inputs of the next ones are unknown
 
     def run(self) -> int:
-        """Make the stages in order; 0, or the status of the one that did not finish."""
-        while status := self._make_stages():
-            if status != _AGAIN:
+        """Run the stages in order; returns 0, or the status of the stage that failed."""
+        while status := self._run_stages():
+            if status != _RESTART:
                 return status
-        print(markdown_table(("stage", "what", "seconds", "folder"), self._done))
+        print(markdown_table(("stage", "what", "seconds", "folder"), self._summary))
         return 0
 
-    def _make_stages(self) -> int:
-        """Make what has changed; `_AGAIN` after a stage that changed what earlier ones read."""
+    def _run_stages(self) -> int:
+        """Run the changed stages; returns `_RESTART` after a stage that changed the inputs of earlier ones."""
         for stage in plan(self._config):
             start = time.perf_counter()
             fingerprint = _UNKNOWN if self._is_stale else stage.fingerprint()
             if self._state.get(stage.name) == fingerprint and stage.product.exists():
-                self._note(stage, "unchanged")
-            elif self._is_dry:
+                self._record(stage, "unchanged")
+            elif self._dry_run:
                 if stage.name in ESTIMATES and not self._is_stale:
                     _run_stage(stage, "--dry_run")
                 self._is_stale = True
-                self._note(stage, "would run")
+                self._record(stage, "would run")
             elif status := _run_stage(stage):
                 return status
             else:
-                self._note(stage, "made", f"{time.perf_counter() - start:.1f}")
+                self._record(stage, "made", f"{time.perf_counter() - start:.1f}")
                 if stage.edits_inputs and stage.fingerprint() != fingerprint:
-                    return _AGAIN
+                    return _RESTART
                 self._state[stage.name] = fingerprint
                 write_json(self._state_path, self._state)
         return 0
 
-    def _note(self, stage: Stage, what: str, seconds: str = "-") -> None:
-        self._done.append((stage.name, what, seconds, stage.product.parent))
+    def _record(self, stage: Stage, what: str, seconds: str = "-") -> None:
+        self._summary.append((stage.name, what, seconds, stage.product.parent))
 
 
-def _run_stage(stage: Stage, *more: str) -> int:
-    argv = [*stage.argv, *more]
+def _run_stage(stage: Stage, *extra_args: str) -> int:
+    argv = [*stage.argv, *extra_args]
     print(f"== {stage.name}: mf2 data {' '.join([stage.name, *argv])}")
     args = make_stage_parser(stage.name).parse_args(argv)
     try:
@@ -156,11 +159,11 @@ def _run_stage(stage: Stage, *more: str) -> int:
 
 # ------------------------------------------------------------------------------------------------------------ plan
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration file, checked.
+    """Read and check the configuration file.
 
     Raises:
-        FileNotFoundError: no such file, or no folder at its `root`.
-        ValueError: not YAML, a missing or unknown key or stage; what is allowed is shown.
+        FileNotFoundError: there is no such file, or its `root` is not a folder.
+        ValueError: invalid YAML, or a missing or unknown key or stage; the allowed ones are shown.
     """
     if not path.is_file():
         raise FileNotFoundError(f"The configuration {path} does not exist.")
@@ -173,52 +176,52 @@ def read_config(path: Path) -> dict[str, Any]:
     stages = config["stages"]
     if not isinstance(stages, dict) or not set(REQUIRED_STAGES) <= set(stages) <= set(STAGES):
         raise ValueError(
-            f"{path}: stages must be some of {', '.join(STAGES)}, {' and '.join(REQUIRED_STAGES)} among them."
+            f"{path}: stages must be some of {', '.join(STAGES)}, including {' and '.join(REQUIRED_STAGES)}."
         )
     if "top_up" in stages and not set(TOP_UP_NEEDS) <= set(stages):
         raise ValueError(f"{path}: top_up needs the stages {' and '.join(TOP_UP_NEEDS)}.")
     if not Path(config["root"]).is_dir():
         raise FileNotFoundError(f"The root {config['root']} is not a folder.")
-    config["stages"] = {name: _find_files(stages[name] or {}, path.parent) for name in STAGES if name in stages}
+    config["stages"] = {name: _resolve_files(stages[name] or {}, path.parent) for name in STAGES if name in stages}
     return config
 
 
-def _find_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Options whose files are looked for here and, where they are not, beside the configuration."""
-    found = {
+def _resolve_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Resolve relative file options against the working directory or, if missing there, the configuration's folder."""
+    resolved = {
         name: str(folder / options[name])
         for name in _FILE_OPTIONS
         if isinstance(options.get(name), str)
         and not Path(options[name]).exists()
         and (folder / options[name]).exists()
     }
-    return {**options, **found}
+    return {**options, **resolved}
 
 
 def plan(config: Mapping[str, Any]) -> Iterator[Stage]:
-    """The stages in order, each reading what the one before it makes."""
+    """The stages in order; each reads the output of the one before it."""
     load_reader(config["reader"])
     return chain(_plan_frames(config), _plan_data_set(config))
 
 
 def _plan_frames(config: Mapping[str, Any]) -> Iterator[Stage]:
-    """The stages that end in a data set."""
+    """The stages from the source to a data set."""
     options, out, root = _options(config), Path(config["output_dir"]), Path(config["root"])
     source, frames, dataset = [config["reader"], config["root"]], out / "index", out / "dataset"
     argv = [*source, str(frames), *options["index"]]
     yield Stage("index", argv, frames / FRAMES_NAME, partial(_tree_contents, root))
     selected: list[str] = []
     if "select" in options:
-        unselected, frames = frames / FRAMES_NAME, out / "selection"
-        argv = [str(unselected.parent), str(frames), *options["select"]]
-        yield Stage("select", argv, frames / FRAMES_NAME, partial(_file_contents, unselected))
+        index, frames = frames / FRAMES_NAME, out / "selection"
+        argv = [str(index.parent), str(frames), *options["select"]]
+        yield Stage("select", argv, frames / FRAMES_NAME, partial(_file_contents, index))
         selected = ["--selection", str(frames)]
     argv = [*source, str(dataset), *options["index"], *options["import"], *selected, "--overwrite"]
     yield Stage("import", argv, dataset / MANIFEST_NAME, partial(_image_contents, root, frames))
 
 
 def _plan_data_set(config: Mapping[str, Any]) -> Iterator[Stage]:
-    """The stages that go from data set to data set."""
+    """The stages that process a data set."""
     options, out = _options(config), Path(config["output_dir"])
     dataset = out / "dataset"
     for name, folder in (("landmarks", out / "landmarked"), ("caption", out / "captioned")):
@@ -243,11 +246,11 @@ def _plan_data_set(config: Mapping[str, Any]) -> Iterator[Stage]:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {name: to_argv(given) for name, given in config["stages"].items()}
+    return {name: to_argv(options) for name, options in config["stages"].items()}
 
 
 def to_argv(options: Mapping[str, Any]) -> list[str]:
-    """`{"paper": True, "seed": 3}` -> `["--paper", "--seed", "3"]`; a list gives several values."""
+    """`{"paper": True, "seed": 3}` -> `["--paper", "--seed", "3"]`; a list becomes several values."""
     argv = []
     for name, value in options.items():
         if value is None or value is False:
@@ -259,7 +262,7 @@ def to_argv(options: Mapping[str, Any]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------- contents
 def _tree_contents(root: Path) -> Iterator[str]:
-    """The names of all files below `root`, and the contents of those that are no images."""
+    """The names of all files below `root`, and the contents of those that are not images."""
     linked = [path for path in sorted(root.iterdir()) if path.is_symlink() and path.is_dir()]
     for top in (root, *linked):
         for folder, subfolders, names in os.walk(top):
@@ -271,7 +274,7 @@ def _tree_contents(root: Path) -> Iterator[str]:
 
 
 def _image_contents(root: Path, frames: Path) -> Iterator[str]:
-    """The frame table, the images that it names and the landmarks beside them."""
+    """The contents of the frame table, of its images and of the landmark file in `root`."""
     yield from _file_contents(frames / FRAMES_NAME)
     yield from _file_contents(root / LANDMARKS_NAME)
     for path in read_frames(frames)["path"].to_pylist():

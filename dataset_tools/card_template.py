@@ -1,7 +1,7 @@
-"""Cards from the Jinja templates of `model_cards/`: every figure on a card was handed in.
+"""Renders cards from the Jinja templates in `model_cards/`; every figure on a card comes from its caller.
 
-A template cannot bring a figure of its own, a figure that is missing is an error instead of a blank, and one that is
-not finite is refused.
+A template must not contain figures, a missing figure is an error rather than a blank, and so is one that is not
+finite.
 """
 
 import math
@@ -14,33 +14,33 @@ from jinja2 import nodes
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "model_cards"
 
-_NO_FIGURES = re.compile(
-    r"^```.*?^```"  # code to copy
-    r"|Art\. \d+(?:\(\w+\))*",  # a paragraph of a law
+_ALLOWED_NUMBERS = re.compile(
+    r"^```.*?^```"  # code blocks
+    r"|Art\. \d+(?:\(\w+\))*",  # articles of a law
     re.M | re.S,
 )
 _FIGURE = re.compile(r"(?<![\w.])(?:\d[\d.,]*\d|\d(?=\s*%))")
 
 
 def render_card(template: str, *, templates: Path = TEMPLATES, **facts: Any) -> str:
-    """Fill a template of the folder.
+    """Render a template.
 
     Args:
-        template: its file name.
-        templates: the folder; what it includes is looked for there too.
-        facts: what it may name.
+        template: file name of the template.
+        templates: folder of the template and of the files that it includes.
+        facts: the variables of the template.
     Raises:
-        ValueError: the template wants a fact that is not there, or holds a figure; a fact is not finite.
+        ValueError: the template uses a missing variable or contains a figure, or a value is not finite.
     """
     environment = jinja2.Environment(
         loader=_FigurelessLoader(templates),
         undefined=jinja2.StrictUndefined,
-        finalize=_finite,
+        finalize=_check_finite,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"score": _score, "count": _count, "percent": lambda share: f"{float(share):.0%}"}
+    environment.filters |= {"score": _format_score, "count": _format_count, "percent": _format_percent}
     try:
         text = environment.get_template(template).render(**facts)
     except jinja2.UndefinedError as error:
@@ -49,13 +49,13 @@ def render_card(template: str, *, templates: Path = TEMPLATES, **facts: Any) -> 
 
 
 class _FigurelessLoader(jinja2.FileSystemLoader):
-    """Templates of a folder; one with a figure in its text or its expressions is refused."""
+    """Loads templates; one with a figure in its text or its expressions is rejected."""
 
     def get_source(self, environment: jinja2.Environment, template: str) -> Any:
         source = super().get_source(environment, template)
         tree = environment.parse(source[0])
         text = "\0".join(node.data for node in tree.find_all(nodes.TemplateData))
-        figures = _FIGURE.findall(_NO_FIGURES.sub("", text))
+        figures = _FIGURE.findall(_ALLOWED_NUMBERS.sub("", text))
         figures += [str(node.value) for node in tree.find_all(nodes.Const) if isinstance(node.value, float)]
         if figures:
             raise ValueError(
@@ -64,17 +64,21 @@ class _FigurelessLoader(jinja2.FileSystemLoader):
         return source
 
 
-def _finite(value: Any) -> Any:
+def _check_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"A figure of the card is {value}; it must be finite.")
     return value
 
 
-def _score(value: float | None) -> str:
-    """Three decimals, or a dash for what does not apply."""
-    return "–" if value is None else f"{_finite(float(value)):.3f}"
+def _format_score(value: float | None) -> str:
+    """A score with three decimals; a dash if it does not apply."""
+    return "–" if value is None else f"{_check_finite(float(value)):.3f}"
 
 
-def _count(value: int | None) -> str:
-    """With thousands set apart, or a dash for what nobody recorded."""
+def _format_percent(share: float) -> str:
+    return f"{float(share):.0%}"
+
+
+def _format_count(value: int | None) -> str:
+    """A count with thousands separators; a dash if it was not recorded."""
     return "–" if value is None else f"{int(value):,}"

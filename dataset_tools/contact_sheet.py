@@ -1,4 +1,4 @@
-"""A picture of a data set: faces in a grid with their emotion and AUs, and their landmarks if wanted."""
+"""Draws contact sheets: a grid of faces with their emotion and AUs, optionally with their landmarks."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..labels_mf2 import ACTION_UNITS, EMOTIONS
 
 _TEXT_HEIGHT, _MARGIN = 40, 6
-_PAPER, _INK, _FAINT, _DOT = (250, 250, 248), (30, 30, 34), (110, 110, 118), (64, 255, 140)
+_BACKGROUND, _TEXT_COLOR, _GREY, _LANDMARK_COLOR = (250, 250, 248), (30, 30, 34), (110, 110, 118), (64, 255, 140)
 
 
 def draw_contact_sheet(
@@ -23,48 +23,52 @@ def draw_contact_sheet(
     """Draw rows of the MFA schema, the first one at the top left.
 
     Args:
-        rows: need `image` (encoded bytes; one that cannot be read stays empty), `emotion`, any AU columns and, with
-            landmarks, `landmarks` in pixels or None.
-        columns: faces side by side.
-        face_size: width and height of each face on the sheet.
+        rows: with `image` (encoded bytes; an unreadable one is drawn as an empty cell), `emotion`, AU columns and,
+            with landmarks, `landmarks` in pixels or None.
+        columns: number of faces in a line.
+        face_size: width and height of each face on the sheet, in pixels.
         with_landmarks: whether to mark the 68 points.
-        emotions: what the emotion's index means.
+        emotions: the list that emotion indices refer to.
     """
-    cells = [(_face(row, face_size, with_landmarks), _emotion_name(row, emotions), _active_aus(row)) for row in rows]
+    cells = [
+        (_draw_face(row, face_size, with_landmarks), _emotion_name(row, emotions), _active_aus(row)) for row in rows
+    ]
     return draw_grid(cells, columns, face_size)
 
 
 def draw_grid(cells: Sequence[tuple[Image.Image, str, str]], columns: int, face_size: int) -> Image.Image:
-    """Draw faces in lines, the first one at the top left, each over a title and a fainter line.
+    """Draw pictures in a grid, the first one at the top left, each with a title and a second line in grey below it.
 
     Args:
         cells: a picture of `face_size` by `face_size` pixels, its title and its second line.
+        columns: number of pictures in a line.
+        face_size: width and height of a picture, in pixels.
     """
     cell = face_size + _MARGIN
     lines = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * cell + _MARGIN, lines * (cell + _TEXT_HEIGHT) + _MARGIN), _PAPER)
+    sheet = Image.new("RGB", (columns * cell + _MARGIN, lines * (cell + _TEXT_HEIGHT) + _MARGIN), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     bold, small = ImageFont.load_default(14), ImageFont.load_default(11)
-    for place, (face, title, text) in enumerate(cells):
-        x = _MARGIN + place % columns * cell
-        y = _MARGIN + place // columns * (cell + _TEXT_HEIGHT)
+    for index, (face, title, text) in enumerate(cells):
+        x = _MARGIN + index % columns * cell
+        y = _MARGIN + index // columns * (cell + _TEXT_HEIGHT)
         sheet.paste(face, (x, y))
-        draw.text((x, y + face_size + 2), title, _INK, bold)
-        draw.text((x, y + face_size + 20), text, _FAINT, small)
+        draw.text((x, y + face_size + 2), title, _TEXT_COLOR, bold)
+        draw.text((x, y + face_size + 20), text, _GREY, small)
     return sheet
 
 
-def _face(row: Mapping[str, Any], size: int, with_landmarks: bool) -> Image.Image:
+def _draw_face(row: Mapping[str, Any], size: int, with_landmarks: bool) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(row["image"])).convert("RGB")
     except OSError:
-        return Image.new("RGB", (size, size), _FAINT)
+        return Image.new("RGB", (size, size), _GREY)
     scale = size / np.array(image.size)
     face = image.resize((size, size), Image.Resampling.LANCZOS)
     if with_landmarks and row["landmarks"] is not None:
         draw = ImageDraw.Draw(face)
         for x, y in (np.asarray(row["landmarks"]) + 0.5) * scale - 0.5:
-            draw.circle((x, y), 1, _DOT)
+            draw.circle((x, y), 1, _LANDMARK_COLOR)
     return face
 
 
@@ -73,7 +77,7 @@ def _emotion_name(row: Mapping[str, Any], emotions: Sequence[str]) -> str:
 
 
 def _active_aus(row: Mapping[str, Any]) -> str:
-    """The active AUs; without any, whether none is active or they are not labelled."""
+    """The active AUs as a text; without any, whether none is active or AUs are unlabelled."""
     active = [str(unit.id) for unit in ACTION_UNITS.values() if row.get(unit.code) == 1]
     if active:
         return " + ".join(active)

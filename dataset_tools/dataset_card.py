@@ -1,4 +1,4 @@
-"""The card of a data set: front matter for the Hub and a text whose figures are all counted from the data."""
+"""The card of a data set: front matter for the Hub, and a text whose figures are counted from the data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,8 +45,8 @@ class Config:
 def front_matter(manifest: Mapping[str, Any], configs: list[Config]) -> str:
     """The YAML block of `README.md`; the first configuration is the default. Restricted data are gated."""
     num_rows = sum(split["num_rows"] for split in configs[0].splits.values())
-    named = ("pretty_name", "license", "license_name", "license_link", "annotations_creators", "source_datasets")
-    fields: dict[str, Any] = {name: manifest[name] for name in named if name in manifest}
+    names = ("pretty_name", "license", "license_name", "license_link", "annotations_creators", "source_datasets")
+    fields: dict[str, Any] = {name: manifest[name] for name in names if name in manifest}
     fields |= {
         "language": ["en"],
         "task_categories": ["image-classification", "image-to-text"],
@@ -74,19 +74,19 @@ def _dataset_info(config: Config) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ text
-def count(table: pa.Table) -> dict[str, Any]:
-    """What the card says of one split, counted from its rows (without pixels)."""
+def count_rows(table: pa.Table) -> dict[str, Any]:
+    """The counts of one split on the card, from its rows without pixels."""
     names = Features.from_arrow_schema(table.schema)["emotion"].names
-    emotions = pc.value_counts(table["emotion"]).to_pylist()
-    of_emotion = {entry["values"]: entry["counts"] for entry in emotions}
+    value_counts = pc.value_counts(table["emotion"]).to_pylist()
+    emotion_counts = {entry["values"]: entry["counts"] for entry in value_counts}
     sources = zip(table["caption_source"].to_pylist(), table["caption_model"].to_pylist(), strict=True)
     return {
         "images": len(table),
         "videos": pc.count_distinct(table["video_id"]).as_py(),
         "groups": pc.count_distinct(table["group_id"]).as_py(),
         "landmarks": len(table) - table["landmarks"].null_count,
-        "emotions": {name: of_emotion.get(index, 0) for index, name in enumerate(names)},
-        "unlabelled emotion": of_emotion.get(None, 0),
+        "emotions": {name: emotion_counts.get(index, 0) for index, name in enumerate(names)},
+        "unlabelled emotion": emotion_counts.get(None, 0),
         "aus": {
             name: {label: pc.sum(pc.equal(table[name], value)).as_py() for label, value in _AU_LABELS.items()}
             for name in table.column_names
@@ -97,19 +97,19 @@ def count(table: pa.Table) -> dict[str, Any]:
     }
 
 
-def card(
+def build_card(
     manifest: Mapping[str, Any],
     counts: Mapping[str, dict[str, Any]],
     num_shared_groups: int,
     example: Mapping[str, Any],
 ) -> str:
-    """The text below the front matter, from `model_cards/dataset.md`.
+    """The text below the front matter, from the template `model_cards/dataset.md`.
 
     Args:
-        manifest: of the data set.
-        counts: split -> `count` of it.
-        num_shared_groups: how many groups are in more than one split.
-        example: one row, whose captions are shown.
+        manifest: the manifest of the data set.
+        counts: split -> the result of `count_rows`.
+        num_shared_groups: number of groups in more than one split.
+        example: a row, whose captions are shown.
     """
     return render_card(
         "dataset.md",
@@ -131,7 +131,7 @@ def count_tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
     """The counts of every split as markdown tables: sizes, emotions, AUs."""
     splits = list(counts)
     names = ("images", "videos", "groups", "landmarks")
-    whole = [(name, *(f"{counts[split][name]:,}" for split in splits)) for name in names]
+    sizes = [(name, *(f"{counts[split][name]:,}" for split in splits)) for name in names]
     captions = [(name, *(f"{counts[split]['captions'][name]:,}" for split in splits)) for name in CAPTION_COLUMNS]
     emotions = [
         (name, *(f"{counts[split]['emotions'][name]:,}" for split in splits)) for name in counts[splits[0]]["emotions"]
@@ -142,7 +142,7 @@ def count_tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
         for name in counts[splits[0]]["aus"]
     ]
     return [
-        markdown_table(("", *splits), whole + captions),
+        markdown_table(("", *splits), sizes + captions),
         markdown_table(("emotion", *splits), emotions),
         markdown_table((" / ".join(_AU_LABELS), *splits), aus),
     ]

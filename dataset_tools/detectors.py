@@ -1,4 +1,4 @@
-"""The landmark detector that a command line names, or the one that is there."""
+"""Loads the landmark detector that a command line names, or an installed one."""
 
 import importlib
 from pathlib import Path
@@ -16,13 +16,16 @@ def load_backend(
     model_file: str | Path | None = None,
     instead: str = "Or give points with --landmarks FILE, or another --backend.",
 ) -> "LandmarkDetector":
-    """A registered detector, or what `module:factory` builds as `factory(device)` or `factory(device, model_file=…)`.
+    """Load a registered detector, or call `module:factory` as `factory(device)` or `factory(device, model_file=…)`.
 
     Args:
-        instead: what to do where a registered one cannot be set up; ends the error.
+        name: name of a registered detector, or `module:factory`.
+        device: device of the detector; None uses a GPU if there is one.
+        model_file: model file of the detector.
+        instead: the remedy if a registered detector cannot be loaded, at the end of the error message.
     Raises:
-        ValueError: no detector of that name, no such module or factory, or a model file for one that takes none.
-        ImportError, OSError: a registered one lacks its package or its weights.
+        ValueError: there is no such detector, module or factory, or the detector takes no model file.
+        ImportError, OSError: the package or the weights of a registered detector are missing.
     """
     from ..landmarks_mf2 import load_detector
 
@@ -33,22 +36,22 @@ def load_backend(
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The detector {name} cannot be loaded as module:factory ({error}).") from error
-    made = factory(device, model_file=model_file) if model_file else factory(device)
+    detector = factory(device, model_file=model_file) if model_file else factory(device)
     try:
-        return load_detector(made)
+        return load_detector(detector)
     except TypeError as error:
-        raise ValueError(f"{name} made something else: {error}") from error
+        raise ValueError(f"{name} did not return a detector: {error}") from error
 
 
 def choose_backend(preferred: str, name: str | None = None, model_file: str | Path | None = None) -> str:
-    """The backend to run: what is named, a `module:factory` too, else as `choose_detector` says."""
+    """The name of the backend to use: `name` if it is `module:factory`, else the choice of `choose_detector`."""
     from ..landmarks_mf2 import choose_detector
 
     return name if name and ":" in name else choose_detector(preferred, name, model_file)
 
 
 def describe_backend(name: str, model_file: str | Path | None = None) -> dict[str, Any]:
-    """A backend's name, its package's version and the SHA-256 of its model files, as far as they are known."""
+    """The name of a backend, the version of its package and the SHA-256 of its model files, as far as known."""
     from ..landmarks_mf2 import describe_detector
 
     if ":" not in name:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from tqdm import tqdm
 
-from .dataset_card import Config, card, count, front_matter
+from .dataset_card import Config, build_card, count_rows, front_matter
 from .privacy import is_restricted
 from .recipe import RECIPE_FORMAT, export_recipe
 from .schema import (
@@ -111,7 +111,7 @@ def count_splits(source: Path) -> dict[str, dict[str, Any]]:
     for split, info in read_manifest(source)["splits"].items():
         files = [source / shard["file"] for shard in info["shards"]]
         columns = [name for name in pq.read_schema(files[0]).names if name != "image"]
-        counts[split] = count(pq.read_table(files, columns=columns))
+        counts[split] = count_rows(pq.read_table(files, columns=columns))
     return counts
 
 
@@ -150,8 +150,8 @@ def export(source: Path, out_dir: Path, *, full: bool = False, overwrite: bool =
             "splits": configs[-1].splits,
         }
         tables = {split: _read_shards(files, folder / ANNOTATIONS) for split, files in shards.items()}
-        counts = {split: count(table) for split, table in tables.items()}
-        text = card(manifest, counts, _count_shared_groups(tables), _choose_example(tables))
+        counts = {split: count_rows(table) for split, table in tables.items()}
+        text = build_card(manifest, counts, _count_shared_groups(tables), _choose_example(tables))
         (folder / "README.md").write_text(front_matter(manifest, configs) + text, "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir

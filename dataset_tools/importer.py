@@ -21,14 +21,14 @@ from tqdm import tqdm
 from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
 from .captions import template_captions
 from .index import read_frames
-from .landmark_files import Frame, read_landmarks_of
+from .landmark_files import Frame, read_matching_landmarks
 from .readers.interface import About, Report, emotion_names
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
 from .replacements import REPLACED_KEY, read_selection_rounds, strip_counts
-from .schema import au_ids_of, write_mfa
+from .schema import au_ids_in_columns, write_mfa
 from .stage_report import Tally
-from .stage_settings import STAGES_KEY, settings_of
+from .stage_settings import STAGES_KEY, collect_settings
 
 LANDMARKS_NAME = "landmarks.csv"
 ROWS_AT_ONCE = 1000
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             args.out,
             splits,
             manifest=manifest,
-            au_ids=au_ids_of(frames.column_names),
+            au_ids=au_ids_in_columns(frames.column_names),
             emotions=emotion_names(frames),
             overwrite=args.overwrite,
         )
@@ -135,14 +135,14 @@ def _describe_source(about: About, report: Report, args: argparse.Namespace) -> 
 
 def _collect_stage_settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The settings of this stage and of those before it."""
-    stages = {"index": settings_of(args, load_reader(args.reader).add_arguments)}
+    stages = {"index": collect_settings(args, load_reader(args.reader).add_arguments)}
     if args.selection is not None:
         report_file = _selection_folder(args.selection) / "report.json"
         report = json.loads(report_file.read_text("utf-8")) if report_file.is_file() else {}
         stages["select"] = report.get("settings", {})
         if "top_up" in report:
             stages["top_up"] = report["top_up"]
-    return {**stages, "import": settings_of(args, _add_shared_arguments)}
+    return {**stages, "import": collect_settings(args, _add_shared_arguments)}
 
 
 def _read_replacements(selection: Path | None) -> dict[str, Any]:
@@ -217,7 +217,8 @@ def read_frame_landmarks(file: Path | None, root: Path, frames: pa.Table) -> dic
     path = file or root / LANDMARKS_NAME
     if file is None and not path.is_file():
         return {}
-    return read_landmarks_of(path, set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True)))
+    names = set(zip(frames["video_id"].to_pylist(), frames["frame"].to_pylist(), strict=True))
+    return read_matching_landmarks(path, names)
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""`mf2 data list`: the data sets that can be read, and what each gives."""
+"""`mf2 data list`: lists the supported data sets and their labels."""
 
 import argparse
 import json
@@ -13,13 +13,13 @@ _HEADER = ("name", "data set", "AUs", "emotions", "split")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data list`."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="say all of these; without one, a table of all")
-    parser.add_argument("--json", action="store_true", help="all of it as JSON")
+    """Add the arguments of `mf2 data list`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show details of these; by default, a table of all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, or what is asked for."""
+    """Print the table, or the details of the named data sets."""
     abouts = {name: load_reader(name).ABOUT for name in args.names or READERS}
     if args.json:
         print(json.dumps({name: asdict(about) for name, about in abouts.items()}, indent=2, ensure_ascii=False))
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(_describe(name, about) for name, about in abouts.items()))
     else:
         print(markdown_table(_HEADER, [_row(name, about) for name, about in abouts.items()]))
-        print("`mf2 data list NAME` tells more; `mf2 data import NAME --help` shows the options of each.")
+        print("`mf2 data list NAME` shows details; `mf2 data import NAME --help` shows the options of each.")
 
 
 def _row(name: str, about: About) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""`mf2 data export --recipe_only`: how a data set was made, for others who hold its source to make it again.
+"""`mf2 data export --recipe_only`: writes a recipe, with which others who have the source data rebuild a data set.
 
 OUT/manifest.json    source, settings of every stage, models, versions and counts; no row and no file name
-OUT/recipe.yaml      the configuration of `mf2 data build`: --config, or made of the settings of every stage
-OUT/prompts/*.txt    what a captioning model was told
-OUT/profiles.yaml    how it was asked, where the profile was none of the shipped; its address is to be filled in
-OUT/replaced.json    the frames whose captions failed and that others replaced, by hashes of their names
+OUT/recipe.yaml      the configuration of `mf2 data build`: --config, or derived from the settings of every stage
+OUT/prompts/*.txt    the prompts of the captioning model
+OUT/profiles.yaml    the server profile, if it is none of the shipped ones; its address has to be filled in
+OUT/replaced.json    the replaced frames, whose captions failed, as hashes of their names
 OUT/README.md        the card
 """
 
@@ -32,15 +32,15 @@ RECIPE_VERSION = 1
 CONFIG_NAME = "recipe.yaml"
 REPLACED_NAME, PROFILES_NAME, PROMPTS_FOLDER_NAME = "replaced.json", "profiles.yaml", "prompts"
 ROOT, OUTPUT_DIR, SERVER = "folder-of-the-source", "rebuilt", "http://address-of-your-server/v1"
-"""What a recipe names the folders and the server that whoever follows it fills in."""
+"""Placeholders for the folders and the server, which users of a recipe replace."""
 RECIPE_LICENSE = "apache-2.0"
-"""Of the configuration and the prompts; the data that they ask for have terms of their own."""
+"""Licence of the configuration and the prompts; the source data have their own terms."""
 
-_SOURCE = ("pretty_name", "license", "license_name", "license_link", "citation")
-_READING = ("made_by", "arguments", "threshold", "fold", "crop", "split_rule")
-_GENERATING = ("config", "generator_version")
-_MAKING = (*_READING, *_GENERATING, "versions")
-_CAPTIONS = ("backend", "profile", "mode", "parameters", "detail", "prompt_sha256", "seed", "version")
+_SOURCE_KEYS = ("pretty_name", "license", "license_name", "license_link", "citation")
+_IMPORT_KEYS = ("made_by", "arguments", "threshold", "fold", "crop", "split_rule")
+_SYNTH_KEYS = ("config", "generator_version")
+_MAKING_KEYS = (*_IMPORT_KEYS, *_SYNTH_KEYS, "versions")
+_CAPTION_KEYS = ("backend", "profile", "mode", "parameters", "detail", "prompt_sha256", "seed", "version")
 
 
 def export_recipe(
@@ -52,25 +52,27 @@ def export_recipe(
     prompts: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Make the folder of a recipe.
+    """Write the folder of a recipe.
 
     Args:
-        manifest: of the data set.
-        counts: split -> `dataset_card.count` of it.
+        manifest: the manifest of the data set.
+        counts: split -> the result of `dataset_card.count_rows`.
         out_dir: folder to make.
-        config: configuration of the build; paths in it are cut to their last name. Without it, the settings that the
-            stages left in the manifest make one.
+        config: configuration of the build; its paths are shortened to their last part. By default it is derived from
+            the settings of the stages in the manifest.
         prompts: folder of the prompts; the shipped ones by default.
-        overwrite: replace what `mf2 data` made there before.
+        overwrite: replace an existing recipe or data set.
+    Returns:
+        `out_dir`.
     Raises:
-        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is nothing of ours.
+        FileExistsError: `out_dir` is not empty, and `overwrite` is False or it is neither a recipe nor a data set.
         ValueError: the captions were written with other prompts.
     """
     check_target(out_dir, overwrite)
-    recipe = describe(manifest, counts)
-    texts = _prompts_of(recipe["captions"], prompts)
+    recipe = describe_recipe(manifest, counts)
+    texts = _load_used_prompts(recipe["captions"], prompts)
     with replacing_folder(out_dir) as folder:
-        settings = config_of(manifest) if config is None else read_config(config)
+        settings = derive_build_config(manifest) if config is None else read_config(config)
         for name, text in texts.items():
             (folder / PROMPTS_FOLDER_NAME).mkdir(exist_ok=True)
             (folder / PROMPTS_FOLDER_NAME / name).write_text(text + "\n", "utf-8")
@@ -86,25 +88,25 @@ def export_recipe(
 def _write_files(
     manifest: Mapping[str, Any], prompts: Mapping[str, str], stages: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    """Write the files beside the configuration that its stages read, and name them in the stages."""
+    """Write the files that the stages read, and set the options of the stages that name them."""
     if rounds := manifest.get(REPLACED_KEY):
         write_json(folder / REPLACED_NAME, rounds)
         stages["select"] = {**stages.get("select", {}), "replaced": REPLACED_NAME}
-    captioning, captions = stages.get("caption", {}), manifest.get("captions", {})
-    if captioning and prompts and prompts != load_prompts():
-        captioning["prompts"] = PROMPTS_FOLDER_NAME
-    if "profiles" in captioning and "endpoint" in captions:
+    options, captions = stages.get("caption", {}), manifest.get("captions", {})
+    if options and prompts and prompts != load_prompts():
+        options["prompts"] = PROMPTS_FOLDER_NAME
+    if "profiles" in options and "endpoint" in captions:
         profile = {**captions["endpoint"], "base_url": SERVER}
         _write_yaml(folder / PROFILES_NAME, {captions["profile"]: profile})
-        captioning["profiles"] = PROFILES_NAME
+        options["profiles"] = PROFILES_NAME
 
 
 def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
 
 
-def config_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration of `mf2 data build` that makes a data set again; None where its stages are not recorded."""
+def derive_build_config(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration of `mf2 data build` that rebuilds a data set; None if its stages are not recorded."""
     stages = manifest.get(STAGES_KEY)
     made_by, _, reader = manifest.get("made_by", "").rpartition(" ")
     if not stages or made_by != "mf2 data import":
@@ -114,30 +116,36 @@ def config_of(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"reader": reader, "root": ROOT, "output_dir": OUTPUT_DIR, "stages": ordered}
 
 
-def describe(manifest: Mapping[str, Any], counts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a manifest says about the making of its data set, without anything that is about one image or person."""
+def describe_recipe(manifest: Mapping[str, Any], counts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of a recipe: how the data set was made, without information on any single image or person."""
     captions, landmarks = manifest.get("captions", {}), manifest.get("landmarks")
     return {
         "format": RECIPE_FORMAT,
         "format_version": RECIPE_VERSION,
-        "source": {name: manifest[name] for name in _SOURCE if name in manifest},
-        "making": shorten_paths({name: manifest[name] for name in _MAKING if manifest.get(name) is not None}),
+        "source": {name: manifest[name] for name in _SOURCE_KEYS if name in manifest},
+        "making": shorten_paths({name: manifest[name] for name in _MAKING_KEYS if manifest.get(name) is not None}),
         "landmarks": shorten_paths(landmarks),
-        "captions": shorten_paths({name: captions[name] for name in _CAPTIONS if captions.get(name) is not None}),
+        "captions": shorten_paths({name: captions[name] for name in _CAPTION_KEYS if captions.get(name) is not None}),
         "au_ids": manifest["au_ids"],
         "emotions": manifest["emotions"],
         "counts": counts,
     }
 
 
-def _prompts_of(captions: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
-    """File name -> text of the prompts that the captions come from; none where no model wrote them."""
+def _load_used_prompts(captions: Mapping[str, Any], folder: Path | None) -> dict[str, str]:
+    """File name -> text of the prompts that the captions were written with; empty if no model wrote them.
+
+    Raises:
+        ValueError: the captions were written with other prompts than those in `folder`.
+    """
     hashes = captions.get("prompt_sha256")
     if not hashes:
         return {}
     texts = load_prompts(folder) if folder else load_prompts()
-    if other := [kind for kind in CAPTION_KINDS if hashes.get(kind) not in (None, prompt_sha256(texts, kind))]:
-        raise ValueError(f"The captions {', '.join(other)} come from other prompts; name their folder with --prompts.")
+    if others := [kind for kind in CAPTION_KINDS if hashes.get(kind) not in (None, prompt_sha256(texts, kind))]:
+        raise ValueError(
+            f"The captions {', '.join(others)} come from other prompts; name their folder with --prompts."
+        )
     return texts
 
 

@@ -1,7 +1,7 @@
-"""Which frames take the place of those whose captions failed, and how that is told so that it can be done again.
+"""Replaces selected frames whose captions failed, and records the replacements so that they can be repeated.
 
-A round is `{"replaces": bool, "failed": [...]}`: whether it replaced or only dropped, and the failed frames, each the
-beginning of a SHA-256. Whoever holds the source finds the frames by it; nobody else learns anything.
+A round is `{"replaces": bool, "failed": [...]}`: whether frames were replaced or only dropped, and the first digits of
+the SHA-256 of each failed frame's name, which only reveal the frames to those who have the source data.
 """
 
 import hashlib
@@ -21,28 +21,28 @@ from .index import FRAMES_NAME
 from .stage_report import Tally
 
 ROUNDS_NAME = "top_up.json"
-"""In the folder of a selection: what was replaced and dropped, round by round."""
+"""File in the folder of a selection with the replaced and dropped frames of every round."""
 REPLACED_KEY = "replaced"
-"""Where a manifest keeps the rounds."""
+"""Key of the rounds in a manifest."""
 COUNTED = {
     "failed": "selected frames whose captions failed",
     "same_video": "replaced by a frame of the same video",
     "other_video": "replaced by a frame of another video of the split",
     "dropped": "dropped: not replaced",
 }
-_PLACE = ["split", "video_id", "frame", "emotion"]
+_LOCATION_COLUMNS = ["split", "video_id", "frame", "emotion"]
 _HASH_LENGTH = 16
 
 
 # ---------------------------------------------------------------------------------------------------------- rounds
 def write_rounds(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
-    """Note the rounds that led to the selection in `folder` as it is."""
+    """Record the rounds that led to the current selection in `folder`."""
     sha256 = sha256_of_file(folder / FRAMES_NAME)
     write_json(folder / ROUNDS_NAME, {"selection_sha256": sha256, "rounds": list(rounds)})
 
 
 def read_selection_rounds(folder: Path) -> list[dict[str, Any]]:
-    """The rounds that led to the selection in `folder`; none after it was made anew."""
+    """Read the rounds that led to the selection in `folder`; empty if the selection was made again since."""
     if not (folder / ROUNDS_NAME).is_file():
         return []
     report = json.loads((folder / ROUNDS_NAME).read_text("utf-8"))
@@ -51,20 +51,20 @@ def read_selection_rounds(folder: Path) -> list[dict[str, Any]]:
 
 
 def describe_round(failed: Iterable[str], *, replaces: bool) -> dict[str, Any]:
-    """A round as it is kept; `failed` are `video_id/name`."""
-    return {"replaces": replaces, "failed": sorted(map(_hashed, failed))}
+    """A round with hashed names; `failed` are names `video_id/name`."""
+    return {"replaces": replaces, "failed": sorted(map(_hash_name, failed))}
 
 
 def strip_counts(rounds: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rounds without their counts: what `replay` needs."""
+    """Rounds without their counts, as `replay` needs them."""
     return [{name: each[name] for name in ("replaces", "failed")} for each in rounds]
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """The rounds of a file.
+    """Read rounds from a file.
 
     Raises:
-        ValueError: the file does not hold any.
+        ValueError: the file does not hold rounds.
     """
     try:
         return strip_counts(json.loads(path.read_text("utf-8")))
@@ -73,24 +73,24 @@ def read_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def replay(selection: pa.Table, pool: pa.Table, rounds: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """A selection after the same frames failed again, round by round.
+    """Repeat the replacements of recorded rounds on a selection.
 
     Raises:
-        ValueError: a frame that failed is not in the pool.
+        ValueError: a failed frame is not in the pool.
     """
-    name_of = {_hashed(name): name for name in frame_names(pool)}
+    names = {_hash_name(name): name for name in frame_names(pool)}
     for each in rounds:
-        if num_unknown := sum(hashed not in name_of for hashed in each["failed"]):
+        if num_unknown := sum(hashed not in names for hashed in each["failed"]):
             raise ValueError(
                 f"{num_unknown:,} of {len(each['failed']):,} replaced frames are not in the index: it was made with "
-                "other options, or of another edition of the source."
+                "other options, or from another edition of the source."
             )
-        failed = frozenset(name_of[hashed] for hashed in each["failed"])
+        failed = frozenset(names[hashed] for hashed in each["failed"])
         selection = top_up(selection, pool, failed, Tally(COUNTED), Counter(), replace=each["replaces"])
     return selection
 
 
-def _hashed(name: str) -> str:
+def _hash_name(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:_HASH_LENGTH]
 
 
@@ -98,71 +98,73 @@ def _hashed(name: str) -> str:
 def top_up(
     selection: pa.Table, pool: pa.Table, failed: Set[str], tally: Tally, dropped: Counter[str], *, replace: bool = True
 ) -> pa.Table:
-    """A selection without its failed frames and with what replaces them, in the order of the pool.
+    """Replace the failed frames of a selection by unused frames; returns the selection in the order of the pool.
 
     Args:
-        selection: a frame table with its splits.
+        selection: a frame table with splits.
         pool: the usable frames of the index.
         failed: `video_id/name` of the failed frames, selected or not.
-        tally: counts under `COUNTED`.
-        dropped: counts what is not replaced, by emotion.
-        replace: False only drops.
+        tally: gets the counts `COUNTED`.
+        dropped: gets the number of frames that are not replaced, by emotion.
+        replace: False only drops the failed frames.
     """
     is_failed = pa.array([name in failed for name in frame_names(selection)], pa.bool_())
-    lost, kept = selection.filter(is_failed), selection.filter(pc.invert(is_failed))
-    spare = find_spare(selection, pool, failed) if replace and len(lost) else {}
+    removed, kept = selection.filter(is_failed), selection.filter(pc.invert(is_failed))
+    unused = find_unused_frames(selection, pool, failed) if replace and len(removed) else {}
     rows, splits = [], []
-    for row in lost.select(_PLACE).to_pylist():
+    for row in removed.select(_LOCATION_COLUMNS).to_pylist():
         example = f"{row['video_id']}, frame {row['frame']}"
         tally.add("failed", example=example)
-        candidates = spare.get((row["split"], row["emotion"]))
+        candidates = unused.get((row["split"], row["emotion"]))
         if not candidates:
             tally.add("dropped", example=example)
             dropped[EMOTIONS[row["emotion"]]] += 1
             continue
-        best = min(candidates, key=partial(_distance, row))
-        candidates.remove(best)
-        tally.add("same_video" if best["video_id"] == row["video_id"] else "other_video")
-        rows.append(best["row"])
+        nearest = min(candidates, key=partial(_distance, row))
+        candidates.remove(nearest)
+        tally.add("same_video" if nearest["video_id"] == row["video_id"] else "other_video")
+        rows.append(nearest["row"])
         splits.append(row["split"])
-    return _in_order_of(
-        pool, pa.concat_tables([kept, _with_split(pool.take(pa.array(rows, pa.int64())), splits, kept.schema)])
-    )
+    replacements = _assign_splits(pool.take(pa.array(rows, pa.int64())), splits, kept.schema)
+    return _sort_like(pool, pa.concat_tables([kept, replacements]))
 
 
-def _distance(lost: dict[str, Any], spare: dict[str, Any]) -> tuple[bool, int, int]:
-    """What the replacement of a lost frame has least of."""
-    return spare["video_id"] != lost["video_id"], abs(spare["frame"] - lost["frame"]), spare["row"]
+def _distance(removed: dict[str, Any], unused: dict[str, Any]) -> tuple[bool, int, int]:
+    """Sort key of the replacements of a removed frame: same video first, then nearest in time."""
+    return unused["video_id"] != removed["video_id"], abs(unused["frame"] - removed["frame"]), unused["row"]
 
 
-def find_spare(selection: pa.Table, pool: pa.Table, failed: Set[str]) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """(split, emotion) -> the frames of the split's groups that are neither selected nor failed.
+def find_unused_frames(
+    selection: pa.Table, pool: pa.Table, failed: Set[str]
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(split, emotion) -> the frames in the groups of the split that are neither selected nor failed.
 
-    Each has its `row` in the pool, `video_id` and `frame`.
+    A frame is a dictionary with `row` (its index in the pool), `video_id`, `frame`, `group_id` and `emotion`.
     """
     groups, splits = (selection[name].cast(pa.string()).to_pylist() for name in ("group_id", "split"))
-    split_of = dict(zip(groups, splits, strict=True))
+    group_splits = dict(zip(groups, splits, strict=True))
     is_used = pc.is_in(pool["path"].cast(pa.string()), selection["path"].cast(pa.string()))
     unused = pool.append_column("row", pa.array(range(len(pool)))).filter(pc.invert(is_used))
-    spare: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    columns = unused.select(["row", "video_id", "frame", "group_id", "emotion"]).to_pylist()
-    for name, frame in zip(frame_names(unused), columns, strict=True):
-        if name not in failed and frame["group_id"] in split_of:
-            spare[split_of[frame["group_id"]], frame["emotion"]].append(frame)
-    return spare
+    by_class: defaultdict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    frames = unused.select(["row", "video_id", "frame", "group_id", "emotion"]).to_pylist()
+    for name, frame in zip(frame_names(unused), frames, strict=True):
+        if name not in failed and frame["group_id"] in group_splits:
+            by_class[group_splits[frame["group_id"]], frame["emotion"]].append(frame)
+    return by_class
 
 
 def frame_names(frames: pa.Table) -> list[str]:
-    """`video_id/name of the image`, as a data set calls the frames."""
+    """The names `video_id/file name` of frames in a data set."""
     videos, paths = (frames[name].cast(pa.string()).to_pylist() for name in ("video_id", "path"))
     return [f"{video}/{PurePosixPath(path).name}" for video, path in zip(videos, paths, strict=True)]
 
 
-def _with_split(frames: pa.Table, splits: list[str], schema: pa.Schema) -> pa.Table:
+def _assign_splits(frames: pa.Table, splits: list[str], schema: pa.Schema) -> pa.Table:
     column = frames.schema.get_field_index("split")
     return frames.set_column(column, "split", pa.array(splits, pa.string())).select(schema.names).cast(schema)
 
 
-def _in_order_of(pool: pa.Table, frames: pa.Table) -> pa.Table:
+def _sort_like(pool: pa.Table, frames: pa.Table) -> pa.Table:
+    """Sort frames by their position in the pool."""
     position = pc.index_in(frames["path"].cast(pa.string()), pool["path"].cast(pa.string()))
     return frames.take(pc.array_sort_indices(position.combine_chunks()))

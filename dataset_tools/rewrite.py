@@ -1,4 +1,4 @@
-"""A data set folder read row by row and written again with other landmarks or captions."""
+"""Reads a data set folder row by row, and writes it again with other landmarks or captions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from .schema import au_ids_of, load_mfa, read_manifest, write_mfa
+from .schema import au_ids_in_columns, load_mfa, read_manifest, write_mfa
 
 _DERIVED_KEYS = frozenset({"format", "format_version", "versions", "splits", "au_ids", "emotions"})
 
@@ -14,10 +14,10 @@ Row = dict[str, Any]
 
 
 class StoredDataset:
-    """The rows of a data set folder by their position, splits one after the other; pixels are never decoded.
+    """A data set folder with its rows by position, counted through all splits; images are not decoded.
 
     Args:
-        folder: made by `write_mfa`; it has images.
+        folder: folder made by `write_mfa`, with images.
     Raises:
         FileNotFoundError, ValueError: as for `load_mfa`.
     """
@@ -30,7 +30,7 @@ class StoredDataset:
             for split in self.manifest["splits"]
         }
         features = next(iter(self.splits.values())).features
-        self.au_ids = au_ids_of(features)
+        self.au_ids = au_ids_in_columns(features)
         self.emotions: list[str] = features["emotion"].names
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class StoredDataset:
         return [value for dataset in self.splits.values() for value in dataset.with_format("arrow")[name].to_pylist()]
 
     def row(self, position: int) -> Row:
-        """One row, its `image` as encoded bytes."""
+        """One row, with its `image` as encoded bytes."""
         for dataset in self.splits.values():
             if position < len(dataset):
                 return _with_bytes(dataset[position])
@@ -51,20 +51,20 @@ class StoredDataset:
     def rewrite(
         self, out_dir: Path, change: Callable[[int, Row], Mapping[str, Any]], manifest: Mapping[str, Any]
     ) -> None:
-        """Write the data set with other values; the folder appears when it is whole, in the place of an old one.
+        """Write the data set with changed values; the folder replaces an existing one when it is complete.
 
         Args:
-            change: the columns of a row that change, from its position and the row; rows are asked for in order.
-            manifest: what the manifest says about it, beside what it says already.
+            out_dir: folder to write.
+            change: returns the changed columns of a row from its position and the row; it is called in order.
+            manifest: entries to add to the manifest or to replace in it.
         """
-        kept = {key: value for key, value in self.manifest.items() if key not in _DERIVED_KEYS}
+        kept_entries = {key: value for key, value in self.manifest.items() if key not in _DERIVED_KEYS}
         splits, start = {}, 0
         for split, dataset in self.splits.items():
             splits[split] = self._changed_rows(dataset, start, change)
             start += len(dataset)
-        write_mfa(
-            out_dir, splits, manifest={**kept, **manifest}, au_ids=self.au_ids, emotions=self.emotions, overwrite=True
-        )
+        manifest = {**kept_entries, **manifest}
+        write_mfa(out_dir, splits, manifest=manifest, au_ids=self.au_ids, emotions=self.emotions, overwrite=True)
 
     @staticmethod
     def _changed_rows(dataset: Dataset, start: int, change: Callable[[int, Row], Mapping[str, Any]]) -> Iterator[Row]:

@@ -1,13 +1,13 @@
-"""The MFA schema on disk: its columns, a streaming writer and a checking reader.
+"""The MFA schema on disk: its columns, a streaming writer and a validating reader.
 
-A data set is a folder that `datasets.load_dataset` reads as it is, offline or pushed to the Hub:
+A data set is a folder that `datasets.load_dataset` reads without conversion, on disk or on the Hub:
 
-    README.md                               card, its front matter names the shards
+    README.md                               card, whose front matter lists the shards
     data/<split>-00000-of-00003.parquet     parquet shards with the `datasets` features in their metadata
-    manifest.json                           counts, sha256 of every shard and what the caller adds; written last
+    manifest.json                           counts, SHA-256 of every shard and entries of the caller; written last
 
-Unlabelled is -1 for an AU and null for the emotion (`ClassLabel` refuses -100); landmarks that were not found are
-null. A data set has a column for each AU that it codes, and either the eight emotions or a list of its own.
+Unlabelled is -1 for an AU and null for the emotion (`ClassLabel` rejects -100); landmarks that were not found are
+null. A data set has a column for each AU that it codes, and either the eight emotions or its own list.
 """
 
 import hashlib
@@ -40,10 +40,10 @@ MANIFEST_NAME = "manifest.json"
 ANNOTATIONS, FULL = "annotations", "full"
 """The configurations of a data set on the Hub: without and with pixels."""
 DEFAULT_FOLDER = "outputs"
-"""Where everything is written by default; no owner of a data set."""
+"""The default output folder; `outputs/…` is therefore never read as a Hub id."""
 DATA_FOLDER = "data"
 ROWS_PER_SHARD = 5000
-ROWS_PER_GROUP = 100  # a row group is what a viewer or a streaming reader fetches at once
+ROWS_PER_GROUP = 100  # rows that a viewer or a streaming reader fetches at once
 REQUIRED_KEYS = ("file_name", "dataset", "video_id", "group_id", "frame")
 _AU_COLUMN = re.compile(r"AU(\d{1,2})", re.ASCII)
 CAPTION_COLUMNS = ("caption_emotion", "caption_au", "caption_key_au")
@@ -56,8 +56,8 @@ def au_columns(au_ids: Sequence[int] = AU_IDS) -> tuple[str, ...]:
     return tuple(f"AU{au_id}" for au_id in au_ids)
 
 
-def au_ids_of(columns: Iterable[str]) -> tuple[int, ...]:
-    """The AUs that have a column among those names, in their order."""
+def au_ids_in_columns(columns: Iterable[str]) -> tuple[int, ...]:
+    """The AUs that have a column in `columns`, in the order of the columns."""
     return tuple(int(name[2:]) for name in columns if _AU_COLUMN.fullmatch(name))
 
 
@@ -96,28 +96,28 @@ def write_mfa(
     rows_per_shard: int = ROWS_PER_SHARD,
     overwrite: bool = False,
 ) -> Path:
-    """Write a data set folder, row by row; it appears under its name only when it is whole.
+    """Write a data set folder row by row; the folder gets its final name when it is complete.
 
     The same rows give the same bytes. Rows are dictionaries by column: `file_name`, `dataset`, `video_id`, `group_id`,
-    `frame` and, with images, `image` (the encoded file as bytes, kept as it is) must be there; a label or text that is
-    absent is unlabelled or null. `emotion` is an index into `emotions`, None or -100.
+    `frame` and, with images, `image` (the encoded file as bytes, stored unchanged) are required; a missing label or
+    text is unlabelled or null. `emotion` is an index into `emotions`, None or -100.
 
     Args:
         out_dir: the folder to make.
-        splits: rows of each of `train`, `validation`, `test`; each is consumed once and never held as a whole.
-        manifest: what the caller records in `manifest.json`, read when all rows are written; `license` and
+        splits: rows of each of `train`, `validation`, `test`; each is consumed once as a stream.
+        manifest: entries that the caller adds to `manifest.json`, read after all rows are written; `license` and
             `pretty_name` also go to the card.
         with_images: False leaves the pixels out.
         au_ids: the AUs that get a column.
-        emotions: what the emotion's index means.
+        emotions: the list that emotion indices refer to.
         rows_per_shard: rows of one parquet file.
-        overwrite: replace a data set that is already there.
+        overwrite: replace an existing data set.
     Returns:
         The folder.
     Raises:
-        FileExistsError: `out_dir` holds something, and `overwrite` is False or it is no data set.
-        ValueError: a row, an AU without a region rule, an unknown split or a split without rows; the row's file name
-            is shown.
+        FileExistsError: `out_dir` is not empty, and `overwrite` is False or it is not a data set.
+        ValueError: an invalid row (its file name is shown), an AU without a region rule, an unknown split or a split
+            without rows.
     """
     out_dir = Path(out_dir)
     check_target(out_dir, overwrite)
@@ -131,25 +131,25 @@ def write_mfa(
         }
         if not shards:
             raise ValueError("There is no split to write.")
-        contents = _manifest(manifest, features, shards)
+        contents = _build_manifest(manifest, features, shards)
         (folder / "README.md").write_text(_front_matter(contents) + _card(contents), "utf-8")
         (folder / MANIFEST_NAME).write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return out_dir
 
 
 def check_target(out_dir: Path, overwrite: bool) -> None:
-    """Raise `FileExistsError` if `out_dir` holds something that may not be replaced by a data set."""
+    """Raise `FileExistsError` if `out_dir` is not empty and may not be replaced by a data set."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
     if not overwrite:
         raise FileExistsError(f"{out_dir} already exists; choose another folder or pass --overwrite.")
     if not (out_dir / MANIFEST_NAME).is_file():
-        raise FileExistsError(f"{out_dir} is no data set of ours (no {MANIFEST_NAME}), so it is not overwritten.")
+        raise FileExistsError(f"{out_dir} is not a data set (it has no {MANIFEST_NAME}), so it is not overwritten.")
 
 
 @contextmanager
 def replacing_folder(out_dir: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `out_dir` when the block ends well, else vanishes."""
+    """Provide a temporary sibling folder that replaces `out_dir` if the block succeeds, and is deleted otherwise."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
         folder = Path(scratch, "new")
@@ -179,7 +179,7 @@ def _write_split(
 
 
 def describe_shard(file: Path) -> dict[str, Any]:
-    """`{"file", "num_rows", "num_bytes", "sha256"}` of a shard, as the manifest lists it."""
+    """The manifest's entry of a shard: `{"file", "num_rows", "num_bytes", "sha256"}`."""
     return {
         "file": f"{file.parent.name}/{file.name}",
         "num_rows": pq.read_metadata(file).num_rows,
@@ -189,7 +189,7 @@ def describe_shard(file: Path) -> dict[str, Any]:
 
 
 def _write_shard(path: Path, rows: Iterator[dict[str, Any]], features: Features, max_rows: int) -> int:
-    """Write up to `max_rows` rows into one parquet file, a row group at a time; returns how many there were."""
+    """Write up to `max_rows` rows into one parquet file, one row group at a time; returns the number of rows."""
     num_rows = 0
     with pq.ParquetWriter(path, features.arrow_schema) as writer:
         while batch := list(islice(rows, min(ROWS_PER_GROUP, max_rows - num_rows))):
@@ -200,10 +200,10 @@ def _write_shard(path: Path, rows: Iterator[dict[str, Any]], features: Features,
 
 def _to_table(rows: list[dict[str, Any]], features: Features) -> pa.Table:
     schema = features.arrow_schema
-    clean = [_clean_row(row, features) for row in rows]
+    valid_rows = [_validate_row(row, features) for row in rows]
     columns = []
     for field in schema:
-        values = [row[field.name] for row in clean]
+        values = [row[field.name] for row in valid_rows]
         if isinstance(field.type, pa.ExtensionType):
             columns.append(pa.ExtensionArray.from_storage(field.type, pa.array(values, field.type.storage_type)))
         else:
@@ -211,34 +211,34 @@ def _to_table(rows: list[dict[str, Any]], features: Features) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _clean_row(row: dict[str, Any], features: Features) -> dict[str, Any]:
-    """The row with every column of `features`, checked; the error names the row's file."""
+def _validate_row(row: dict[str, Any], features: Features) -> dict[str, Any]:
+    """Check a row and complete it to all columns of `features`; errors name the file of the row."""
     where = f"Row {row.get('file_name', row)!r}"
     required = (*(("image",) if "image" in features else ()), *REQUIRED_KEYS)
     if missing := [name for name in required if row.get(name) is None]:
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
     if unknown := sorted(row.keys() - features.keys()):
         raise ValueError(f"{where} has unknown columns {', '.join(unknown)}; known are {', '.join(features)}.")
-    clean = dict.fromkeys(features) | row
+    valid = dict.fromkeys(features) | row
     if "image" in features:
-        clean["image"] = {"bytes": _image_bytes(row["image"], where), "path": Path(row["file_name"]).name}
-    clean["emotion"] = _emotion_index(row.get("emotion"), features["emotion"].num_classes, where)
-    clean["landmarks"] = _landmarks_px(row.get("landmarks"), where)
-    for name in au_columns(au_ids_of(features)):
+        valid["image"] = {"bytes": _check_image(row["image"], where), "path": Path(row["file_name"]).name}
+    valid["emotion"] = _check_emotion(row.get("emotion"), features["emotion"].num_classes, where)
+    valid["landmarks"] = _check_landmarks(row.get("landmarks"), where)
+    for name in au_columns(au_ids_in_columns(features)):
         label = row.get(name, AU_UNLABELLED)
         if label not in (0, 1, AU_UNLABELLED):
             raise ValueError(f"{where}: {name} is {label!r}; it must be 1, 0 or {AU_UNLABELLED} (unlabelled).")
-        clean[name] = int(label)
-    return clean
+        valid[name] = int(label)
+    return valid
 
 
-def _image_bytes(image: Any, where: str) -> bytes:
+def _check_image(image: Any, where: str) -> bytes:
     if not isinstance(image, bytes) or not image:
         raise ValueError(f"{where}: image must be the encoded file as bytes, not {type(image).__name__} or empty.")
     return image
 
 
-def _emotion_index(emotion: Any, num_emotions: int, where: str) -> int | None:
+def _check_emotion(emotion: Any, num_emotions: int, where: str) -> int | None:
     if emotion is None or emotion == EMOTION_UNLABELLED:
         return None
     if isinstance(emotion, str) or not 0 <= emotion < num_emotions:
@@ -246,7 +246,7 @@ def _emotion_index(emotion: Any, num_emotions: int, where: str) -> int | None:
     return int(emotion)
 
 
-def _landmarks_px(landmarks: Any, where: str) -> list[list[float]] | None:
+def _check_landmarks(landmarks: Any, where: str) -> list[list[float]] | None:
     if landmarks is None:
         return None
     points = np.asarray(landmarks, dtype=np.float32)
@@ -257,14 +257,14 @@ def _landmarks_px(landmarks: Any, where: str) -> list[list[float]] | None:
     return points.tolist()
 
 
-def _manifest(
-    given: Mapping[str, Any], features: Features, shards: Mapping[str, list[dict[str, Any]]]
+def _build_manifest(
+    entries: Mapping[str, Any], features: Features, shards: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        **given,
-        "au_ids": list(au_ids_of(features)),
+        **entries,
+        "au_ids": list(au_ids_in_columns(features)),
         "emotions": features["emotion"].names,
         "versions": {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__},
         "splits": describe_splits(shards),
@@ -272,7 +272,7 @@ def _manifest(
 
 
 def describe_splits(shards: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Split -> `{"num_rows", "shards"}`, as the manifest lists it."""
+    """The manifest's entry of the splits: split -> `{"num_rows", "shards"}`."""
     return {
         name: {"num_rows": sum(shard["num_rows"] for shard in files), "shards": files}
         for name, files in shards.items()
@@ -306,18 +306,18 @@ def load_mfa(
     au_ids: Sequence[int] | None = AU_IDS,
     fill_aus: bool = False,
 ) -> Dataset:
-    """Load one split of a data set and check that it is what training expects.
+    """Load one split of a data set and check that it follows the schema.
 
     Args:
         path: a folder made by `write_mfa`, or the id of a data set on the Hub, `org/name` or `org/name:configuration`.
         split: `train`, `validation` or `test`.
-        config: configuration of a Hub data set that has several; where pixels are needed, `full` by default.
-        with_images: whether the pixels are needed.
-        au_ids: the AUs whose columns are needed, with the eight emotions; None takes the data set's own AUs and
-            emotions (`features["emotion"].names`), whatever they are.
-        fill_aus: give a needed AU that has no column one of -1, unlabelled, instead of an error.
+        config: configuration of a Hub data set that has several; with images the default is `full`.
+        with_images: whether the pixels are required.
+        au_ids: the AUs whose columns are required, together with the eight emotions; None accepts the AUs and the
+            emotions (`features["emotion"].names`) of the data set.
+        fill_aus: add a column of -1 (unlabelled) for a required AU without a column, instead of an error.
     Raises:
-        FileNotFoundError: no such folder, or no such split in it.
+        FileNotFoundError: there is no such folder, or no such split in it.
         ValueError: no rows, missing columns, wrong types or labels out of range; the file and the columns are named.
     """
     if Path(path).is_dir():
@@ -337,10 +337,10 @@ def load_mfa(
 
 
 def parse_hub_id(path: str) -> tuple[str, str | None]:
-    """The repository and the configuration of `org/name` or `org/name:configuration`.
+    """Split `org/name` or `org/name:configuration` into the repository and the configuration.
 
     Raises:
-        FileNotFoundError: it is written as a folder, or would lie in one that is here.
+        FileNotFoundError: `path` is written like a folder, or its first part is an existing folder.
     """
     repo_id, _, config = path.partition(":")
     owner, _, name = repo_id.partition("/")
@@ -351,16 +351,16 @@ def parse_hub_id(path: str) -> tuple[str, str | None]:
 
 
 def _load_from_hub(path: str, split: str, config: str | None, with_images: bool) -> Dataset:
-    """A split of `org/name` or `org/name:configuration`; a folder that is missing is not looked for on the Hub."""
-    repo_id, named = parse_hub_id(path)
-    config = config or named
+    """Load a split of `org/name` or `org/name:configuration`; a missing local folder is not searched on the Hub."""
+    repo_id, config_in_path = parse_hub_id(path)
+    config = config or config_in_path
     if config is None and with_images and FULL in get_dataset_config_names(repo_id):
         config = FULL
     return load_dataset(repo_id, config, split=split)
 
 
 def _with_unlabelled_aus(dataset: Dataset, au_ids: Sequence[int]) -> Dataset:
-    """The data set with a column of -1 for each of those AUs that it does not code."""
+    """Add a column of -1 for each AU that the data set does not code."""
     unlabelled = np.full(len(dataset), AU_UNLABELLED, np.int8)
     for name in au_columns(au_ids):
         if name not in dataset.features:
@@ -381,32 +381,33 @@ def _shard_files(folder: Path, split: str) -> list[str]:
 def check_mfa(
     dataset: Dataset, source: str, *, with_images: bool = True, au_ids: Sequence[int] | None = AU_IDS
 ) -> None:
-    """Raise one `ValueError` that names `source` and the columns when a data set does not follow the schema.
+    """Check that a data set follows the schema; `with_images` and `au_ids` are those of `load_mfa`.
 
-    `au_ids` and the emotions are those of `load_mfa`.
+    Raises:
+        ValueError: it does not; `source` and the columns are named.
     """
-    found = dataset.features
+    features = dataset.features
     emotions: Sequence[str] = EMOTIONS
     if au_ids is None:
-        au_ids = au_ids_of(found)
-        emotions = found["emotion"].names if isinstance(found.get("emotion"), ClassLabel) else EMOTIONS
+        au_ids = au_ids_in_columns(features)
+        emotions = features["emotion"].names if isinstance(features.get("emotion"), ClassLabel) else EMOTIONS
     expected = mfa_features(with_images, au_ids, emotions)
-    if missing := [name for name in expected if name not in found and name not in PROVENANCE_COLUMNS]:
+    if missing := [name for name in expected if name not in features and name not in PROVENANCE_COLUMNS]:
         if missing == ["image"]:
             raise ValueError(
                 f"{source} has annotations alone, without the column image; join them with the pictures: "
                 "mf2 data join SOURCE OUT --images ROOT"
             )
-        raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(found)}.")
-    wrong = [
-        f"{name} is {found[name]} instead of {feature}"
+        raise ValueError(f"{source} lacks the columns {', '.join(missing)}; it has {', '.join(features)}.")
+    type_errors = [
+        f"{name} is {features[name]} instead of {feature}"
         for name, feature in expected.items()
-        if name in found and found[name] != feature and name != "image"
+        if name in features and features[name] != feature and name != "image"
     ]
-    if with_images and not isinstance(found["image"], Image):
-        wrong.append(f"image is {found['image']} instead of Image()")
-    if wrong:
-        raise ValueError(f"{source} has columns of a wrong type: {'; '.join(wrong)}.")
+    if with_images and not isinstance(features["image"], Image):
+        type_errors.append(f"image is {features['image']} instead of Image()")
+    if type_errors:
+        raise ValueError(f"{source} has columns of a wrong type: {'; '.join(type_errors)}.")
     if len(dataset) == 0:
         raise ValueError(f"{source} has no rows.")
     _check_labels(dataset, source, au_columns(au_ids))
@@ -426,15 +427,15 @@ def _check_labels(dataset: Dataset, source: str, columns: Sequence[str]) -> None
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The `manifest.json` of a data set folder.
+    """Read the `manifest.json` of a data set folder.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not one of this format.
+        FileNotFoundError: the folder has none.
+        ValueError: it is not a manifest of this format.
     """
     file = Path(path) / MANIFEST_NAME
     if not file.is_file():
-        raise FileNotFoundError(f"{path} is no data set folder: it has no {MANIFEST_NAME}.")
+        raise FileNotFoundError(f"{path} is not a data set folder: it has no {MANIFEST_NAME}.")
     try:
         manifest = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError as error:
@@ -449,12 +450,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def dataset_fingerprint(path: str | Path) -> str:
-    """A sha256 over the names and sha256 of all shards: equal exactly when the data are, by its manifest."""
-    return fingerprint_of(read_manifest(path))
+    """SHA-256 over the names and SHA-256 values of all shards in the manifest of a data set folder."""
+    return fingerprint_manifest(read_manifest(path))
 
 
-def fingerprint_of(manifest: Mapping[str, Any]) -> str:
-    """The same of a manifest."""
+def fingerprint_manifest(manifest: Mapping[str, Any]) -> str:
+    """`dataset_fingerprint` from a manifest."""
     splits = manifest["splits"]
     lines = sorted(f"{shard['sha256']}  {shard['file']}\n" for info in splits.values() for shard in info["shards"])
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""`mf2 data select`: the balanced, video-split sample of an index that makes up MFA.
+"""`mf2 data select`: selects the balanced sample of an index that makes up MFA, split by video.
 
-Frames with an emotion and at least one AU label are pooled over the official splits and split anew by base video. An
-integer program (`split_program`) chooses the videos and how many frames of each class they give; these are then taken
-evenly in time.
+Frames with an emotion and at least one AU label are pooled over the official splits and split again by base video. An
+integer program (`split_program`) chooses the videos and the number of frames of each class in each video; these frames
+are then sampled at equal distances in time.
 
-    OUT/frames.parquet                          the chosen frames with their new split
+    OUT/frames.parquet                          the selected frames with their new split
     OUT/report.json, OUT/report.md, OUT/report.png
 """
 
@@ -33,12 +33,12 @@ from .split_program import (
     solve_balanced,
     solve_unbalanced,
 )
-from .stage_settings import settings_of
+from .stage_settings import collect_settings
 
 Array = npt.NDArray[Any]
 
 PAPER = Request(train_per_class=3915, eval_per_class=422, train_videos=134, eval_videos=17)
-"""MFA: 31,320 images of 134 videos and 3,376 of 17, eight equal classes."""
+"""The size of MFA: 31,320 images of 134 videos and 3,376 of 17, in eight equal classes."""
 BALANCES = ("exact", "largest", "none")
 _CLASS_SIZES = ("train_per_class", "eval_per_class")
 _SIZES = (*_CLASS_SIZES, "train_videos", "eval_videos")
@@ -46,48 +46,51 @@ _SIZES = (*_CLASS_SIZES, "train_videos", "eval_videos")
 
 # --------------------------------------------------------------------------------------------------------- command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data select`."""
+    """Add the arguments of `mf2 data select`."""
     add = parser.add_argument
     add("index", type=Path, help="folder or frames.parquet made by `mf2 data index`")
     add("out", type=Path, help="folder to make")
     add("--balance", choices=BALANCES, default="exact", help="exact: the given class sizes; largest: the largest "
         "equal ones; none: all frames, split by video (default: %(default)s)")  # fmt: skip
-    add("--paper", action="store_true", help="the paper's sizes: 134 + 17 videos, 3,915 + 422 frames a class")
+    add("--paper", action="store_true", help="the paper's sizes: 134 + 17 videos, 3,915 + 422 frames per class")
     for name in _SIZES:
         add(f"--{name}", type=int, metavar="N")
     add("--min_frames", type=int, default=PAPER.min_frames, help="from each chosen video (default: %(default)s)")
     add("--eval_fraction", type=float, default=0.1, help="where no sizes are given (default: %(default)s)")
     add("--seed", type=int, default=0)
-    add("--replaced", type=Path, metavar="FILE", help="replace frames as an earlier selection had to, whose recipe "
-        "holds this file")  # fmt: skip
+    add("--replaced", type=Path, metavar="FILE", help="repeat the replacements of an earlier selection, from its "
+        "recipe")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
-    """Pool, solve, take, report."""
+    """Pool the frames, solve the integer program, and write the selected frames and the report."""
     frames = usable_frames(read_frames(args.index))
     selector = Selector(frames, args.seed)
     amounts, request = _solve(selector.pool, args)
-    made_by = {
+    settings = {
         "seed": args.seed,
         "balance": args.balance,
         "request": None if request is None else asdict(request),
         "optimum_proven": amounts.proven,
-        "settings": settings_of(args, add_arguments),
+        "settings": collect_settings(args, add_arguments),
     }
     rounds = [] if args.replaced is None else read_rounds(args.replaced)
-    print(write_selection(args.out, frames, replay(selector.take(amounts), frames, rounds), made_by))
+    selection = replay(selector.take(amounts), frames, rounds)
+    print(write_selection(args.out, frames, selection, settings))
     if rounds:
         write_rounds(args.out, rounds)
 
 
-def write_selection(folder: Path, pool: pa.Table, selection: pa.Table, made_by: dict[str, Any]) -> str:
-    """Write a selection and its reports, the frames last; returns the report in markdown.
+def write_selection(folder: Path, pool: pa.Table, selection: pa.Table, settings: dict[str, Any]) -> str:
+    """Write a selection and its reports, the frames last; returns the report in Markdown.
 
     Args:
-        pool: the frames that it was taken from.
-        made_by: how, for `report.json`; what the report counts is added.
+        folder: folder to write.
+        pool: the frames that were selected from.
+        selection: the selected frames.
+        settings: entries of `report.json` in addition to the counts.
     """
-    summary = {**made_by, **summarise(pool, selection)}
+    summary = {**settings, **summarize(pool, selection)}
     text = to_markdown(summary)
     with replacing(folder / "report.png") as part:
         plot(summary, part)
@@ -102,28 +105,28 @@ def _solve(pool: Pool, args: argparse.Namespace) -> tuple[Amounts, Request | Non
         if args.paper or any(getattr(args, name) is not None for name in ("train_videos", *_CLASS_SIZES)):
             raise ValueError("--balance none takes all frames: only --eval_videos and --eval_fraction have a meaning.")
         return solve_unbalanced(pool, args.eval_fraction, args.eval_videos), None
-    request = _request(pool, args)
+    request = _make_request(pool, args)
     if args.balance == "largest":
         best = largest_feasible(pool, request)
         if best is None:
-            raise InfeasibleError(_why_none_is_feasible(pool))
+            raise InfeasibleError(_explain_infeasible(pool))
         request = best
     return solve_balanced(pool, request), request
 
 
-def _why_none_is_feasible(pool: Pool) -> str:
-    """Why no equal class size can be met, and what helps."""
+def _explain_infeasible(pool: Pool) -> str:
+    """Why no equal class size is feasible, and the remedy."""
     num_videos = (pool.capacity > 0).sum(axis=0)
-    if lonely := [name for name, number in zip(pool.classes, num_videos, strict=True) if number < 2]:
+    if rare := [name for name, number in zip(pool.classes, num_videos, strict=True) if number < 2]:
         return (
-            f"{', '.join(lonely)}: fewer than two videos show it, and no video is in both splits. No balance is "
+            f"{', '.join(rare)}: fewer than two videos show it, and no video is in both splits. No balance is "
             "possible; --balance none takes all frames."
         )
     return "No class size is feasible; ask for fewer videos or a smaller --min_frames."
 
 
-def _request(pool: Pool, args: argparse.Namespace) -> Request:
-    """The sizes that the command line asks for; without class sizes, the rarest class in the wanted proportion."""
+def _make_request(pool: Pool, args: argparse.Namespace) -> Request:
+    """The sizes on the command line; the default class sizes split the rarest class by `eval_fraction`."""
     sizes = {name: getattr(args, name) for name in _SIZES}
     if args.paper:
         sizes = {name: getattr(PAPER, name) if size is None else size for name, size in sizes.items()}
@@ -141,13 +144,13 @@ def _request(pool: Pool, args: argparse.Namespace) -> Request:
 
 # ------------------------------------------------------------------------------------------------------- selection
 def usable_frames(frames: pa.Table) -> pa.Table:
-    """The frames with an emotion and at least one labelled AU.
+    """Filter the frames with an emotion and at least one labelled AU.
 
     Raises:
         ValueError: there is none, or an AU has no column.
     """
     if missing := [name for name in au_columns() if name not in frames.column_names]:
-        raise ValueError(f"The frames have no column {', '.join(missing)}; a selection wants an emotion and all AUs.")
+        raise ValueError(f"The frames have no column {', '.join(missing)}; a selection needs an emotion and all AUs.")
     has_au = pc.greater_equal(pc.max_element_wise(*(frames[name] for name in au_columns())), 0)
     usable = frames.filter(pc.and_(pc.is_valid(frames["emotion"]), has_au))
     if not len(usable):
@@ -156,10 +159,10 @@ def usable_frames(frames: pa.Table) -> pa.Table:
 
 
 class Selector:
-    """Turns frames into a `Pool` and amounts back into frames.
+    """Counts frames as a `Pool`, and selects frames by the amounts that a solver returns.
 
-    The seed orders the groups, so that among equally good choices another seed finds another one, and sets the phase
-    at which frames are taken.
+    The seed shuffles the groups, so that another seed finds another of several equally good solutions, and sets the
+    phase at which frames are sampled.
 
     Args:
         frames: usable frames, ordered by video and frame.
@@ -176,7 +179,7 @@ class Selector:
         self.pool = self._make_pool()
 
     def _make_pool(self) -> Pool:
-        """Counts by group and class. An AU that a cell has no label of gets its overall rate there."""
+        """Count frames by group and class. An AU without labels in a cell gets its overall rate there."""
         shape = (len(self.groups), len(EMOTIONS))
         cell = self.group_idx * len(EMOTIONS) + self.class_idx
 
@@ -192,26 +195,26 @@ class Selector:
         return Pool(count(np.full(len(cell), True)), rates, EMOTIONS)
 
     def take(self, amounts: Amounts) -> pa.Table:
-        """The chosen frames, evenly spread in time inside each group and class, with their split."""
+        """The selected frames with their split, equally spaced in time within each group and class."""
         rows, splits = [], []
-        for split, of_split in (("train", amounts.train), ("validation", amounts.validation)):
-            for group, emotion in np.argwhere(of_split > 0):
-                there = np.flatnonzero((self.group_idx == group) & (self.class_idx == emotion))
-                rows.append(there[self._evenly(len(there), int(of_split[group, emotion]))])
+        for split, split_amounts in (("train", amounts.train), ("validation", amounts.validation)):
+            for group, emotion in np.argwhere(split_amounts > 0):
+                candidates = np.flatnonzero((self.group_idx == group) & (self.class_idx == emotion))
+                rows.append(candidates[self._sample_evenly(len(candidates), int(split_amounts[group, emotion]))])
                 splits.extend([split] * len(rows[-1]))
-        chosen = np.concatenate(rows)
-        order = np.argsort(chosen)
+        selected = np.concatenate(rows)
+        order = np.argsort(selected)
         column = self.frames.schema.get_field_index("split")
         split_column = pa.array(np.array(splits)[order]).dictionary_encode()
-        return self.frames.take(chosen[order]).set_column(column, "split", split_column)
+        return self.frames.take(selected[order]).set_column(column, "split", split_column)
 
-    def _evenly(self, available: int, wanted: int) -> Array:
-        """`wanted` different positions below `available`, one in each of as many equal stretches."""
-        return (np.arange(wanted) * available + self.rng.integers(available)) // wanted
+    def _sample_evenly(self, available: int, count: int) -> Array:
+        """(count,) different positions below `available`, one in each of `count` equal intervals."""
+        return (np.arange(count) * available + self.rng.integers(available)) // count
 
 
 # ---------------------------------------------------------------------------------------------------------- report
-def summarise(usable: pa.Table, selection: pa.Table) -> dict[str, Any]:
+def summarize(usable: pa.Table, selection: pa.Table) -> dict[str, Any]:
     """Counts of the pool and of each split: videos, frames, classes, AU rates over the labelled frames."""
     tables = {"pool": usable}
     tables |= {split: selection.filter(pc.equal(selection["split"], split)) for split in ("train", "validation")}
@@ -248,7 +251,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
-    """A picture of the classes' shares and of the AU rates in the pool, in train and in validation."""
+    """Plot the class shares and the AU rates of the pool, the training and the validation split."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

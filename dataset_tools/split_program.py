@@ -1,7 +1,7 @@
-"""The integer programs that choose which videos make up the two splits, and how many frames of each they give.
+"""Integer programs that choose the videos of both splits, and the number of frames from each video.
 
-Symbols: V groups (base videos), K classes, A AUs. t_v and w_v are 1 where group v is in train or in validation,
-t_v + w_v <= 1. a_vk and b_vk are the frames of class k that v gives to train and to validation.
+Symbols: V groups (base videos), K classes, A AUs. t_v and w_v are 1 if group v is in train or in validation,
+t_v + w_v <= 1. a_vk and b_vk are the numbers of frames of class k from group v in train and in validation.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 Array = npt.NDArray[Any]
 
 AU_RATE_TOLERANCE = 0.005
-"""AU rates that differ by less count as equal. Without such a floor the solver proves decimals for minutes."""
+"""AU rates that differ by less count as equal; without a tolerance the solver spends minutes on the last decimals."""
 SHARE_TOLERANCE = 0.02
-"""The same for a class's or AU's share in an unbalanced validation split."""
+"""The same for the share of a class or AU in an unbalanced validation split."""
 OPTIMAL, INFEASIBLE = 0, 2  # of scipy's `status`
-SOLVER_OPTIONS = {"mip_rel_gap": 0.01, "node_limit": 20_000}  # a limit of nodes, not of time: runs repeat exactly
+SOLVER_OPTIONS = {"mip_rel_gap": 0.01, "node_limit": 20_000}  # limits nodes, not time, so that runs are reproducible
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What there is to choose from.
+    """The frames to select from.
 
-    capacity: (V, K) int, frames by group and class.
-    au_rates: (V, K, A) float, share of frames with the AU active.
-    classes: the K names.
+    Args:
+        capacity: (V, K) int, number of frames by group and class.
+        au_rates: (V, K, A) float, share of frames with the AU active.
+        classes: the K names.
     """
 
     capacity: Array
@@ -39,7 +40,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Request:
-    """The sizes of a balanced selection. None for both numbers of videos leaves them free."""
+    """The sizes of a balanced selection; with None for both numbers of videos, any number is allowed."""
 
     train_per_class: int
     eval_per_class: int
@@ -58,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Amounts:
-    """(V, K) int frames that each group gives to train and to validation; `proven` says the optimum is proven."""
+    """(V, K) int numbers of frames from each group; `proven` is True if the solution is proven optimal."""
 
     train: Array
     validation: Array
@@ -66,15 +67,15 @@ class Amounts:
 
 
 class InfeasibleError(ValueError):
-    """No selection meets the request; the message says which constraint fails and what is feasible."""
+    """No selection meets the request; the message names the failing constraint and a feasible size."""
 
 
 # ------------------------------------------------------------------------------------------------------ balanced
 def solve_balanced(pool: Pool, request: Request) -> Amounts:
-    """Choose groups and amounts with exact class sizes and numbers of videos and the nearest AU rates.
+    """Choose groups and amounts with exact class sizes and numbers of videos, and the most similar AU rates.
 
     Raises:
-        InfeasibleError: it cannot be done.
+        InfeasibleError: there is no such selection.
     """
     _check_supply(pool, request)
     solution = _solve(pool, request, scale=(1.0, 1.0))
@@ -90,7 +91,7 @@ def solve_balanced(pool: Pool, request: Request) -> Amounts:
 
 
 def largest_feasible(pool: Pool, request: Request) -> Request | None:
-    """The request with the largest class sizes, in the same proportion, that can be met; None where none can."""
+    """The feasible request with the largest class sizes in the same proportion; None if there is none."""
     solution = _solve(pool, request, scale=(0.0, np.inf))
     scale = 0.0 if solution.x is None else float(solution.x[-1])
     train, evaluation = (int(scale * size + 1e-6) for size in (request.train_per_class, request.eval_per_class))
@@ -105,7 +106,8 @@ def largest_feasible(pool: Pool, request: Request) -> Request | None:
 def _solve(pool: Pool, request: Request, scale: tuple[float, float]) -> OptimizeResult:
     """Minimise sum_j max(tolerance, |train rate - validation rate of AU j|) or, with a free scale, maximise the scale.
 
-    The variables are t, w, a, b, d (a rate difference for each AU) and the scale s of both class sizes, in [from, to].
+    The variables are t, w, a, b, d (the rate difference of each AU) and the scale s of both class sizes, within
+    `scale`.
     """
     matrix, bounds = _balanced_constraints(pool, request)
     num_binary, num_aus = 2 * len(pool.capacity), pool.au_rates.shape[2]
@@ -129,8 +131,8 @@ def _balanced_constraints(pool: Pool, request: Request) -> tuple[sparse.csr_arra
     num_aus = pool.au_rates.shape[2]
     eye_v, eye_vk, eye_d = (sparse.eye_array(size) for size in (num_groups, pool.capacity.size, num_aus))
     all_v = np.ones((1, num_groups))
-    of_v, of_k = _margins(num_groups, num_classes)
-    cap = sparse.diags_array(pool.capacity.ravel().astype(float)) @ of_v.T  # (VK, V)
+    sum_v, sum_k = _margins(num_groups, num_classes)
+    cap = sparse.diags_array(pool.capacity.ravel().astype(float)) @ sum_v.T  # (VK, V)
     low = -request.min_frames * eye_v
     rates = pool.au_rates.reshape(-1, num_aus).T / num_classes  # (A, VK)
     rate_a, rate_b = rates / request.train_per_class, -rates / request.eval_per_class
@@ -143,12 +145,12 @@ def _balanced_constraints(pool: Pool, request: Request) -> tuple[sparse.csr_arra
             ([eye_v, eye_v, None, None, None, None], (-inf, 1)),  # no group in both
             ([-cap, None, eye_vk, None, None, None], (-inf, 0)),  # a <= capacity t
             ([None, -cap, None, eye_vk, None, None], (-inf, 0)),
-            ([low, None, of_v, None, None, None], (0, inf)),  # a chosen group gives `min_frames` or more
-            ([None, low, None, of_v, None, None], (0, inf)),
+            ([low, None, sum_v, None, None, None], (0, inf)),  # at least `min_frames` from a chosen group
+            ([None, low, None, sum_v, None, None], (0, inf)),
             ([all_v, None, None, None, None, None], num_t),
             ([None, all_v, None, None, None, None], num_w),
-            ([None, None, of_k, None, None, size_a], zero),  # exact class sizes
-            ([None, None, None, of_k, None, size_b], zero),
+            ([None, None, sum_k, None, None, size_a], zero),  # exact class sizes
+            ([None, None, None, sum_k, None, size_b], zero),
             ([None, None, rate_a, rate_b, -eye_d, None], (-inf, 0)),  # |rate difference| <= d
             ([None, None, rate_a, rate_b, eye_d, None], (0, inf)),
         ]
@@ -156,7 +158,7 @@ def _balanced_constraints(pool: Pool, request: Request) -> tuple[sparse.csr_arra
 
 
 def _margins(num_groups: int, num_classes: int) -> tuple[sparse.coo_array, sparse.coo_array]:
-    """(V, VK) and (K, VK): what sums a flattened (V, K) matrix over its classes, and over its groups."""
+    """(V, VK) and (K, VK) matrices that sum a flattened (V, K) matrix over its classes, and over its groups."""
     return (
         sparse.kron(sparse.eye_array(num_groups), np.ones((1, num_classes))),
         sparse.kron(np.ones((1, num_groups)), sparse.eye_array(num_classes)),
@@ -164,7 +166,7 @@ def _margins(num_groups: int, num_classes: int) -> tuple[sparse.coo_array, spars
 
 
 def _stack(rows: Sequence[tuple[list[Any], tuple[float, float]]]) -> tuple[sparse.csr_array, tuple[Array, Array]]:
-    """One matrix from rows of blocks, and the bounds repeated for each of its lines."""
+    """Stack rows of blocks into one matrix, and repeat the bounds for each of its rows."""
     heights = [next(block.shape[0] for block in blocks if block is not None) for blocks, _ in rows]
     matrix = sparse.block_array([blocks for blocks, _ in rows], format="csr")
     lower, upper = (np.repeat([bounds[side] for _, bounds in rows], heights) for side in (0, 1))
@@ -172,33 +174,33 @@ def _stack(rows: Sequence[tuple[list[Any], tuple[float, float]]]) -> tuple[spars
 
 
 def _round_amounts(amounts: Array, per_class: int, min_frames: int) -> Array:
-    """Whole numbers next to the (V, K) amounts with exact class sums and still `min_frames` from each chosen group.
+    """Round (V, K) amounts to integers with exact class sums and at least `min_frames` from each chosen group.
 
-    The largest remainders are rounded up. Both margins can be kept because it is a transport problem, whose corners
-    are whole: the fractional amounts show that there is a solution.
+    The largest remainders are rounded up. A solution exists because this is a transportation problem, whose vertices
+    are integral, and the fractional amounts are feasible.
     """
     floor = np.floor(amounts + 1e-6)
     remainder = np.clip(amounts - floor, 0, None).ravel()
     chosen = amounts.sum(axis=1) > 0.5
-    of_v, of_k = _margins(*amounts.shape)
-    missing = per_class - floor.sum(axis=0)
-    owed = np.where(chosen, min_frames, 0) - floor.sum(axis=1)
-    up = milp(
+    sum_v, sum_k = _margins(*amounts.shape)
+    missing = per_class - floor.sum(axis=0)  # (K,)
+    min_missing = np.where(chosen, min_frames, 0) - floor.sum(axis=1)  # (V,)
+    rounded_up = milp(
         -remainder,
         integrality=np.ones(amounts.size),
         bounds=Bounds(0, (remainder > 1e-6).astype(float)),
-        constraints=[LinearConstraint(of_k, missing, missing), LinearConstraint(of_v, owed, np.inf)],
+        constraints=[LinearConstraint(sum_k, missing, missing), LinearConstraint(sum_v, min_missing, np.inf)],
     )
-    return (floor + up.x.reshape(amounts.shape)).round().astype(np.int64)
+    return (floor + rounded_up.x.reshape(amounts.shape)).round().astype(np.int64)
 
 
 def _check_supply(pool: Pool, request: Request) -> None:
-    """Refuse what can be seen without a solver."""
+    """Raise an `InfeasibleError` for requests that are infeasible without solving the program."""
     sizes = f"{request.train_per_class:,} + {request.eval_per_class:,}"
     available = pool.capacity.sum(axis=0)
-    wanted = request.train_per_class + request.eval_per_class
-    if short := [f"{name} has {n:,}" for name, n in zip(pool.classes, available, strict=True) if n < wanted]:
-        raise InfeasibleError(f"A class needs {sizes} frames, but {', '.join(short)}. {_offer(pool, request)}")
+    needed = request.train_per_class + request.eval_per_class
+    if short := [f"{name} has {n:,}" for name, n in zip(pool.classes, available, strict=True) if n < needed]:
+        raise InfeasibleError(f"A class needs {sizes} frames, but {', '.join(short)}. {_suggest_size(pool, request)}")
     usable = int((pool.capacity.sum(axis=1) >= request.min_frames).sum())
     num_videos = (request.train_videos or 1) + (request.eval_videos or 1)
     if usable < num_videos:
@@ -217,31 +219,31 @@ def _check_supply(pool: Pool, request: Request) -> None:
 
 
 def _explain(pool: Pool, request: Request) -> str:
-    """Which constraint cannot be met, found by leaving out one at a time, and what can."""
+    """Name the constraints without which the request is feasible, one at a time, and a feasible size."""
     relaxed = {f"{request.min_frames} frames from each video": replace(request, min_frames=1)}
     if request.train_videos is not None:
         exactly = f"exactly {request.train_videos} + {request.eval_videos} videos"
         relaxed[exactly] = replace(request, train_videos=None, eval_videos=None)
-    guilty = [name for name, other in relaxed.items() if _solve(pool, other, (1.0, 1.0)).x is not None]
+    blocking = [name for name, other in relaxed.items() if _solve(pool, other, (1.0, 1.0)).x is not None]
     return (
         f"No split of whole videos gives {request.train_per_class:,} + {request.eval_per_class:,} frames to each class"
-        + (f"; there is one without the demand for {' or for '.join(guilty)}. " if guilty else ". ")
-        + _offer(pool, request)
+        + (f"; there is one without the requirement of {' or of '.join(blocking)}. " if blocking else ". ")
+        + _suggest_size(pool, request)
     )
 
 
-def _offer(pool: Pool, request: Request) -> str:
+def _suggest_size(pool: Pool, request: Request) -> str:
     best = largest_feasible(pool, request)
     if best is None:
-        return "With the other numbers as they are no class size in this proportion is feasible."
-    return f"Feasible with the other numbers as they are: {best.train_per_class:,} + {best.eval_per_class:,} a class."
+        return "With the other numbers unchanged, no class size in this proportion is feasible."
+    return f"Feasible with the other numbers unchanged: {best.train_per_class:,} + {best.eval_per_class:,} per class."
 
 
 # ---------------------------------------------------------------------------------------------------- unbalanced
 def solve_unbalanced(pool: Pool, eval_fraction: float, eval_videos: int | None = None) -> Amounts:
     """Split all frames by group so that each class and each AU has about `eval_fraction` of its frames in validation.
 
-    Minimises the sum, over the classes and the AUs, of how far the share in validation is from `eval_fraction`.
+    Minimises the sum, over classes and AUs, of the distance between the share in validation and `eval_fraction`.
 
     Raises:
         ValueError: the fraction is not between 0 and 1, or there are fewer than two groups.

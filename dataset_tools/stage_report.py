@@ -1,4 +1,4 @@
-"""What a data stage counted: named tallies with examples, printed as a table and kept as JSON and markdown."""
+"""Counts of a data stage with examples, as a Markdown table and as JSON."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ class Tally:
     """Counts under fixed names, in a fixed order, with the first few examples of each.
 
     Args:
-        descriptions: name -> what is counted, as the table shows it.
+        descriptions: name -> description in the table.
     """
 
     def __init__(self, descriptions: Mapping[str, str]) -> None:
@@ -22,7 +22,7 @@ class Tally:
         self.examples: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(self, name: str, amount: int = 1, example: object = None) -> None:
-        """Count `amount` more of `name`; an amount of 0 leaves no example."""
+        """Add `amount` to the count `name`; an amount of 0 adds no example."""
         if name not in self.descriptions:
             raise KeyError(name)
         self.counts[name] += int(amount)
@@ -30,7 +30,7 @@ class Tally:
             self.examples[name].append(str(example))
 
     def add_example(self, name: str, example: object) -> None:
-        """Show something that is counted already."""
+        """Add an example of something already counted."""
         if len(self.examples[name]) < NUM_EXAMPLES:
             self.examples[name].append(str(example))
 
@@ -42,7 +42,7 @@ class Tally:
         return {"counts": dict(self.counts), "examples": {name: list(found) for name, found in self.examples.items()}}
 
     def to_markdown(self) -> str:
-        """A table of what, how many, and examples."""
+        """A table of descriptions, counts and examples."""
         rows = [
             (text, f"{self.counts[name]:,}", ", ".join(self.examples.get(name, ())))
             for name, text in self.descriptions.items()

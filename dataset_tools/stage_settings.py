@@ -1,4 +1,4 @@
-"""The settings of every stage that a data set went through, kept in its manifest, from which its recipe is made."""
+"""Records the settings of every stage of a data set in its manifest, from which its recipe is made."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES_KEY = "stages"
-"""Where a manifest keeps them: stage -> option -> value, as the configuration of `mf2 data build` has them."""
+"""Key in the manifest: stage -> option -> value, as in the configuration of `mf2 data build`."""
 
 NOT_SETTINGS = frozenset(
     {
@@ -17,26 +17,26 @@ NOT_SETTINGS = frozenset(
         *("max_usd", "i_may_upload", "signatory", "base_url", "pilot"),
     }
 )
-"""Options that say where, how fast, for whom or for how much, and nothing about what comes out."""
+"""Options on locations, speed, permissions and costs, which do not affect the result."""
 
 
-def settings_of(
+def collect_settings(
     args: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], object]
 ) -> dict[str, Any]:
-    """The options of a command that belong to its result, those at their defaults among them.
+    """Collect the options of a command that affect its result, including those with default values.
 
     Args:
-        args: as parsed; what is not among them is left out.
-        add_arguments: adds the command's arguments to a parser; positional ones do not count.
+        args: the parsed arguments; options missing in it are left out.
+        add_arguments: adds the arguments of the command to a parser; positional arguments are ignored.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
     names = [action.dest for action in parser._actions if action.option_strings and action.dest not in NOT_SETTINGS]
     values = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    given = {name: value for name, value in values.items() if not (value is None or value is False or value == [])}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    is_set = {name: not (value is None or value is False or value == []) for name, value in values.items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if is_set[name]}
 
 
-def with_stage(manifest: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"stages": …}`: those of a manifest, and one more."""
+def add_stage_settings(manifest: Mapping[str, Any], stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"stages": …}` with the stages of a manifest and the settings of one more."""
     return {STAGES_KEY: {**manifest.get(STAGES_KEY, {}), stage: dict(settings)}}

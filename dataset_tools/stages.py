@@ -1,6 +1,6 @@
-"""The stages of a data set as commands, by name.
+"""The commands of `mf2 data`, by name.
 
-Options are spelt with underscores, as the keys of a YAML file are; hyphens do as well.
+Options are written with underscores, like the keys of the YAML files; hyphens are accepted as well.
 """
 
 import argparse
@@ -15,9 +15,7 @@ STAGES: dict[str, Command] = {
         "draw a synthetic sample: faces with exact landmarks, AUs, emotions and captions",
         "mf2 data synth data/faces --num_train 512 --num_eval 128",
     ),
-    "list": Command(
-        "dataset_tools.listing", "show the data sets that can be read and what each gives", "mf2 data list disfa"
-    ),
+    "list": Command("dataset_tools.listing", "list the supported data sets and their labels", "mf2 data list disfa"),
     "import": Command(
         "dataset_tools.importer",
         "read an annotated data set from disk into the MFA schema",
@@ -26,17 +24,17 @@ STAGES: dict[str, Command] = {
     ),
     "index": Command(
         "dataset_tools.index",
-        "bring annotations and images of a data set together and report every oddity",
+        "join annotations and images of a data set and report what is missing or invalid",
         "mf2 data index affwild2 /path/to/Aff-Wild2 runs/index",
     ),
     "select": Command(
         "dataset_tools.select",
-        "choose a balanced sample of an index, split by video",
+        "select a balanced sample of an index, split by video",
         "mf2 data select runs/index runs/selection --paper",
     ),
     "landmarks": Command(
         "dataset_tools.landmarks",
-        "find the 68 landmarks of every image, or take given ones",
+        "detect the 68 landmarks of every image, or read them from a file",
         "mf2 data landmarks data/affwild2 --out data/landmarked --num_workers 4",
     ),
     "caption": Command(
@@ -46,7 +44,7 @@ STAGES: dict[str, Command] = {
     ),
     "top_up": Command(
         "dataset_tools.top_up",
-        "replace the selected frames whose captions failed by unused ones",
+        "replace selected frames whose captions failed by unused ones",
         "mf2 data top_up runs/selection runs/index data/captioned.captions/dead_letters.jsonl",
     ),
     "validate": Command(
@@ -56,39 +54,39 @@ STAGES: dict[str, Command] = {
     ),
     "join": Command(
         "dataset_tools.join",
-        "join annotations without images, of a folder or of the Hub, with the pictures",
+        "join annotations without images, from a folder or the Hub, with the images",
         "mf2 data join org/mfa data/mfa --images /path/to/pictures",
     ),
     "export": Command(
         "dataset_tools.export",
-        "make a Hub repository of a data set: card, annotations, and the images on request",
+        "write a data set as a Hub repository: card, annotations and, on request, images",
         "mf2 data export data/captioned exported --full",
     ),
 }
 
 
 class StageParser(argparse.ArgumentParser):
-    """Takes `--max-usd` for `--max_usd`, as its subparsers do."""
+    """A parser that accepts `--max-usd` for `--max_usd`; so do its subparsers."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
-        """See `argparse`."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_with_underscores(word) for word in words], namespace)
+        """See `argparse.ArgumentParser`."""
+        argv = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_use_underscores(arg) for arg in argv], namespace)
 
 
-def _with_underscores(word: str) -> str:
-    """`--max-usd=1-2` -> `--max_usd=1-2`; other words stay as they are."""
-    name, equals, value = word.partition("=")
+def _use_underscores(arg: str) -> str:
+    """`--max-usd=1-2` -> `--max_usd=1-2`; arguments that are no options stay unchanged."""
+    name, equals, value = arg.partition("=")
     if not name.startswith("--"):
-        return word
+        return arg
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 def make_stage_parser(stage: str) -> argparse.ArgumentParser:
-    """The parser of a stage's arguments."""
+    """Make the argument parser of a stage."""
     return make_parser(f"mf2 data {stage}", STAGES[stage], StageParser)
 
 
 def load_stage(stage: str) -> ModuleType:
-    """The module of a stage, whose `run(args)` runs it."""
+    """Import the module of a stage; its `run(args)` runs the stage."""
     return STAGES[stage].load()

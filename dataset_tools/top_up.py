@@ -1,11 +1,11 @@
-"""`mf2 data top_up`: the frames of a selection whose captions failed give way to unused frames.
+"""`mf2 data top_up`: replaces the frames of a selection whose captions failed by unused frames.
 
-Refusals and dead letters are not spread evenly over the classes, so that leaving them out would bend the balance. An
-unused frame of the same split and emotion takes the place of each: the nearest in time of the same video, else one of
-another video. What cannot be replaced is dropped and counted.
+Failed captions are not distributed evenly over the classes, so that dropping their frames would unbalance the
+selection. Each is replaced by an unused frame of the same split and emotion: the nearest in time from the same video,
+else one from another video. Frames that cannot be replaced are dropped and counted.
 
 SELECTION/frames.parquet, report.*    the selection, edited in place
-SELECTION/top_up.json                 what was replaced and dropped, round by round
+SELECTION/top_up.json                 the replaced and dropped frames of every round
 """
 
 import argparse
@@ -17,53 +17,53 @@ from .index import read_frames
 from .replacements import COUNTED, describe_round, frame_names, read_selection_rounds, top_up, write_rounds
 from .select import usable_frames, write_selection
 from .stage_report import Tally
-from .stage_settings import settings_of
+from .stage_settings import collect_settings
 
 MAX_ROUNDS = 3
 
 
 # --------------------------------------------------------------------------------------------------------- command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 data top_up`."""
+    """Add the arguments of `mf2 data top_up`."""
     add = parser.add_argument
     add("selection", type=Path, help="folder made by `mf2 data select`; it is edited")
-    add("index", type=Path, help="the index that was selected from")
+    add("index", type=Path, help="the index that the selection was made from")
     add(
         "letters",
         type=Path,
         metavar="JSONL",
-        help="dead letters of `mf2 data caption`; nothing to do without the file",
+        help="dead letters of `mf2 data caption`; without this file nothing is replaced",
     )
     add(
         "--max_rounds",
         type=int,
         default=MAX_ROUNDS,
         metavar="N",
-        help="replace in that many rounds; later ones only drop (default: %(default)s)",
+        help="rounds that replace frames; later ones only drop them (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Replace, report, and write the selection if it changed."""
+    """Replace failed frames, print the counts, and write the selection if it changed."""
     selection, pool = read_frames(args.selection), usable_frames(read_frames(args.index))
     rounds = read_selection_rounds(args.selection)
     tally, dropped = Tally(COUNTED), Counter[str]()
     failed, replaces = read_failed(args.letters).intersection(frame_names(pool)), len(rounds) < args.max_rounds
-    topped = top_up(selection, pool, failed, tally, dropped, replace=replaces)
+    selection = top_up(selection, pool, failed, tally, dropped, replace=replaces)
     if tally["failed"]:
         summary = json.loads((args.selection / "report.json").read_text("utf-8"))
-        summary["top_up"] = settings_of(args, add_arguments)
-        write_selection(args.selection, pool, topped, summary)
-        done = {**tally.to_dict(), "dropped_by_emotion": dict(dropped), **describe_round(failed, replaces=replaces)}
-        write_rounds(args.selection, [*rounds, done])
+        summary["top_up"] = collect_settings(args, add_arguments)
+        write_selection(args.selection, pool, selection, summary)
+        counts = {**tally.to_dict(), "dropped_by_emotion": dict(dropped)}
+        write_rounds(args.selection, [*rounds, {**counts, **describe_round(failed, replaces=replaces)}])
     print(tally.to_markdown())
 
 
 def read_failed(letters: Path) -> frozenset[str]:
-    """`video_id/name` of the images that have a dead letter.
+    """Read `video_id/name` of the images with a dead letter; empty if there is no file.
 
     Raises:
-        ValueError: a line is no dead letter.
+        ValueError: a line is not a dead letter.
     """
     if not letters.is_file():
         return frozenset()

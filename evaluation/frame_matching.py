@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mf2.dataset_tools.landmark_files import listed, match_videos
+from mf2.dataset_tools.landmark_files import match_videos, shorten
 from mf2.utils.suffixes import VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ def match_paths(table: pd.DataFrame, rows: Any) -> np.ndarray:
     video_ids = match_videos(other_sources, dict.fromkeys(videos), TARGET)
     if not picture_files and not video_ids:
         raise ValueError(
-            f"No prediction is of a row of the split: they are of {listed(sources) or 'nothing'}, and the data have "
-            f"{listed(map(str, rows['file_name']))} of the videos {listed(dict.fromkeys(videos))}."
+            f"No prediction is of a row of the split: they are of {shorten(sources) or 'nothing'}, and the data have "
+            f"{shorten(map(str, rows['file_name']))} of the videos {shorten(dict.fromkeys(videos))}."
         )
     origin = 0 if not len(frames) or frames.min() == 0 else 1
     logger.info(

@@ -4,7 +4,7 @@ import argparse
 
 from tqdm import tqdm
 
-from ..stage_settings import settings_of
+from ..stage_settings import collect_settings
 from .arguments import COMPARED_IMAGES, DEFAULT_PROFILE, add_arguments
 from .mfa_io import MfaImages
 from .prompting import CaptionJob
@@ -72,7 +72,7 @@ def _caption_with_template(args: argparse.Namespace) -> int:
             bar.update()
             return template_image_captions(job, args.seed)
 
-        settings = settings_of(args, add_arguments)
+        settings = collect_settings(args, add_arguments)
         images.write(out_dir, captions_of, {"backend": "template", "seed": args.seed}, settings, args.limit)
     in_place = " (in the place of the old one, which stood until this one was whole)" if args.out is None else ""
     print(f"{count:,} images with template captions: {out_dir}{in_place}")

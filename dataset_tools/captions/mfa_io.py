@@ -7,7 +7,7 @@ from typing import Any
 from ...labels_mf2 import unlabelled_aus
 from ..rewrite import Row, StoredDataset
 from ..schema import CAPTION_COLUMNS, PROVENANCE_COLUMNS, au_columns
-from ..stage_settings import with_stage
+from ..stage_settings import add_stage_settings
 from .prompting import CaptionJob
 from .results import ImageCaptions
 
@@ -59,7 +59,7 @@ class MfaImages:
             return dict.fromkeys((*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)) | captions_of(self._job(position)).columns()
 
         self.stored.rewrite(
-            out_dir, change, {"captions": manifest, **with_stage(self.stored.manifest, "caption", settings)}
+            out_dir, change, {"captions": manifest, **add_stage_settings(self.stored.manifest, "caption", settings)}
         )
 
     def _job(self, position: int) -> CaptionJob:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ... import __version__
 from ...utils.files import write_json
-from ..stage_settings import settings_of
+from ..stage_settings import collect_settings
 from .answers import DEAD, SENT, VALID
 from .arguments import add_arguments
 from .batch import BatchRunner, BatchSettings
@@ -377,7 +377,7 @@ class Session:
                 return captions
 
             manifest = {**self._description(), "tally": tally.to_dict()}
-            settings = {**settings_of(args, add_arguments), "schema": self.endpoint.profile.schema}
+            settings = {**collect_settings(args, add_arguments), "schema": self.endpoint.profile.schema}
             self._images.write(out_dir, captions_of, manifest, settings, args.limit)
         lost = sum(tally.outcomes.values()) - tally.outcomes[VALID]
         stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"

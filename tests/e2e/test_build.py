@@ -137,7 +137,7 @@ def test_a_missing_product_is_made_again(build, tmp_path):
     (tmp_path / "out" / "export" / "manifest.json").unlink()
     (tmp_path / "out" / "export" / "README.md").unlink()
     status, _, err = build()
-    assert status == 1 and "is no data set of ours" in err  # what is no data set is not overwritten
+    assert status == 1 and "is not a data set" in err  # what is no data set is not overwritten
     assert "stage export" in err
 
 
@@ -152,7 +152,7 @@ def test_optional_stages_may_be_left_out(build, tmp_path):
     [
         ({"reader": "affwild3"}, "No reader is called 'affwild3'; there are affwild2"),
         ({"out": "x"}, "must have exactly the keys reader, root, output_dir, stages."),
-        ({"stages": {"index": {}}}, "index and import among them."),
+        ({"stages": {"index": {}}}, "including index and import."),
         ({"stages": {"index": {}, "import": {}, "dance": {}}}, "stages must be some of index, select"),
         ({"stages": {"index": {}, "import": {}, "top_up": {}}}, "top_up needs the stages select and caption."),
         ({"root": "/nowhere"}, "/nowhere is not a folder."),

@@ -124,7 +124,7 @@ def test_a_users_error_is_one_line(root, tmp_path, capsys, words, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("x67,", "z67,"), "lacks the columns x67; wanted are video, frame, x0, y0"),
+        (lambda text: text.replace("x67,", "z67,"), "lacks the columns x67; it must have video, frame, x0, y0"),
         (lambda text: text.replace("1.5", "half", 1), "cannot be read"),
         (lambda text: text + text.splitlines()[1], "two rows for frame 1 of v0"),
     ],

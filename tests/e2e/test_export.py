@@ -117,7 +117,7 @@ def test_free_data_are_not_gated(tmp_path):
 
 def test_wrong_requests(source, tmp_path, capsys):
     assert export(tmp_path / "nothing", tmp_path / "out") == 1
-    assert "is no data set folder" in capsys.readouterr().err
+    assert "is not a data set folder" in capsys.readouterr().err
     assert export(source, source) == 1
     assert "already exists" in capsys.readouterr().err
     assert export(source, tmp_path / "bare") == 0

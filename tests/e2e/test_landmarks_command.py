@@ -116,7 +116,7 @@ def test_shares_are_disjoint_and_a_last_run_writes(tmp_path, log, capsys):
     folder = write_mfa_folder(tmp_path / "large", 3 * IMAGES_PER_PART + 5, 4, landmarks=None)
     total = 3 * IMAGES_PER_PART + 9
     assert landmarks(folder, *BACKEND, "--shard", "2/3") == 0
-    assert "1 of 4 parts are there" in capsys.readouterr().out and set(points_of(folder)) == {None}
+    assert "1 of 4 parts are complete" in capsys.readouterr().out and set(points_of(folder)) == {None}
     assert landmarks(folder, *BACKEND, "--shard", "1/3") == landmarks(folder, *BACKEND, "--shard", "3/3") == 0
     assert len(log.read_text().split()) == total
     (tmp_path / "other.task").touch()
@@ -167,7 +167,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, log, monkeypatch):
             ["--backend", "nowhere:Detector"],
             "The detector nowhere:Detector cannot be loaded as module:factory",
         ),
-        (["--backend", "collections:Counter"], "collections:Counter made something else: Counter() is no landmark"),
+        (
+            ["--backend", "collections:Counter"],
+            "collections:Counter did not return a detector: Counter()",
+        ),
         (["--backend", "mediapipe"], "needs a model_file"),
         (["--num_workers", "0"], "num_workers is 0; it must be at least 1."),
         (["--landmarks", "x.csv", "--backend", "mediapipe"], "leave out --backend"),

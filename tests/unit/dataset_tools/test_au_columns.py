@@ -31,7 +31,7 @@ def test_what_is_not_known_here_is_named():
 
 @pytest.mark.parametrize("column", ["AU1_left", "AU12R", "AU1.5", "AU001x", "AU123"])
 def test_what_begins_like_an_au_is_not_lost_without_a_word(column):
-    with pytest.raises(ValueError, match=f"column '{column}' begins like an action unit's"):
+    with pytest.raises(ValueError, match=f"column '{column}' starts like an action unit"):
         find_au_columns(["AU12", column])
 
 

@@ -34,7 +34,7 @@ def test_rows_get_their_pictures(annotations, tmp_path, capsys):
 def test_missing_pictures_are_named(annotations, tmp_path, capsys):
     (tmp_path / "pictures" / "v1" / "00001.jpg").unlink()
     assert main(["join", str(annotations), str(tmp_path / "out"), "--images", str(tmp_path / "pictures")]) == 1
-    assert "lacks 1 of 12 pictures, v1/00001.jpg for example" in capsys.readouterr().err
+    assert "lacks 1 of 12 images, v1/00001.jpg for example" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

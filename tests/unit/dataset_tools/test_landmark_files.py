@@ -9,7 +9,7 @@ from mf2.dataset_tools.landmark_files import (
     list_videos,
     match_videos,
     read_landmarks,
-    read_landmarks_of,
+    read_matching_landmarks,
 )
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_matches_nothing_says_what_was_compared(tmp_path):
     with pytest.raises(
         ValueError, match=r"none of the images. It has other\.mp4 \(frames 3 to 7\); wanted: clip frame 3"
     ):
-        read_landmarks_of(path, [("clip", 3)])
+        read_matching_landmarks(path, [("clip", 3)])
     with pytest.raises(ValueError, match=r"wanted: dir/other frame 1"):
-        read_landmarks_of(path, [("dir/other", 1)])
-    assert set(read_landmarks_of(path, [("dir/other", 3), ("dir/other", 4)])) == {("dir/other", 3)}
+        read_matching_landmarks(path, [("dir/other", 1)])
+    assert set(read_matching_landmarks(path, [("dir/other", 3), ("dir/other", 4)])) == {("dir/other", 3)}

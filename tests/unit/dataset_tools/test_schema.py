@@ -252,7 +252,7 @@ def test_a_data_set_has_the_aus_and_emotions_that_it_codes(tmp_path):
     manifest = schema.read_manifest(folder)
     assert manifest["au_ids"] == [1, 9] and manifest["emotions"] == own
     loaded = schema.load_mfa(folder, "train", au_ids=None)
-    assert schema.au_ids_of(loaded.features) == (1, 9) and loaded.features["emotion"].names == own
+    assert schema.au_ids_in_columns(loaded.features) == (1, 9) and loaded.features["emotion"].names == own
     assert (loaded[0]["AU9"], loaded[0]["emotion"]) == (1, 4)
     with pytest.raises(ValueError, match="emotion is ClassLabel"):
         schema.load_mfa(folder, "train", au_ids=(1, 9))

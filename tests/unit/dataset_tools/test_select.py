@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mf2.dataset_tools.select import _SIZES as SIZES
-from mf2.dataset_tools.select import Selector, summarise, to_markdown, usable_frames
+from mf2.dataset_tools.select import Selector, summarize, to_markdown, usable_frames
 from mf2.dataset_tools.select import _solve as solve
 from mf2.dataset_tools.split_program import (
     Amounts,
@@ -94,10 +94,10 @@ def test_largest_class_size_is_that_of_an_exhaustive_search():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(4000, 400), r"needs 4,000 \+ 400 frames, but .*Fear has 453, .*Feasible .*: \d+ \+ \d+ a class"),
+        (Request(4000, 400), r"needs 4,000 \+ 400 frames, but .*Fear has 453, .*Feasible .*: \d+ \+ \d+ per class"),
         (Request(100, 10, 55, 8), "63 videos are wanted, but only 60 of 60 have 20 usable frames"),
         (Request(200, 10, 50, 8), "160 eval frames would be needed to take 20 from each video, but only 80"),
-        (Request(200, 150, 10, 2), r"No split .* without the demand for exactly 10 \+ 2 videos.*: \d+ \+ \d+ a class"),
+        (Request(200, 150, 10, 2), r"No split .* the requirement of exactly 10 \+ 2 videos.*: \d+ \+ \d+ per class"),
         (Request(100, 10, 2, 1), r"exactly 2 \+ 1 videos"),
     ],
 )
@@ -204,7 +204,7 @@ def test_selection_is_deterministic_by_seed():
     one, again, other = select(1), select(1), select(2)
     assert one.equals(again) and not one.equals(other)
     assert one["path"].to_pylist() == sorted(one["path"].to_pylist(), key=frames["path"].to_pylist().index)
-    summary = summarise(frames, one)
+    summary = summarize(frames, one)
     assert summary["train"]["emotions"] == dict.fromkeys(EMOTIONS, 60)
     assert summary["validation"]["emotions"] == dict.fromkeys(EMOTIONS, 12)
     assert (summary["train"]["videos"], summary["validation"]["videos"], summary["pool"]["videos"]) == (20, 4, 30)
@@ -215,5 +215,5 @@ def test_selection_is_deterministic_by_seed():
 
 def test_a_selection_wants_all_aus():
     frames = pa.table({"path": ["a"], "emotion": [1], "AU1": [1]})
-    with pytest.raises(ValueError, match=r"no column AU2, AU4, .*; a selection wants an emotion and all AUs"):
+    with pytest.raises(ValueError, match=r"no column AU2, AU4, .*; a selection needs an emotion and all AUs"):
         usable_frames(frames)

@@ -197,7 +197,7 @@ def test_what_is_no_checkpoint_or_data_set_is_said(checkpoint, data, tmp_path, m
     for model, folder, message in (
         (empty, data, "is no checkpoint folder: it has no config.json"),
         (foreign, data, "is of a 'bert' model"),
-        (checkpoint, empty, "is no data set folder"),
+        (checkpoint, empty, "is not a data set folder"),
     ):
         with pytest.raises((OSError, ValueError), match=message):
             measure_references(str(model), str(folder), seed=0, device="cpu")

@@ -10,7 +10,7 @@ from finished_runs import FREE, RESTRICTED, measured_metrics
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
 from mf2.dataset_tools.card_template import render_card
-from mf2.dataset_tools.dataset_card import card as dataset_text
+from mf2.dataset_tools.dataset_card import build_card
 from mf2.dataset_tools.privacy import restricted_sources
 from mf2.evaluation.landmark_sources import brief_scores
 from mf2.hub.cards import PinnedRepo, Placement, eval_results_yaml, loading_lines, make_card, write_card
@@ -156,10 +156,10 @@ def test_a_data_sets_text_and_its_terms():
         }
     }
     example = {"caption_emotion": "Calm.", "caption_au": None, "caption_key_au": None}
-    text = dataset_text({"pretty_name": "Made"}, counts, 0, example)
+    text = build_card({"pretty_name": "Made"}, counts, 0, example)
     assert "terms of the images and labels are not stated" in text, "what nobody licensed is not free"
     assert "| Calm" in text and "- `caption_emotion`: Calm." in text and "caption_au`:" not in text
-    assert "License: mit." in dataset_text({"license": "mit"}, counts, 0, example)
+    assert "License: mit." in build_card({"license": "mit"}, counts, 0, example)
     assert DatasetCard(f"---\nlicense: mit\n---\n{text}").data.license == "mit"
 
 
