@@ -71,7 +71,7 @@ def test_what_is_missing_is_found_and_the_rest_listed(bare, tmp_path, log, capsy
     sheet = np.asarray(Image.open(work / "contact_sheet.png"))
     assert (sheet == (64, 255, 140)).all(axis=-1).any()  # points are drawn
     assert {path.name for path in work.iterdir()} == {"not_found.csv", "contact_sheet.png", "report.json"}
-    assert "no face was found" in capsys.readouterr().out
+    assert "no face was detected" in capsys.readouterr().out
 
 
 def test_other_columns_stay_and_the_input_may_be_replaced(bare):
