@@ -3,7 +3,8 @@
 Standard library only, so that the data tools can read it without loading torch or transformers.
 
 Conventions: AU labels are 1 active, 0 not active, -1 unlabelled. Emotion labels are 0..7 in the order of `EMOTIONS`,
--100 unlabelled in a batch and null on disk. Landmarks are the 0-based iBUG-68 points, x to the right and y down.
+-100 unlabelled in a batch and null on disk. Valence and arousal lie in -1..1, NaN unlabelled. Landmarks are the
+0-based iBUG-68 points, x to the right and y down.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,8 +67,12 @@ AU_IDS: tuple[int, ...] = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
 EMOTIONS: tuple[str, ...] = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
 """The eight expressions of Aff-Wild2 and MFA, in label order."""
 
+AFFECT: tuple[str, ...] = ("valence", "arousal")
+"""The dimensions of continuous affect: from -1, negative or passive, to 1, positive or active."""
+
 AU_UNLABELLED = -1
 EMOTION_UNLABELLED = -100
+AFFECT_UNLABELLED = float("nan")
 
 PROTOTYPES: dict[str, tuple[int, ...]] = {
     "Happiness": (6, 12, 25),

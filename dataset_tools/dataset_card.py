@@ -10,6 +10,7 @@ from datasets import DatasetInfo, Features
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
+from ..labels_mf2 import AFFECT
 from ..utils.markdown import markdown_table
 from .card_template import render_card
 from .privacy import RESTRICTED, is_restricted
@@ -92,9 +93,16 @@ def count_rows(table: pa.Table) -> dict[str, Any]:
             for name in table.column_names
             if name.startswith("AU")
         },
+        "affect": {name: _describe_affect(table[name]) for name in AFFECT if name in table.column_names},
         "captions": {name: len(table) - table[name].null_count for name in CAPTION_COLUMNS},
         "caption writers": sorted({" ".join(filter(None, pair)) for pair in sources} - {""}),
     }
+
+
+def _describe_affect(values: pa.ChunkedArray) -> dict[str, float]:
+    known = values.filter(pc.invert(pc.is_nan(values)))
+    figures = {"mean": pc.mean(known).as_py() or 0.0, "deviation": pc.stddev(known).as_py() or 0.0}
+    return {"labelled": len(known), **figures}
 
 
 def build_card(
@@ -116,6 +124,7 @@ def build_card(
         name=manifest.get("pretty_name", "MFA data set"),
         configs=manifest.get("configs", []),
         tables=count_tables(counts),
+        affect=any(split["affect"] for split in counts.values()),
         num_shared_groups=num_shared_groups,
         writers=sorted({writer for split in counts.values() for writer in split["caption writers"]}),
         example={name: " / ".join(example[name].splitlines()) for name in CAPTION_COLUMNS if example[name]},
@@ -141,8 +150,19 @@ def count_tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
         (name, *(" / ".join(f"{number:,}" for number in counts[split]["aus"][name].values()) for split in splits))
         for name in counts[splits[0]]["aus"]
     ]
-    return [
+    affect = [
+        (name, *(_affect_words(counts[split]["affect"].get(name)) for split in splits))
+        for name in counts[splits[0]]["affect"]
+    ]
+    tables = [
         markdown_table(("", *splits), sizes + captions),
         markdown_table(("emotion", *splits), emotions),
         markdown_table((" / ".join(_AU_LABELS), *splits), aus),
     ]
+    return [*tables, markdown_table(("labelled: mean ± deviation", *splits), affect)] if affect else tables
+
+
+def _affect_words(figures: Mapping[str, float] | None) -> str:
+    if not figures:
+        return "-"
+    return f"{figures['labelled']:,}: {figures['mean']:.3f} ± {figures['deviation']:.3f}"

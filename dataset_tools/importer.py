@@ -6,6 +6,7 @@ Image files are copied byte by byte; landmarks come from a file, captions from a
 import argparse
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from tqdm import tqdm
 
-from ..labels_mf2 import AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
+from ..labels_mf2 import AFFECT, AFFECT_UNLABELLED, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS, unlabelled_aus
 from .captions import template_captions
 from .index import read_frames
 from .landmark_files import Frame, read_matching_landmarks
@@ -26,7 +27,7 @@ from .readers.interface import About, Report, emotion_names
 from .readers.registry import add_reader_parsers, load_reader
 from .readers.video_frames import VideoReader, split_video_path
 from .replacements import REPLACED_KEY, read_selection_rounds, strip_counts
-from .schema import au_ids_in_columns, write_mfa
+from .schema import au_ids_in_columns, has_affect, write_mfa
 from .stage_report import Tally
 from .stage_settings import STAGES_KEY, collect_settings
 
@@ -42,6 +43,7 @@ COUNTED = {
     "no_landmarks": "images without landmarks",
     "no_emotion": "images without an emotion",
     "no_au": "images without any labelled AU",
+    "affect": "images with valence and arousal",
 }
 
 
@@ -115,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
             manifest=manifest,
             au_ids=au_ids_in_columns(frames.column_names),
             emotions=emotion_names(frames),
+            affect=has_affect(frames.column_names),
             overwrite=args.overwrite,
         )
     print(counts.to_markdown())
@@ -308,3 +311,4 @@ def _count_row(row: Mapping[str, Any], counts: Tally) -> None:
     counts.add("no_landmarks", row["landmarks"] is None, example=row["file_name"])
     counts.add("no_emotion", row["emotion"] is None)
     counts.add("no_au", not _labelled_aus(row))
+    counts.add("affect", not any(math.isnan(row.get(name, AFFECT_UNLABELLED)) for name in AFFECT))

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, get_dataset_split_names
 
 from .hub_manifest import find_manifest
-from .schema import ANNOTATIONS, au_ids_in_columns, load_mfa, read_manifest, write_mfa
+from .schema import ANNOTATIONS, au_ids_in_columns, has_affect, load_mfa, read_manifest, write_mfa
 
 MAX_SHOWN = 3
 """Number of missing images that an error names."""
@@ -58,6 +58,7 @@ def join_images(source: str, root: Path, out_dir: Path, *, overwrite: bool = Fal
         manifest={**inherited, "joined_from": Path(source).name if is_local else source},
         au_ids=au_ids_in_columns(first.features),
         emotions=first.features["emotion"].names,
+        affect=has_affect(first.features),
         overwrite=overwrite,
     )
 

@@ -9,7 +9,7 @@ from ..utils.markdown import markdown_table
 from .readers.interface import About
 from .readers.registry import READERS, load_reader
 
-_HEADER = ("name", "data set", "AUs", "emotions", "split")
+_HEADER = ("name", "data set", "AUs", "emotions", "affect", "split")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _row(name: str, about: About) -> tuple[str, ...]:
     emotions = "all 8" if set(about.emotions) == set(EMOTIONS) else str(len(about.emotions) or "-")
-    return name, about.name, " ".join(map(str, about.au_ids)) or "-", emotions, about.splits
+    aus = " ".join(map(str, about.au_ids)) or "-"
+    return name, about.name, aus, emotions, "yes" if about.affect else "-", about.splits
 
 
 def _describe(name: str, about: About) -> str:
@@ -41,6 +42,7 @@ def _describe(name: str, about: About) -> str:
         "AUs": ", ".join(f"AU{au_id}" for au_id in about.au_ids) or "none",
         "active": about.active,
         "emotions": ", ".join(about.emotions) or "none",
+        "affect": "valence, arousal" if about.affect else "none",
         "split": about.splits,
         "licence": f"{about.license.license_name} {about.license.license_link}".strip(),
         "cite": about.citation,

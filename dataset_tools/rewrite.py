@@ -6,9 +6,9 @@ from typing import Any
 
 from datasets import Dataset, Image
 
-from .schema import au_ids_in_columns, load_mfa, read_manifest, write_mfa
+from .schema import au_ids_in_columns, has_affect, load_mfa, read_manifest, write_mfa
 
-_DERIVED_KEYS = frozenset({"format", "format_version", "versions", "splits", "au_ids", "emotions"})
+_DERIVED_KEYS = frozenset({"format", "format_version", "versions", "splits", "au_ids", "emotions", "affect"})
 
 Row = dict[str, Any]
 
@@ -32,6 +32,7 @@ class StoredDataset:
         features = next(iter(self.splits.values())).features
         self.au_ids = au_ids_in_columns(features)
         self.emotions: list[str] = features["emotion"].names
+        self.has_affect = has_affect(features)
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
@@ -63,8 +64,15 @@ class StoredDataset:
         for split, dataset in self.splits.items():
             splits[split] = self._changed_rows(dataset, start, change)
             start += len(dataset)
-        manifest = {**kept_entries, **manifest}
-        write_mfa(out_dir, splits, manifest=manifest, au_ids=self.au_ids, emotions=self.emotions, overwrite=True)
+        write_mfa(
+            out_dir,
+            splits,
+            manifest={**kept_entries, **manifest},
+            au_ids=self.au_ids,
+            emotions=self.emotions,
+            affect=self.has_affect,
+            overwrite=True,
+        )
 
     @staticmethod
     def _changed_rows(dataset: Dataset, start: int, change: Callable[[int, Row], Mapping[str, Any]]) -> Iterator[Row]:

@@ -7,11 +7,13 @@ A data set is a folder that `datasets.load_dataset` reads without conversion, on
     manifest.json                           counts, SHA-256 of every shard and entries of the caller; written last
 
 Unlabelled is -1 for an AU and null for the emotion (`ClassLabel` rejects -100); landmarks that were not found are
-null. A data set has a column for each AU that it codes, and either the eight emotions or its own list.
+null. A data set has a column for each AU that it codes, and either the eight emotions or its own list. One with
+valence and arousal has a column of each, from -1 to 1, NaN where it is unlabelled.
 """
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +32,16 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value, get_d
 from datasets.exceptions import DatasetGenerationError
 
 from .. import __version__
-from ..labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, NUM_LANDMARKS, get_action_unit
+from ..labels_mf2 import (
+    AFFECT,
+    AFFECT_UNLABELLED,
+    AU_IDS,
+    AU_UNLABELLED,
+    EMOTION_UNLABELLED,
+    EMOTIONS,
+    NUM_LANDMARKS,
+    get_action_unit,
+)
 from ..utils.files import naming_disk_errors, sha256_of_file
 
 FORMAT = "mfa"
@@ -45,6 +56,7 @@ DATA_FOLDER = "data"
 ROWS_PER_SHARD = 5000
 ROWS_PER_GROUP = 100  # rows that a viewer or a streaming reader fetches at once
 REQUIRED_KEYS = ("file_name", "dataset", "video_id", "group_id", "frame")
+_AFFECT_WORDS = "; valence and arousal lie in -1..1, NaN where they are unlabelled"
 _AU_COLUMN = re.compile(r"AU(\d{1,2})", re.ASCII)
 CAPTION_COLUMNS = ("caption_emotion", "caption_au", "caption_key_au")
 PROVENANCE_COLUMNS = ("caption_source", "caption_model", "prompt_sha256")
@@ -61,13 +73,21 @@ def au_ids_in_columns(columns: Iterable[str]) -> tuple[int, ...]:
     return tuple(int(name[2:]) for name in columns if _AU_COLUMN.fullmatch(name))
 
 
+def has_affect(columns: Iterable[str]) -> bool:
+    """Whether valence or arousal has a column among those names."""
+    return not set(AFFECT).isdisjoint(columns)
+
+
 def mfa_features(
-    with_images: bool = True, au_ids: Sequence[int] = AU_IDS, emotions: Sequence[str] = EMOTIONS
+    with_images: bool = True,
+    au_ids: Sequence[int] = AU_IDS,
+    emotions: Sequence[str] = EMOTIONS,
+    affect: bool = False,
 ) -> Features:
     """The columns of a data set, in order.
 
     `landmarks` are (68, 2) float32, x and y in pixels of the image; the AU columns are 1 active, 0 not active,
-    -1 unlabelled; `emotion` indexes `emotions`.
+    -1 unlabelled; `emotion` indexes `emotions`; with `affect`, `valence` and `arousal` are -1 to 1, NaN unlabelled.
 
     Raises:
         ValueError: an AU without a region rule.
@@ -79,6 +99,7 @@ def mfa_features(
     columns["frame"] = Value("int32")
     columns["emotion"] = ClassLabel(names=list(emotions))
     columns |= {name: Value("int8") for name in au_columns(au_ids)}
+    columns |= {name: Value("float32") for name in AFFECT if affect}
     columns["landmarks"] = Array2D((NUM_LANDMARKS, 2), "float32")
     columns |= {name: Value("string") for name in (*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)}
     return Features(columns)
@@ -93,6 +114,7 @@ def write_mfa(
     with_images: bool = True,
     au_ids: Sequence[int] = AU_IDS,
     emotions: Sequence[str] = EMOTIONS,
+    affect: bool = False,
     rows_per_shard: int = ROWS_PER_SHARD,
     overwrite: bool = False,
 ) -> Path:
@@ -110,6 +132,7 @@ def write_mfa(
         with_images: False leaves the pixels out.
         au_ids: the AUs that get a column.
         emotions: the list that emotion indices refer to.
+        affect: whether valence and arousal get a column.
         rows_per_shard: rows of one parquet file.
         overwrite: replace an existing data set.
     Returns:
@@ -123,7 +146,7 @@ def write_mfa(
     check_target(out_dir, overwrite)
     if unknown := [name for name in splits if name not in SPLITS]:
         raise ValueError(f"Unknown splits {unknown}; a split is one of {', '.join(SPLITS)}.")
-    features = mfa_features(with_images, au_ids, emotions)
+    features = mfa_features(with_images, au_ids, emotions, affect)
     with replacing_folder(out_dir) as folder:
         shards = {
             name: _write_split(folder / DATA_FOLDER, name, rows, features, rows_per_shard)
@@ -229,6 +252,7 @@ def _validate_row(row: dict[str, Any], features: Features) -> dict[str, Any]:
         if label not in (0, 1, AU_UNLABELLED):
             raise ValueError(f"{where}: {name} is {label!r}; it must be 1, 0 or {AU_UNLABELLED} (unlabelled).")
         valid[name] = int(label)
+    valid |= {name: _check_affect(row.get(name), name, where) for name in AFFECT if name in features}
     return valid
 
 
@@ -244,6 +268,14 @@ def _check_emotion(emotion: Any, num_emotions: int, where: str) -> int | None:
     if isinstance(emotion, str) or not 0 <= emotion < num_emotions:
         raise ValueError(f"{where}: emotion is {emotion!r}; it must be 0..{num_emotions - 1}, or None for unlabelled.")
     return int(emotion)
+
+
+def _check_affect(value: Any, name: str, where: str) -> float:
+    if value is None:
+        return AFFECT_UNLABELLED
+    if isinstance(value, str) or not (math.isnan(value) or -1 <= value <= 1):
+        raise ValueError(f"{where}: {name} is {value!r}; it must lie in -1..1, or be NaN or None for unlabelled.")
+    return float(value)
 
 
 def _check_landmarks(landmarks: Any, where: str) -> list[list[float]] | None:
@@ -266,6 +298,7 @@ def _build_manifest(
         **entries,
         "au_ids": list(au_ids_in_columns(features)),
         "emotions": features["emotion"].names,
+        **({"affect": list(AFFECT)} if has_affect(features) else {}),
         "versions": {"mf2": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__},
         "splits": describe_splits(shards),
     }
@@ -292,7 +325,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         f"# {manifest.get('pretty_name', 'MFA data set')}\n\n"
         "Face images with action units, an emotion, 68 landmarks and three captions each, in the MFA schema: "
         "AU columns are 1 active, 0 not active, -1 unlabelled; a null emotion is unlabelled; null landmarks were not "
-        f"found.\n\n| split | images |\n|---|---|\n{counts}\n"
+        f"found{_AFFECT_WORDS if 'affect' in manifest else ''}.\n\n| split | images |\n|---|---|\n{counts}\n"
     )
 
 
@@ -305,6 +338,7 @@ def load_mfa(
     with_images: bool = True,
     au_ids: Sequence[int] | None = AU_IDS,
     fill_aus: bool = False,
+    affect: bool = False,
 ) -> Dataset:
     """Load one split of a data set and check that it follows the schema.
 
@@ -316,6 +350,7 @@ def load_mfa(
         au_ids: the AUs whose columns are required, together with the eight emotions; None accepts the AUs and the
             emotions (`features["emotion"].names`) of the data set.
         fill_aus: add a column of -1 (unlabelled) for a required AU without a column, instead of an error.
+        affect: whether the columns of valence and arousal are required.
     Raises:
         FileNotFoundError: there is no such folder, or no such split in it.
         ValueError: no rows, missing columns, wrong types or labels out of range; the file and the columns are named.
@@ -332,7 +367,7 @@ def load_mfa(
         dataset = _load_from_hub(str(path), split, config, with_images)
     if fill_aus and au_ids is not None:
         dataset = _with_unlabelled_aus(dataset, au_ids)
-    check_mfa(dataset, f"{path} ({split})", with_images=with_images, au_ids=au_ids)
+    check_mfa(dataset, f"{path} ({split})", with_images=with_images, au_ids=au_ids, affect=affect)
     return dataset
 
 
@@ -379,9 +414,14 @@ def _shard_files(folder: Path, split: str) -> list[str]:
 
 
 def check_mfa(
-    dataset: Dataset, source: str, *, with_images: bool = True, au_ids: Sequence[int] | None = AU_IDS
+    dataset: Dataset,
+    source: str,
+    *,
+    with_images: bool = True,
+    au_ids: Sequence[int] | None = AU_IDS,
+    affect: bool = False,
 ) -> None:
-    """Check that a data set follows the schema; `with_images` and `au_ids` are those of `load_mfa`.
+    """Check that a data set follows the schema; `with_images`, `au_ids` and `affect` are those of `load_mfa`.
 
     Raises:
         ValueError: it does not; `source` and the columns are named.
@@ -391,7 +431,7 @@ def check_mfa(
     if au_ids is None:
         au_ids = au_ids_in_columns(features)
         emotions = features["emotion"].names if isinstance(features.get("emotion"), ClassLabel) else EMOTIONS
-    expected = mfa_features(with_images, au_ids, emotions)
+    expected = mfa_features(with_images, au_ids, emotions, affect or has_affect(features))
     if missing := [name for name in expected if name not in features and name not in PROVENANCE_COLUMNS]:
         if missing == ["image"]:
             raise ValueError(
@@ -415,14 +455,17 @@ def check_mfa(
 
 def _check_labels(dataset: Dataset, source: str, columns: Sequence[str]) -> None:
     last_emotion = dataset.features["emotion"].num_classes - 1
-    for name, low, high in (("emotion", 0, last_emotion), *((name, AU_UNLABELLED, 1) for name in columns)):
+    affect = [(name, -1, 1) for name in AFFECT if name in dataset.features]
+    for name, low, high in (("emotion", 0, last_emotion), *((name, AU_UNLABELLED, 1) for name in columns), *affect):
         values = dataset.data.column(name)
-        bounds = pc.min_max(values).as_py()
+        known = values.filter(pc.invert(pc.is_nan(values))) if name in AFFECT else values
+        bounds = pc.min_max(known).as_py()
         out_of_range = bounds["min"] is not None and not low <= bounds["min"] <= bounds["max"] <= high
         if out_of_range or (name != "emotion" and values.null_count):
+            unlabelled = " or be null." if name == "emotion" else " or be NaN." if name in AFFECT else "."
             raise ValueError(
                 f"{source}: {name} runs from {bounds['min']} to {bounds['max']} with {values.null_count} nulls; "
-                f"it must lie in {low}..{high}" + (" or be null." if name == "emotion" else ".")
+                f"it must lie in {low}..{high}{unlabelled}"
             )
 
 

@@ -1,11 +1,13 @@
 """Reads AffectNet in either of its layouts.
 
 csv:
-    .../training.csv, .../validation.csv   columns subDirectory_filePath, facial_landmarks (x0;y0;...), expression;
+    .../training.csv, .../validation.csv   columns subDirectory_filePath, facial_landmarks (x0;y0;...), expression,
+                                           and optionally valence, arousal;
                                            a file without a header (some copies of validation.csv) has all columns
     .../689/abc.jpg                        the images, in any folder (--crop)
 npy:
     {train_set,val_set}/annotations/12_exp.npy   the expression, a string in an array without dimensions
+    {train_set,val_set}/annotations/12_{val,aro}.npy   valence and arousal, as the expression is
     {train_set,val_set}/annotations/12_lnd.npy   136 numbers x0, y0, x1, ...
     {train_set,val_set}/images/12.jpg
 
@@ -20,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from ...labels_mf2 import EMOTIONS
+from ...labels_mf2 import AFFECT, EMOTIONS
 from .conventions import restricted_license
 from .emotion_maps import add_emotion_arguments, map_emotions
 from .frame_table import (
@@ -28,6 +30,7 @@ from .frame_table import (
     ReadReport,
     add_crop_argument,
     build_frame_table,
+    parse_affect_column,
     parse_landmarks,
     read_text_table,
     to_points,
@@ -38,6 +41,8 @@ CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Ange
 NOT_EMOTIONS = {8: "None", 9: "Uncertain", 10: "No face"}
 EMOTION_DEFAULTS = {"Contempt": "Other"}
 SPLITS = {"training": "train", "validation": "validation", "train_set": "train", "val_set": "validation"}
+AFFECT_CODE = -2
+"""Stands for no valence and no arousal: those of 9 (uncertain) and 10 (no face)."""
 LAYOUTS = ("auto", "csv", "npy")
 ABOUT = About(
     name="AffectNet",
@@ -45,6 +50,7 @@ ABOUT = About(
     citation="Mollahosseini, Hasani and Mahoor, AffectNet: A Database for Facial Expression, Valence, and Arousal "
     "Computing in the Wild, IEEE Transactions on Affective Computing 10(1), 2019",
     emotions=EMOTIONS,
+    affect=True,
     splits="official training and validation",
 )
 COUNTED = {
@@ -81,6 +87,9 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     labels = report.drop(labels, codes.isin(list(NOT_EMOTIONS)), "dropped_no_emotion", "video_id")
     names = codes[labels.index].map(dict(enumerate(CODES))).fillna(labels["code"])
     labels["emotion"], emotions = map_emotions(names, CODES, EMOTION_DEFAULTS, args, report)
+    labels = labels.assign(
+        **{name: parse_affect_column(labels[name], report, AFFECT_CODE) for name in AFFECT if name in labels}
+    )
     labels = labels.assign(split=labels["split"].map(SPLITS), group_id=labels["video_id"])
     on = [name for name in ("split_folder", "name") if name in images]
     return build_frame_table(labels, report, images, on=on, emotions=emotions), report
@@ -92,7 +101,7 @@ def _read_csv(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
     tables = []
     for split, path in files.to_numpy():
         columns = ("subDirectory_filePath", "facial_landmarks", "expression")
-        table = read_text_table(folder.root / path, report, columns, _COLUMNS)
+        table = read_text_table(folder.root / path, report, columns, _COLUMNS, optional=AFFECT)
         tables.append(table.assign(split=split.lower()))
     table = pd.concat(tables, ignore_index=True)
     labels = pd.DataFrame(
@@ -101,6 +110,7 @@ def _read_csv(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
             "code": table["expression"].str.strip(),
             "split": table["split"],
             "landmarks": parse_landmarks(table["facial_landmarks"], report),
+            **{name: table[name].fillna("") for name in AFFECT if name in table},
         }
     )
     images = folder.images(r"(?P<name>[^/]+/[^/]+)", "such as 689/abc.jpg", crop)
@@ -117,6 +127,10 @@ def _read_npy(folder: Folder, report: ReadReport, crop: str | None) -> tuple[pd.
     landmarks = dict(folder.match(_NPY.replace("_exp", "_lnd"))[["path", "name"]].to_numpy())
     paths = labels["path"].str.replace("_exp.npy", "_lnd.npy", case=False, regex=False)
     labels["landmarks"] = [_read_points(folder.root / path, report) if path in landmarks else None for path in paths]
+    for name in AFFECT:
+        there = set(folder.match(_NPY.replace("_exp", f"_{name[:3]}"))["path"])
+        paths = labels["path"].str.replace("_exp.npy", f"_{name[:3]}.npy", case=False, regex=False)
+        labels[name] = [_read_number(folder.root / path) if path in there else "" for path in paths]
     labels = labels.drop(columns="path")
     labels = labels.assign(split_folder=labels["split"], video_id=labels["split"] + "/" + labels["name"])
     images = folder.images(
@@ -133,6 +147,14 @@ def _read_points(path: Path, report: ReadReport) -> np.ndarray | None:
         points = None
     report.count("values_unknown", [f"landmarks {path.name}"] if points is None else [])
     return points
+
+
+def _read_number(path: Path) -> str:
+    """Valence or arousal as text; the file's name where it is not understood. Nothing is unpickled."""
+    try:
+        return str(float(np.load(path, allow_pickle=False)[()]))
+    except (ValueError, TypeError, EOFError, OSError, IndexError):
+        return path.name
 
 
 def _read_code(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
     <root>/[<folder>/]AU_Detection_Challenge/{Train_Set,Validation_Set}/<video>.txt   12 labels per frame: 1, 0, -1
     <root>/[<folder>/]EXPR_*_Challenge/{Train_Set,Validation_Set}/<video>.txt         1 label per frame: 0..7, -1
+    <root>/[<folder>/]VA_*_Challenge/{Train_Set,Validation_Set}/<video>.txt           valence,arousal a frame, -5
     <root>/[<folder>/]MTL_Challenge/{train_set,validation_set}.txt                    video/00001.jpg,v,a,expr,aus
     <root>/[<folder>/]{training,validation}_set_annotations.txt                       the same
     <root>/cropped_aligned*/<video>/00001.jpg                                         face crops
@@ -27,11 +28,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from ...labels_mf2 import AU_IDS, AU_UNLABELLED, EMOTIONS
+from ...labels_mf2 import AFFECT, AU_IDS, AU_UNLABELLED, EMOTIONS
 from ...utils.markdown import markdown_table
 from ..stage_report import Tally
 from .conventions import restricted_license
-from .frame_table import add_first_image_argument, parse_ints, safe_entries
+from .frame_table import add_first_image_argument, parse_affect, parse_ints, safe_entries
 from .interface import About
 
 ABOUT = About(
@@ -42,6 +43,7 @@ ABOUT = About(
     au_ids=AU_IDS,
     active="as coded",
     emotions=EMOTIONS,
+    affect=True,
     splits="official train and validation, by base video",
 )
 UNLABELLED_MODES = ("drop", "mask")
@@ -50,6 +52,7 @@ LAYOUTS = ("auto", "unitask", "mtl")
 _TASK_FOLDERS = {
     "expr": ("expr_*_challenge", "expr_set"),
     "au": ("au_*_challenge", "au_set"),
+    "va": ("va_*_challenge", "va_set"),
     "mtl": ("mtl_challenge",),
 }
 _SPLIT_NAMES = {"train": "train*_set", "validation": "validation_set"}
@@ -60,11 +63,13 @@ _CROP_FOLDERS = "cropped_aligned*"
 _CROP_NAME = re.compile(r"(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)  # %05d.jpg
 _MTL_IMAGE = re.compile(r"([^/\\.][^/\\]*)/(\d{5}|[1-9]\d{5,8})\.jpg", re.ASCII)
 _PERSON_SUFFIX = re.compile(r"_(left|right)$")
-_UNLABELLED = AU_UNLABELLED  # on disk, in both tasks
+_UNLABELLED = AU_UNLABELLED  # on disk, of emotions and AUs
+_VA_UNLABELLED = -5.0  # on disk, of valence and arousal
 
 COUNTED = {
     "expr_files": "expression files (MTL: videos)",
     "au_files": "AU files (MTL: videos)",
+    "va_files": "valence-arousal files (MTL: videos)",
     "videos": "annotated videos",
     "groups": "base videos (groups)",
     "two_person_groups": "base videos with two people",
@@ -78,12 +83,16 @@ COUNTED = {
     "au_unlabelled": "AU rows of -1 only",
     "au_partly_unlabelled": "AU rows with some -1",
     "au_malformed": "malformed AU rows (unlabelled)",
+    "va_rows": "valence-arousal rows",
+    "va_unlabelled": "valence-arousal rows of -5",
+    "va_malformed": "malformed valence-arousal rows (unlabelled)",
     "frames": "annotated frames",
     "dropped_no_folder": "dropped: the video has no folder of crops",
     "dropped_after_last_crop": "dropped: rows after the last crop",
     "dropped_missing_crop": "dropped: crop missing mid-sequence",
-    "dropped_unlabelled": "dropped: unlabelled (drop: any -1 or a task missing; mask: nothing labelled)",
+    "dropped_unlabelled": "dropped: unlabelled (drop: no emotion or any AU of -1; mask: nothing labelled)",
     "kept": "kept frames",
+    "kept_affect": "kept frames with valence and arousal",
     "kept_both_tasks": "kept frames with an emotion and at least one AU",
     "folders_missing": "videos without a folder of crops",
     "crops_without_row": "crops without a row",
@@ -137,11 +146,14 @@ class IndexReport:
 
 @dataclass
 class _Annotation:
-    """The labels of one task of one video: `frames` (n,) ascending, `labels` (n, 1) or (n, 12), -1 unlabelled."""
+    """The labels of one task of one video, in the order of `frames` (n,), ascending.
+
+    `labels` are (n, 1) emotions or (n, 12) AUs, -1 unlabelled, or (n, 2) valence and arousal, NaN unlabelled.
+    """
 
     split: str
     frames: npt.NDArray[np.int32]
-    labels: npt.NDArray[np.int8]
+    labels: npt.NDArray[Any]
 
 
 _Annotations = dict[str, dict[str, _Annotation]]  # task -> video -> annotation
@@ -153,7 +165,7 @@ class Layout:
     """The folders of a data set.
 
     Args:
-        tasks: task (`expr`, `au`, `mtl`) -> its folder.
+        tasks: task (`expr`, `au`, `va`, `mtl`) -> its folder.
         crop_dirs: the folders of crops.
         ignored: the tasks' folders that belong to the other layout.
     """
@@ -168,7 +180,7 @@ def find_layout(root: str | Path, layout: str = "auto") -> Layout:
 
     Args:
         root: holds `cropped_aligned*` and the tasks' folders, or a folder that holds the latter.
-        layout: `unitask` (EXPR and AU folders), `mtl`, or `auto`: `unitask` if there is an EXPR or AU folder.
+        layout: `unitask` (EXPR, AU and VA folders), `mtl`, or `auto`: `unitask` if there is one of these folders.
     Raises:
         FileNotFoundError: `root`, the annotations or the crops are missing; the existing folders are shown.
         ValueError: an unknown layout, or two candidates for one task.
@@ -186,11 +198,14 @@ def find_layout(root: str | Path, layout: str = "auto") -> Layout:
     ]
     found = {task: _match_task(task, candidates) for task in _TASK_FOLDERS}
     found["mtl"] = found["mtl"] or _folder_of_mtl_files([root, *candidates], crop_dirs)
-    unitask = {task: found[task] for task in ("expr", "au") if found[task]}
+    unitask = {task: found[task] for task in ("expr", "au", "va") if found[task]}
     tasks = unitask if layout == "unitask" or (layout == "auto" and unitask) else {"mtl": found["mtl"]}
     ignored = tuple(path for task, path in found.items() if path and path not in tasks.values())
     for pattern, is_present in (
-        ("EXPR_*_Challenge, AU_*_Challenge or MTL_Challenge, or *_set_annotations.txt", any(tasks.values())),
+        (
+            "EXPR_*_Challenge, AU_*_Challenge, VA_*_Challenge or MTL_Challenge, or *_set_annotations.txt",
+            any(tasks.values()),
+        ),
         (_CROP_FOLDERS, crop_dirs),
     ):
         if not is_present:
@@ -264,9 +279,18 @@ def _read_aus(names: list[str], body: bytes, tally: Tally) -> npt.NDArray[np.int
     return ordered
 
 
+def _read_affect(names: list[str], body: bytes, tally: Tally) -> npt.NDArray[np.float32] | None:
+    """(rows, 2) valence and arousal, NaN unlabelled. None: the header is not theirs."""
+    if tuple(name.lower() for name in names) != AFFECT:
+        return None
+    labels, malformed = parse_affect(body, _VA_UNLABELLED)
+    tally.add("va_malformed", int(malformed.sum()))
+    return labels
+
+
 def _read_unitask(task: str, folder: Path, tally: Tally) -> dict[str, _Annotation]:
     """Read all videos in the folder of one task: video -> annotation."""
-    read = {"expr": _read_expressions, "au": _read_aus}[task]
+    read = {"expr": _read_expressions, "au": _read_aus, "va": _read_affect}[task]
     root = folder.resolve()
     annotations: dict[str, _Annotation] = {}
     for split, path in _split_entries(folder, root, tally):
@@ -304,14 +328,14 @@ def _split_entries(
 
 
 def _read_mtl(folder: Path, tally: Tally) -> _Annotations:
-    """Read both tasks from the multi-task layout."""
-    annotations: _Annotations = {"expr": {}, "au": {}}
+    """Read the three tasks from the multi-task layout."""
+    annotations: _Annotations = {"expr": {}, "au": {}, "va": {}}
     for split, path in _split_entries(folder, folder.resolve(), tally, _MTL_SPLIT_NAMES, True):
         names, body = _read_header(path.read_bytes())
         if tuple(names) != _MTL_HEADER:
             tally.add("rejected_files", example=f"{folder.name}/{path.name}")
             continue
-        images, labels = _read_mtl_lines(body, tally)
+        images, labels, affect = _read_mtl_lines(body, tally)
         emotions, aus = labels[:, :1].copy(), labels[:, 1:].copy()
         tally.add("expr_malformed", _mask_out_of_range(emotions, len(EMOTIONS) - 1))
         tally.add("au_malformed", _mask_out_of_range(aus, 1))
@@ -324,21 +348,30 @@ def _read_mtl(folder: Path, tally: Tally) -> _Annotations:
             rows = pairs[first, 1]
             annotations["expr"][video] = _Annotation(split, frames, emotions[rows])
             annotations["au"][video] = _Annotation(split, frames, aus[rows])
+            annotations["va"][video] = _Annotation(split, frames, affect[rows])
     return annotations
 
 
-def _read_mtl_lines(body: bytes, tally: Tally) -> tuple[list[tuple[str, int]], npt.NDArray[np.int8]]:
-    """Parse lines `video/00001.jpg,valence,arousal,expression,au x 12` into (video, frame) and (lines, 13) labels."""
-    images, labels = [], []
+def _read_mtl_lines(
+    body: bytes, tally: Tally
+) -> tuple[list[tuple[str, int]], npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Parse lines `video/00001.jpg,valence,arousal,expression,au x 12` into (video, frame), (lines, 13) labels and
+    (lines, 2) valence and arousal."""
+    images, labels, affect = [], [], []
     for line in body.decode("utf-8", "replace").split("\n"):
         image, _, values = line.partition(",")
         if match := _MTL_IMAGE.fullmatch(image.strip()):
             images.append((match[1], int(match[2])))
-            labels.append(values.partition(",")[2].partition(",")[2].strip() or "?")  # "?" becomes a malformed row
+            valence, _, values = values.partition(",")
+            arousal, _, values = values.partition(",")
+            affect.append(f"{valence},{arousal}")
+            labels.append(values.strip() or "?")  # "?" becomes a malformed row
         elif line.strip():
             leads_out = image.startswith("/") or "\\" in image or ".." in image.split("/")
             tally.add("unsafe_paths" if leads_out else "rejected_lines", example=image)
-    return images, parse_ints("\n".join(labels).encode(), 1 + len(AU_IDS))
+    of_affect, malformed = parse_affect("\n".join(affect).encode(), _VA_UNLABELLED)
+    tally.add("va_malformed", int(malformed.sum()))
+    return images, parse_ints("\n".join(labels).encode(), 1 + len(AU_IDS)), of_affect
 
 
 def _group_by_video(images: Sequence[tuple[str, int]]) -> dict[str, npt.NDArray[np.int32]]:
@@ -412,7 +445,7 @@ def _merge_crops(first: _Crops, second: _Crops, tally: Tally) -> _Crops:
 # -------------------------------------------------------------------------------------------------------- the index
 @dataclass
 class _Frames:
-    """The kept frames of one video: crops as in `_Crops`, `emotion` (n,) and `aus` (n, 12) labels."""
+    """The kept frames of one video: crops as in `_Crops`, `emotion` (n,), `aus` (n, 12) and `affect` (n, 2) labels."""
 
     video: str
     frames: npt.NDArray[np.int32]
@@ -420,6 +453,7 @@ class _Frames:
     folder_idx: npt.NDArray[np.int8]
     emotion: npt.NDArray[np.int8]
     aus: npt.NDArray[np.int8]
+    affect: npt.NDArray[np.float32]
 
 
 def index(
@@ -429,14 +463,15 @@ def index(
 
     Args:
         root: see `find_layout`.
-        unlabelled: `drop` keeps frames with an emotion and all twelve AUs; `mask` keeps every frame with any label,
-            the others of which stay unlabelled.
+        unlabelled: `drop` keeps frames with an emotion and all twelve AUs, with or without valence and arousal;
+            `mask` keeps every frame with any label, the others of which stay unlabelled.
         layout: see `find_layout`.
         first_image: see `_list_crops`; it has no effect on multi-task lines, which name their crops.
     Returns:
         The frames, ordered by video and frame, and the report. Columns: `path` (relative to `root`), `video_id`,
         `group_id` (the base video), `frame`, `emotion` (int8, null = unlabelled), `AU1` ... `AU26` (int8, -1 =
-        unlabelled), `split` (official; `train` if the tasks of a base video disagree).
+        unlabelled), `valence` and `arousal` (float32, NaN = unlabelled) if a frame has them, `split` (official;
+        `train` if the tasks of a base video disagree).
     Raises:
         FileNotFoundError: from `find_layout`.
         ValueError: from `find_layout`; or an unknown `unlabelled`; or no usable annotation file.
@@ -497,7 +532,7 @@ def _official_splits(annotations: _Annotations, tally: Tally) -> dict[str, str]:
     tally.add("videos", sum(map(len, people.values())))
     for group in sorted(splits):
         tally.add("two_person_groups", len(people[group]) > 1, example=group)
-        tally.add("groups_both_tasks", len(tasks[group]) > 1)
+        tally.add("groups_both_tasks", {"expr", "au"} <= tasks[group])
         tally.add("split_disagreements", len(splits[group]) > 1, example=group)
     return {group: min(group_splits) for group, group_splits in splits.items()}  # "train" < "validation"
 
@@ -518,18 +553,21 @@ def _index_video(
         frames, crops = frames[:0], _Crops(frames[:0], frames[:0], np.zeros(0, np.int8))
     else:
         for task, annotation in tasks.items():
-            report.length_differences[task][_last(annotation.frames) - _last(crops.frames)] += 1
+            report.length_differences.setdefault(task, Counter())[_last(annotation.frames) - _last(crops.frames)] += 1
         frames = _frames_with_crop(video, frames, crops, tally)
-    emotion = _labels_at(tasks.get("expr"), frames, 1)[:, 0]
-    aus = _labels_at(tasks.get("au"), frames, len(AU_IDS))
-    has_emotion, has_au = emotion != _UNLABELLED, aus != _UNLABELLED
-    keep = has_emotion & has_au.all(axis=1) if unlabelled == "drop" else has_emotion | has_au.any(axis=1)
+    emotion = _labels_at(tasks.get("expr"), frames, np.full(1, _UNLABELLED, np.int8))[:, 0]
+    aus = _labels_at(tasks.get("au"), frames, np.full(len(AU_IDS), _UNLABELLED, np.int8))
+    affect = _labels_at(tasks.get("va"), frames, np.full(len(AFFECT), np.nan, np.float32))
+    has_emotion, has_au, has_affect = emotion != _UNLABELLED, aus != _UNLABELLED, ~np.isnan(affect)
+    any_label = has_emotion | has_au.any(axis=1) | has_affect.any(axis=1)
+    keep = has_emotion & has_au.all(axis=1) if unlabelled == "drop" else any_label
     tally.add("dropped_unlabelled", (~keep).sum(), example=video)
     tally.add("kept", keep.sum())
+    tally.add("kept_affect", (keep & has_affect.all(axis=1)).sum())
     tally.add("kept_both_tasks", (keep & has_emotion & has_au.any(axis=1)).sum())
     positions = np.searchsorted(crops.frames, frames[keep])
     numbers, folder_idx = crops.numbers[positions], crops.folder_idx[positions]
-    return _Frames(video, frames[keep], numbers, folder_idx, emotion[keep], aus[keep])
+    return _Frames(video, frames[keep], numbers, folder_idx, emotion[keep], aus[keep], affect[keep])
 
 
 def _frames_with_crop(video: str, frames: npt.NDArray[np.int32], crops: _Crops, tally: Tally) -> npt.NDArray[np.int32]:
@@ -546,9 +584,11 @@ def _last(frames: npt.NDArray[np.int32]) -> int:
     return int(frames[-1]) if len(frames) else 0
 
 
-def _labels_at(annotation: _Annotation | None, frames: npt.NDArray[np.int32], width: int) -> npt.NDArray[np.int8]:
-    """(frames, width) labels of the given frames, -1 where the task has none."""
-    labels = np.full((len(frames), width), _UNLABELLED, np.int8)
+def _labels_at(
+    annotation: _Annotation | None, frames: npt.NDArray[np.int32], unlabelled: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """(frames, width) labels of the given frames, `unlabelled` (width,) where the task has none."""
+    labels = np.tile(unlabelled, (len(frames), 1))
     if annotation is not None:
         _, target, source = np.intersect1d(frames, annotation.frames, assume_unique=True, return_indices=True)
         labels[target] = annotation.labels[source]
@@ -557,7 +597,7 @@ def _labels_at(annotation: _Annotation | None, frames: npt.NDArray[np.int32], wi
 
 def _count_labels(annotations: dict[str, _Annotation], tally: Tally) -> None:
     for task, annotation in annotations.items():
-        unlabelled = annotation.labels == _UNLABELLED
+        unlabelled = np.isnan(annotation.labels) if task == "va" else annotation.labels == _UNLABELLED
         tally.add(f"{task}_rows", len(unlabelled))
         tally.add(f"{task}_unlabelled", unlabelled.all(axis=1).sum())
         if task == "au":
@@ -577,6 +617,8 @@ def _to_table(kept: Sequence[_Frames], crop_dirs: Sequence[Path], group_splits: 
         return np.concatenate([getattr(video, name) for video in kept])
 
     frame, emotion, aus = pa.array(concatenate("frames")), concatenate("emotion"), concatenate("aus")
+    affect = concatenate("affect")
+    dimensions = AFFECT if not np.isnan(affect).all() else ()
     folders = pa.array([path.name for path in crop_dirs], pa.string()).take(pa.array(concatenate("folder_idx")))
     video_ids = repeat_per_frame(video.video for video in kept)
     numbers = pc.utf8_lpad(pa.array(concatenate("numbers")).cast(pa.string()), 5, "0")
@@ -588,6 +630,7 @@ def _to_table(kept: Sequence[_Frames], crop_dirs: Sequence[Path], group_splits: 
         "frame": frame,
         "emotion": pa.array(emotion, mask=emotion == _UNLABELLED),
         **{f"AU{au_id}": pa.array(aus[:, i]) for i, au_id in enumerate(AU_IDS)},
+        **{name: pa.array(affect[:, i]) for i, name in enumerate(dimensions)},
         "split": repeat_per_frame(group_splits[group] for group in groups),
     }
     return pa.table(columns)
@@ -606,7 +649,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=LAYOUTS,
         default="auto",
-        help="read the EXPR and AU folders (unitask) or the MTL files; auto: the former if there are any",
+        help="read the EXPR, AU and VA folders (unitask) or the MTL files; auto: the former if there are any",
     )
     add_first_image_argument(parser)
 

@@ -1,12 +1,13 @@
 """Reads your own images with a CSV file of labels.
 
-    path,AU1,AU12,emotion,group_id        optional: video_id, frame, split, landmarks
+    path,AU1,AU12,emotion,group_id        optional: valence, arousal, video_id, frame, split, landmarks
     anna/001.jpg,1,0,Happiness,anna
 
 `path` is relative to the folder of images, with slashes of either kind, or an absolute path in that folder. An AU
 column (`AU1`, `AU01`, `au_1`, `AU01_c`, …) holds 1, 0, or -1 or nothing for unlabelled (or intensities, with
-`--threshold`); `emotion` is a name or empty; `landmarks` are 136 numbers x0;y0;x1;y1;... in pixels of the image. All
-images of one `group_id` (a person, for example) belong to the same split; without that column, each image is a group.
+`--threshold`); `emotion` is a name or empty; `valence` and `arousal` lie in -1..1 or are empty; `landmarks` are 136
+numbers x0;y0;x1;y1;... in pixels of the image. All images of one `group_id` (a person, for example) belong to the same
+split; without that column, each image is a group.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, AFFECT, AU_UNLABELLED, EMOTIONS
 from ...utils.suffixes import PICTURE_SUFFIXES
 from ..au_columns import find_au_columns
 from .conventions import restricted_license
@@ -41,6 +42,7 @@ ABOUT = About(
     au_ids=tuple(ACTION_UNITS),
     active="1, or --threshold",
     emotions=EMOTIONS,
+    affect=True,
     splits="column split, or at random by group_id",
 )
 COUNTED = {
@@ -69,7 +71,7 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     table = read_text_table(_find_labels_file(root, args.labels), report)
     if "path" not in table:
         raise ValueError(f"The CSV file lacks the column path; it has {', '.join(table)}.")
-    known = {"path", "emotion", "group_id", "video_id", "frame", "split", "landmarks"}
+    known = {"path", "emotion", *AFFECT, "group_id", "video_id", "frame", "split", "landmarks"}
     aus = find_au_columns(table)
     known |= set(aus.names.values())
     report.count("columns_not_used", [name for name in table if name not in known])
@@ -82,13 +84,17 @@ def read(root: Path, args: argparse.Namespace) -> tuple[pa.Table, ReadReport]:
     for au_id, column in aus.names.items():
         labels[ACTION_UNITS[au_id].code] = _read_aus(table[column], args.threshold)
     labels["emotion"], emotions = _read_emotions(table, args, report)
+    for name in (affect := [name for name in AFFECT if name in table]):
+        labels[name] = _read_affect(table[name])
     if "split" in table:
         _check_values(table["split"], table["split"].isin(["", *SPLITS]), f"must be {' or '.join(SPLITS)}, or empty")
         labels["split"] = table["split"].where(table["split"] != "", None)
     if "landmarks" in table:
         labels["landmarks"] = parse_landmarks(table["landmarks"], report)
-    if not aus.names and "emotion" not in table:
-        raise ValueError(f"The CSV file has neither an AU column nor emotion; it has {', '.join(table)}.")
+    if not aus.names and "emotion" not in table and not affect:
+        raise ValueError(
+            f"The CSV file has neither an AU column nor emotion, valence or arousal; it has {', '.join(table)}."
+        )
     labels = report.drop(labels, labels["name"].str.match(r"\.\./|/|[A-Za-z]:"), "dropped_outside", "name")
     suffixes = labels["name"].map(lambda name: PurePosixPath(name).suffix.lower())
     labels = report.drop(labels, ~suffixes.isin(PICTURE_SUFFIXES), "dropped_kind", "name")
@@ -150,6 +156,13 @@ def _read_aus(values: pd.Series, threshold: float | None) -> np.ndarray:
     is_intensity = numbers.ge(0) & np.isfinite(numbers)
     _check_values(values, (numbers == AU_UNLABELLED) | is_intensity, "must be an intensity")
     return binarize_intensities(numbers.to_numpy(), threshold, np.inf)
+
+
+def _read_affect(values: pd.Series) -> pd.Series:
+    """Texts -> valence or arousal, NaN for an empty text; a `ValueError` for a value outside -1..1."""
+    numbers = pd.to_numeric(values, errors="coerce").astype(np.float32)
+    _check_values(values, (values.str.strip() == "") | (numbers.abs() <= 1), "must lie in -1..1, or be empty")
+    return numbers
 
 
 def _read_emotions(

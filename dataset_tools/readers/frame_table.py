@@ -1,8 +1,8 @@
 """Shared parts of the readers: listing a folder, parsing text tables, joining labels with images, and the report.
 
 A reader brings its labels into a pandas table with one row per annotated image: `AU1` ... (1, 0; -1 or NaN =
-unlabelled), `emotion` (an index, -1 = unlabelled), `video_id`, `group_id`, `frame`, `split`. `build_frame_table` joins
-them with the images and returns the frame table.
+unlabelled), `emotion` (an index, -1 = unlabelled), `valence` and `arousal` (-1 to 1, NaN = unlabelled), `video_id`,
+`group_id`, `frame`, `split`. `build_frame_table` joins them with the images and returns the frame table.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from tqdm import tqdm
 
-from ...labels_mf2 import ACTION_UNITS, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
+from ...labels_mf2 import ACTION_UNITS, AFFECT, AU_UNLABELLED, EMOTIONS, NUM_LANDMARKS
 from ...utils.markdown import markdown_table
 from ...utils.suffixes import PICTURE_SUFFIXES
 from ...utils.text_tables import find_delimiter
@@ -94,7 +94,7 @@ class ReadReport:
 
     def to_markdown(self) -> str:
         """The tables that the command prints."""
-        header = ("path", "group", "frame", "split", "emotion", "active AUs", "not active")
+        header = ("path", "group", "frame", "split", "emotion", "active AUs", "not active", "valence, arousal")
         examples = markdown_table(header, self.examples) if self.examples else ""
         return f"{self.tally.to_markdown()}\n{examples}"
 
@@ -282,6 +282,40 @@ def _parse_ints_by_line(body: bytes, width: int, dtype: npt.DTypeLike) -> npt.ND
     return table
 
 
+def parse_affect(body: bytes, unlabelled: float) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Lines `valence,arousal` -> (rows, 2) from -1 to 1, NaN unlabelled, and which rows (rows,) are anything else.
+
+    Lines keep their place, empty ones too; a row that is not understood is unlabelled in both.
+
+    Args:
+        unlabelled: the number that stands for it in the file.
+    """
+    body = body.rstrip()
+    try:
+        cells = pacsv.read_csv(
+            pa.BufferReader(body),
+            read_options=pacsv.ReadOptions(column_names=AFFECT, use_threads=False),
+            parse_options=pacsv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(AFFECT, pa.float64()), null_values=[]),
+        )
+        table = np.column_stack([column.to_numpy() for column in cells.columns])
+    except pa.ArrowInvalid:
+        table = np.array([_two_numbers(line) for line in body.splitlines()], np.float64).reshape(-1, len(AFFECT))
+    is_code = table == unlabelled
+    malformed = ~(is_code | (np.abs(table) <= 1)).all(axis=1)
+    table[is_code | malformed[:, None]] = np.nan
+    return table.astype(np.float32), malformed
+
+
+def _two_numbers(line: bytes) -> list[float]:
+    """The numbers of a line `0.5,-0.25`; NaN where it is anything else."""
+    try:
+        numbers = [float(text) for text in line.split(b",")]
+    except ValueError:
+        numbers = []
+    return numbers if len(numbers) == len(AFFECT) else [np.nan] * len(AFFECT)
+
+
 def read_text_lines(data: bytes, pattern: str, report: ReadReport) -> pd.DataFrame:
     """Parse the lines that fully match `pattern`; each of its named groups is a column.
 
@@ -304,6 +338,7 @@ def read_text_table(
     report: ReadReport,
     columns: Sequence[str] | None = None,
     names_without_header: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a CSV file as text cells; rows whose width differs from the header are counted as malformed.
 
@@ -313,6 +348,7 @@ def read_text_table(
         columns: read only these; None reads all.
         names_without_header: the column names of a file without a header, which is recognised by a first line that has
             as many cells and names none of `columns`.
+        optional: further columns to read if the file has them.
     Raises:
         ValueError: a column is missing or occurs twice, or the file cannot be parsed; the file is named.
     """
@@ -327,7 +363,7 @@ def read_text_table(
             raise ValueError(f"{path} has no header that can be read: {error}.") from None
     if names_without_header and not has_header and len(names) == len(names_without_header):
         names = list(names_without_header)
-    selected = list(names if columns is None else columns)
+    selected = list(names if columns is None else [*columns, *(name for name in optional if name in names)])
     if invalid := [name for name in selected if names.count(name) != 1]:
         raise ValueError(f"{path} must have exactly once {', '.join(invalid)}; its header is {', '.join(names)}.")
     malformed: list[str] = []
@@ -361,6 +397,15 @@ def parse_occurrence(values: pd.Series, report: ReadReport, unlabelled: Sequence
     is_empty = numbers.isin([AU_UNLABELLED, *unlabelled]) | (values.astype(str).str.strip() == "") | values.isna()
     report.count("values_unknown", values[~is_label & ~is_empty])
     return np.where(is_label, numbers.fillna(AU_UNLABELLED), AU_UNLABELLED).astype(np.int8)
+
+
+def parse_affect_column(values: pd.Series, report: ReadReport, unlabelled: float) -> npt.NDArray[np.float32]:
+    """Text -> valence or arousal from -1 to 1; the code `unlabelled`, empty cells and, counted, all else are NaN."""
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    known = numbers.abs() <= 1
+    unscored = (numbers == unlabelled) | (values.astype(str).str.strip() == "") | values.isna()
+    report.count("values_unknown", [f"{values.name} {value}" for value in values[~known & ~unscored]])
+    return numbers.where(known).to_numpy(np.float32)
 
 
 def binarize_intensities(intensities: npt.NDArray[Any], threshold: float, highest: float) -> npt.NDArray[np.int8]:
@@ -485,7 +530,9 @@ def build_frame_table(
     aus = [au.code for au in ACTION_UNITS.values() if au.code in labels]
     emotion = labels["emotion"] if "emotion" in labels else pd.Series(EMOTION_MISSING, labels.index, np.int8)
     labels = labels.assign(emotion=emotion, **labels[aus].fillna(AU_UNLABELLED).astype(np.int8))
+    affect = [name for name in AFFECT if name in labels]
     is_unlabelled = (labels["emotion"] == EMOTION_MISSING) & (labels[aus] == AU_UNLABELLED).all(axis=1)
+    is_unlabelled &= labels[affect].isna().all(axis=1)
     rows = report.drop(labels, is_unlabelled, "unlabelled", "video_id")
     if images is None:
         rows = report.drop(rows, rows.duplicated("path"), "labelled_twice", "path")
@@ -537,11 +584,19 @@ def _to_arrow(rows: pd.DataFrame, aus: Sequence[str]) -> pa.Table:
         "frame": pa.array(rows["frame"].to_numpy(np.int32) if "frame" in rows else np.zeros(size, np.int32)),
         "emotion": pa.array(emotion, mask=emotion == EMOTION_MISSING),
         **{name: pa.array(rows[name].to_numpy(np.int8)) for name in aus},
+        **_affect_columns(rows),
         "split": pa.array(split, pa.string(), from_pandas=True),
     }
     if "landmarks" in rows:
         columns["landmarks"] = pa.array(rows["landmarks"], pa.list_(pa.float32(), 2 * NUM_LANDMARKS), from_pandas=True)
     return pa.table(columns)
+
+
+def _affect_columns(rows: pd.DataFrame) -> dict[str, pa.Array]:
+    """Valence and arousal of rows that have either; NaN, and no null, where it is unlabelled."""
+    if rows[[name for name in AFFECT if name in rows]].notna().to_numpy().any():
+        return {name: pa.array(np.array(rows.get(name, [np.nan] * len(rows)), np.float32)) for name in AFFECT}
+    return {}
 
 
 def _example_rows(table: pa.Table, aus: Sequence[str], emotions: Sequence[str]) -> list[tuple[str, ...]]:
@@ -557,6 +612,7 @@ def _example_rows(table: pa.Table, aus: Sequence[str], emotions: Sequence[str]) 
             "-" if row["emotion"] is None else emotions[row["emotion"]],
             " ".join(name for name in aus if row[name] == 1) or "-",
             " ".join(name for name in aus if row[name] == 0) or "-",
+            " ".join(f"{row[name]:.2f}" for name in AFFECT if name in row) or "-",
         )
         for row in rows
     ]

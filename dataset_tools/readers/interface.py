@@ -8,6 +8,7 @@ row for each labelled image:
     frame       int32
     emotion     int8     index into `EMOTIONS`, or into the list set by `set_emotion_names`; null = unlabelled
     AU1 ...     int8     1, 0, -1 = unlabelled; one column for each AU that the data set can code
+    valence, arousal   float32   -1 to 1, NaN = unlabelled; both or neither, only where the data set has them
     split       string   the official split, `train` or `validation`; null if there is none
     landmarks   136 x float32, if the data set has them: x0, y0, ... in pixels of the image; null = not found
 """
@@ -58,6 +59,7 @@ class About:
         au_ids: the coded AUs that have a region rule.
         active: when an AU counts as active.
         emotions: the names in `EMOTIONS` that its labels map to by default.
+        affect: whether it is labelled with valence and arousal.
         splits: how the data set is split into training and validation.
     """
 
@@ -67,6 +69,7 @@ class About:
     au_ids: tuple[int, ...] = ()
     active: str = "-"
     emotions: tuple[str, ...] = ()
+    affect: bool = False
     splits: str = "none: at random by group"
 
 

@@ -4,7 +4,7 @@ Every image is a function of (seed, split, index): random generators seeded with
 (`au_prior`), its person and its setting (`domains`). So the same seed gives the same bytes on one machine with any
 number of workers, and the evaluation split does not depend on the size of the training split. The frames of one person
 form one video (`video_id` = `group_id`), and no person is in two splits. Emotions are balanced. The label of an AU is
-1 if its intensity reaches `ACTIVE_INTENSITY`.
+1 if its intensity reaches `ACTIVE_INTENSITY`. Valence and arousal follow from emotion and AUs (`affect`).
 """
 
 import argparse
@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ...labels_mf2 import ACTION_UNITS, AU_IDS, EMOTIONS
+from ...labels_mf2 import ACTION_UNITS, AFFECT, AU_IDS, EMOTIONS
 from ...utils.command_line import illustration
 from ...utils.files import replacing
 from ...utils.malloc import keep_freed_memory
 from ..captions import template_captions
 from ..contact_sheet import draw_contact_sheet
+from .affect import affect_ceiling, sample_affect
 from .au_prior import bayes_emotion, expected_ceiling, sample_aus
 from .domains import DOMAINS, get_domain, sample_expression, sample_frame, sample_identity, sample_setting
 from .face_model import Identity
 from .rendering import Scene, render_face
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Incremented with every change that alters the images or labels of a seed."""
 ACTIVE_INTENSITY = 0.2
 """The intensity (FACS A to E mapped to 0..1) from which on the label of an AU is 1."""
@@ -43,7 +44,7 @@ _RESIDUAL_RATE, _RESIDUAL_MAX = 0.35, 0.12  # how often and how strongly an inac
 _SPLITS = ("train", "validation")
 _SHEET_FACES = 48
 SHEET_NAME = "contact_sheet.png"
-_EMOTION, _LABELS, _PERSON, _FRAME = range(4)  # purposes of the random generators
+_EMOTION, _LABELS, _PERSON, _FRAME, _AFFECT = range(5)  # purposes of the random generators
 
 Rows = Iterable[dict[str, Any]]
 
@@ -108,6 +109,12 @@ def image_aus(config: SynthConfig, split: str, index: int) -> tuple[NDArray[np.i
     return labels, np.where(labels == 1, active, inactive).astype(np.float32)
 
 
+def image_affect(config: SynthConfig, split: str, index: int) -> NDArray[np.float64]:
+    """(2,) valence and arousal of an image."""
+    aus = image_aus(config, split, index)
+    return sample_affect(image_emotion(config, split, index), *aus, _rng(config, split, _AFFECT, index))
+
+
 def label_table(config: SynthConfig, split: str) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
     """(N,) emotions and (N, 12) AU labels of a split, without drawing its images."""
     indices = range(config.num_images(split))
@@ -145,6 +152,7 @@ def make_row(config: SynthConfig, split: str, index: int) -> dict[str, Any]:
         "frame": frame + 1,
         "emotion": emotion_idx,
         **{ACTION_UNITS[au_id].code: int(label) for au_id, label in zip(AU_IDS, labels, strict=True)},
+        **dict(zip(AFFECT, image_affect(config, split, index).tolist(), strict=True)),
         "landmarks": face.landmarks_px,
         "caption_emotion": captions.emotion,
         "caption_au": captions.au,
@@ -202,7 +210,7 @@ def synthesize(
         tqdm(total=total, desc="drawing faces", unit="img", disable=not show_progress) as bar,
     ):
         splits = {split: _with_progress(make_rows(split), bar) for split in _SPLITS}
-        folder = write_mfa(out_dir, splits, manifest=describe(config), overwrite=overwrite)
+        folder = write_mfa(out_dir, splits, manifest=describe(config), affect=True, overwrite=overwrite)
     draw_sheet(folder, config)
     return folder
 
@@ -234,7 +242,10 @@ def draw_sheet(folder: Path, config: SynthConfig) -> None:
 
 
 def describe(config: SynthConfig) -> dict[str, Any]:
-    """The manifest's entries: configuration, AU rates of each split, and the emotion accuracy that true AUs allow."""
+    """The manifest's entries: configuration, AU rates of each split, and what the true AUs allow.
+
+    `emotion_ceiling` is an accuracy, `affect_ceiling` a concordance (CCC) by dimension.
+    """
     tables = {split: label_table(config, split) for split in _SPLITS}
     eval_emotions, eval_aus = tables["validation"]
     return {
@@ -254,7 +265,15 @@ def describe(config: SynthConfig) -> dict[str, Any]:
             "validation": round(float((bayes_emotion(eval_aus) == eval_emotions).mean()), 4),
             "expected": round(expected_ceiling(), 4),
         },
+        "affect_ceiling": {"validation": _affect_ceiling(config, "validation")},
     }
+
+
+def _affect_ceiling(config: SynthConfig, split: str) -> dict[str, float]:
+    indices = range(config.num_images(split))
+    aus, intensities = zip(*(image_aus(config, split, index) for index in indices), strict=True)
+    labels = [image_affect(config, split, index) for index in indices]
+    return {name: round(value, 4) for name, value in affect_ceiling(aus, intensities, labels).items()}
 
 
 # ---------------------------------------------------------------------------------------------------------- command
@@ -282,9 +301,11 @@ def run(args: argparse.Namespace) -> int:
 
     config = SynthConfig(**{field.name: getattr(args, field.name) for field in fields(SynthConfig)})
     folder = synthesize(args.out_dir, config, num_workers=args.num_workers, overwrite=args.overwrite)
-    ceiling = read_manifest(folder)["emotion_ceiling"]["validation"]
+    manifest = read_manifest(folder)
+    ceiling, of_affect = (manifest[name]["validation"] for name in ("emotion_ceiling", "affect_ceiling"))
     print(
         f"{folder}: {config.num_train} training and {config.num_eval} evaluation images, contact_sheet.png.\n"
-        f"From the true AUs, the emotion of {ceiling:.1%} of the evaluation images can be inferred."
+        f"From the true AUs, the emotion of {ceiling:.1%} of the evaluation images can be inferred; with their "
+        f"intensities, valence up to a CCC of {of_affect['valence']:.3f} and arousal of {of_affect['arousal']:.3f}."
     )
     return 0

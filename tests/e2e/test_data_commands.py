@@ -51,7 +51,14 @@ def test_import_makes_the_training_data(root, tmp_path, capsys):
     assert row["caption_au"].startswith("1. AU1 (Inner Brow Raiser): ") and row["caption_source"] == "template"
     assert train[4]["AU26"] == -1 and train[4]["landmarks"] is None
     manifest = read_manifest(out)
-    assert manifest["counts"] == {"images": 20, "unreadable": 0, "no_landmarks": 4, "no_emotion": 0, "no_au": 0}
+    assert manifest["counts"] == {
+        "images": 20,
+        "unreadable": 0,
+        "no_landmarks": 4,
+        "no_emotion": 0,
+        "no_au": 0,
+        "affect": 0,
+    }
     assert manifest["report"]["counts"]["au_partly_unlabelled"] == 4
     assert str(tmp_path) not in json.dumps(manifest)  # nobody's folders are published
     assert "images without landmarks" in capsys.readouterr().out

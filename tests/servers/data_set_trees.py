@@ -246,11 +246,16 @@ def micro_expressions(root: Path) -> Path:
 
 
 def affectnet_csv(root: Path) -> Path:
-    """Landmarks, contempt, the codes 8-10 and 11, a photograph that is not there; suffixes in upper case."""
+    """Landmarks, contempt, the codes 8-10 and 11, a photograph that is not there, valence and arousal with their code
+    of no label and one out of range; suffixes in upper case."""
     points = ";".join(str(k / 2) for k in range(136))
     header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
     training = [(f"1/p{code}.jpg", points if code else "", code) for code in range(12)]
-    lines = [f"{path},0,0,9,9,{marks},{code},0.1,-0.2" for path, marks, code in [*training, ("9/gone.jpg", points, 1)]]
+    affect = {2: "-2,-2", 3: "0.5,1.5", 11: "-2,-2"}
+    lines = [
+        f"{path},0,0,9,9,{marks},{code},{affect.get(code, '0.1,-0.2')}"
+        for path, marks, code in [*training, ("9/gone.jpg", points, 1)]
+    ]
     write(
         root,
         {
@@ -272,7 +277,13 @@ def affectnet_npy(root: Path) -> Path:
     codes = {"train_set": {0: "1", 3: "7", 5: "8", 6: 4}, "val_set": {0: "6", 1: "11"}}
     for split, of_split in codes.items():
         write(root, {f"{split}/annotations/{k}_exp.npy": array(code) for k, code in of_split.items()})
-        write(root, {f"{split}/annotations/{k}_aro.npy": array("0.5") for k in of_split})
+        write(
+            root,
+            {
+                f"{split}/annotations/{k}_aro.npy": array("0.5" if code != "11" else "-2")
+                for k, code in of_split.items()
+            },
+        )
         write_images(root, [f"{split}/images/{k}.jpg" for k in of_split])
     pickled = array({"code": 1}, allow_pickle=True)
     return write(

@@ -271,3 +271,39 @@ def test_needed_aus_without_a_column_can_be_unlabelled(tmp_path):
 def test_an_au_without_a_region_has_no_column(tmp_path):
     with pytest.raises(ValueError, match="AU 45 has no region rule"):
         write(tmp_path / "d", [make_row(1)], au_ids=(1, 12, 45))
+
+
+# --------------------------------------------------------------------------------------------- valence and arousal
+def test_valence_and_arousal_come_back_as_written(tmp_path):
+    rows = [make_row(0, valence=-1, arousal=0.25), make_row(1, valence=float("nan")), make_row(2)]
+    write(tmp_path / "d", rows, affect=True)
+    loaded = schema.load_mfa(tmp_path / "d", "train", affect=True)
+    assert loaded.features == schema.mfa_features(affect=True)
+    found = [(row["valence"], row["arousal"]) for row in loaded]
+    assert found[0] == (-1, 0.25) and np.isnan(found[1:]).all()
+    assert schema.read_manifest(tmp_path / "d")["affect"] == ["valence", "arousal"]
+    assert "valence and arousal lie in -1..1" in (tmp_path / "d" / "README.md").read_text()
+
+
+def test_a_data_set_without_valence_and_arousal_says_so_where_they_are_needed(tmp_path):
+    write(tmp_path / "d", [make_row(0)])
+    assert "valence" not in schema.load_mfa(tmp_path / "d", "train").features
+    assert "affect" not in schema.read_manifest(tmp_path / "d")
+    with pytest.raises(ValueError, match="lacks the columns valence, arousal"):
+        schema.load_mfa(tmp_path / "d", "train", affect=True)
+
+
+@pytest.mark.parametrize("value", [1.01, -5, float("inf"), "0.5"])
+def test_valence_out_of_range_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match=r"Row 'v0/00000.jpg': valence is .*; it must lie in -1..1, or be NaN"):
+        write(tmp_path / "d", [make_row(0, valence=value)], affect=True)
+
+
+def test_arousal_out_of_range_in_a_file_is_refused(tmp_path):
+    folder = write(tmp_path / "d", [make_row(0, arousal=0.5), make_row(1)], affect=True)
+    (shard,) = (folder / "data").iterdir()
+    table = pq.read_table(shard)
+    column = table.schema.get_field_index("arousal")
+    pq.write_table(table.set_column(column, table.schema.field(column), pa.array([-5, np.nan], pa.float32())), shard)
+    with pytest.raises(ValueError, match=r"arousal runs from -5.0 to -5.0 with 0 nulls; it must lie in -1..1"):
+        schema.load_mfa(folder, "train")

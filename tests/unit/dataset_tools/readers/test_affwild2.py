@@ -1,5 +1,6 @@
 """The Aff-Wild2 reader: every oddity of the real folders is planted in a small tree and must be counted exactly."""
 
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mf2.dataset_tools.readers.affwild2 import base_video, find_layout, index
 from mf2.dataset_tools.readers.frame_table import parse_ints
-from mf2.labels_mf2 import AU_IDS, EMOTIONS
+from mf2.labels_mf2 import AFFECT, AU_IDS, EMOTIONS
 
 AU_HEADER = ",".join(f"AU{au_id}" for au_id in AU_IDS)
 EXPR_HEADER = ",".join(EMOTIONS)
@@ -32,6 +33,10 @@ class Tree:
 
     def aus(self, video, rows, split="train", header=AU_HEADER):
         return self._write(self.au_dir / self.split_dirs[split] / f"{video}.txt", [header, *rows])
+
+    def affect(self, video, rows, split="train", header="valence,arousal", task="VA_Estimation_Challenge"):
+        path = self.root / "annotations" / task / self.split_dirs[split] / f"{video}.txt"
+        return self._write(path, [header, *rows])
 
     def mtl(self, lines, split="train", header=MTL_HEADER):
         return self._write(self.root / "annotations" / "MTL_Challenge" / f"{split}_set.txt", [header, *lines])
@@ -58,6 +63,14 @@ def kept(table):
     """{(video, frame): (emotion, AU1 ... AU26, split)} of an index."""
     return {
         (row["video_id"], row["frame"]): (row["emotion"], [row[f"AU{i}"] for i in AU_IDS], row["split"])
+        for row in table.to_pylist()
+    }
+
+
+def affect(table):
+    """{(video, frame): (valence, arousal)} of an index, None where it is unlabelled."""
+    return {
+        (row["video_id"], row["frame"]): tuple(None if math.isnan(row[n]) else round(row[n], 6) for n in AFFECT)
         for row in table.to_pylist()
     }
 
@@ -269,11 +282,48 @@ def test_mtl_layout(tree):
         ("v", 3): (None, [0] * 12, "train"),
         ("v", 7): (4, [1] * 12, "train"),
         ("w", 1): (None, [0] * 12, "train"),
+        ("w", 2): (None, [-1] * 12, "train"),
         ("z", 1): (6, [1, -1] + [0] * 10, "validation"),
+    }
+    assert affect(table) == {
+        ("v", 3): (None, None),
+        ("v", 7): (0.1, -0.5),
+        ("w", 1): (0.1, 0.2),
+        ("w", 2): (0.1, 0.2),
+        ("z", 1): (0, 0),
     }
     names = ("annotations_twice", "rejected_lines", "expr_malformed", "au_malformed", "dropped_unlabelled",
              "dropped_after_last_crop", "crops_without_row", "frames", "kept")  # fmt: skip
-    assert list(counted(report, *names).values()) == [1, 1, 2, 1, 1, 1, 1, 6, 4]
+    assert list(counted(report, *names).values()) == [1, 1, 2, 1, 0, 1, 1, 6, 5]
+
+
+def test_valence_and_arousal_do_not_choose_the_frames(tree):
+    """`drop` keeps the same frames with and without the third track; `mask` also those that it alone labels."""
+    tree.expr("v", [4, 0, -1])
+    tree.aus("v", [ON, OFF, UNKNOWN])
+    tree.crops("v", range(1, 5))
+    assert "valence" not in index(tree.root)[0].column_names
+    tree.affect("v", ["0.5,-0.25", "-5,-5", "-1,1", "0.5,1.5", "0,0"], split="validation")
+    tree.affect("only", ["0.5,nan", "x", "-0.5,-5.0"])
+    tree.crops("only", [1, 2, 3])
+    dropped, report = index(tree.root, "drop")
+    assert affect(dropped) == {("v", 1): (0.5, -0.25), ("v", 2): (None, None)}
+    assert set(dropped["split"].to_pylist()) == {"train"}  # no task trains on another's validation videos
+    masked, report = index(tree.root, "mask")
+    assert affect(masked) == affect(dropped) | {("v", 3): (-1, 1), ("only", 3): (-0.5, None)}
+    names = ("va_files", "va_rows", "va_unlabelled", "va_malformed", "kept", "kept_affect", "groups_both_tasks")
+    assert list(counted(report, *names).values()) == [2, 8, 4, 3, 4, 2, 1]
+    assert report.official_splits["va"] == {"train": ["only"], "validation": ["v"]}
+    tree.affect("other", ["0,0"], header="arousal,valence")
+    assert counted(index(tree.root, "mask")[1], "rejected_files") == {"rejected_files": 1}
+
+
+@pytest.mark.parametrize("task", ["VA_Estimation_Challenge", "VA_Set"])
+def test_a_tree_of_valence_and_arousal_alone(tree, task):
+    tree.affect("v", ["0.5,-0.25"], task=task)
+    tree.crops("v", [1])
+    assert affect(index(tree.root, "mask")[0]) == {("v", 1): (0.5, -0.25)}
+    assert len(index(tree.root, "drop")[0]) == 0
 
 
 def test_the_layout_is_chosen_when_both_are_there(tree):

@@ -305,9 +305,14 @@ def test_spreadsheets_that_are_none(tmp_path):
 def test_affectnet_csv(tmp_path):
     rows, report, emotions = read("affectnet", trees.affectnet_csv(tmp_path))
     assert counts(report) == {
-        "rows": 14, "kept": 9, "dropped_no_emotion": 3, "unlabelled": 1, "missing_image": 1, "values_unknown": 1,
+        "rows": 14, "kept": 9, "dropped_no_emotion": 3, "unlabelled": 1, "missing_image": 1, "values_unknown": 2,
         "images_without_row": 4,
     }  # fmt: skip
+    assert report.tally.examples["values_unknown"] == ["11", "arousal 1.5"]
+    np.testing.assert_array_equal(
+        np.float32([[row["valence"], row["arousal"]] for row in rows]),
+        np.float32([[0.1, -0.2]] * 2 + [[np.nan] * 2, [0.5, np.nan]] + [[0.1, -0.2]] * 4 + [[0, 0]]),
+    )
     assert [emotions[row["emotion"]] for row in rows] == [
         "Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger", "Other", "Anger",
     ]  # fmt: skip
@@ -327,6 +332,7 @@ def test_affectnet_npy(tmp_path):
         "train_set/images/6.jpg": ("Fear", "train"),
         "val_set/images/0.jpg": ("Anger", "validation"),
     }
+    assert all(np.isnan(row["valence"]) and row["arousal"] == 0.5 for row in rows)
     with pytest.raises(FileNotFoundError, match=r"no training\.csv or validation\.csv"):
         read("affectnet", tmp_path, "--layout", "csv")
 
@@ -456,6 +462,18 @@ def test_csv_columns(tmp_path):
     assert counts(report)["values_unknown"] == 1
 
 
+def test_csv_of_valence_and_arousal(tmp_path):
+    text = "path,valence,arousal\n1.jpg,-1,0.25\n2.jpg,,\n3.jpg,0.5,\n"
+    trees.write(trees.write_images(tmp_path, ["1.jpg", "2.jpg", "3.jpg"]), {"labels.csv": text})
+    rows, report, _ = read("csv", tmp_path)
+    assert counts(report)["unlabelled"] == 1 and [(row["path"], row["valence"]) for row in rows] == [
+        ("1.jpg", -1),
+        ("3.jpg", 0.5),
+    ]
+    assert rows[0]["arousal"] == 0.25 and np.isnan(rows[1]["arousal"]) and rows[0]["emotion"] is None
+    assert "valence, arousal" in report.to_markdown() and "-1.00 0.25" in report.to_markdown()
+
+
 @pytest.mark.parametrize(
     ("text", "words", "message"),
     [
@@ -468,6 +486,9 @@ def test_csv_columns(tmp_path):
         ("path,AU1,AU1\n1.jpg,1,1\n", [], "must have exactly once AU1, AU1; its header is path, AU1, AU1"),
         ("path,emotion\n1.jpg,happy\n2.jpg,hapy\n", [], "The emotions Hapy are none of"),
         ("path,emotion\n1.jpg,3\n", [], r"The emotions are numbers \(3\)"),
+        ("path,valence\n1.jpg,0.5\n2.jpg,-5\n", [], "Row 2 of the CSV file: valence is '-5'; it must lie in -1..1"),
+        ("path,arousal\n1.jpg,nan\n", [], "arousal is 'nan'; it must lie in -1..1, or be empty"),
+        ("path,note\n1.jpg,x\n", [], "neither an AU column nor emotion, valence or arousal; it has path, note"),
     ],
 )
 def test_csv_errors(tmp_path, text, words, message):
