@@ -1,1 +1,1 @@
-"""Other systems of the paper's tables, trained and measured as MF² is: `interface` says what one is."""
+"""Baselines: other systems of the paper's tables, trained and evaluated like MF²; see `interface`."""

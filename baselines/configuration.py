@@ -1,4 +1,4 @@
-"""The configuration of a system: MF²'s, for tower, labels and texts to mean the same, and the system's own."""
+"""The configuration of a baseline: that of MF² (same tower, labels and texts), and the baseline's options."""
 
 import difflib
 from typing import Any, ClassVar
@@ -11,30 +11,30 @@ from .registry import MODEL_TYPE, load_system
 
 @strict
 class BaselineConfig(MF2Config):
-    """Configuration of [`BaselineModel`].
+    """Configuration of `BaselineModel`.
 
     Args:
-        baseline: Name of the system.
-        baseline_options: Its options that differ from its defaults.
+        baseline: name of the system.
+        baseline_options: options that differ from the system's defaults.
     """
 
     model_type = MODEL_TYPE
-    _auto_class: ClassVar[str | None] = None  # its code is that of the package and does not travel with the weights
+    _auto_class: ClassVar[str | None] = None  # its code is not saved with the weights
 
     baseline: str = "linear"
     baseline_options: dict | None = None
 
     def check(self) -> None:
-        """As usual, and the options against those that the system has."""
+        """Check the fields, and the options against those of the system."""
         super().check()
         self.options  # noqa: B018 - building them checks them
 
     @property
     def options(self) -> dict[str, Any]:
-        """The system's options, all of them.
+        """All options of the system, defaults included.
 
         Raises:
-            ValueError: an option that the system lacks, or of a wrong type.
+            ValueError: an option is unknown or has a wrong type.
         """
         defaults = dict(load_system(self.baseline).defaults)
         given = self.baseline_options or {}

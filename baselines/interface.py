@@ -1,8 +1,8 @@
-"""What a system of another paper is here, so that it is trained, saved, measured and used as MF² is.
+"""The interface of baselines: systems of other papers that are trained, saved, evaluated and used like MF².
 
-A system reads what a tower makes of a face, which is the one that MF² would have, and gives logits of action units and
-emotions with its own losses. Everything around it is shared: data, augmentation, optimiser, course, checkpoints,
-thresholds, metrics, cards.
+A system takes the features of a vision tower, the same as MF²'s, and returns logits of action units and emotions, with
+its own losses. Everything else is shared: data, augmentation, optimiser, schedule, checkpoints, thresholds,
+metrics, model cards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from .configuration import BaselineConfig
 
 @dataclass(frozen=True)
 class About:
-    """What a card and the tables say of a system.
+    """Description of a system for model cards and tables.
 
     Args:
-        title: as tables name it, and as the paper's rows do where it has one there.
-        citation: authors, title, where and when it appeared.
-        deviations: a sentence for each way in which this is not what was published.
-        tables: of the paper's tables, those that it stands in.
+        title: its name in tables, as in the paper's tables if it is there.
+        citation: authors, title, venue and year.
+        deviations: one sentence per difference from the publication.
+        tables: the paper's tables in which it appears.
     """
 
     title: str
@@ -37,13 +37,13 @@ class About:
 
 
 @dataclass
-class Seen:
-    """What a system says of a batch.
+class SystemOutput:
+    """The outputs of a system for a batch.
 
     Args:
         au_logits: `(B, A)`, probabilities by sigmoid; None for a system without AUs.
         emotion_logits: `(B, E)`, probabilities by softmax; None for one without emotions.
-        extras: what its losses read besides.
+        extras: further inputs of its losses.
     """
 
     au_logits: torch.Tensor | None = None
@@ -53,12 +53,12 @@ class Seen:
 
 @dataclass
 class Targets:
-    """What a batch holds besides the images.
+    """Labels and texts of a batch.
 
     Args:
         au_labels: `(B, A)`, 1, 0 or -1 (unlabelled).
         emotion_labels: `(B,)`, -100 unlabelled.
-        texts: by kind (`emo`, `au`), ids and mask `(B, T)` or `(B, A, T)`, caption ids `(B,)` or `(B, A)`.
+        texts: kind (`emo`, `au`) -> ids and mask `(B, T)` or `(B, A, T)`, caption ids `(B,)` or `(B, A)`.
     """
 
     au_labels: torch.Tensor | None = None
@@ -67,23 +67,23 @@ class Targets:
 
 
 class BaselineSystem(nn.Module):
-    """The base of all systems; a file of `systems/` holds one, under the name `System`.
+    """Base class of all systems; each file in `systems/` defines one, as `System`.
 
     Args:
-        config: labels, loss weights and the system's own options, `config.options`.
-        widths: channels of the maps that `forward` is given: of the face level (`global_feature_level`) first, then
-            of the other levels that the configuration names.
+        config: labels, loss weights and the system's options, `config.options`.
+        widths: channels of the feature maps in `forward`: of the face level (`global_feature_level`) first, then
+            of the other levels in the configuration.
     """
 
     about: ClassVar[About]
     defaults: ClassVar[Mapping[str, Any]] = {}
-    """Its options with their defaults; the types are those of the defaults."""
+    """Option -> default, which also determines its type."""
     fields: ClassVar[Mapping[str, Any]] = {}
-    """Fields of the configuration that it must have: a tower of its own, say, or which texts there are."""
+    """Fields of the configuration that the system requires, such as its own tower or kinds of text."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Options by table of the paper, for a system that is another one there."""
+    """Table of the paper -> options, for systems with different variants in different tables."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Kinds of text: `emo`, one an image; `au`, one an image or, with `au_text_mode="per_au"`, one an AU."""
+    """Kinds of text that it uses: `emo`, one per image; `au`, one per image or (`au_text_mode="per_au"`) per AU."""
     loss_names: ClassVar[tuple[str, ...]] = ("emotion", "au")
     skips_parameters: ClassVar[bool] = False
     """Whether a step may leave parameters without a gradient."""
@@ -94,40 +94,40 @@ class BaselineSystem(nn.Module):
         self.progress = 1.0
 
     def initialize(self) -> None:
-        """Set starts that differ from the usual ones, with the functions of `transformers.initialization`."""
+        """Custom initialisation, with the functions of `transformers.initialization`."""
 
     def set_progress(self, progress: float) -> None:
-        """Told before each training step: the share of the steps that are done."""
+        """Set the share of training steps done; called before each step."""
         self.progress = progress
 
     def choose_texts(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """The rows of the training split with the captions that this system is to read under MF²'s names."""
+        """Return the training rows with the captions that the system uses, under MF²'s column names."""
         return rows
 
     @classmethod
     def measure(cls, au_labels: np.ndarray, emotion_labels: np.ndarray, num_emotions: int) -> dict[str, Any]:
-        """Options that the labels of the training split decide, `(N, A)` and `(N,)`: class weights, say."""
+        """Compute options from the training labels `(N, A)` and `(N,)`, such as class weights."""
         return {}
 
-    def forward(self, vision: VisionFeatures) -> Seen:
-        """`tokens` `(B, N, W)` as MF²'s global branch reads them, and `maps` `(B, W_l, h_l, w_l)` -> what is seen."""
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
+        """Compute the outputs from `tokens` `(B, N, W)` (as in the global branch) and `maps` `(B, W_l, h_l, w_l)`."""
         raise NotImplementedError
 
-    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
-        """Unweighted losses by name; those of MF²'s recognisers unless a system has others.
+    def losses(self, outputs: SystemOutput, targets: Targets) -> dict[str, torch.Tensor]:
+        """Unweighted losses by name; by default those of MF²'s recognisers.
 
-        Each is one of the whole batch over all processes, see `alignment_mf2`.
+        Each loss is over the whole batch of all processes, see `alignment_mf2`.
         """
         return recognition_losses(
-            seen.au_logits,
+            outputs.au_logits,
             targets.au_labels,
-            seen.emotion_logits,
+            outputs.emotion_logits,
             targets.emotion_labels,
             self.config.au_pos_weight,
             self.config.emotion_logit_shift,
         )
 
-    def weight_of(self, name: str) -> float:
-        """The weight of a loss: the option `<name>_weight`, else the configuration's, as of `emo_itc` `itc_weight`."""
-        own = self.config.options.get(f"{name}_weight")
-        return getattr(self.config, f"{name.split('_')[-1]}_weight") if own is None else own
+    def loss_weight(self, name: str) -> float:
+        """Weight of a loss: the option `<name>_weight`, else the configuration's (`itc_weight` for `emo_itc`)."""
+        weight = self.config.options.get(f"{name}_weight")
+        return getattr(self.config, f"{name.split('_')[-1]}_weight") if weight is None else weight

@@ -1,4 +1,4 @@
-"""Layers that several systems have in common."""
+"""Layers shared by several systems."""
 
 import torch
 from torch import nn
@@ -7,9 +7,9 @@ from ..alignment_mf2 import gather_rows, world_size
 
 
 class SharedBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of `(B, channels, …)` whose statistics are those of all processes, on any device.
+    """Batch normalisation of `(B, channels, …)` with statistics over all processes, on any device.
 
-    torch's `SyncBatchNorm` runs on GPUs alone.
+    torch's `SyncBatchNorm` only runs on GPUs.
     """
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,9 @@ class SharedBatchNorm(nn.BatchNorm1d):
         mean = gather_rows(rows.sum((0, 2))[None]).sum(0) / count
         centred = rows - mean[:, None]
         variance = gather_rows(centred.square().sum((0, 2))[None]).sum(0) / count
-        assert self.num_batches_tracked is not None and self.running_mean is not None  # as the options ask for
+        assert (
+            self.num_batches_tracked is not None and self.running_mean is not None
+        )  # set by the constructor's defaults
         assert self.running_var is not None and self.momentum is not None
         with torch.no_grad():
             self.num_batches_tracked += 1

@@ -1,4 +1,4 @@
-"""A tower with another system on it, with the batch, the outputs and the names of `MF2Model`."""
+"""A vision tower with another system, with the inputs, outputs and attribute names of `MF2Model`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,9 +21,9 @@ from .registry import load_system
 
 
 class BaselineModel(MF2PreTrainedModel):
-    """A system of `baselines/systems/` on a tower, trained by the same Trainer as MF².
+    """A system of `baselines/systems/` on a vision tower, trained by the same Trainer as MF².
 
-    It is loaded by `AutoModel` after [`register_baselines`]; `mf2 evaluate` and `mf2 analyze` do so.
+    `AutoModel` loads it after `register_baselines`, which `mf2 evaluate` and `mf2 analyze` call.
     """
 
     config_class = BaselineConfig
@@ -48,31 +48,31 @@ class BaselineModel(MF2PreTrainedModel):
 
     @property
     def levels(self) -> list[int]:
-        """What the system is given of the tower: the face level, then the others that the configuration names."""
+        """Levels of the tower that the system gets: the face level, then the others in the configuration."""
         return list(dict.fromkeys((self.config.global_feature_level, *self.config.local_feature_levels)))
 
     def _level_widths(self) -> list[int]:
-        """Channels of the levels; the tower is asked, on the meta device."""
-        return [level.shape[1] for level in probe_tower(self.config, self._see).maps]
+        """Channels of the levels, determined by running the tower on the meta device."""
+        return [level.shape[1] for level in probe_tower(self.config, self._encode_vision).maps]
 
-    def _see(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
-        found = read_levels(tower, pixel_values, self.levels)
-        maps = [as_map(self.config, level, pixel_values) for level in found]
-        return VisionFeatures(map_to_tokens(found[0]) if found[0].ndim == 4 else found[0], maps)
+    def _encode_vision(self, tower: PreTrainedModel, pixel_values: torch.Tensor) -> VisionFeatures:
+        levels = read_levels(tower, pixel_values, self.levels)
+        maps = [as_map(self.config, level, pixel_values) for level in levels]
+        return VisionFeatures(map_to_tokens(levels[0]) if levels[0].ndim == 4 else levels[0], maps)
 
     # ---------------------------------------------------------------------------------------------- as MF2Model has it
     @property
     def label_spaces(self) -> dict[str, LabelSpace]:
-        """What the outputs mean, by who gives them."""
+        """Name -> label space; there is only the base model's."""
         return {BASE: self.config.label_space}
 
     @property
     def branches(self) -> dict[str, MF2Branch]:
-        """Q-Former branches of the system, by name, which published weights may fill."""
+        """Q-Former branches of the system by name, which published weights can initialise."""
         return dict(getattr(self.system, "branches", {}))
 
     def get_input_embeddings(self) -> Any:
-        """The word embeddings of its first branch; None for a system that reads no text."""
+        """The word embeddings of the first branch; None for a system without text."""
         branches = iter(self.branches.values())
         return next((branch.embeddings.word_embeddings for branch in branches), None)
 
@@ -82,11 +82,11 @@ class BaselineModel(MF2PreTrainedModel):
         return self.system.loss_names
 
     def set_progress(self, progress: float) -> None:
-        """See [`BaselineSystem.set_progress`]."""
+        """See `BaselineSystem.set_progress`."""
         self.system.set_progress(progress)
 
     def train(self, mode: bool = True) -> "BaselineModel":
-        """As usual, except that a frozen tower stays in evaluation mode."""
+        """Set the mode; a frozen tower stays in evaluation mode."""
         super().train(mode)
         if self.config.freeze_vision:
             self.vision_model.eval()
@@ -108,17 +108,18 @@ class BaselineModel(MF2PreTrainedModel):
         au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> tuple | MF2Output:
-        """See faces; the arguments are those of `MF2Model.forward`. `au_boxes`, `au_ids` and what else a processor
-        returns are not read: the published systems look at the whole face.
+        """Recognise faces; the arguments are those of `MF2Model.forward`.
+
+        `au_boxes`, `au_ids` and other outputs of the processor are ignored: the published systems use the whole face.
 
         Raises:
-            TypeError: an argument that nothing knows.
+            TypeError: an argument is unknown.
         """
         refuse_unknown(self.forward, kwargs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             pixel_values = pixel_values.to(self.vision_model.dtype, memory_format=torch.channels_last)
-            vision = self._see(self.vision_model, pixel_values)
-        seen = self.system(vision)
+            vision = self._encode_vision(self.vision_model, pixel_values)
+        outputs = self.system(vision)
         losses: dict[str, torch.Tensor] = {}
         if au_labels is not None or emotion_labels is not None:
             given = {
@@ -130,18 +131,18 @@ class BaselineModel(MF2PreTrainedModel):
                 for name, (ids, mask, numbers) in given.items()
                 if name in self.system.reads and ids is not None
             }
-            losses = self.system.losses(seen, Targets(au_labels, emotion_labels, texts))
+            losses = self.system.losses(outputs, Targets(au_labels, emotion_labels, texts))
         losses, floors = split_floors(losses)
         return MF2Output(
             loss=self._weigh(losses),
             losses=losses or None,
             loss_floors=floors or None,
-            au_logits=seen.au_logits,
-            emotion_logits=seen.emotion_logits,
+            au_logits=outputs.au_logits,
+            emotion_logits=outputs.emotion_logits,
         )
 
     def _weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        weighted = [self.system.weight_of(name) * loss for name, loss in losses.items()]
+        weighted = [self.system.loss_weight(name) * loss for name, loss in losses.items()]
         return torch.stack(weighted).sum() if weighted else None
 
     def forward_adapters(
@@ -152,14 +153,14 @@ class BaselineModel(MF2PreTrainedModel):
         au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> dict[str, MF2Output]:
-        """As `MF2Model` has it, where there is nobody but the system itself to answer."""
+        """As in `MF2Model`; there are no adapters."""
         refuse_unknown(self.forward_adapters, kwargs)
         if unknown := [name for name in names if name != BASE]:
             raise ValueError(f"{self.config.baseline} takes no adapters, so none is called {unknown[0]!r}.")
         return {BASE: self(pixel_values)}
 
     def check_caption_kind(self, caption_kind: str) -> None:
-        """Refuse: only MF² writes.
+        """Raise, as only MF² generates captions.
 
         Raises:
             ValueError: always.
@@ -168,7 +169,7 @@ class BaselineModel(MF2PreTrainedModel):
 
 
 def register_baselines() -> None:
-    """Let the Auto classes, and so everything that loads a checkpoint, build a trained system."""
+    """Register baselines with the Auto classes, so that all commands can load them."""
     AutoConfig.register(BaselineConfig.model_type, BaselineConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForImageTextToText):
         auto_class.register(BaselineConfig, BaselineModel, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The systems by name: the files of `systems/`, and files of your own. Importing this loads no torch."""
+"""The systems by name: the files in `systems/`, and files of your own. Does not import torch."""
 
 import difflib
 import functools
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 MODEL_TYPE = "mf2_baseline"
-"""What the configuration of a trained system says it is."""
+"""`model_type` in the configuration of a trained system."""
 FILES_VARIABLE = "MF2_BASELINES"
-"""Environment variable that names the files of further systems, separated as in PATH."""
-OF_A_SYSTEM = ("about", "defaults", "fields", "losses")
-"""Some of what every system has from `interface.BaselineSystem`."""
+"""Environment variable with the files of further systems, separated as in PATH."""
+SYSTEM_ATTRIBUTES = ("about", "defaults", "fields", "losses")
+"""Some attributes of every `interface.BaselineSystem`."""
 
 
 def baseline_names() -> tuple[str, ...]:
-    """Every system, in the order of the alphabet."""
-    return tuple(sorted({*_own_names(), *further_files()}))
+    """All systems, in alphabetical order."""
+    return tuple(sorted({*_shipped_names(), *further_files()}))
 
 
-def _own_names() -> set[str]:
+def _shipped_names() -> set[str]:
     return {file.stem for file in Path(__file__).with_name("systems").glob("[!_]*.py")}
 
 
@@ -30,21 +30,21 @@ def further_files() -> dict[str, Path]:
     """Name -> file of the systems that `MF2_BASELINES` adds.
 
     Raises:
-        ValueError: a file is not there, or its name is taken.
+        ValueError: a file does not exist, or its name is taken.
     """
     files: dict[str, Path] = {}
     for text in filter(None, os.environ.get(FILES_VARIABLE, "").split(os.pathsep)):
         file = Path(text).resolve()
         if file.suffix != ".py" or not file.is_file():
             raise ValueError(f"{FILES_VARIABLE} names {text}, which is no Python file that is there.")
-        if file.stem in _own_names() or files.get(file.stem, file) != file:
+        if file.stem in _shipped_names() or files.get(file.stem, file) != file:
             raise ValueError(f"{text} would be the baseline {file.stem!r}, which there is already; rename the file.")
         files[file.stem] = file
     return files
 
 
 def add_system(name: str) -> str:
-    """The name of a system; where a file is given, `DIR/NAME.py`, it is known from here on, in child processes, too.
+    """Return the name of a system; a file `DIR/NAME.py` is registered for this process and its child processes.
 
     Raises:
         ValueError: there is no such system or file, or its name is taken.
@@ -64,10 +64,10 @@ def add_system(name: str) -> str:
 
 
 def load_system(name: str) -> Any:
-    """The class of a system, a subclass of `interface.BaselineSystem`.
+    """Load the class of a system, a subclass of `interface.BaselineSystem`.
 
     Raises:
-        ValueError: there is no such system; those that there are are named.
+        ValueError: there is no such system; the message suggests others.
     """
     _check(name)
     file = further_files().get(name)
@@ -90,6 +90,6 @@ def _load_file(file: Path) -> Any:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     system = getattr(module, "System", None)
-    if not isinstance(system, type) or not all(hasattr(system, name) for name in OF_A_SYSTEM):
+    if not isinstance(system, type) or not all(hasattr(system, name) for name in SYSTEM_ATTRIBUTES):
         raise ValueError(f"{file} holds no class `System(BaselineSystem)` with an `about`; docs/baselines.md has one.")
     return system

@@ -58,14 +58,14 @@ def draw_aus(aus: dict[str, Any], tuned: dict[str, Any]) -> Figure:
     codes = list(aus["per_au"])
     figure = Figure(figsize=(max(5.0, 1.2 + 0.62 * len(codes)), 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for offset, color, label, scores in ((-0.2, BLUE, "at 0.5", aus), (0.2, ORANGE, "system's thresholds", tuned)):
+    for offset, color, label, scores in ((-0.2, BLUE, "at 0.5", aus), (0.2, ORANGE, "tuned thresholds", tuned)):
         _draw_bars(axes, np.arange(len(codes)) + offset, [scores["per_au"][code] for code in codes], color, label)
     trivial = [aus["per_au"][code]["f1_all_positive"] for code in codes]
     positions = np.arange(len(codes))
     axes.hlines(trivial, positions - 0.42, positions + 0.42, color="black", linewidth=1.4, label="always active")
     axes.set_xticks(positions, codes)
     axes.set(ylim=(0, 1), ylabel="F1")
-    axes.set_title(f"mean F1 {aus['f1']:.3f} at 0.5, {tuned['f1']:.3f} at the system's", fontsize=10)
+    axes.set_title(f"mean F1 {aus['f1']:.3f} at 0.5, {tuned['f1']:.3f} tuned", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
     return figure

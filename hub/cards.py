@@ -1,4 +1,4 @@
-"""Model cards: filled from the `metrics.json` and the configuration that lie in the folder, and from nothing else."""
+"""Model cards, filled only from the `metrics.json` and the configuration in the folder."""
 
 import importlib.metadata
 import math
@@ -28,7 +28,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class PinnedRepo:
-    """A repository on the Hub at a commit; `sha` is None where it is not known."""
+    """A repository on the Hub at a commit; `sha` is None if it is unknown."""
 
     repo_id: str
     sha: str | None = None
@@ -36,14 +36,14 @@ class PinnedRepo:
 
 @dataclass(frozen=True)
 class Placement:
-    """What a card tells of places on the Hub.
+    """Repositories on the Hub that a card refers to.
 
     Args:
-        repo_id: of what the card describes.
-        base: what it was fine-tuned from; None for an adapter takes what its configuration records.
-        base_training_data: provenance of the base's training data, as its configuration lists it.
-        evaluation: the data set that the scores were measured on, where it is on the Hub.
-        permission: what allows restricted data, or what derives from it, to be public.
+        repo_id: repository of the checkpoint or adapter itself.
+        base: base model; for an adapter, None stands for the base in its configuration.
+        base_training_data: training data of the base, as listed in its configuration.
+        evaluation: data set that the scores were measured on, if it is on the Hub.
+        permission: statement that allows restricted data, or what derives from it, to be public.
     """
 
     repo_id: str
@@ -65,17 +65,16 @@ def write_card(folder: str | Path, placement: Placement | None = None, metrics: 
 def make_card(
     folder: str | Path, placement: Placement | None = None, metrics: dict[str, Any] | None = None
 ) -> ModelCard:
-    """The card of a checkpoint or an adapter, as the Hub reads it.
+    """Make the Hub card of a checkpoint or an adapter.
 
-    The template is rendered by `render_card` and not by `ModelCard.from_template`, which leaves a blank where a figure
-    is missing.
+    The template is rendered by `render_card` and not by `ModelCard.from_template`, which leaves missing values blank.
 
     Args:
-        folder: with the configuration and `metrics.json`.
-        placement: where it will be published; before that the folder's name stands in.
-        metrics: instead of the folder's.
+        folder: folder with the configuration and `metrics.json`.
+        placement: where it will be published; None uses the folder's name.
+        metrics: used instead of the folder's `metrics.json`.
     Raises:
-        ValueError: a figure that the card shows was not measured, or is not finite.
+        ValueError: a value that the card shows was not measured or is not finite.
     """
     folder = Path(folder)
     metrics = metrics or read_json(folder / METRICS_NAME)
@@ -94,7 +93,7 @@ def make_card(
         "results": _format_results(metrics["evaluation"]),
         "requirements": requirements(is_adapter),
     }
-    source = "." if is_local else placement.repo_id  # a folder is loaded from within
+    source = "." if is_local else placement.repo_id  # relative to the folder itself
     facts["overlay"] = (folder / OVERLAY_NAME).is_file() and not facts["restricted"]
     if is_adapter:
         named = Path(config["base_model_name_or_path"]).name
@@ -115,19 +114,19 @@ def make_card(
 
 
 def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) -> ModelCardData:
-    """The front matter. `library_name` is transformers for adapters too: PEFT's own snippet needs a task type.
+    """Make the metadata. `library_name` is transformers also for adapters, as PEFT's snippet needs a task type.
 
     Args:
-        relation: to the base, in the Hub's words; `baseline` for another system than MF².
+        relation: `base_model_relation` of the Hub; `baseline` for a system other than MF².
     """
     base = facts["base"].repo_id if facts["base"] else ""  # before publication it may be a folder's name
-    further: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     if HUB_ID.fullmatch(base):
-        further |= {"base_model": base, "base_model_relation": relation}
+        optional |= {"base_model": base, "base_model_relation": relation}
     if facts["restricted"]:
-        further["license_name"] = "terms-of-the-training-data"
+        optional["license_name"] = "terms-of-the-training-data"
     datasets = [data["name"] for data in facts["training_data"] if HUB_ID.fullmatch(data["name"])]
-    is_ours = relation != "baseline"  # other systems need the package, and are nothing that the Hub's widget runs
+    is_ours = relation != "baseline"  # other systems need the package and do not run in the Hub's widget
     kinds = {"adapter": ("peft", "dfn"), "baseline": ("baseline",)}
     return ModelCardData(
         license=RESTRICTED if facts["restricted"] else facts["model"]["license"],
@@ -137,12 +136,12 @@ def _card_data(facts: Mapping[str, Any], placement: Placement, relation: str) ->
         datasets=datasets or None,
         model_name=facts["name"],
         eval_results=_model_index(facts["evaluation"], placement.evaluation),
-        **further,
+        **optional,
     )
 
 
 def requirements(is_adapter: bool) -> list[str]:
-    """What the card's lines need, in the ranges that this package declares."""
+    """Packages that the card's code needs, with the version ranges that this package declares."""
     names = ["torch", "transformers", "pillow", *(["peft"] if is_adapter else [])]
     declared: dict[str, str] = {}
     for requirement in map(Requirement, importlib.metadata.requires(DISTRIBUTION) or []):
@@ -152,7 +151,7 @@ def requirements(is_adapter: bool) -> list[str]:
 
 
 def permission_section(permission: str | None) -> str:
-    """What a card ends with when restricted data are public."""
+    """The last section of the card if restricted data are public."""
     return f"\n## Permission\n\n{permission.strip()}\n" if permission else ""
 
 
@@ -160,19 +159,19 @@ def permission_section(permission: str | None) -> str:
 def list_training_data(
     config: Mapping[str, Any], metrics: Mapping[str, Any], placement: Placement | None = None
 ) -> list[dict[str, Any]]:
-    """Provenance of everything that was trained on, the base's first: `name`, `license`, `rows`, `videos` and so on.
+    """List all training data, the base's first, with `name`, `license`, `rows`, `videos` and so on.
 
-    A checkpoint's configuration lists it all; an adapter adds what its own training saw.
+    A checkpoint's configuration lists all of them; an adapter's only those of its own training.
     """
     recorded = list(config.get("training_data") or [metrics["training"]["data"]])
     return [dict(data) for data in (*(placement.base_training_data if placement else ()), *recorded)]
 
 
-def label_space_of(config: Mapping[str, Any]) -> LabelSpace | None:
-    """What the outputs of a checkpoint or an adapter mean, by its configuration; None where it does not say.
+def parse_label_space(config: Mapping[str, Any]) -> LabelSpace | None:
+    """Parse the label space from a configuration; None if it has none.
 
     Raises:
-        ValueError: labels or thresholds that are impossible.
+        ValueError: labels or thresholds are invalid.
     """
     if config.get("au_ids") is None and config.get("emotions") is None:
         return None
@@ -181,8 +180,8 @@ def label_space_of(config: Mapping[str, Any]) -> LabelSpace | None:
 
 
 def describe_labels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The labels as a card lists them: `aus` with `code`, `name` and `threshold`, and `emotions`."""
-    space = label_space_of(config) or LabelSpace((), ())
+    """The labels for a card: `aus` with `code`, `name` and `threshold`, and `emotions`."""
+    space = parse_label_space(config) or LabelSpace((), ())
     aus = zip(space.au_codes, space.au_names, space.thresholds, strict=True)
     keys = ("code", "name", "threshold")
     return {"aus": [dict(zip(keys, au, strict=True)) for au in aus], "emotions": list(space.emotions)}
@@ -196,42 +195,42 @@ def _format_results(evaluation: Mapping[str, Any]) -> str:
 
 
 def _refuse_not_finite(value: Any, name: str = METRICS_NAME) -> None:
-    """Raise a `ValueError` for the first figure, at any depth, that is no number."""
+    """Raise a `ValueError` for the first nested value that is not finite."""
     entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in entries:
-        _refuse_not_finite(each, f"{name}: {key}" if name == METRICS_NAME else f"{name}.{key}")
+    for key, entry in entries:
+        _refuse_not_finite(entry, f"{name}: {key}" if name == METRICS_NAME else f"{name}.{key}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be finite.")
 
 
 # --------------------------------------------------------------------------------------------------------------- lines
 def loading_lines(repo_id: str, sha: str | None = None, base: PinnedRepo | None = None) -> str:
-    """Python that loads a model and its processor, pinned where commits are known.
+    """Python code that loads a model and its processor, pinned to known commits.
 
-    `revision` on an adapter's `from_pretrained` means the base; the adapter's own goes into `adapter_kwargs`.
+    For an adapter, `revision` of `from_pretrained` is that of the base; its own goes into `adapter_kwargs`.
     """
     revision = f', revision="{sha}"' if sha else ""
-    of_model = revision
+    model_revision = revision
     if base and base.sha:
-        of_model = f', revision="{base.sha}"'
-        of_model += f', adapter_kwargs={{"revision": "{sha or "main"}"}}'
+        model_revision = f', revision="{base.sha}"'
+        model_revision += f', adapter_kwargs={{"revision": "{sha or "main"}"}}'
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"
-        f'model = AutoModel.from_pretrained("{repo_id}"{of_model}, trust_remote_code=True)\n'
+        f'model = AutoModel.from_pretrained("{repo_id}"{model_revision}, trust_remote_code=True)\n'
         f'processor = AutoProcessor.from_pretrained("{repo_id}"{revision}, trust_remote_code=True)'
     )
 
 
 # ------------------------------------------------------------------------------------------------------------- results
 def list_scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """The scores that search pages show: name, metric id, value; those that do not apply are left out.
+    """The scores for the Hub's metadata: name, metric id, value; without those that do not apply.
 
-    Where several sources of landmarks were measured, each name says which; what anyone can have comes first.
+    If several landmark sources were evaluated, the names include the source.
     """
     by_source = {f" ({SCORED_WITH[name]})": scores for name, scores in evaluation.get("by_landmarks", {}).items()}
     scores = [
-        (f"{name}{said}", metric, of_source[task].get(key))
-        for said, of_source in (by_source or {"": evaluation}).items()
+        (f"{name}{suffix}", metric, source_scores[task].get(key))
+        for suffix, source_scores in (by_source or {"": evaluation}).items()
         for name, metric, task, key in (
             ("mean AU F1", "f1", "aus", "f1"),
             ("emotion top-1 accuracy", "accuracy", "emotion", "top1"),
@@ -259,7 +258,7 @@ def _model_index(evaluation: Mapping[str, Any], repo: PinnedRepo | None) -> list
 
 
 def eval_results_yaml(evaluation: Mapping[str, Any], repo: PinnedRepo) -> str:
-    """The scores in the form of `.eval_results/*.yaml`, for an evaluation on a data set of the Hub."""
+    """The scores in the format of `.eval_results/*.yaml`, for an evaluation on a data set of the Hub."""
     entries = [
         EvalResultEntry(
             dataset_id=repo.repo_id,

@@ -1,4 +1,4 @@
-"""An evaluation as Markdown that also reads well in a terminal."""
+"""Formats an evaluation as Markdown tables that are also readable in a terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,18 +8,18 @@ from mf2.utils.markdown import markdown_table
 LANDMARK_NAMES = {
     "detect": "landmarks found by the detector",
     "mean_face": "without landmarks (every picture a face crop)",
-    "given": "with the data set's own landmarks",
+    "given": "with the data set's landmarks",
 }
 CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
 
 
 def format_report(metrics: dict[str, Any]) -> str:
-    """The tables of a `metrics.json` of the evaluator, with what they were measured on."""
+    """The tables of an evaluator's `metrics.json`, with a heading on the data."""
     return f"{_heading(metrics).strip()}\n\n{format_scores(metrics['evaluation'])}"
 
 
 def format_scores(evaluation: Mapping[str, Any], heading: str = "##") -> str:
-    """The tables alone, each kind under a heading of that level."""
+    """The tables only, each kind under a heading of the given level."""
     parts = []
     if compared := evaluation.get("by_landmarks"):
         parts += [_landmark_table(compared), f"In full, {LANDMARK_NAMES[evaluation['landmarks']]}:"]
@@ -63,7 +63,7 @@ def _headline_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def _landmark_table(compared: Mapping[str, Any]) -> str:
-    """The scores by what was known of where faces are; what anyone can have comes first."""
+    """The scores by landmark source."""
     rows = [
         (
             LANDMARK_NAMES[source],
@@ -75,7 +75,7 @@ def _landmark_table(compared: Mapping[str, Any]) -> str:
         )
         for source, scores in compared.items()
     ]
-    header = ("faces", "located", "mean AU F1 at 0.5", "at own thresholds", "emotion top-1", "emotion macro-F1")
+    header = ("faces", "located", "mean AU F1 at 0.5", "at tuned thresholds", "emotion top-1", "emotion macro-F1")
     return markdown_table(header, rows)
 
 
@@ -85,7 +85,7 @@ def _au_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str
         return
     always = f"{format_value(aus['f1_all_positive'])} (always active)"
     yield "mean AU F1 at 0.5", format_with_interval(aus, "f1"), always
-    yield "mean AU F1 at own thresholds", format_with_interval(tuned, "f1"), always
+    yield "mean AU F1 at tuned thresholds", format_with_interval(tuned, "f1"), always
     yield (
         "mean AU average precision",
         format_with_interval(aus, "average_precision"),
@@ -143,7 +143,7 @@ def _au_table(evaluation: Mapping[str, Any]) -> str:
             )
         )
     rows += [(code, *["-"] * 7, "0") for code in evaluation["aus"]["unlabelled"]]
-    header = ("AU", "F1 at 0.5", "F1, own", "threshold", "AP", "prevalence", "always active", "ECE", "labels")
+    header = ("AU", "F1 at 0.5", "F1, tuned", "threshold", "AP", "prevalence", "always active", "ECE", "labels")
     return markdown_table(header, rows)
 
 
@@ -151,14 +151,14 @@ def _emotion_table(emotion: Mapping[str, Any]) -> str:
     rows = [
         (
             name,
-            format_value(one["precision"]),
-            format_value(one["recall"]),
-            format_with_interval(one, "f1"),
-            f"{one['support']:,}",
+            format_value(scores["precision"]),
+            format_value(scores["recall"]),
+            format_with_interval(scores, "f1"),
+            f"{scores['support']:,}",
         )
-        if one["support"]
+        if scores["support"]
         else (name, "-", "-", "-", "0")
-        for name, one in emotion["per_class"].items()
+        for name, scores in emotion["per_class"].items()
     ]
     return markdown_table(("emotion", "precision", "recall", "F1", "labels"), rows)
 
@@ -175,7 +175,7 @@ def _group_tables(by_group: Mapping[str, Any]) -> Iterator[str]:
         )
         for name, group in by_group["groups"].items()
     ]
-    header = (by_group["column"], "images", "videos", "mean AU F1, own thresholds", "emotion macro-F1", "emotion UAR")
+    header = (by_group["column"], "images", "videos", "mean AU F1, tuned", "emotion macro-F1", "emotion UAR")
     yield markdown_table(header, rows)
     gaps = [
         (score, gap["best"], gap["worst"], format_with_interval(gap, "gap"))
@@ -203,7 +203,7 @@ def _retrieval_table(retrieval: Mapping[str, Any]) -> str:
 def _caption_table(captions: Mapping[str, Any]) -> str:
     columns = {
         "valid_by_labels": "valid by labels",
-        "valid_by_output": "valid by own output",
+        "valid_by_output": "valid by model output",
         "aus_agree_with_labels": "AUs as labelled",
         "aus_agree_with_output": "AUs as recognised",
         "names_emotion_of_output": "emotion as recognised",
@@ -219,12 +219,12 @@ def _caption_table(captions: Mapping[str, Any]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- values
 def format_value(value: float | None) -> str:
-    """Three digits, or - for what there is none of."""
+    """Three decimals, or "-" for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def format_with_interval(scores: dict[str, Any], name: str) -> str:
-    """`0.812 [0.790, 0.834]`."""
+    """A score with its interval, such as `0.812 [0.790, 0.834]`."""
     bounds = scores.get(f"{name}_interval")
     text = format_value(scores.get(name))
     return f"{text} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else text

@@ -1,10 +1,10 @@
-"""The files of a checkpoint or adapter folder, as training leaves it and the Hub takes it."""
+"""Names of the files in a checkpoint or adapter folder."""
 
 CONFIG_NAME = "config.json"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 INDEX_NAME = "model.safetensors.index.json"
 METRICS_NAME = "metrics.json"
 RESOLVED_NAME = "training_config.yaml"
-"""What the run was started with, in its output folder."""
+"""The resolved arguments of a training run."""
 CARD_NAME = "README.md"
 OVERLAY_NAME = "overlay.png"

@@ -1,9 +1,10 @@
-"""Which videos a checkpoint has seen: kept beside it as hashes, and held against what it is evaluated on.
+"""Records the training videos of a checkpoint as hashes, and checks evaluation data against them.
 
     training_videos.json    {"hash": "…", "videos": ["0f3a…", …]}
 
-A *video* here is a group of the data set (`group_id`), which no split may divide: the two people of one recording, or
-all recordings of one person, are one. Names of data sets under agreement stand in no checkpoint, so they are hashed.
+A *video* here is a group of the data set (`group_id`), which splits never divide: for example the two people of one
+recording, or all recordings of one person. File names of data sets under agreement must not be published, so that only
+hashes are stored.
 """
 
 import hashlib
@@ -19,14 +20,14 @@ from mf2.utils.files import read_json, write_json
 
 TRAINING_VIDEOS_NAME = "training_videos.json"
 HASH_DIGITS = 12
-"""Hexadecimal digits that are kept: 400,000 training and 4,000 evaluation videos collide once in 100,000 times."""
+"""Hexadecimal digits per hash; 400,000 training and 4,000 evaluation videos collide with probability 1e-5."""
 HASH_RULE = f"first {HASH_DIGITS} hex digits of sha256('dataset/group_id')"
 NUM_EXAMPLES = 3
 
 
 # ------------------------------------------------------------------------------------------------------------- hashes
 def hash_video(dataset: str, group_id: str) -> str:
-    """The hash under which a video is recorded."""
+    """The recorded hash of a video."""
     return hashlib.sha256(f"{dataset}/{group_id}".encode()).hexdigest()[:HASH_DIGITS]
 
 
@@ -38,11 +39,11 @@ def hash_videos(rows: datasets.Dataset) -> dict[str, str]:
 
 # -------------------------------------------------------------------------------------------------------------- files
 def read_training_videos(name_or_path: str | Path, **hub_options: Any) -> set[str] | None:
-    """The hashes that a checkpoint or adapter records; None where it records none.
+    """Read the hashes that a checkpoint or adapter records; None if it has no record.
 
     Args:
         name_or_path: a folder, or a repository on the Hub.
-        hub_options: `revision`, `token` and the like.
+        hub_options: options of `cached_file`, such as `revision` and `token`.
     Raises:
         ValueError: the file is damaged.
     """
@@ -59,39 +60,40 @@ def read_training_videos(name_or_path: str | Path, **hub_options: Any) -> set[st
 def record_training_videos(
     folder: str | Path, rows: datasets.Dataset, *starts: str | Path | None, **hub_options: Any
 ) -> None:
-    """Write the hashes of the videos that a training (or a tuning) sees, into the folder that it leaves.
+    """Add the videos of a training or tuning split to the record in a checkpoint or adapter folder.
 
     Args:
-        folder: of the checkpoint or adapter; what it records already is kept.
-        rows: of the training split.
-        starts: checkpoints that the training starts from, whose videos count as seen too; None is skipped.
+        folder: the checkpoint or adapter; its existing record is kept.
+        rows: the training split.
+        starts: checkpoints that training started from, whose videos are included; None is skipped.
+        hub_options: see `read_training_videos`.
     """
-    seen = set(hash_videos(rows))
+    hashes = set(hash_videos(rows))
     for start in (folder, *starts):
-        seen |= (read_training_videos(start, **hub_options) if start else None) or set()
-    write_json(Path(folder, TRAINING_VIDEOS_NAME), {"hash": HASH_RULE, "videos": sorted(seen)})
+        hashes |= (read_training_videos(start, **hub_options) if start else None) or set()
+    write_json(Path(folder, TRAINING_VIDEOS_NAME), {"hash": HASH_RULE, "videos": sorted(hashes)})
 
 
 # -------------------------------------------------------------------------------------------------------------- check
 @dataclass(frozen=True)
 class Overlap:
-    """Videos of an evaluation that a model has seen.
+    """Training videos among the videos of an evaluation.
 
     Args:
-        num_videos: how many videos the evaluation has.
-        seen: those that the model was trained or tuned on; None where none is found but not all is recorded.
+        num_videos: number of videos in the evaluation.
+        seen: those that the model was trained or tuned on; None if none was found but the record is incomplete.
     """
 
     num_videos: int
     seen: list[str] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"videos", "seen_videos"}` for `metrics.json`; `seen_videos` is None where it is not known."""
+        """`{"videos", "seen_videos"}` for `metrics.json`; `seen_videos` is None if it is unknown."""
         return {"videos": self.num_videos, "seen_videos": None if self.seen is None else len(self.seen)}
 
 
 def find_overlap(rows: datasets.Dataset, sources: Iterable[str | Path]) -> Overlap:
-    """Which videos of `rows` the checkpoint and the adapters in `sources` have seen."""
+    """Find the videos of `rows` that the checkpoint and adapters in `sources` were trained or tuned on."""
     videos = hash_videos(rows)
     recorded = [read_training_videos(source) for source in sources]
     hashes = set().union(*(known or set() for known in recorded))
@@ -101,7 +103,7 @@ def find_overlap(rows: datasets.Dataset, sources: Iterable[str | Path]) -> Overl
 
 
 def refuse_overlap(overlap: Overlap, sources: Sequence[str | Path]) -> None:
-    """Raise one `ValueError` with the count and examples when an evaluation holds videos that the model has seen."""
+    """Raise a `ValueError` with the count and examples if there are training videos in an evaluation."""
     if not overlap.seen:
         return
     names = " or ".join(Path(source).name for source in sources)

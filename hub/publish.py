@@ -1,42 +1,46 @@
-"""`mf2 publish`: check a checkpoint, an adapter or a data set, and push it to the Hub in one commit.
+"""`mf2 publish`: checks a checkpoint, an adapter or a data set, and pushes it to the Hub in one commit.
 
-Nothing else of this project pushes. The token is the client's own (`hf auth login` or HF_TOKEN).
+No other part of this project pushes to the Hub. The token is that of huggingface_hub (`hf auth login` or HF_TOKEN).
 """
 
 import argparse
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what loads torch is imported when it is needed: --help answers at once
+if TYPE_CHECKING:  # modules with torch are imported when needed, so that --help is fast
     from mf2.hub.cards import Placement
     from mf2.hub.publish_contents import Contents
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 publish`."""
+    """Add the arguments of `mf2 publish`."""
     parser.add_argument("path", help="folder of a checkpoint, an adapter, an exported data set or a recipe")
-    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; made if it is not there")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="repository; created if it does not exist")
     visibility = parser.add_mutually_exclusive_group()
-    visibility.add_argument(
-        "--private", action="store_true", help="for its owners only [default for a new repository]"
-    )
-    visibility.add_argument("--public", action="store_true", help="for everyone, once the commit is there")
+    visibility.add_argument("--private", action="store_true", help="private repository [default for a new repository]")
+    visibility.add_argument("--public", action="store_true", help="public repository, made public after the commit")
     parser.add_argument(
-        "--permission", metavar="TEXT", help="who allowed restricted data to be passed on, and how; goes on the card"
+        "--permission",
+        metavar="TEXT",
+        help="who permitted the publication of restricted data, and how; shown on the card",
     )
     parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to [main]")
-    parser.add_argument("--base_repo", metavar="ORG/NAME", help="of the base, where training named a folder")
-    parser.add_argument("--evaluation", metavar="FOLDER", help="of `mf2 evaluate`: its scores go on the card")
+    parser.add_argument(
+        "--base_repo", metavar="ORG/NAME", help="repository of the base model, if training used a local folder"
+    )
+    parser.add_argument(
+        "--evaluation", metavar="FOLDER", help="output of `mf2 evaluate`, whose scores are shown on the card"
+    )
     parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
     parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Publish and print the address and the lines that load exactly this."""
+    """Publish; print the address, and code that loads this exact commit."""
     from huggingface_hub import HfApi
 
     from mf2.hub.cards import HUB_ID
     from mf2.hub.publish_checks import check
-    from mf2.hub.publish_contents import open_folder, prepare, take_evaluation
+    from mf2.hub.publish_contents import open_folder, prepare, use_evaluation
     from mf2.hub.publish_placement import find_placement
     from mf2.hub.publish_upload import State, Target, explaining_hub_errors, find_state, upload
 
@@ -45,11 +49,11 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {value!r}; a repository is called owner/name.")
     contents, api = open_folder(args.path), HfApi()
     if args.evaluation:
-        contents = take_evaluation(contents, args.evaluation)
-    target = Target(args.repo, contents.repo_type, args.revision, _wanted_privacy(args))
+        contents = use_evaluation(contents, args.evaluation)
+    target = Target(args.repo, contents.repo_type, args.revision, _parse_privacy(args))
     with explaining_hub_errors(args.repo):
-        named = {name: getattr(args, name) for name in ("base_repo", "eval_repo", "permission")}
-        placement = find_placement(api, contents, args.repo, **named)
+        options = {name: getattr(args, name) for name in ("base_repo", "eval_repo", "permission")}
+        placement = find_placement(api, contents, args.repo, **options)
         state = State(exists=False) if args.dry_run else find_state(api, target)
     contents = prepare(contents, placement)
     is_private = state.private if target.private is None else target.private
@@ -63,15 +67,15 @@ def run(args: argparse.Namespace) -> None:
     print(pinned_lines(contents, placement, commit.oid))
 
 
-def _wanted_privacy(args: argparse.Namespace) -> bool | None:
-    """True for private, False for public, None where nothing was said."""
+def _parse_privacy(args: argparse.Namespace) -> bool | None:
+    """True for private, False for public, None if not specified."""
     if args.private:
         return True
     return False if args.public else None
 
 
 def describe(contents: "Contents", is_private: bool) -> str:
-    """What goes and what stays."""
+    """List the files to publish and those left out."""
     sizes = {path: contents.size(path) for path in contents.files}
     lines = [f"{contents.kind}, {'private' if is_private else 'public'}, {sum(sizes.values()):,} bytes:"]
     lines += [f"  {size:>12,}  {path}" for path, size in sizes.items()]
@@ -83,7 +87,7 @@ def describe(contents: "Contents", is_private: bool) -> str:
 
 
 def pinned_lines(contents: "Contents", placement: "Placement", sha: str) -> str:
-    """Python that loads this commit and no other."""
+    """Python code that loads this exact commit."""
     from mf2.hub.cards import loading_lines
 
     if contents.repo_type == "model":

@@ -1,4 +1,4 @@
-"""What must hold before anything is uploaded; everything that does not is told at once."""
+"""Checks before an upload; all problems are reported at once."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, ModelCard, get_token
 
 from mf2.dataset_tools.schema import MANIFEST_NAME
-from mf2.hub.cards import label_space_of
+from mf2.hub.cards import parse_label_space
 from mf2.hub.file_names import CARD_NAME, INDEX_NAME, METRICS_NAME
 from mf2.hub.publish_contents import ADAPTER, BINARY_STARTS, CHECKPOINT, DATASET, PICKLES, WEIGHTS, Contents
 from mf2.utils.files import sha256_of_file
@@ -39,23 +39,23 @@ SECRETS = {
 
 # ----------------------------------------------------------------------------------------------------------------- all
 def check(contents: Contents, *, is_public: bool, permission: str | None) -> None:
-    """Raise one `ValueError` that lists everything that stands in the way.
+    """Raise one `ValueError` that lists all problems.
 
     Args:
-        contents: as they would be published.
-        is_public: whether everyone could read them.
-        permission: what allows that, where data under agreement are among the sources.
+        contents: contents to be published.
+        is_public: whether the repository is public.
+        permission: statement that allows publication of data under agreement.
     """
     problems = [problem for find in _CHECKS[contents.repo_type] for problem in find(contents)]
     problems += find_licence_problems(contents, is_public, permission)
     if not problems and contents.repo_type == "model":
-        problems += find_loading_problems(contents)  # the slow one, on what is sound so far
+        problems += find_loading_problems(contents)  # slow, so only if there is no other problem
     if problems:
         raise ValueError(f"{contents.source} is not published: {' '.join(problems)}")
 
 
 def find_licence_problems(contents: Contents, is_public: bool, permission: str | None) -> Iterator[str]:
-    """Public against an agreement, pixels of such data, and provenance that is not told."""
+    """Find restricted data or their images in a public repository, and missing provenance."""
     if contents.kind in (CHECKPOINT, ADAPTER) and not contents.sources:
         yield "Its configuration does not list the training data (training_data)."
     if not contents.restricted or permission:
@@ -70,7 +70,7 @@ def find_licence_problems(contents: Contents, is_public: bool, permission: str |
 
 # --------------------------------------------------------------------------------------------------------------- files
 def find_file_problems(contents: Contents) -> Iterator[str]:
-    """Pickles, and files that are not what their names say."""
+    """Find pickles, and files whose content does not match their extension."""
     for name in contents.left_out:
         if Path(name).suffix in PICKLES and (contents.source / name).is_file():
             yield f"{name} is or may be a pickle; save safetensors and remove it."
@@ -94,9 +94,11 @@ def _find_safetensors_problem(contents: Contents, path: str) -> Iterator[str]:
 
 
 def find_leaks(contents: Contents) -> Iterator[str]:
-    """Secrets and paths of this machine in any text, the headers of weights included."""
-    here = {str(place) for place in (Path.home(), Path.cwd(), contents.source.resolve())} - {"/"}
-    patterns = SECRETS | {f"the path {place}": re.compile(re.escape(place) + r"(?![\w.-])") for place in sorted(here)}
+    """Find secrets and paths of this machine in all texts, including the headers of weights."""
+    local_paths = {str(path) for path in (Path.home(), Path.cwd(), contents.source.resolve())} - {"/"}
+    patterns = SECRETS | {
+        f"the path {path}": re.compile(re.escape(path) + r"(?![\w.-])") for path in sorted(local_paths)
+    }
     if token := get_token():
         patterns["your token"] = re.compile(re.escape(token))
     for path in contents.files:
@@ -111,7 +113,7 @@ def find_leaks(contents: Contents) -> Iterator[str]:
 
 # -------------------------------------------------------------------------------------------------------------- models
 def find_model_problems(contents: Contents) -> Iterator[str]:
-    """Weights that are missing, thresholds that are, and a base that is only on this machine."""
+    """Find missing weights, a missing processor, and missing thresholds."""
     weights = {path for path in contents.files if path.endswith(WEIGHTS)}
     if INDEX_NAME in contents.files:
         named = set(contents.read_json(INDEX_NAME)["weight_map"].values())
@@ -125,9 +127,9 @@ def find_model_problems(contents: Contents) -> Iterator[str]:
 
 
 def find_threshold_problems(contents: Contents) -> Iterator[str]:
-    """Thresholds that are missing or impossible, or are not those at which it was measured."""
+    """Find thresholds that are missing, invalid, or different from those of the evaluation."""
     try:
-        space = label_space_of(contents.config)
+        space = parse_label_space(contents.config)
     except ValueError as error:
         yield str(error)
         return
@@ -145,12 +147,12 @@ def find_threshold_problems(contents: Contents) -> Iterator[str]:
 
 
 def find_card_problems(contents: Contents) -> Iterator[str]:
-    """What the Hub needs in the front matter of a model card, and sections that must be there."""
+    """Find missing metadata and sections of a model card."""
     card = ModelCard(contents.read_bytes(CARD_NAME).decode())
-    wanted = ["license", "library_name"]
-    wanted += ["pipeline_tag"] if contents.config.get("emotions") else []  # the stock pipeline names emotions alone
-    wanted += ["base_model"] if contents.kind == ADAPTER else []
-    if missing := [name for name in wanted if not card.data.get(name)]:
+    required = ["license", "library_name"]
+    required += ["pipeline_tag"] if contents.config.get("emotions") else []  # the stock pipeline needs emotions
+    required += ["base_model"] if contents.kind == ADAPTER else []
+    if missing := [name for name in required if not card.data.get(name)]:
         yield f"The card has no {', '.join(missing)}."
     sections = ("## Use", "## Labels", "## Results", "## Training", "## Intended use and limits")
     if missing := [name for name in sections if name not in card.text]:
@@ -158,7 +160,7 @@ def find_card_problems(contents: Contents) -> Iterator[str]:
 
 
 def find_loading_problems(contents: Contents) -> Iterator[str]:
-    """Load it in a clean process without this package, as remote code."""
+    """Load the model as remote code in a new process without this package."""
     with TemporaryDirectory(prefix="publish-") as scratch:
         folder = Path(scratch, "model")
         contents.write_to(folder)
@@ -173,7 +175,7 @@ def find_loading_problems(contents: Contents) -> Iterator[str]:
 
 
 def _base_revision(contents: Contents) -> list[str]:
-    """Of an adapter: the commit at which its base is loaded."""
+    """The commit of an adapter's base, if it is pinned."""
     revision = contents.config.get("revision") if contents.kind == ADAPTER else None
     return [revision] if revision else []
 
@@ -182,14 +184,14 @@ def _find_mismatches(report: dict[str, Any], contents: Contents) -> Iterator[str
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if found := report["mismatches"].get(kind):
             yield f"Its weights do not fit its code: {kind} {', '.join(found[:3])}."
-    space = label_space_of(contents.config)
+    space = parse_label_space(contents.config)
     if space and report["label_space"] != space.to_dict():
         yield "The loaded model has other labels or thresholds than its configuration."
 
 
 # ----------------------------------------------------------------------------------------------------------- data sets
 def find_dataset_problems(contents: Contents) -> Iterator[str]:
-    """A data set that was not exported, shards that are not those of the manifest, and pixels in the annotations."""
+    """Find data sets that were not exported, shards that differ from the manifest, and images in the annotations."""
     if contents.kind != DATASET:
         return
     manifest = contents.read_json(MANIFEST_NAME)
@@ -210,7 +212,7 @@ def _has_pixels(shard: Path) -> bool:
 
 
 def find_dataset_card_problems(contents: Contents) -> Iterator[str]:
-    """What the Hub needs in the front matter of a data set's card."""
+    """Find missing metadata of a data set's card."""
     if CARD_NAME not in contents.files:
         yield "It has no card (README.md)."
         return

@@ -1,4 +1,4 @@
-"""What of a folder goes to the Hub: its kind, the files that belong to it, and their text as it is published."""
+"""The contents of a publication: the kind of a folder, its files, and their text as published."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from mf2.hub.cards import (
     PinnedRepo,
     Placement,
     eval_results_yaml,
-    label_space_of,
     list_training_data,
     make_card,
+    parse_label_space,
     permission_section,
 )
 from mf2.hub.file_names import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, METRICS_NAME, OVERLAY_NAME, RESOLVED_NAME
@@ -55,27 +55,27 @@ FILES: dict[str, tuple[str, ...]] = {
     DATASET: (CARD_NAME, MANIFEST_NAME, "annotations/*.parquet", "data/*.parquet"),
     RECIPE: (CARD_NAME, MANIFEST_NAME, "*.yaml", "*.json", "*.txt", "prompts/*.txt"),
 }
-"""Kind -> patterns of the files that belong to it. What else lies in the folder stays there; what else of these
-patterns lies in the repository is removed from it."""
+"""Kind -> patterns of its files. Other files in the folder are not published; other files in the repository that match
+the patterns are deleted there."""
 
 WEIGHTS = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000  # that of the safetensors library
 BINARY_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".parquet": b"PAR1"}
-"""How the other binary files that may be published begin."""
+"""Extension -> first bytes of the other binary files that may be published."""
 
 PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is published.
+    """The contents of a publication.
 
     Args:
         kind: `checkpoint`, `adapter`, `dataset` or `recipe`.
         source: the folder.
-        files: path in the repository -> the file, or its text where that differs from the folder's.
+        files: path in the repository -> local file, or text that differs from the local file.
         left_out: names in the folder that are not published.
-        sources: `name` and `license` of the data that it derives from, or consists of.
+        sources: `name` and `license` of the data that it is derived from or consists of.
     """
 
     kind: str
@@ -86,12 +86,12 @@ class Contents:
 
     @property
     def repo_type(self) -> str:
-        """What the Hub calls it."""
+        """Repository type of the Hub."""
         return "model" if self.kind in (CHECKPOINT, ADAPTER) else "dataset"
 
     @property
     def restricted(self) -> list[str]:
-        """Names of the data sets that forbid passing it on."""
+        """Names of the source data sets that may not be redistributed."""
         return restricted_sources(self.sources)
 
     @property
@@ -100,7 +100,7 @@ class Contents:
         return self.read_json(ADAPTER_CONFIG_NAME if self.kind == ADAPTER else CONFIG_NAME)
 
     def read_bytes(self, path: str, limit: int = -1) -> bytes:
-        """The content of one file, or its first `limit` bytes."""
+        """Read a file, or its first `limit` bytes."""
         content = self.files[path]
         if isinstance(content, str):
             return content.encode()[: limit if limit >= 0 else None]
@@ -108,15 +108,15 @@ class Contents:
             return file.read(limit)
 
     def size(self, path: str) -> int:
-        """Bytes of one file."""
+        """Size of a file in bytes."""
         content = self.files[path]
         return len(content.encode()) if isinstance(content, str) else content.stat().st_size
 
     def read_text(self, path: str) -> str | None:
-        """What of a file is text: all of it, or the header of weights; None for other binary files.
+        """Read the text of a file, or the header of weights; None for other binary files.
 
         Raises:
-            UnicodeDecodeError: it should be text and is not.
+            UnicodeDecodeError: the file is not text.
         """
         suffix = Path(path).suffix
         if suffix in BINARY_STARTS:
@@ -125,11 +125,11 @@ class Contents:
         return content.decode()
 
     def read_json(self, path: str) -> Any:
-        """What one JSON file holds."""
+        """Read a JSON file."""
         return json.loads(self.read_bytes(path))
 
     def write_to(self, folder: Path) -> None:
-        """Lay the files out as the repository will have them; what is unchanged is linked."""
+        """Write the files to a folder as in the repository; unchanged files are linked."""
         for path, content in self.files.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class Contents:
                 file.symlink_to(content.resolve())
 
     def owns(self, path: str) -> bool:
-        """Whether a path of the repository is one that publishing this kind decides about."""
+        """Whether a path in the repository matches the patterns of this kind."""
         return any(path.count("/") == rule.count("/") and fnmatchcase(path, rule) for rule in FILES[self.kind])
 
 
@@ -151,24 +151,24 @@ def _read_header(weights: Path) -> bytes:
 
 
 def open_folder(path: str | Path) -> Contents:
-    """The files of a checkpoint, an adapter, an exported data set or a recipe, as they lie in the folder.
+    """Open the folder of a checkpoint, an adapter, an exported data set or a recipe.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: it is none of these, or a file that decides it is damaged.
+        FileNotFoundError: the folder does not exist.
+        ValueError: it is of no known kind, or a file is damaged.
     """
     source = Path(path)
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {path}.")
-    kind = _kind_of(source)
+    kind = _find_kind(source)
     found = [file for rule in FILES[kind] for file in source.glob(rule) if file.is_file()]
     files = {file.relative_to(source).as_posix(): file for file in sorted(found)}
-    tops = {name.partition("/")[0] for name in files}
-    left_out = tuple(sorted(entry.name for entry in source.iterdir() if entry.name not in tops))
-    return Contents(kind, source, files, left_out, _sources_of(kind, source))
+    top_names = {name.partition("/")[0] for name in files}
+    left_out = tuple(sorted(entry.name for entry in source.iterdir() if entry.name not in top_names))
+    return Contents(kind, source, files, left_out, _find_sources(kind, source))
 
 
-def _kind_of(source: Path) -> str:
+def _find_kind(source: Path) -> str:
     if (source / ADAPTER_CONFIG_NAME).is_file():
         return ADAPTER
     if (source / CONFIG_NAME).is_file():
@@ -183,7 +183,7 @@ def _kind_of(source: Path) -> str:
     )
 
 
-def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
+def _find_sources(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
     if kind == RECIPE:
         return ()
     if kind == DATASET:
@@ -195,17 +195,17 @@ def _sources_of(kind: str, source: Path) -> tuple[Mapping[str, Any], ...]:
     return tuple(list_training_data(config, read_json(source / METRICS_NAME)))
 
 
-def take_evaluation(contents: Contents, folder: str | Path) -> Contents:
-    """The same with the scores and plots that `mf2 evaluate` left, instead of those of the training.
+def use_evaluation(contents: Contents, folder: str | Path) -> Contents:
+    """Replace the scores and plots of the training by those of `mf2 evaluate`.
 
     Raises:
-        FileNotFoundError: there are none.
-        ValueError: they are of another model or other thresholds, or of videos that it was trained on.
+        FileNotFoundError: the folder has no metrics.
+        ValueError: they are of another label space or other thresholds, or of training videos.
     """
     if not Path(folder, METRICS_NAME).is_file():
         raise FileNotFoundError(f"{folder} has no {METRICS_NAME}; mf2 evaluate leaves one.")
     found, config = read_json(Path(folder, METRICS_NAME)), contents.config
-    space = label_space_of(config)
+    space = parse_label_space(config)
     if space and found["model"]["label_space"] != space.to_dict():
         raise ValueError(f"{folder} measured other labels or thresholds than those of {contents.source}.")
     if seen := found["evaluation"]["overlap"]["seen_videos"]:
@@ -217,10 +217,10 @@ def take_evaluation(contents: Contents, folder: str | Path) -> Contents:
 
 # -------------------------------------------------------------------------------------------------------- as published
 def prepare(contents: Contents, placement: Placement) -> Contents:
-    """The same with the texts of the published copy; the folder itself is not touched.
+    """Prepare the published texts; the folder itself is not modified.
 
-    The card is filled anew, an adapter names its base's repository and commit, and paths in the settings of the run
-    are shortened to their last name. Pictures of faces under agreement stay out.
+    The card is rendered again, an adapter's configuration gets the repository and commit of its base, and paths in the
+    training configuration are shortened to their last part. Pictures of restricted faces are removed.
     """
     files = dict(contents.files)
     contents = replace(contents, sources=(*placement.base_training_data, *contents.sources))

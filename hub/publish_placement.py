@@ -1,4 +1,4 @@
-"""Where on the Hub the things are that a publication refers to: an adapter's base, the evaluation data."""
+"""Finds the repositories that a publication refers to: the base model and the evaluation data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,25 +26,25 @@ def find_placement(
     """Resolve names to repositories and commits.
 
     Args:
-        contents: of the folder.
-        repo_id: where it goes.
-        base_repo: of the base, where training named a folder.
-        eval_repo: of the data set that the scores were measured on.
-        permission: what allows restricted data to be public.
+        contents: contents of the folder.
+        repo_id: repository to publish to.
+        base_repo: repository of the base model, if training used a local folder.
+        eval_repo: repository of the data set that the scores were measured on.
+        permission: statement that allows restricted data to be public.
     Raises:
-        ValueError: a base that is nowhere on the Hub or has other weights there; other evaluation data there.
+        ValueError: the base is not on the Hub or has other weights there, or the evaluation data differ.
     """
     if contents.repo_type == "dataset":
         return Placement(repo_id, permission=permission)
     base = find_base(api, contents, base_repo)
     # a checkpoint lists what its base was trained on, an adapter does not
-    inherited = _training_data_of(api, base) if base and contents.kind == ADAPTER else ()
+    inherited = _load_training_data(api, base) if base and contents.kind == ADAPTER else ()
     return Placement(repo_id, base, inherited, find_evaluation(api, contents, eval_repo), permission)
 
 
 # ---------------------------------------------------------------------------------------------------------------- base
 def find_base(api: HfApi, contents: Contents, base_repo: str | None) -> PinnedRepo | None:
-    """The repository and the commit of the base; None for a checkpoint whose base is none or is not on the Hub."""
+    """Find the repository and commit of the base; None for a checkpoint without a base on the Hub."""
     named, revision = _named_base(contents)
     if named is None:
         return None
@@ -64,17 +64,16 @@ def find_base(api: HfApi, contents: Contents, base_repo: str | None) -> PinnedRe
 
 
 def _named_base(contents: Contents) -> tuple[str | None, str | None]:
-    """What the base was called where it was trained on, and its commit; an adapter's configuration tells, and the
-    settings of a checkpoint's run."""
+    """Name and commit of the base in training, from an adapter's configuration or a checkpoint's training settings."""
     if contents.kind == ADAPTER:
         return contents.config["base_model_name_or_path"], contents.config.get("revision")
     settings = load_yaml(contents.source / RESOLVED_NAME) if RESOLVED_NAME in contents.files else {}
-    given = [settings.get(name) for name in ("model", "model_name_or_path")]
-    return next((name for name in given if isinstance(name, str)), None), None
+    names = [settings.get(name) for name in ("model", "model_name_or_path")]
+    return next((name for name in names if isinstance(name, str)), None), None
 
 
 def _refuse_other_weights(api: HfApi, folder: Path, base: PinnedRepo) -> None:
-    """An adapter on other weights than its base's gives wrong results without an error."""
+    """Raise if the Hub's weights differ from the local base; an adapter would silently give wrong results."""
     ours = {file.name: sha256_of_file(file) for file in folder.glob("model*.safetensors")}
     found = api.get_paths_info(base.repo_id, list(ours), revision=base.sha)
     theirs = {entry.path: lfs.sha256 for entry in found if (lfs := getattr(entry, "lfs", None))}
@@ -85,7 +84,7 @@ def _refuse_other_weights(api: HfApi, folder: Path, base: PinnedRepo) -> None:
         )
 
 
-def _training_data_of(api: HfApi, base: PinnedRepo) -> tuple[Mapping[str, Any], ...]:
+def _load_training_data(api: HfApi, base: PinnedRepo) -> tuple[Mapping[str, Any], ...]:
     config = read_json(api.hf_hub_download(base.repo_id, CONFIG_NAME, revision=base.sha))
     unknown = {"name": base.repo_id, "license": None, "rows": None, "videos": None, "fingerprint": None}
     return tuple(config.get("training_data") or [unknown])
@@ -93,7 +92,7 @@ def _training_data_of(api: HfApi, base: PinnedRepo) -> tuple[Mapping[str, Any], 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
 def find_evaluation(api: HfApi, contents: Contents, eval_repo: str | None) -> PinnedRepo | None:
-    """The evaluation data on the Hub: as `eval_repo` says if these are the same data, or as training loaded them."""
+    """Find the evaluation data on the Hub: `eval_repo`, if the data are the same, or the data set used in training."""
     data = contents.read_json(METRICS_NAME)["evaluation"]["data"]
     if eval_repo is None:
         return PinnedRepo(data["name"], data.get("revision")) if HUB_ID.fullmatch(data["name"]) else None

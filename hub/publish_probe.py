@@ -1,4 +1,4 @@
-"""Load a model as a stranger would, where this package cannot be imported; run by path in a process of its own.
+"""Loads a model without this package, as other users would; run as a script in a separate process.
 
 python -I publish_probe.py FOLDER REPORT.json [BASE_REVISION]
 """
@@ -12,19 +12,19 @@ HIDDEN = "mf2"
 
 
 class ImportBlocker:
-    """A finder that comes first and refuses the package."""
+    """Import finder that blocks this package."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Refuse what the probe must do without; None leaves the rest to the other finders."""
+        """Raise for this package; return None for all other modules."""
         if name.partition(".")[0] == HIDDEN:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def probe(folder: str, base_revision: str | None = None) -> dict[str, Any]:
-    """Load model and processor by their Auto classes: `mismatches` by kind, and the `label_space`.
+    """Load model and processor with the Auto classes; returns `mismatches` by kind, and the `label_space`.
 
     Args:
-        folder: a checkpoint or an adapter.
+        folder: checkpoint or adapter.
         base_revision: commit of an adapter's base.
     """
     from transformers import AutoModel, AutoProcessor

@@ -1,7 +1,7 @@
-"""Put a publication on the Hub in one commit, in an order that leaves nothing half done wherever it stops.
+"""Uploads a publication to the Hub in one commit, in an order that is safe to interrupt.
 
-A new repository is private until the commit is there, one that becomes private is so before it. Repeating a
-publication that is done changes nothing.
+A new repository is private until the commit is complete; a repository that becomes private does so before the commit.
+Repeating a finished publication changes nothing.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ GATE: Literal["manual"] = "manual"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a publication goes.
+    """The target of a publication.
 
     Args:
         repo_id: `owner/name`.
         repo_type: `model` or `dataset`.
-        branch: made from `main` if it is not there.
-        private: True or False; None keeps what is there, and makes a new one private.
+        branch: created from `main` if it does not exist.
+        private: visibility; None keeps that of an existing repository and makes a new one private.
     """
 
     repo_id: str
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class State:
-    """What is there: whether the repository exists, who may see it, and whether they have to ask."""
+    """Current state of the repository: whether it exists, is private, and is gated."""
 
     exists: bool
     private: bool = True
@@ -47,8 +47,8 @@ class State:
 
 @contextmanager
 def explaining_hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn the client's errors into one line that says what to do; none of them holds a token."""
-    again = "Nothing is half published; run the same command again."
+    """Convert errors of the Hub client to one-line errors with a remedy, without the token."""
+    retry = "Nothing is half published; run the same command again."
     try:
         yield
     except LocalTokenNotFoundError:
@@ -59,17 +59,17 @@ def explaining_hub_errors(repo_id: str) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             raise PermissionError(f"The Hub refuses ({status}): the token may not write to {repo_id}.") from None
-        raise ConnectionError(f"The Hub answered {status} for {repo_id}. {again}") from None
+        raise ConnectionError(f"The Hub answered {status} for {repo_id}. {retry}") from None
     except HTTPError as error:
-        raise ConnectionError(f"The connection to the Hub broke ({type(error).__name__}). {again}") from None
+        raise ConnectionError(f"The connection to the Hub broke ({type(error).__name__}). {retry}") from None
     except RuntimeError as error:
         if not str(error).startswith("Error while uploading"):
             raise
-        raise ConnectionError(f"{error} {again}") from None
+        raise ConnectionError(f"{error} {retry}") from None
 
 
 def find_state(api: HfApi, target: Target) -> State:
-    """Look at the repository."""
+    """Query the state of the repository."""
     try:
         info = api.repo_info(target.repo_id, repo_type=target.repo_type)
     except RepositoryNotFoundError:
@@ -78,18 +78,21 @@ def find_state(api: HfApi, target: Target) -> State:
 
 
 def upload(api: HfApi, contents: Contents, target: Target, state: State) -> CommitInfo:
-    """Make what is missing, commit, and open the repository last.
+    """Create what is missing, commit, and make the repository public last.
 
     Args:
-        state: of the repository, from `find_state`.
+        api: Hub client.
+        contents: contents to publish.
+        target: repository, branch and visibility.
+        state: current state, from `find_state`.
     Returns:
-        The commit that holds exactly these files; an earlier one where nothing differs.
+        The commit with exactly these files; an earlier one if nothing changed.
     """
     repo: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     gate = bool(contents.restricted) and target.repo_type == "dataset"
     if not state.exists:
         api.create_repo(**repo, private=True, exist_ok=True)
-    api.auth_check(**repo, write=True)  # `exist_ok` alone proves no right to write
+    api.auth_check(**repo, write=True)  # `exist_ok` does not check the right to write
     if not state.private and target.private:
         api.update_repo_settings(**repo, private=True)
     elif not state.private and gate and not state.gated:
@@ -103,13 +106,13 @@ def upload(api: HfApi, contents: Contents, target: Target, state: State) -> Comm
 
 
 def _commit(api: HfApi, contents: Contents, target: Target) -> CommitInfo:
-    """Commit; where the answer was lost, look and commit what is still missing, which may be nothing."""
+    """Commit; if the response was lost, commit again, which does nothing if the first commit succeeded."""
     try:
         return _commit_once(api, contents, target)
     except HfHubHTTPError as error:
         if error.response.status_code < 500:
             raise
-    except HTTPError:  # no answer: that of the client's HTTP library, which changes its name between versions
+    except HTTPError:  # no response; the class is re-exported, as the client's HTTP library differs between versions
         pass
     return _commit_once(api, contents, target)
 

@@ -1,4 +1,4 @@
-"""Checkpoints and adapters as they are named on a command line: folders, or repositories of the Hub."""
+"""Checks names of checkpoints and adapters on the command line: folders, or repositories of the Hub."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from mf2.baselines.registry import MODEL_TYPE
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 DEFAULT_MODEL = "outputs/demo"
-"""What the demo trains, and what commands use that are given no model."""
+"""Checkpoint of the demo, and default model of the commands."""
 
 
 def _is_folder_name(name: str | Path) -> bool:
@@ -16,24 +16,24 @@ def _is_folder_name(name: str | Path) -> bool:
     return is_written_as_folder or path.parent == Path(DEFAULT_MODEL).parent or path.parent.is_dir()
 
 
-def check_model_source(name: str | Path, of_mf2_alone: str | None = None) -> None:
-    """Refuse what can only be a folder and is none, before the Hub is asked for it again and again.
+def check_model_source(name: str | Path, mf2_only_purpose: str | None = None) -> None:
+    """Raise for a missing folder, without repeated requests to the Hub.
 
-    A folder is what is written as one, what lies in a folder that is here, what would lie beside `DEFAULT_MODEL`, and
-    a name without an owner; any other `owner/name` may be a repository. An adapter's base is checked, too.
+    A name stands for a folder if it is written as a path, if its parent folder exists or is that of `DEFAULT_MODEL`,
+    or if it has no owner; any other `owner/name` may be a repository. The base of an adapter is checked, too.
 
     Args:
-        of_mf2_alone: what is to be done with it, as a message names it, where no other system can do so.
-
+        name: folder or Hub id.
+        mf2_only_purpose: command or option, for messages, that only supports MF² and no baselines.
     Raises:
-        FileNotFoundError: there is no such folder, or the base of an adapter is not there.
-        ValueError: it is another system than MF², which cannot do what is to be done.
+        FileNotFoundError: the folder, or the base of an adapter, does not exist.
+        ValueError: the checkpoint is a baseline, and the purpose needs MF².
     """
     path = Path(name)
     if path.is_dir():
         _check_base(path)
-        if of_mf2_alone:
-            _refuse_other_system(path, of_mf2_alone)
+        if mf2_only_purpose:
+            _refuse_other_system(path, mf2_only_purpose)
     elif _is_folder_name(name):
         raise FileNotFoundError(
             f"There is no checkpoint or adapter at {name}; name a folder that is there or a repository of the Hub, or "
@@ -42,7 +42,7 @@ def check_model_source(name: str | Path, of_mf2_alone: str | None = None) -> Non
 
 
 def _refuse_other_system(folder: Path, purpose: str) -> None:
-    """Other systems are folders only: they are not published."""
+    """Raise if a folder has a baseline; baselines are never on the Hub, as they are not published."""
     file = folder / "config.json"
     config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if config.get("model_type") == MODEL_TYPE:
@@ -53,7 +53,7 @@ def _refuse_other_system(folder: Path, purpose: str) -> None:
 
 
 def _check_base(folder: Path) -> None:
-    """Refuse an adapter whose base is recorded as a folder that is not there; the Hub might have a namesake."""
+    """Raise if the base of an adapter is a missing folder; the Hub might have a repository of the same name."""
     config = folder / ADAPTER_CONFIG_NAME
     if not config.is_file():
         return

@@ -1,4 +1,4 @@
-"""Exported checkpoints, `mf2 export --onnx`, on onnxruntime: faces to action units and emotions without torch."""
+"""Inference with checkpoints exported by `mf2 export --onnx`, without torch."""
 
 from .recognizer import Recognizer
 

@@ -1,4 +1,4 @@
-"""What the metadata of an exported file say: the meaning of its outputs, and how a picture is prepared for it."""
+"""The metadata of an exported file: the meaning of its outputs, and the preprocessing of pictures."""
 
 import json
 from collections.abc import Mapping
@@ -9,10 +9,18 @@ from typing import Any
 from ..labels_mf2 import LabelSpace
 
 METADATA_KEY = "mf2"
-"""The key of the JSON object among a file's metadata."""
+"""Key of the JSON object in a file's metadata."""
 INPUT_NAMES = ("pixel_values", "au_boxes")
-READING = ("image_size", "image_mean", "image_std", "rescale_factor", "do_align", "eye_centers", "au_region_size")
-"""The fields that say what a picture becomes."""
+PREPROCESSING_FIELDS = (
+    "image_size",
+    "image_mean",
+    "image_std",
+    "rescale_factor",
+    "do_align",
+    "eye_centers",
+    "au_region_size",
+)
+"""Fields that determine the preprocessing of a picture."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +28,14 @@ class FileDescription:
     """The JSON object in a file's metadata.
 
     Args:
-        version: of the code that wrote it.
+        version: version of mf2 that wrote the file.
         dtype: of the weights; inputs and outputs are float32.
         au_codes, au_names, au_thresholds: of the AU outputs, in order.
-        region_au_codes: the AUs whose boxes the input `au_boxes` holds, in order.
+        region_au_codes: AUs of the input `au_boxes`, in order.
         emotions: of the emotion outputs, in order.
         image_size: height and width of `pixel_values`.
         image_mean, image_std: of red, green and blue, for values in [0, 1].
-        rescale_factor: what the 0…255 of a picture are multiplied by before.
+        rescale_factor: factor applied to pixel values 0…255 before normalisation.
         do_align: whether faces with landmarks are aligned by their eyes.
         au_region_size: side of an AU box as a fraction of the image.
         eye_centers: x and y of both eye centres in an aligned image as fractions, image left first.
@@ -52,25 +60,25 @@ class FileDescription:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], file: Path) -> "FileDescription":
-        """Of a file's metadata.
+        """Read it from a file's metadata.
 
         Raises:
-            ValueError: the file was not written by `mf2 export`, or by a version that said less.
+            ValueError: the file was not written by `mf2 export`, or by an older version without all fields.
         """
         if METADATA_KEY not in metadata:
             raise ValueError(f"{file} was not written by `mf2 export --onnx`: its metadata have no {METADATA_KEY!r}.")
-        known = json.loads(metadata[METADATA_KEY])
+        content = json.loads(metadata[METADATA_KEY])
         names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in known]:
+        if missing := [name for name in names if name not in content]:
             raise ValueError(
-                f"{file} was exported by mf2 {known.get('version')}, which did not write {', '.join(missing)}; export "
-                "it again: mf2 export --model CHECKPOINT --onnx FILE"
+                f"{file} was exported by mf2 {content.get('version')}, which did not write {', '.join(missing)}; "
+                "export it again: mf2 export --model CHECKPOINT --onnx FILE"
             )
-        return cls(**{name: known[name] for name in names})
+        return cls(**{name: content[name] for name in names})
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
+        """AUs and emotions of the outputs."""
         au_ids, regions = (
             tuple(int(code.removeprefix("AU")) for code in codes) for codes in (self.au_codes, self.region_au_codes)
         )
@@ -78,13 +86,13 @@ class FileDescription:
 
     @property
     def size(self) -> dict[str, int]:
-        """`height` and `width` of what the model reads, by the names of an image processor."""
+        """`height` and `width` of the model's input, as in an image processor."""
         return dict(zip(("height", "width"), self.image_size, strict=True))
 
-    def reads_like(self, other: "FileDescription") -> bool:
-        """Whether both are given the same pixels."""
-        return all(getattr(self, name) == getattr(other, name) for name in READING)
+    def has_same_preprocessing(self, other: "FileDescription") -> bool:
+        """Whether both models get the same pixels."""
+        return all(getattr(self, name) == getattr(other, name) for name in PREPROCESSING_FIELDS)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the metadata."""
+        """The JSON object of the metadata."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

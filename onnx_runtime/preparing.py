@@ -1,4 +1,4 @@
-"""Faces of pictures to what a model reads, with NumPy and Pillow: what `MF2ImageProcessorPil` does in evaluation."""
+"""Preprocessing of faces with NumPy and Pillow, equivalent to `MF2ImageProcessorPil` in evaluation."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ def prepare_faces(
     description: FileDescription,
     au_ids: Sequence[int],
 ) -> dict[str, np.ndarray]:
-    """Align, resize and normalise faces, and place their AU boxes.
+    """Align, resize and normalise faces, and compute their AU boxes.
 
     Args:
         pictures: `(height, width, 3)` uint8 RGB, of any sizes.
-        landmarks: for each picture `(faces, 68, 2)` in its pixels, or None: then its centre is taken as one face crop,
-            with the boxes of the mean face.
-        description: how pictures are prepared.
-        au_ids: the A AUs whose boxes are wanted, in order.
+        landmarks: for each picture `(faces, 68, 2)` in pixels, or None to treat its centre as a face crop with the
+            boxes of the mean face.
+        description: settings of the preprocessing.
+        au_ids: A AUs whose boxes are computed, in order.
     Returns:
         For all N faces `pixel_values` `(N, 3, H, W)` and `au_boxes` `(N, A, 2, 4)`, float32, and `align_matrix`
-        `(N, 2, 3)`, pixels of the picture to those of `pixel_values`.
+        `(N, 2, 3)` from pixels of the picture to pixels of `pixel_values`.
     Raises:
-        ValueError: the points are no landmarks.
+        ValueError: the landmarks are invalid.
     """
     size = (description.image_size[0], description.image_size[1])
     no_face = np.full((1, NUM_LANDMARKS, 2), np.nan)

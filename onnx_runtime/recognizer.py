@@ -1,4 +1,4 @@
-"""An exported checkpoint with any number of exported adapters, ready to see faces.
+"""Inference with an exported checkpoint and any number of exported adapters.
 
 from mf2.onnx_runtime import Recognizer
 
@@ -35,7 +35,7 @@ SUFFIX = ".onnx"
 
 
 def import_onnxruntime() -> ModuleType:
-    """The package onnxruntime, or an `ImportError` that says how to get it."""
+    """Import onnxruntime; the `ImportError` says how to install it."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -46,11 +46,11 @@ def import_onnxruntime() -> ModuleType:
 
 
 def find_model(model: str | Path) -> Path:
-    """The ONNX file that is meant: itself, or the only one of a checkpoint's folder.
+    """Return the ONNX file: `model` itself, or the only one in a checkpoint's folder.
 
     Raises:
-        FileNotFoundError: there is none; says how one is made.
-        ValueError: the folder has several, or the file is of another kind.
+        FileNotFoundError: there is none; the message says how to export one.
+        ValueError: the folder has several, or the file has another extension.
     """
     path = Path(model)
     if path.is_file():
@@ -70,23 +70,23 @@ def find_model(model: str | Path) -> Path:
 
 
 def default_threads() -> int:
-    """A thread for each core that this process may use, at most what `OMP_NUM_THREADS` says."""
+    """Number of cores available to this process, limited by `OMP_NUM_THREADS`."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
 
 
 class _ExportedModel:
-    """One file in a session of onnxruntime."""
+    """An ONNX file in an onnxruntime session."""
 
     def __init__(self, file: Path, num_threads: int):
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3  # errors; warnings are about its own optimisations
+        options.log_severity_level = 3  # errors only; warnings are about internal optimisations
         try:
             self.session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have one class for each of its status codes, and no common one
+        except Exception as error:  # its exception classes have no common base class
             reason = str(error).splitlines()[0]
             raise ValueError(f"{file} cannot be loaded as an ONNX model ({reason}); export it again.") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
@@ -95,24 +95,24 @@ class _ExportedModel:
         self.input_names = [entry.name for entry in self.session.get_inputs()]
 
     def run(self, pixel_values: np.ndarray, au_boxes: np.ndarray) -> dict[str, np.ndarray]:
-        """`(B, 3, H, W)` and `(B, A, 2, 4)` float32 to the outputs by name."""
-        given = dict(zip(INPUT_NAMES, (pixel_values, au_boxes), strict=True))
+        """Run the model on float32 `(B, 3, H, W)` and `(B, A, 2, 4)`; returns the outputs by name."""
+        feeds = dict(zip(INPUT_NAMES, (pixel_values, au_boxes), strict=True))
         names = [entry.name for entry in self.session.get_outputs()]
-        found = self.session.run(names, {name: given[name] for name in self.input_names})
-        return dict(zip(names, found, strict=True))
+        outputs = self.session.run(names, {name: feeds[name] for name in self.input_names})
+        return dict(zip(names, outputs, strict=True))
 
 
 class Recognizer:
-    """Sees batches of faces with the files that `mf2 export --onnx` writes; needs NumPy, Pillow and onnxruntime.
+    """Recognises batches of faces with files of `mf2 export --onnx`; needs NumPy, Pillow and onnxruntime.
 
     Args:
-        model: the file of a checkpoint, or of an adapter with its base; or the folder in which it is the only one.
-        adapters: files of adapters to ask besides; each is called as its file is, without the suffix.
-        num_threads: that compute; see `default_threads`.
+        model: file of a checkpoint, or of an adapter with its base; or a folder with only one ONNX file.
+        adapters: files of further adapters, each named after its file without extension.
+        num_threads: number of threads; see `default_threads`.
     Attributes:
-        label_spaces: what each answer means, by column prefix: `""`, then `"<adapter>."`.
+        label_spaces: column prefix (`""`, then `"<adapter>."`) -> label space of those columns.
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it cannot be used, or adapters cannot share its pixels.
+        FileNotFoundError, ValueError: a file does not exist or is invalid, or adapters need other preprocessing.
         ImportError: onnxruntime is missing.
     """
 
@@ -131,7 +131,7 @@ class Recognizer:
         }
         self.description = self._models[""].description
         for file, exported in zip(files, self._models.values(), strict=True):
-            if not exported.description.reads_like(self.description):
+            if not exported.description.has_same_preprocessing(self.description):
                 raise ValueError(f"{file} reads other pictures than {files[0]}; analyse with each alone.")
         self.label_spaces: dict[str, LabelSpace] = {
             prefix: exported.label_space for prefix, exported in self._models.items()
@@ -146,7 +146,7 @@ class Recognizer:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of what computes."""
+        """Package -> version of what computes the results."""
         return {"mf2": __version__, "onnxruntime": import_onnxruntime().__version__}
 
     # ------------------------------------------------------------------------------------------------------- pictures
@@ -155,22 +155,21 @@ class Recognizer:
         images: ImageSource | Iterable[ImageSource],
         landmarks: str | LandmarkDetector | ArrayLike | Sequence[ArrayLike | None] | None = None,
     ) -> list[Any]:
-        """The faces of pictures, as the pipeline `facial-state-analysis` gives them, without sentences.
+        """Analyse pictures; the results are those of the pipeline `facial-state-analysis`, without captions.
 
         Args:
             images: one picture or several, see `read_image`.
-            landmarks: points in pixels of the upright picture, `(68, 2)` or `(faces, 68, 2)`, of several pictures a
-                list with an entry for each; `"detect"`, or a detector; `"mean_face"` or None takes every picture as a
-                face crop.
+            landmarks: points in pixels of the upright picture, `(68, 2)` or `(faces, 68, 2)`, or a list of them for
+                several pictures; `"detect"`, or a detector; `"mean_face"` or None treats every picture as a face crop.
         Returns:
-            For one picture its faces, the largest first, for several a list of such lists. A face has `face`, `box`,
-            `score`, `landmarks_found`, `au_probs`, `active_aus`, `emotion` and `emotion_probs`.
+            For one picture a list of its faces, the largest first; for several pictures a list of such lists.
+            A face has `face`, `box`, `score`, `landmarks_found`, `au_probs`, `active_aus`, `emotion`, `emotion_probs`.
         """
         sources = split_images(images)
         is_one = sources[0] is images
         pictures = [read_image(source, image_name(source, idx)) for idx, source in enumerate(sources)]
         faces = self._locate(pictures, [landmarks] if is_one and _is_points(landmarks) else landmarks)
-        found = [self._describe(*each) for each in zip(pictures, faces, strict=True)]
+        found = [self._describe(picture, located) for picture, located in zip(pictures, faces, strict=True)]
         return found[0] if is_one else found
 
     def _locate(self, pictures: Sequence[np.ndarray], landmarks: Any) -> list[list[DetectedFace] | None]:
@@ -191,63 +190,65 @@ class Recognizer:
             return []
         points = None if faces is None else np.stack([face.landmarks_px for face in faces])
         inputs = self.prepare([picture], [points])
-        answers = self._ask("", inputs)
+        outputs = self._run("", inputs)
         size, picture_size = inputs["pixel_values"].shape[-2:], picture.shape[:2]
         located: Sequence[DetectedFace | None] = faces or [None]
-        places = [
+        positions = [
             describe_place(face, matrix, size, picture_size)
             for face, matrix in zip(located, inputs["align_matrix"], strict=True)
         ]
-        return [{"face": idx, **place, **self._state(answers, idx)} for idx, place in enumerate(places)]
+        return [{"face": idx, **position, **self._state(outputs, idx)} for idx, position in enumerate(positions)]
 
-    def _state(self, answers: Mapping[str, np.ndarray], idx: int) -> dict[str, Any]:
+    def _state(self, outputs: Mapping[str, np.ndarray], idx: int) -> dict[str, Any]:
         space = self.label_spaces[""]
         state: dict[str, Any] = {}
         if space.au_ids:
-            probs = dict(zip(space.au_codes, answers["au_probs"][idx].tolist(), strict=True))
+            probs = dict(zip(space.au_codes, outputs["au_probs"][idx].tolist(), strict=True))
             limits = dict(zip(space.au_codes, space.thresholds, strict=True))
             state = {"au_probs": probs, "active_aus": [code for code, prob in probs.items() if prob >= limits[code]]}
         if space.emotions:
-            emotions = dict(zip(space.emotions, answers["emotion_probs"][idx].tolist(), strict=True))
+            emotions = dict(zip(space.emotions, outputs["emotion_probs"][idx].tolist(), strict=True))
             state |= {"emotion": max(emotions, key=emotions.__getitem__), "emotion_probs": emotions}
         return state
 
     # -------------------------------------------------------------------------------------------------------- batches
     def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> dict[str, np.ndarray]:
-        """What the models read of faces, see `prepare_faces`; boxes of the AUs of all label spaces."""
+        """Preprocess faces, see `prepare_faces`, with the boxes of the AUs of all label spaces."""
         return prepare_faces(pictures, landmarks, self.description, self.au_ids)
 
     def recognize(self, inputs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-        """What is seen in each face, as columns of a row: `AU1`, …, `emotion`, `emotion_Neutral`, …, by prefix.
+        """Recognise a batch of faces.
 
         Args:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)`, see `prepare`.
+        Returns:
+            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, with the prefix of each label space.
         """
         rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
         for prefix, space in self.label_spaces.items():
-            for row, columns in zip(rows, _columns(self._ask(prefix, inputs), space, prefix), strict=True):
+            for row, columns in zip(rows, _columns(self._run(prefix, inputs), space, prefix), strict=True):
                 row |= columns
         return rows
 
-    def _ask(self, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of one model, which is given the boxes of its own regions."""
-        own = [self.au_ids.index(au_id) for au_id in self.label_spaces[prefix].region_au_ids]
-        return self._models[prefix].run(inputs["pixel_values"], inputs["au_boxes"][:, own])
+    def _run(self, prefix: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of one model, with the boxes of its regions."""
+        regions = [self.au_ids.index(au_id) for au_id in self.label_spaces[prefix].region_au_ids]
+        return self._models[prefix].run(inputs["pixel_values"], inputs["au_boxes"][:, regions])
 
 
-def _columns(answers: Mapping[str, np.ndarray], space: LabelSpace, prefix: str) -> list[dict[str, Any]]:
+def _columns(outputs: Mapping[str, np.ndarray], space: LabelSpace, prefix: str) -> list[dict[str, Any]]:
     """The columns of each face of a batch."""
-    columns: list[dict[str, Any]] = [{} for _ in next(iter(answers.values()))]
+    columns: list[dict[str, Any]] = [{} for _ in next(iter(outputs.values()))]
     if space.au_ids:
-        for row, probs in zip(columns, answers["au_probs"].tolist(), strict=True):
+        for row, probs in zip(columns, outputs["au_probs"].tolist(), strict=True):
             row |= zip((prefix + code for code in space.au_codes), probs, strict=True)
     if space.emotions:
         names = [f"{prefix}emotion_{name}" for name in space.emotions]
-        for row, probs in zip(columns, answers["emotion_probs"].tolist(), strict=True):
+        for row, probs in zip(columns, outputs["emotion_probs"].tolist(), strict=True):
             row |= {f"{prefix}emotion": space.emotions[int(np.argmax(probs))], **dict(zip(names, probs, strict=True))}
     return columns
 
 
 def _is_points(landmarks: Any) -> bool:
-    """Whether these are points, of one picture or several."""
+    """Whether the argument is landmarks, of one picture or several."""
     return landmarks is not None and not isinstance(landmarks, (str, LandmarkDetector))

@@ -1,1 +1,1 @@
-"""One file a system: its class is called `System`. A file that is added here is known by its name everywhere."""
+"""One file per system, with the class `System`. The name of a file is the name of the system in all commands."""

@@ -1,4 +1,4 @@
-"""Exp-BLIP: BLIP-2's first stage on captions of expressions, which is MF²'s global branch alone."""
+"""Exp-BLIP: BLIP-2's first stage on captions of expressions, which is MF²'s global branch only."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -12,17 +12,17 @@ from ...branch_mf2 import BranchView, MF2Branch
 from ...configuration_mf2 import MF2QFormerConfig
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
-from ..interface import About, BaselineSystem, Seen, Targets
+from ..interface import About, BaselineSystem, SystemOutput, Targets
 
 KINDS = ("au", "emotion")
 
 
 class System(BaselineSystem):
-    """A branch of MF² over the face with its parameters (186,705,470 at size `paper`, as BLIP-2's first stage), and a
-    linear layer an output on the mean of its D-wide query states: `(D + 1) (A + E)`.
+    """MF²'s global branch (186,705,470 parameters at size `paper`, as BLIP-2's first stage), and a linear layer per
+    task on the mean of its D-wide query states: `(D + 1) (A + E)`.
 
-    As the publication has a model for AUs and another for emotions, `captions` says which this is. The head of that
-    task is trained with the branch, the other's is a probe that trains nothing but itself.
+    As the publication has separate models for AUs and emotions, the option `captions` selects one. The head of that
+    task is trained with the branch; the other one is a linear probe on detached features.
     """
 
     about = About(
@@ -60,22 +60,22 @@ class System(BaselineSystem):
 
     @property
     def branches(self) -> Mapping[str, MF2Branch]:
-        """What `--init_qformer` and `--init_text` fill."""
+        """The branch that `--init_qformer` and `--init_text` initialise."""
         return {"emo": self.emo}
 
     def choose_texts(self, rows: datasets.Dataset) -> datasets.Dataset:
-        """The AU captions in the place of the emotion captions, where this is the model for AUs."""
+        """Use AU captions instead of emotion captions in the model for AUs."""
         if self.kind == "emotion":
             return rows
         return rows.remove_columns("caption_emotion").rename_column("caption_au", "caption_emotion")
 
-    def forward(self, vision: VisionFeatures) -> Seen:
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
         view = self.emo.encode_image(vision.tokens[:, None], keep_key_values=self.training)
         face = view.states[:, 0].mean(1)
-        of_aus, of_emotion = (face if self.kind == kind else face.detach() for kind in KINDS)
-        return Seen(self.au_head(of_aus), self.emotion_head(of_emotion), {"view": view})
+        au_features, emotion_features = (face if self.kind == kind else face.detach() for kind in KINDS)
+        return SystemOutput(self.au_head(au_features), self.emotion_head(emotion_features), {"view": view})
 
-    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
+    def losses(self, outputs: SystemOutput, targets: Targets) -> dict[str, torch.Tensor]:
         """ITC, ITM and ITG of the captions, and the recognisers' losses."""
         losses = {}
         if "emo" in targets.texts and self.training:
@@ -83,13 +83,13 @@ class System(BaselineSystem):
             mask = (ids != self.config.pad_token_id).long() if mask is None else mask
             caption_ids = caption_ids if caption_ids is None else caption_ids[:, None]
             texts = TextItems.from_batch(ids[:, None], mask[:, None], caption_ids, self.config.pad_token_id)
-            found = alignment_losses(self.emo, self._items(seen.extras["view"]), texts)
+            found = alignment_losses(self.emo, self._items(outputs.extras["view"]), texts)
             losses = {f"emo_{name}": loss for name, loss in found.items()}
-        return losses | super().losses(seen, targets)
+        return losses | super().losses(outputs, targets)
 
     @staticmethod
     def _items(view: BranchView) -> VisualItems:
-        """One item an image: the face's queries."""
+        """One item per image: the queries of the face."""
         return VisualItems(
             states=view.states,
             query_embeds=view.query_embeds,

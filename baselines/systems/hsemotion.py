@@ -1,4 +1,4 @@
-"""HSEmotion as a row that is trained: EfficientNet-B0 with a linear layer and cross-entropy by class frequency."""
+"""HSEmotion: EfficientNet-B0 with a linear layer and class-weighted cross-entropy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ...alignment_mf2 import mean_over_batch
 from ...labels_mf2 import EMOTION_UNLABELLED
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
-from ..interface import About, BaselineSystem, Seen, Targets
+from ..interface import About, BaselineSystem, SystemOutput, Targets
 
 TOWER = {
     "model_type": "timm_wrapper",
@@ -23,10 +23,10 @@ TOWER = {
 
 
 class System(BaselineSystem):
-    """The pooled features of the last map, W wide, and a linear layer: `(W + 1) · E` parameters.
+    """A linear layer on the W pooled features of the last map: `(W + 1) · E` parameters.
 
-    Action units have a linear layer, too, `(W + 1) · A`, which trains nothing but itself: the author's entries to the
-    ABAW competitions fit a classifier of AUs to frozen features in the same way.
+    Action units are recognised by a linear probe on detached features, `(W + 1) · A`, as in the author's entries to
+    the ABAW competitions, which fit a classifier of AUs on frozen features.
     """
 
     about = About(
@@ -57,19 +57,19 @@ class System(BaselineSystem):
 
     @classmethod
     def measure(cls, au_labels: np.ndarray, emotion_labels: np.ndarray, num_emotions: int) -> dict[str, Any]:
-        """`class_weights`: the count of the most frequent class over that of each; a class without a row has 1."""
+        """`class_weights`: count of the most frequent class over the count of each class; 1 without rows."""
         counts = np.bincount(emotion_labels[emotion_labels >= 0], minlength=num_emotions)
         return {"class_weights": np.where(counts > 0, counts.max() / np.maximum(counts, 1), 1.0).tolist()}
 
-    def forward(self, vision: VisionFeatures) -> Seen:
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
         face = vision.maps[0].mean((2, 3))
-        return Seen(self.au_head(face.detach()), self.emotion_head(face))
+        return SystemOutput(self.au_head(face.detach()), self.emotion_head(face))
 
-    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
+    def losses(self, outputs: SystemOutput, targets: Targets) -> dict[str, torch.Tensor]:
         """`-log softmax(z)_y · max_c N_c / N_y` (SISY 2021), as a weighted mean."""
-        losses = super().losses(seen, targets)
+        losses = super().losses(outputs, targets)
         weights = self.config.options["class_weights"]
-        labels, logits = targets.emotion_labels, seen.emotion_logits
+        labels, logits = targets.emotion_labels, outputs.emotion_logits
         if weights is None or labels is None or logits is None or "emotion" not in losses:
             return losses
         weight = logits.new_tensor(weights, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Linear heads on the pooled maps of the tower: the row that keeps all others honest."""
+"""Linear heads on the pooled feature maps of the tower, the simplest baseline."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from torch import nn
 
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
-from ..interface import About, BaselineSystem, Seen
+from ..interface import About, BaselineSystem, SystemOutput
 
 
 class System(BaselineSystem):
-    """Every level that MF² would read is averaged over the face; one linear layer an output reads them side by side.
+    """Global average pooling of all levels that MF² uses, concatenated, and one linear layer per task.
 
     `(ΣW_l + 1) · (A + E)` parameters.
     """
@@ -31,10 +31,10 @@ class System(BaselineSystem):
         self.au_head = nn.Linear(sum(widths), len(space.au_ids)) if space.au_ids else None
         self.emotion_head = nn.Linear(sum(widths), len(space.emotions)) if space.emotions else None
 
-    def forward(self, vision: VisionFeatures) -> Seen:
-        """Logits from the mean of each map, `(B, W)`, side by side."""
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
+        """Compute logits from the concatenated means of the maps, `(B, ΣW_l)`."""
         face = self.dropout(torch.cat([level.mean((2, 3)) for level in vision.maps], dim=1))
-        return Seen(
+        return SystemOutput(
             None if self.au_head is None else self.au_head(face),
             None if self.emotion_head is None else self.emotion_head(face),
         )

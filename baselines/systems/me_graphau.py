@@ -1,9 +1,10 @@
 """ME-GraphAU: a graph of the action units of a face, whose edges are features.
 
-Its parts have the names of the paper: section 3.1 learns the nodes (AFG, FGG, SC), section 3.2 the edges (FAM, ARM and
-the gated graph network), section 3.3 trains in two stages. Shapes and starts were checked against the published code.
+Its parts are named as in the paper: section 3.1 learns the nodes (AFG, FGG, SC), section 3.2 the edges (FAM, ARM and
+the gated graph network), section 3.3 trains in two stages. Shapes and
+initialisation were checked against the published code.
 
-Symbols in shapes: B images, N action units, D places of the tower's map, W its width, C the width of the graph.
+Symbols in shapes: B images, N action units, D positions of the tower's map, W its width, C the width of the graph.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,16 @@ from ...alignment_mf2 import mean_over_batch
 from ...labels_mf2 import AU_UNLABELLED
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
-from ..interface import About, BaselineSystem, Seen, Targets
+from ..interface import About, BaselineSystem, SystemOutput, Targets
 from ..layers import SharedBatchNorm
 
 EPSILON = 1e-6
 NUM_EDGE_CLASSES = 4
-"""Neither of two AUs, one of them, the other, both."""
+"""Neither of two AUs is active, only the first, only the second, or both."""
 
 
 class FeatureGenerator(nn.Module):
-    """AFG: a block of linear layer, normalisation and ReLU for each AU, `(B, D, C)` -> `(B, N, D, C)`."""
+    """AFG: a linear layer, normalisation and ReLU per AU, `(B, D, C)` -> `(B, N, D, C)`."""
 
     def __init__(self, num_aus: int, width: int):
         super().__init__()
@@ -42,7 +43,7 @@ class FeatureGenerator(nn.Module):
 
 
 class NearestGraph(nn.Module):
-    """FGG: each AU takes from the K most similar ones of this face, `(B, N, C)` -> `(B, N, C)`."""
+    """FGG: message passing from the K most similar AUs of the same face, `(B, N, C)` -> `(B, N, C)`."""
 
     def __init__(self, num_aus: int, width: int, neighbors: int):
         super().__init__()
@@ -62,7 +63,7 @@ class NearestGraph(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """What FAM and ARM attend with, keys and queries of half the width: two `(…, D, C)` -> `(…, D, C)`."""
+    """The cross-attention of FAM and ARM, with keys and queries of half the width: two `(…, D, C)` -> `(…, D, C)`."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -70,16 +71,16 @@ class CrossAttention(nn.Module):
         self.key = nn.Linear(width, width // 2)
         self.value = nn.Linear(width, width)
 
-    def forward(self, asks: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-        query, key = self.query(asks), self.key(answers)
+    def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        query, key = self.query(queries), self.key(context)
         attention = (query @ key.transpose(-2, -1) * key.shape[-1] ** -0.5).softmax(-1)
-        return attention @ self.value(answers)
+        return attention @ self.value(context)
 
 
 class EdgeGenerator(nn.Module):
-    """FAM and ARM: what of the face belongs to each AU, and what two of these have in common.
+    """FAM and ARM: face features relevant to each AU, and what pairs of AUs have in common.
 
-    `(B, N, D, C)` maps of the AUs and `(B, D, C)` of the face -> `(B, N, N, C)`; an edge leads to the first AU, from
+    `(B, N, D, C)` maps of the AUs and `(B, D, C)` of the face -> `(B, N, N, C)`; an edge points to the first AU from
     the second.
     """
 
@@ -90,16 +91,16 @@ class EdgeGenerator(nn.Module):
         self.projection = nn.Linear(width, width)
         self.norm = SharedBatchNorm(num_aus * num_aus)
 
-    def forward(self, of_aus: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
-        seen = self.of_face(of_aus, face[:, None])
-        pairs = self.projection(self.of_pair(seen[:, None], seen[:, :, None]))  # (B, N, N, D, C)
+    def forward(self, au_maps: torch.Tensor, face: torch.Tensor) -> torch.Tensor:
+        relevant = self.of_face(au_maps, face[:, None])
+        pairs = self.projection(self.of_pair(relevant[:, None], relevant[:, :, None]))  # (B, N, N, D, C)
         return self.norm(pairs.flatten(1, 2)).view_as(pairs).mean(3)
 
 
 class GatedGraphLayer(nn.Module):
-    """The gated graph network (Bresson and Laurent, arXiv 1711.07553), with a softmax over whom an AU takes from.
+    """The gated graph network (Bresson and Laurent, arXiv 1711.07553), with a softmax over the source AUs.
 
-    Edges learn from their ends, and gate what an AU takes from the others.
+    Edges are updated from their end nodes, and gate the messages between AUs.
     """
 
     def __init__(self, num_aus: int, width: int):
@@ -114,8 +115,8 @@ class GatedGraphLayer(nn.Module):
         ends = self.edge_to(nodes)[:, :, None] + self.edge_from(nodes)[:, None] + self.edge_own(edges)
         edges = edges + self.edge_norm(ends.flatten(1, 2)).view_as(edges).relu()
         gates = edges.sigmoid().softmax(2)
-        taken = (gates * self.node_others(nodes)[:, None]).sum(2) / nodes.shape[1]
-        return (nodes + self.node_norm(self.node_own(nodes) + taken)).relu(), edges
+        messages = (gates * self.node_others(nodes)[:, None]).sum(2) / nodes.shape[1]
+        return (nodes + self.node_norm(self.node_own(nodes) + messages)).relu(), edges
 
 
 class System(BaselineSystem):
@@ -172,7 +173,7 @@ class System(BaselineSystem):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """The published starts: N(0, 2 / C) in the graph, Xavier's for what answers."""
+        """The published initialisation: N(0, 2 / C) in the graph, Xavier for the prototypes."""
         width = self.prototypes.shape[1]
         for name, parameter in self.named_parameters():
             if name.endswith("weight") and parameter.ndim > 1 and "head" not in name:
@@ -182,53 +183,53 @@ class System(BaselineSystem):
 
     @classmethod
     def measure(cls, au_labels: np.ndarray, emotion_labels: np.ndarray, num_emotions: int) -> dict[str, Any]:
-        """`au_rates`: how often each AU is active where it is labelled; never below that of a single row."""
+        """`au_rates`: share of active labels of each AU; at least one label is counted as active."""
         labelled = np.maximum((au_labels != AU_UNLABELLED).sum(0), 1)
         return {"au_rates": (np.maximum((au_labels == 1).sum(0), 1) / labelled).tolist()}
 
     @property
     def is_first_stage(self) -> bool:
-        """Whether the nearest graph answers: in the first stage, and always without edges."""
+        """Whether the nearest-neighbour graph is used: in the first stage, and always without edges."""
         return not self.has_edges or self.progress < self.config.options["stage_one_share"]
 
-    def forward(self, vision: VisionFeatures) -> Seen:
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
         face = self.face(vision.maps[0].flatten(2).transpose(1, 2))
         face = self.face_norm(face.transpose(1, 2)).relu().transpose(1, 2)  # (B, D, C)
-        of_aus = self.generate(face)
-        nodes, extras = of_aus.mean(2), {}
+        au_maps = self.generate(face)
+        nodes, extras = au_maps.mean(2), {}
         if self.is_first_stage:
             nodes = self.nearest(nodes)
         else:
-            edges = self.edges(of_aus, face)
+            edges = self.edges(au_maps, face)
             for layer in self.gated:
                 nodes, edges = layer(nodes, edges)
             extras["edge_logits"] = self.edge_head(edges)
-        # SC: the cosine of what is not negative on both sides is a probability as it is.
+        # SC: the cosine of two non-negative vectors is in [0, 1] and is used as a probability.
         probs = (F.normalize(nodes, dim=-1) * F.normalize(self.prototypes.relu(), dim=-1)).sum(-1)
-        return Seen(
+        return SystemOutput(
             au_logits=(EPSILON + (1 - 2 * EPSILON) * probs.float().clamp(max=1.0)).logit(),
             emotion_logits=self.emotion_head(nodes.detach().mean(1)),
             extras=extras,
         )
 
-    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
-        """The weighted asymmetric loss of AUs, and the cross-entropy of what each edge connects."""
-        losses = super().losses(seen, targets)
-        if targets.au_labels is None or seen.au_logits is None:
+    def losses(self, outputs: SystemOutput, targets: Targets) -> dict[str, torch.Tensor]:
+        """The weighted asymmetric loss of AUs, and the cross-entropy of the edges' classes."""
+        losses = super().losses(outputs, targets)
+        if targets.au_labels is None or outputs.au_logits is None:
             return losses
         labelled = targets.au_labels != AU_UNLABELLED
-        terms = asymmetric_terms(seen.au_logits, targets.au_labels) * self._au_weights(seen.au_logits)
+        terms = asymmetric_terms(outputs.au_logits, targets.au_labels) * self._au_weights(outputs.au_logits)
         losses["au"] = mean_over_batch((terms * labelled).sum(), labelled.sum())
-        if "edge_logits" in seen.extras:
+        if "edge_logits" in outputs.extras:
             both = labelled[:, :, None] & labelled[:, None]
             classes = 2 * targets.au_labels[:, :, None] + targets.au_labels[:, None]
-            logits = seen.extras["edge_logits"].float()[both]
+            logits = outputs.extras["edge_logits"].float()[both]
             total = F.cross_entropy(logits, classes[both], reduction="sum")
             losses["edge"] = mean_over_batch(total, both.sum())
         return losses
 
     def _au_weights(self, like: torch.Tensor) -> torch.Tensor:
-        """`N (1 / r_i) / Σ_j (1 / r_j)`, r the rates at which AUs are active."""
+        """`N (1 / r_i) / Σ_j (1 / r_j)`, with r the rates of active labels."""
         rates = self.config.options["au_rates"]
         if rates is None:
             return like.new_ones(like.shape[-1])
@@ -237,7 +238,7 @@ class System(BaselineSystem):
 
 
 def asymmetric_terms(au_logits: torch.Tensor, au_labels: torch.Tensor) -> torch.Tensor:
-    """`-[y log p + (1 - y) p log(1 - p)]` of each AU, `(B, N)`; the factor p before the logarithm has no gradient."""
+    """`-[y log p + (1 - y) p log(1 - p)]` of each AU, `(B, N)`; the factor p before the logarithm is detached."""
     active = au_labels.clamp(min=0).float()
     focus = au_logits.detach().sigmoid()
     return -(active * F.logsigmoid(au_logits) + (1 - active) * focus * F.logsigmoid(-au_logits))

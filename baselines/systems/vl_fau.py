@@ -1,4 +1,4 @@
-"""VL-FAU: a branch for each action unit that also has to say in words what it sees.
+"""VL-FAU: one branch per action unit, which also has to generate a description.
 
 Symbols in shapes: B images, N action units, C width of the stem, T tokens, V vocabulary.
 """
@@ -15,18 +15,18 @@ from ...alignment_mf2 import mean_over_batch
 from ...configuration_mf2 import MF2QFormerConfig
 from ...tower_mf2 import VisionFeatures
 from ..configuration import BaselineConfig
-from ..interface import About, BaselineSystem, Seen, Targets
+from ..interface import About, BaselineSystem, SystemOutput, Targets
 
 KERNEL = 7
 Text = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 class Stem(nn.Module):
-    """The levels of the tower as one map at the size of the face level: `(B, W_l, h_l, w_l)` -> `(B, C, h, w)`."""
+    """Fuses the levels of the tower into one map of the face level's size: `(B, W_l, h_l, w_l)` -> `(B, C, h, w)`."""
 
     def __init__(self, widths: Sequence[int], width: int):
         super().__init__()
-        self.projections = nn.ModuleList(nn.Conv2d(of, width, 1) for of in widths)
+        self.projections = nn.ModuleList(nn.Conv2d(level_width, width, 1) for level_width in widths)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         height, width = maps[0].shape[-2:]
@@ -36,9 +36,9 @@ class Stem(nn.Module):
 
 
 class Refinement(nn.Module):
-    """DAIR: which channels, then which places of the stem an AU looks at; `(B, C, h, w)` -> `(B, C)`.
+    """DAIR: channel attention, then spatial attention for one AU; `(B, C, h, w)` -> `(B, C)`.
 
-    Both attentions read means and maxima; what they choose is added to the stem.
+    Both attentions use means and maxima; the attended features are added to the stem.
     """
 
     def __init__(self, width: int, reduction: int):
@@ -50,21 +50,21 @@ class Refinement(nn.Module):
     def forward(self, stem: torch.Tensor) -> torch.Tensor:
         pooled = torch.stack([stem.mean((2, 3)), stem.amax((2, 3))])
         channels = self.excite(self.squeeze(pooled).relu()).sum(0).sigmoid()
-        chosen = stem * channels[:, :, None, None]
-        places = self.place(torch.stack([chosen.mean(1), chosen.amax(1)], dim=1)).sigmoid()
-        return (stem + chosen * places).mean((2, 3))
+        attended = stem * channels[:, :, None, None]
+        positions = self.place(torch.stack([attended.mean(1), attended.amax(1)], dim=1)).sigmoid()
+        return (stem + attended * positions).mean((2, 3))
 
 
-class Writer(nn.Module):
-    """A recurrent decoder that starts from what is seen: `(B, C)` and `(B, T, D)` words -> `(B, T, D)` states."""
+class TextDecoder(nn.Module):
+    """A recurrent decoder: features `(B, C)` and word embeddings `(B, T, D)` -> states `(B, T, D)`."""
 
     def __init__(self, width: int, text_width: int):
         super().__init__()
         self.start = nn.Linear(width, text_width)
         self.lstm = nn.LSTM(text_width, text_width, batch_first=True)
 
-    def forward(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        start = self.start(seen).tanh()[None]
+    def forward(self, features: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        start = self.start(features).tanh()[None]
         return self.lstm(words, (start, torch.zeros_like(start)))[0]
 
 
@@ -74,7 +74,7 @@ class System(BaselineSystem):
         Σ_l (W_l + 1) C  +  N [2 C (C / r) + C / r + C + 2 · 7² + 1 + C + 1]
         (N + 1) [(C + 1) D + 4 (2 D² + 2 D)]  +  2 V D + V  +  (C + 1) E
 
-    parameters: stem, branches, writers, words, and the emotion's probe.
+    parameters: stem, branches, text decoders, words, and the emotion probe.
     """
 
     about = About(
@@ -106,39 +106,41 @@ class System(BaselineSystem):
         self.stem = Stem(widths, width)
         self.refine = nn.ModuleList(Refinement(width, options["reduction"]) for _ in range(num_aus))
         self.au_heads = nn.ModuleList(nn.Linear(width, 1) for _ in range(num_aus))
-        self.writers = nn.ModuleList(Writer(width, text_width) for _ in range(num_aus))
-        self.global_writer = Writer(width, text_width)
+        self.writers = nn.ModuleList(TextDecoder(width, text_width) for _ in range(num_aus))
+        self.global_writer = TextDecoder(width, text_width)
         vocab_size = cast(MF2QFormerConfig, config.emo_config).vocab_size
         self.words = nn.Embedding(vocab_size, text_width)
         self.next_word = nn.Linear(text_width, vocab_size)
         self.emotion_head = nn.Linear(width, len(config.emotions))
 
-    def forward(self, vision: VisionFeatures) -> Seen:
+    def forward(self, vision: VisionFeatures) -> SystemOutput:
         stem = self.stem(vision.maps)
-        of_aus = torch.stack([refine(stem) for refine in self.refine], dim=1)  # (B, N, C)
-        logits = [head(of_aus[:, place]) for place, head in enumerate(self.au_heads)]
-        emotion_logits = self.emotion_head(of_aus.detach().mean(1))
-        return Seen(torch.cat(logits, dim=1), emotion_logits, {"of_aus": of_aus, "face": stem.mean((2, 3))})
+        au_features = torch.stack([refine(stem) for refine in self.refine], dim=1)  # (B, N, C)
+        logits = [head(au_features[:, index]) for index, head in enumerate(self.au_heads)]
+        emotion_logits = self.emotion_head(au_features.detach().mean(1))
+        return SystemOutput(
+            torch.cat(logits, dim=1), emotion_logits, {"au_features": au_features, "face": stem.mean((2, 3))}
+        )
 
-    def losses(self, seen: Seen, targets: Targets) -> dict[str, torch.Tensor]:
-        """The recognisers' losses, and the cross-entropy of the words of both kinds of description."""
-        losses = super().losses(seen, targets)
+    def losses(self, outputs: SystemOutput, targets: Targets) -> dict[str, torch.Tensor]:
+        """The recognition losses, and the cross-entropy of both kinds of description."""
+        losses = super().losses(outputs, targets)
         if "au" in targets.texts:
-            writers = cast(Sequence[Writer], self.writers)
-            per_au = list(zip(writers, seen.extras["of_aus"].unbind(1), strict=True))
+            decoders = cast(Sequence[TextDecoder], self.writers)
+            per_au = list(zip(decoders, outputs.extras["au_features"].unbind(1), strict=True))
             losses["local_text"] = self._text_loss(targets.texts["au"], per_au)
         if "emo" in targets.texts:
             ids, mask, _ = targets.texts["emo"]
             text = (ids[:, None], None if mask is None else mask[:, None], None)
-            losses["global_text"] = self._text_loss(text, [(self.global_writer, seen.extras["face"])])
+            losses["global_text"] = self._text_loss(text, [(self.global_writer, outputs.extras["face"])])
         return losses
 
-    def _text_loss(self, text: Text, writers: Sequence[tuple[Writer, torch.Tensor]]) -> torch.Tensor:
-        """The mean over all words of `(B, N, T)` texts, each written by its own writer from the word before."""
+    def _text_loss(self, text: Text, decoders: Sequence[tuple[TextDecoder, torch.Tensor]]) -> torch.Tensor:
+        """Mean cross-entropy of next words in `(B, N, T)` texts, each predicted by its own decoder."""
         ids, mask, _ = text
         mask = (ids != self.config.pad_token_id).long() if mask is None else mask
         words = self.words(ids[..., :-1])
-        states = [write(of, words[:, place]) for place, (write, of) in enumerate(writers)]
-        wanted = mask[..., 1:].bool()
-        logits = self.next_word(torch.stack(states, dim=1)[wanted]).float()
-        return mean_over_batch(F.cross_entropy(logits, ids[..., 1:][wanted], reduction="sum"), wanted.sum())
+        states = [decode(features, words[:, index]) for index, (decode, features) in enumerate(decoders)]
+        is_target = mask[..., 1:].bool()
+        logits = self.next_word(torch.stack(states, dim=1)[is_target]).float()
+        return mean_over_batch(F.cross_entropy(logits, ids[..., 1:][is_target], reduction="sum"), is_target.sum())

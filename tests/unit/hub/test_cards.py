@@ -64,8 +64,8 @@ def test_the_hub_reads_a_checkpoints_card(tmp_path):
     assert "seed\n7)" in card.text and "torch 2.15.0" in card.text and "**generated** faces only" in card.text
 
 
-def test_published_scores_say_which_landmarks_they_had_the_strangers_first(tmp_path):
-    """Who brings pictures of their own has no landmarks beside them, and reaches the first scores, not the last."""
+def test_published_scores_name_their_landmark_source_the_hardest_first(tmp_path):
+    """Users' own pictures come without landmarks, so they should expect the first scores, not the last."""
     metrics = measured()
     scores = metrics["evaluation"]
     worse = copy.deepcopy(scores)
@@ -78,7 +78,7 @@ def test_published_scores_say_which_landmarks_they_had_the_strangers_first(tmp_p
     assert names[0] == "mean AU F1 (no landmarks)" and card.data.eval_results[0].metric_value == 0.1234
     assert names[3] == "mean AU F1 (given landmarks)" and len(names) == 6
     first, full = card.text.index("| without landmarks"), card.text.index("| mean AU F1 at 0.5")
-    assert first < card.text.index("| with the data set's own landmarks") < full
+    assert first < card.text.index("| with the data set's landmarks") < full
     assert "from the image alone" not in card.text and "expect the\nfirst row" in card.text
     entries = parse_eval_result_entries(
         yaml.safe_load(eval_results_yaml(metrics["evaluation"], PinnedRepo("o/d", SHA)))

@@ -16,7 +16,7 @@ from mf2.cli import main
 from mf2.dataset_tools.privacy import shorten_paths
 from mf2.hub import publish_checks
 from mf2.hub.cards import PinnedRepo
-from mf2.hub.publish_contents import open_folder, prepare, take_evaluation
+from mf2.hub.publish_contents import open_folder, prepare, use_evaluation
 from mf2.hub.publish_placement import find_placement
 from mf2.training.arguments import PretrainArguments
 from mf2.training.checkpoints import move_checkpoint
@@ -179,7 +179,7 @@ def test_a_later_evaluation_takes_the_place_of_the_trainings(run, tmp_path, caps
     file.write_text(json.dumps(metrics))
     status, out = publish(capsys, run, "--evaluation", str(folder))
     assert status == 0 and " aus.png" in out
-    contents = take_evaluation(open_folder(run), folder)
+    contents = use_evaluation(open_folder(run), folder)
     card = prepare(contents, find_placement(None, contents, "org/name")).read_text("README.md")
     assert "Landmarks: none; protocol: mfa." in card
 
