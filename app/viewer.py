@@ -109,7 +109,7 @@ class Viewer:
         Raises:
             ValueError, OSError, ImportError: one of them cannot be used; see `Recognizer` and `make_finder`.
         """
-        moves = is_zero_gpu() and settings.device is None
+        moves = is_zero_gpu()
         recognizer = Recognizer.from_pretrained(settings.model, settings.adapters, "cpu" if moves else settings.device)
         faces, detector = choose_faces(settings.faces, recognizer.landmark_detector)
         find = make_finder(faces, recognizer.landmark_detector, str(recognizer.device), [])

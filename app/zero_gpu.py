@@ -3,6 +3,7 @@
 Elsewhere nothing is marked. The package `spaces` is there on every Space.
 """
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,10 +19,13 @@ def is_zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
 
 
+if is_zero_gpu():
+    importlib.import_module("spaces")  # replaces parts of torch, which must not have looked for a card before
+
+
 def on_gpu(function: Function) -> Function:
     """Mark a function whose calls compute with the model; on ZeroGPU alone."""
     if not is_zero_gpu():
         return function
-    import spaces
-
+    spaces: Any = importlib.import_module("spaces")
     return spaces.GPU(duration=SECONDS)(function)

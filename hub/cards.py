@@ -44,6 +44,7 @@ class Placement:
         base_training_data: training data of the base, as listed in its configuration.
         evaluation: data set that the scores were measured on, if it is on the Hub.
         permission: statement that allows restricted data, or what derives from it, to be public.
+        space: Space that shows the model in a browser.
     """
 
     repo_id: str
@@ -51,6 +52,7 @@ class Placement:
     base_training_data: tuple[Mapping[str, Any], ...] = ()
     evaluation: PinnedRepo | None = None
     permission: str | None = None
+    space: str | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
@@ -86,6 +88,7 @@ def make_card(
     facts = metrics | {
         "name": placement.repo_id.split("/")[-1],
         "repo_id": placement.repo_id,
+        "space": placement.space,
         "synthetic": all(data.get("synthetic") for data in training_data),
         "training_data": training_data,
         "restricted": restricted_sources(training_data),

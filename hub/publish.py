@@ -4,11 +4,16 @@ No other part of this project pushes to the Hub. The token is that of huggingfac
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # modules with torch are imported when needed, so that --help is fast
+    from huggingface_hub import HfApi
+
     from mf2.hub.cards import Placement
     from mf2.hub.publish_contents import Contents
+    from mf2.hub.publish_upload import State, Target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation", metavar="FOLDER", help="output of `mf2 evaluate`, whose scores are shown on the card"
     )
     parser.add_argument("--eval_repo", metavar="ORG/NAME", help="data set that the scores were measured on")
+    parser.add_argument("--space", metavar="ORG/NAME", help="also make a Space that shows the model in a browser")
+    parser.add_argument(
+        "--space_landmarker", type=Path, metavar="FILE", help="MediaPipe's face_landmarker.task, to go into the Space"
+    )
     parser.add_argument("--dry_run", action="store_true", help="check and list, upload nothing")
 
 
@@ -39,32 +48,59 @@ def run(args: argparse.Namespace) -> None:
     from huggingface_hub import HfApi
 
     from mf2.hub.cards import HUB_ID
-    from mf2.hub.publish_checks import check
     from mf2.hub.publish_contents import open_folder, prepare, use_evaluation
     from mf2.hub.publish_placement import find_placement
-    from mf2.hub.publish_upload import State, Target, explaining_hub_errors, find_state, upload
+    from mf2.hub.publish_space import UNKNOWN_COMMIT, make_space
+    from mf2.hub.publish_upload import explaining_hub_errors, upload
 
-    for name in ("repo", "base_repo", "eval_repo"):
+    for name in ("repo", "base_repo", "eval_repo", "space"):
         if (value := getattr(args, name)) and not HUB_ID.fullmatch(value):
             raise ValueError(f"--{name} is {value!r}; a repository is called owner/name.")
     contents, api = open_folder(args.path), HfApi()
     if args.evaluation:
         contents = use_evaluation(contents, args.evaluation)
-    target = Target(args.repo, contents.repo_type, args.revision, _parse_privacy(args))
     with explaining_hub_errors(args.repo):
         options = {name: getattr(args, name) for name in ("base_repo", "eval_repo", "permission")}
-        placement = find_placement(api, contents, args.repo, **options)
-        state = State(exists=False) if args.dry_run else find_state(api, target)
+        placement = replace(find_placement(api, contents, args.repo, **options), space=args.space)
     contents = prepare(contents, placement)
-    is_private = state.private if target.private is None else target.private
-    check(contents, is_public=not is_private, permission=args.permission)
-    print(describe(contents, is_private))
+    target, state = _find_target(api, args, args.repo, contents.repo_type, args.revision)
+    _check_and_list(args, contents, target, state)
+    if args.space:
+        space = make_space(contents, placement, UNKNOWN_COMMIT, args.space, args.space_landmarker)
+        space_target, space_state = _find_target(api, args, args.space, space.repo_type)
+        _check_and_list(args, space, space_target, space_state)
     if args.dry_run:
         return
     with explaining_hub_errors(args.repo):
         commit = upload(api, contents, target, state)
     print(commit.commit_url)
+    if args.space:
+        space = make_space(contents, placement, commit.oid, args.space, args.space_landmarker)
+        with explaining_hub_errors(args.space):
+            print(upload(api, space, space_target, space_state).commit_url)
     print(pinned_lines(contents, placement, commit.oid))
+
+
+def _find_target(
+    api: "HfApi", args: argparse.Namespace, repo_id: str, repo_type: str, branch: str = "main"
+) -> tuple["Target", "State"]:
+    """Find the target of an upload and its state; a dry run assumes that it does not exist."""
+    from mf2.hub.publish_upload import State, Target, explaining_hub_errors, find_state
+
+    target = Target(repo_id, repo_type, branch, _parse_privacy(args))
+    if args.dry_run:
+        return target, State(exists=False)
+    with explaining_hub_errors(repo_id):
+        return target, find_state(api, target)
+
+
+def _check_and_list(args: argparse.Namespace, contents: "Contents", target: "Target", state: "State") -> None:
+    """Check the contents, then list them."""
+    from mf2.hub.publish_checks import check
+
+    is_private = state.private if target.private is None else target.private
+    check(contents, is_public=not is_private, permission=args.permission)
+    print(describe(contents, is_private))
 
 
 def _parse_privacy(args: argparse.Namespace) -> bool | None:
@@ -78,7 +114,10 @@ def describe(contents: "Contents", is_private: bool) -> str:
     """List the files to publish and those left out."""
     sizes = {path: contents.size(path) for path in contents.files}
     lines = [f"{contents.kind}, {'private' if is_private else 'public'}, {sum(sizes.values()):,} bytes:"]
-    lines += [f"  {size:>12,}  {path}" for path, size in sizes.items()]
+    code = [path for path in sizes if contents.kind == "space" and path.startswith("mf2/")]
+    lines += [f"  {size:>12,}  {path}" for path, size in sizes.items() if path not in code]
+    if code:
+        lines.append(f"  {sum(sizes[path] for path in code):>12,}  mf2/ ({len(code)} files of this package)")
     if contents.left_out:
         lines.append(f"stays here: {', '.join(contents.left_out)}")
     if contents.restricted:

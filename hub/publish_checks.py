@@ -230,5 +230,6 @@ def find_dataset_card_problems(contents: Contents) -> Iterator[str]:
 
 _CHECKS: dict[str, tuple[Callable[[Contents], Iterator[str]], ...]] = {
     "model": (find_file_problems, find_leaks, find_model_problems, find_card_problems),
+    "space": (find_file_problems, find_leaks),
     "dataset": (find_file_problems, find_dataset_problems, find_dataset_card_problems, find_leaks),
 }

@@ -26,7 +26,7 @@ from mf2.hub.file_names import ADAPTER_CONFIG_NAME, CARD_NAME, CONFIG_NAME, METR
 from mf2.utils.files import read_json
 from mf2.utils.yaml_files import load_yaml
 
-CHECKPOINT, ADAPTER, DATASET, RECIPE = "checkpoint", "adapter", "dataset", "recipe"
+CHECKPOINT, ADAPTER, DATASET, RECIPE, SPACE = "checkpoint", "adapter", "dataset", "recipe", "space"
 
 _MODEL_FILES = (
     CARD_NAME,
@@ -54,13 +54,14 @@ FILES: dict[str, tuple[str, ...]] = {
     ADAPTER: (*_MODEL_FILES, ADAPTER_CONFIG_NAME, "adapter_model.safetensors"),
     DATASET: (CARD_NAME, MANIFEST_NAME, "annotations/*.parquet", "data/*.parquet"),
     RECIPE: (CARD_NAME, MANIFEST_NAME, "*.yaml", "*.json", "*.txt", "prompts/*.txt"),
+    SPACE: (CARD_NAME, "app.py", "requirements.txt", "*.task", "mf2/*", "mf2/*/*", "mf2/*/*/*", "mf2/*/*/*/*"),
 }
 """Kind -> patterns of its files. Other files in the folder are not published; other files in the repository that match
 the patterns are deleted there."""
 
 WEIGHTS = ".safetensors"
 MAX_HEADER_BYTES = 100_000_000  # that of the safetensors library
-BINARY_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".parquet": b"PAR1"}
+BINARY_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".parquet": b"PAR1", ".task": b"\0\0PK"}
 """Extension -> first bytes of the other binary files that may be published."""
 
 PICKLES = frozenset({".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"})
@@ -87,6 +88,8 @@ class Contents:
     @property
     def repo_type(self) -> str:
         """Repository type of the Hub."""
+        if self.kind == SPACE:
+            return "space"
         return "model" if self.kind in (CHECKPOINT, ADAPTER) else "dataset"
 
     @property

@@ -25,7 +25,7 @@ class Target:
 
     Args:
         repo_id: `owner/name`.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
         branch: created from `main` if it does not exist.
         private: visibility; None keeps that of an existing repository and makes a new one private.
     """
@@ -91,7 +91,8 @@ def upload(api: HfApi, contents: Contents, target: Target, state: State) -> Comm
     repo: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     gate = bool(contents.restricted) and target.repo_type == "dataset"
     if not state.exists:
-        api.create_repo(**repo, private=True, exist_ok=True)
+        sdk = "gradio" if target.repo_type == "space" else None
+        api.create_repo(**repo, private=True, exist_ok=True, space_sdk=sdk)
     api.auth_check(**repo, write=True)  # `exist_ok` does not check the right to write
     if not state.private and target.private:
         api.update_repo_settings(**repo, private=True)
