@@ -10,13 +10,16 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from tqdm import tqdm
 
@@ -38,6 +41,8 @@ EMOTION_NAMES = {name.lower(): name for name in EMOTIONS} | {
     "contempt": "Other",
 }
 """What tools call emotions -> what they are called here; contempt is none of the eight and counts as Other."""
+PYFEAT_DETECTORS = ("Detectorv2", "Detectorv1", "Detector")
+"""py-feat's detectors of AUs and emotions, newest first; the last is that of releases before 2."""
 NO_FACE = "Neutral"
 """The emotion of a frame in which a tool finds no face; no AU is active there."""
 
@@ -107,9 +112,18 @@ def deepface_suffix() -> str:
 def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:
     """py-feat with its own detectors; its table is read as `mf2 evaluate` reads the file of it."""
     require("feat", "py-feat")
-    from feat import Detector
+    import feat
 
-    detector = Detector(device="cpu")
+    name = next((name for name in PYFEAT_DETECTORS if hasattr(feat, name)), None)
+    if name is None:
+        raise Missing(f"this release of py-feat has none of {', '.join(PYFEAT_DETECTORS)}")
+    try:
+        with no_downloads():
+            detector = getattr(feat, name)(device="cpu")
+    except LocalEntryNotFoundError:
+        once = f"python -c 'from feat import {name}; {name}()'"
+        folder = Path(feat.__file__).with_name("resources")
+        raise Missing(f"its weights are not in {folder}: run once with a net: {once}") from None
 
     def predict() -> Found:
         paths = [str(picture) for picture in pictures]
@@ -122,6 +136,16 @@ def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], F
         return by_picture(file)
 
     return predict
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """The Hub's client finds what is on disk and nothing else."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def openface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:

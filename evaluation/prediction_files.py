@@ -34,7 +34,10 @@ logger = logging.getLogger(__name__)
 _LANDMARK_COLUMN = re.compile(r"[xyXYZ]_\d+")
 ANALYSIS_MANIFEST = "manifest.json"
 EMOTION_PREFIX = "emotion_"
-PYFEAT_EMOTIONS = {name.lower(): EMOTION_PREFIX + name for name in EMOTIONS}
+PYFEAT_EMOTIONS = {name.lower(): EMOTION_PREFIX + name for name in EMOTIONS} | {
+    {"Happiness": "Happy", "Sadness": "Sad"}.get(name, name): EMOTION_PREFIX + name for name in EMOTIONS
+}
+"""Columns of py-feat -> ours: lower-case nouns of its first detector, and what its second one writes."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def _read_evaluation(table: pd.DataFrame, file: Path) -> PredictionFile:
 
 
 def _read_pyfeat(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`pyfeat.csv`, and py-feat's own output; emotions are probabilities with lower-case names."""
+    """`pyfeat.csv`, and py-feat's own output; emotions are probabilities."""
     table = table.rename(columns={"input": "video"} | PYFEAT_EMOTIONS)
     found = table[table["FaceScore"].notna() | table["FaceRectX"].notna()]
     person = found["Identity"].astype(str) if "Identity" in found else None

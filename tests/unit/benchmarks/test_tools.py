@@ -1,4 +1,4 @@
-"""Other tools over the same frames, by stand-ins that answer and write as the real ones do."""
+"""Other tools over the same frames: stand-ins that answer as the real ones do, and the real ones on made weights."""
 
 import argparse
 import json
@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from mf2.benchmarks import tools
-from mf2.benchmarks.tools import MODEL, run
+from mf2.benchmarks.tools import EMOTION_NAMES, MODEL, run
 from mf2.data_loading.splits import Split
 from mf2.evaluation.external_predictions import ExternalPredictions
 
@@ -23,7 +26,7 @@ def arguments(data: Path, output: Path, *names: str, **values) -> argparse.Names
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tools.shutil, "which", lambda name: None)
     monkeypatch.delenv("DEEPFACE_HOME", raising=False)
     return tmp_path / "home"
@@ -103,7 +106,13 @@ def test_deepface_sees_bgr(mfa_folder, tmp_path, home, monkeypatch):
     assert set(pd.read_csv(tmp_path / "out" / "deepface.csv")["emotion"]) == {"Happiness"}
 
 
-def test_pyfeats_table_is_read_and_a_frame_without_a_face_counts(mfa_folder, tmp_path, home, monkeypatch):
+@pytest.mark.parametrize(
+    ("release", "emotions"),
+    [("Detector", ("happiness", "anger")), ("Detectorv1", ("happiness", "anger")), ("Detectorv2", ("Happy", "Anger"))],
+)
+def test_pyfeats_table_is_read_and_a_frame_without_a_face_counts(
+    mfa_folder, tmp_path, home, monkeypatch, release, emotions
+):
     class Detector:
         def __init__(self, device):
             pass
@@ -111,12 +120,13 @@ def test_pyfeats_table_is_read_and_a_frame_without_a_face_counts(mfa_folder, tmp
         def detect(self, paths, data_type):
             assert data_type == "image"
             rows = [{"input": path, "frame": i, "FaceRectX": 1.0, "FaceScore": 0.9} for i, path in enumerate(paths)]
-            table = pd.DataFrame(rows).assign(AU01=0.25, AU12=0.75, happiness=0.8, anger=0.1, Identity="Person_0")
+            table = pd.DataFrame(rows).assign(AU01=0.25, AU12=0.75, Identity="Person_0")
+            table[list(emotions)] = 0.8, 0.1
             table["frame"] = 0
             table.loc[1, ["FaceRectX", "FaceScore"]] = None
             return table
 
-    pretend(monkeypatch, "feat", Detector=Detector)
+    pretend(monkeypatch, "feat", **{release: Detector})
     assert run(arguments(mfa_folder, tmp_path / "out", "pyfeat")) == 0
     table = pd.read_csv(tmp_path / "out" / "pyfeat.csv")
     assert table["AU12"].tolist() == [0.75, 0.0, 0.75, 0.75] and table["emotion"].tolist()[:2] == [
@@ -125,6 +135,25 @@ def test_pyfeats_table_is_read_and_a_frame_without_a_face_counts(mfa_folder, tmp
     ]
     assert json.loads((tmp_path / "out" / "tools.json").read_text())["tools"]["pyfeat"]["without_face"] == 1
     scored(tmp_path / "out" / "pyfeat.csv", mfa_folder)
+
+
+def test_pyfeat_is_not_let_download_its_weights(mfa_folder, tmp_path, home, monkeypatch, capsys):
+    class Detectorv2:
+        def __init__(self, device):
+            assert tools.constants.HF_HUB_OFFLINE
+            raise LocalEntryNotFoundError("not on disk")
+
+    pretend(monkeypatch, "feat", Detectorv2=Detectorv2, __file__="/site/feat/__init__.py")
+    monkeypatch.setattr(tools.constants, "HF_HUB_OFFLINE", False)
+    assert run(arguments(mfa_folder, tmp_path / "out", "pyfeat")) == 1
+    assert "not in /site/feat/resources: run once with a net: python -c" in capsys.readouterr().out
+    assert not tools.constants.HF_HUB_OFFLINE
+
+
+def test_a_release_of_pyfeat_without_a_known_detector_is_skipped(mfa_folder, tmp_path, home, monkeypatch, capsys):
+    pretend(monkeypatch, "feat")
+    assert run(arguments(mfa_folder, tmp_path / "out", "pyfeat")) == 1
+    assert "has none of Detectorv2, Detectorv1, Detector" in capsys.readouterr().out
 
 
 SCRIPT = """#!{python}
@@ -147,3 +176,71 @@ def test_openfaces_executable_writes_a_file_a_picture(mfa_folder, tmp_path, home
     assert pd.read_csv(tmp_path / "out" / "openface.csv")["AU12"].tolist() == [1.0] * 4
     predictions, space = scored(tmp_path / "out" / "openface.csv", mfa_folder)
     assert space.au_codes == ("AU12",) and predictions.au_probs.shape == (4, 1)
+
+
+# ------------------------------------------------------------ tools as they are published, where they are installed
+def write_onnx_classifier(file: Path) -> None:
+    """Eight classes of the mean colour of `input`, (N, 3, 224, 224), as HSEmotion's files end: by a `Gemm` node."""
+    onnx = pytest.importorskip("onnx")
+    rng = np.random.default_rng(0)
+    weight = onnx.numpy_helper.from_array(rng.normal(size=(8, 3)).astype("float32"), "weight")
+    bias = onnx.numpy_helper.from_array(np.zeros(8, "float32"), "bias")
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["features"]),
+        onnx.helper.make_node("Gemm", ["features", "weight", "bias"], ["output"], transB=1),
+    ]
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", [None, 3, 224, 224]), ("output", [None, 8]))
+    ]
+    graph = onnx.helper.make_graph(nodes, "stand_in", values[:1], values[1:], [weight, bias])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    file.parent.mkdir(parents=True)
+    onnx.save(model, str(file))
+
+
+def check_rows(name: str, data: Path, output: Path) -> None:
+    table = pd.read_csv(output / f"{name}.csv")
+    assert len(table) == 4 and set(table["emotion"]) <= set(EMOTION_NAMES.values())
+    predictions, space = scored(output / f"{name}.csv", data)
+    assert predictions.emotion_probs.shape == (4, len(space.emotions))
+
+
+def test_emotiefflib(mfa_folder, tmp_path, home, capsys):
+    """It runs to rows where its file lies, and is skipped with the name of the file and its place without."""
+    pytest.importorskip("emotiefflib")
+    file = home / ".emotiefflib" / f"{MODEL}.onnx"
+    assert run(arguments(mfa_folder, tmp_path / "out", "emotiefflib")) == 1
+    assert f"put {MODEL}.onnx of https://github.com/sb-ai-lab/EmotiEffLib" in (said := capsys.readouterr().out)
+    assert str(file) in said and not file.exists()
+    write_onnx_classifier(file)
+    assert run(arguments(mfa_folder, tmp_path / "out", "emotiefflib")) == 0
+    check_rows("emotiefflib", mfa_folder, tmp_path / "out")
+
+
+def test_deepface(mfa_folder, tmp_path, home, capsys, monkeypatch):
+    pytest.importorskip("deepface")
+    from deepface.commons import backend_utils
+
+    monkeypatch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
+    monkeypatch.setattr(backend_utils, "_backend_engine", None)
+    file = home / ".deepface" / "weights" / "facial_expression_model_weights.pth"
+    assert run(arguments(mfa_folder, tmp_path / "out", "deepface")) == 1
+    assert str(file) in capsys.readouterr().out and not file.exists()
+    from deepface.models.demography.pytorch.Emotion import base_model
+
+    torch.manual_seed(0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(base_model().state_dict(), file)
+    assert run(arguments(mfa_folder, tmp_path / "out", "deepface")) == 0
+    check_rows("deepface", mfa_folder, tmp_path / "out")
+
+
+def test_pyfeat_says_where_its_weights_would_be(mfa_folder, tmp_path, home, capsys):
+    feat = pytest.importorskip("feat")
+    resources = Path(feat.__file__).with_name("resources")
+    if any(resources.glob("models--*")):
+        pytest.skip("its weights are here")
+    assert run(arguments(mfa_folder, tmp_path / "out", "pyfeat")) == 1
+    assert f"its weights are not in {resources}: run once with a net" in capsys.readouterr().out
