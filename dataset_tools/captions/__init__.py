@@ -1,12 +1,12 @@
-"""Captions of facial expressions: AU, emotion and key-AU, from a template or a hosted model, with their rules.
+"""Captions of facial expressions: AU, emotion and key-AU captions, from a template or a model, and their rules.
 
-The names below load their module when first used, so that reading or checking captions never imports a client.
+The names below are imported when first used, so that reading or checking captions does not import an API client.
 """
 
 from importlib import import_module
 from typing import Any
 
-_MODULE_OF = {
+_MODULES = {
     "CAPTION_KINDS": "rules",
     "Captions": "template",
     "find_au_entries": "text",
@@ -16,13 +16,13 @@ _MODULE_OF = {
     "validate_caption": "rules",
 }
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What comes back: the raw text of an answer is judged in a fixed order, and nothing of it is trusted."""
+"""Validates the raw answers of a model in a fixed order of checks, without trusting any part of them."""
 
 import json
 import re
@@ -10,22 +10,22 @@ from ...labels_mf2 import render_au_caption
 from .profiles import Price
 from .prompting import Feedback
 from .rules import CaptionKind, TokenCounter, validate_caption
-from .server_words import server_words
+from .server_messages import server_message
 
 NEW, SENT, RAW, VALID, DEAD, IN_DOUBT = "new", "sent", "raw", "valid", "dead", "in_doubt"
 """States of a request."""
 BAD_REQUEST = "bad_request"
-"""Why a request is dead that the server refused for good."""
+"""Reason of a dead request that the server refused permanently."""
 REFUSED = "refused"
-"""Why a request is unfinished that the server refused as it refused all others."""
+"""Reason of an unfinished request, if the server refused all requests."""
 
 
-_WANTED: dict[CaptionKind, frozenset[str]] = {
+_REQUIRED_KEYS: dict[CaptionKind, frozenset[str]] = {
     "au": frozenset({"items"}),
     "emotion": frozenset({"caption"}),
     "key_au": frozenset({"key_aus", "caption"}),
 }
-"""The properties of an answer's JSON object."""
+"""The keys of an answer's JSON object."""
 _THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reason|reasoning|analysis|reflection)\s*>", re.IGNORECASE)
 _THOUGHT_START = re.compile(
     r"\A\s*<(?:think|thinking|thought|reason|reasoning|analysis|reflection)\s*>", re.IGNORECASE
@@ -34,46 +34,46 @@ _DECODER = json.JSONDecoder()
 
 
 class Question(Protocol):
-    """The labels that an answer is judged by."""
+    """The kind and the labels of a requested caption, against which an answer is checked."""
 
     @property
     def kind(self) -> CaptionKind:
-        """Of the caption."""
+        """The kind of caption."""
 
     @property
     def active_aus(self) -> tuple[int, ...]:
-        """Labelled as active."""
+        """The AUs labelled active."""
 
     @property
     def unlabelled_aus(self) -> tuple[int, ...]:
-        """Of which nothing is known."""
+        """The AUs without a label."""
 
     @property
     def emotion(self) -> str | None:
-        """Its name; None without one."""
+        """The name of the emotion; None if unlabelled."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens that an answer was billed for; `cached_tokens` are part of `prompt_tokens`."""
+    """The billed tokens of an answer; `cached_tokens` are part of `prompt_tokens`."""
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
 
     def usd(self, price: Price, *, batch: bool) -> float:
-        """Cost of the answer."""
+        """The cost of the answer in US dollars."""
         return price.usd(self.prompt_tokens, self.cached_tokens, self.completion_tokens, batch=batch)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict over one answer.
+    """The result of checking one answer.
 
-    `caption` is the valid text or None. Without one, `reason` is a category (`not_json`, `no_choices`,
-    `content_filter`, `length`, `refusal`, `no_content`, `schema`, `rules`), `violations` say what was
-    wrong, `feedback` is what a re-ask should tell the model (None: ask the same again), and `is_final` is True where
-    asking again would not help.
+    `caption` is the valid text or None. Without a caption, `reason` is a category (`not_json`, `no_choices`,
+    `content_filter`, `length`, `refusal`, `no_content`, `schema`, `rules`), `violations` describe the errors,
+    `feedback` is the feedback for a re-ask (None: send the same request again), and `is_final` is True if asking again
+    would not help.
     """
 
     caption: str | None
@@ -90,23 +90,28 @@ class _RejectedError(Exception):
     """An answer without a usable caption."""
 
     def __init__(
-        self, reason: str, *violations: str, content: str | None = None, tell: bool = True, is_final: bool = False
+        self,
+        reason: str,
+        *violations: str,
+        content: str | None = None,
+        gives_feedback: bool = True,
+        is_final: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.violations = violations
-        self.feedback = Feedback(content, violations) if tell else None
+        self.feedback = Feedback(content, violations) if gives_feedback else None
         self.is_final = is_final
 
 
 def judge_answer(question: Question, raw: str, count_tokens: TokenCounter | None = None) -> Judgement:
-    """Judge the raw text of an HTTP 200 answer: JSON, then `finish_reason`, refusal, content, schema and the rules.
+    """Check the raw text of an HTTP 200 answer: JSON, then `finish_reason`, refusal, content, schema and the rules.
 
-    Any `finish_reason` will do but `length` and `content_filter`: servers have words of their own, or null.
+    Any `finish_reason` but `length` and `content_filter` is accepted: servers use values of their own, or null.
 
     Args:
         question: kind and labels of the caption.
-        raw: the answer as it came; it may hold HTML, half a JSON text or no choices.
+        raw: the body of the answer, which may be HTML, truncated JSON or without choices.
         count_tokens: as for `validate_caption`.
     """
     answer: Any = None
@@ -127,14 +132,14 @@ def judge_answer(question: Question, raw: str, count_tokens: TokenCounter | None
 
 
 def next_state(judgement: Judgement, attempt: int, max_reasks: int) -> str:
-    """`valid`, `dead`, or `new` where the model is asked again; `attempt` answers were rejected before this one."""
+    """`valid`, `dead`, or `new` to ask again; `attempt` is the number of previously rejected answers."""
     if judgement.caption is not None:
         return VALID
     return DEAD if judgement.is_final or attempt >= max_reasks else NEW
 
 
-def hopeless(num_answers: int, last: Judgement) -> str:
-    """Why a run stops of which no answer so far was of use."""
+def describe_giving_up(num_answers: int, last: Judgement) -> str:
+    """The reason for stopping a run without any usable answer."""
     return f"none of {num_answers} answers is usable; the last one: {last.reason}: {' '.join(last.violations)}"
 
 
@@ -142,20 +147,24 @@ def _parse_json_object(raw: str) -> dict[str, Any]:
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
-        raise _RejectedError("not_json", f"The server's answer is not JSON: {raw[:80]!r}.", tell=False) from None
+        raise _RejectedError(
+            "not_json", f"The server's answer is not JSON: {raw[:80]!r}.", gives_feedback=False
+        ) from None
     if not isinstance(answer, dict):
-        raise _RejectedError("not_json", f"The server's answer is no JSON object: {raw[:80]!r}.", tell=False)
+        raise _RejectedError(
+            "not_json", f"The server's answer is not a JSON object: {raw[:80]!r}.", gives_feedback=False
+        )
     return answer
 
 
 def _read_content(answer: dict[str, Any]) -> str:
-    """The text of the first choice, after the checks that come before it."""
+    """Read the text of the first choice, after checking choices, finish reason and refusal."""
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        said = f": {server_words(answer['error'])}" if answer.get("error") else ""
-        raise _RejectedError("no_choices", f"The answer has no choices{said}.", tell=False)
+        message_text = f": {server_message(answer['error'])}" if answer.get("error") else ""
+        raise _RejectedError("no_choices", f"The answer has no choices{message_text}.", gives_feedback=False)
     finish_reason = choice.get("finish_reason")
     if finish_reason == "content_filter":
         raise _RejectedError("content_filter", "The answer was stopped by the content filter.", is_final=True)
@@ -163,23 +172,23 @@ def _read_content(answer: dict[str, Any]) -> str:
         raise _RejectedError("length", "The answer was cut off at the token limit; write less.")
     if message.get("refusal"):
         raise _RejectedError("refusal", f"The model refused: {message['refusal']}", is_final=True)
-    content = _text_of(message.get("content"))
+    content = _join_text_parts(message.get("content"))
     if not content.strip():
-        ended = "" if finish_reason in (None, "stop") else f"; it finished by {finish_reason!r}"
-        raise _RejectedError("no_content", f"The answer has no content{ended}.", tell=False)
+        suffix = "" if finish_reason in (None, "stop") else f"; it finished by {finish_reason!r}"
+        raise _RejectedError("no_content", f"The answer has no content{suffix}.", gives_feedback=False)
     return content
 
 
 def read_text(raw: str) -> str:
-    """What an answer says, to be shown: the text of its first choice, else the raw answer."""
+    """The text of an answer for display: that of its first choice, else the raw answer."""
     try:
-        return _text_of(json.loads(raw)["choices"][0]["message"]["content"]) or raw
+        return _join_text_parts(json.loads(raw)["choices"][0]["message"]["content"]) or raw
     except (ValueError, RecursionError, LookupError, TypeError):
         return raw
 
 
-def _text_of(content: Any) -> str:
-    """The text of a message's content: one text, or parts of which those without thoughts are joined."""
+def _join_text_parts(content: Any) -> str:
+    """The text of a message's content, which is a text or a list of parts; parts with reasoning are left out."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -189,7 +198,7 @@ def _text_of(content: Any) -> str:
 
 
 def _read_caption(question: Question, content: str, count_tokens: TokenCounter | None) -> tuple[str, tuple[int, ...]]:
-    """The caption of the content and, for a key-AU answer, the AUs that it chose."""
+    """Read the caption from the content and, for a key-AU answer, the chosen AUs."""
     answer = _find_answer(question.kind, content)
     if violations := _schema_violations(question.kind, answer):
         raise _RejectedError("schema", *violations, content=content)
@@ -216,26 +225,26 @@ def _read_caption(question: Question, content: str, count_tokens: TokenCounter |
 
 
 def _find_answer(kind: CaptionKind, content: str) -> dict[str, Any]:
-    """The JSON object of the content, which models without schemas wrap in thoughts, prose or a Markdown fence.
+    """Find the JSON object in the content, which may be surrounded by reasoning, prose or a Markdown fence.
 
-    Of several objects it is the last with the right properties: what comes before is a draft or an example.
+    Of several objects, the last valid one is used: earlier ones are drafts or examples.
     """
-    objects = list(_json_objects(_without_thoughts(content)))
-    strict = [found for found in objects if not _schema_violations(kind, found)]
+    objects = list(_find_json_objects(_strip_reasoning(content)))
+    valid = [found for found in objects if not _schema_violations(kind, found)]
     if not objects:
         raise _RejectedError("schema", "The answer must be one JSON object.", content=content)
-    return (strict or objects)[-1]
+    return (valid or objects)[-1]
 
 
-def _without_thoughts(content: str) -> str:
-    """What follows a block of reasoning; nothing of one that never ended."""
+def _strip_reasoning(content: str) -> str:
+    """The text after a block of reasoning; empty if the block does not end."""
     if ends := list(_THOUGHT_END.finditer(content)):
         return content[ends[-1].end() :]
     return "" if _THOUGHT_START.match(content) else content
 
 
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a text that are not inside another one, in order."""
+def _find_json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a text in order, without nested ones."""
     position = text.find("{")
     while position >= 0:
         try:
@@ -248,9 +257,9 @@ def _json_objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _schema_violations(kind: CaptionKind, answer: Any) -> list[str]:
-    wanted = _WANTED[kind]
-    if not isinstance(answer, dict) or set(answer) != wanted:
-        return [f"The answer must be a JSON object with exactly: {', '.join(sorted(wanted))}."]
+    required = _REQUIRED_KEYS[kind]
+    if not isinstance(answer, dict) or set(answer) != required:
+        return [f"The answer must be a JSON object with exactly: {', '.join(sorted(required))}."]
     violations = []
     if "caption" in answer and not (isinstance(answer["caption"], str) and answer["caption"].strip()):
         violations.append("caption must be a text.")
@@ -276,7 +285,7 @@ def _is_int(value: Any) -> TypeGuard[int]:
 
 
 def _item_violations(items: list[dict[str, Any]], active_aus: tuple[int, ...]) -> list[str]:
-    """The AU set of the items equals the active set, without duplicates: checked before the text is rendered."""
+    """Check that the AUs of the items are the active AUs, without duplicates, before the text is rendered."""
     described = [item["au"] for item in items]
     violations = []
     if missing := sorted(set(active_aus) - set(described)):
@@ -314,12 +323,12 @@ def _read_usage(answer: Any) -> Usage | None:
         return None
     details = usage.get("prompt_tokens_details")
     return Usage(
-        prompt_tokens=_count_of(usage, "prompt_tokens"),
-        cached_tokens=_count_of(details, "cached_tokens"),
-        completion_tokens=_count_of(usage, "completion_tokens"),
+        prompt_tokens=_read_count(usage, "prompt_tokens"),
+        cached_tokens=_read_count(details, "cached_tokens"),
+        completion_tokens=_read_count(usage, "completion_tokens"),
     )
 
 
-def _count_of(counts: Any, name: str) -> int:
+def _read_count(counts: Any, name: str) -> int:
     count = counts.get(name) if isinstance(counts, dict) else None
     return count if _is_int(count) else 0

@@ -1,8 +1,8 @@
-"""The Batch API mode: requests travel in files, and nothing is paid twice.
+"""The batch mode: sends requests in files through the Batch API, and pays for no request twice.
 
-A shard goes written → uploaded → creating → created → collected (or failed). Its requests are `sent` from the moment
-it is written. The one call whose loss could cost money is the creation of a batch: it carries the shard's name in its
-metadata, and a lost answer is resolved by looking through the list of batches for that name.
+The states of a shard are written → uploaded → creating → created → collected (or failed). Its requests are `sent` as
+soon as it is written. The only call whose repetition could cost money is the creation of a batch: its metadata have
+the name of the shard, and if the answer to that call is lost, the list of batches is searched for that name.
 """
 
 import time
@@ -40,26 +40,26 @@ FILE_LIFETIME_S = 7 * 24 * 3600
 _WAITING_STATES = ("written", "uploaded", "creating")
 _OPEN_STATES = (*_WAITING_STATES, "created")
 MAX_SHARDS_AT_ONCE = 100_000
-"""Batches on their way at once, before the provider says that it has no room."""
-_MAX_FAILURES = 4  # looks in a row at which a batch had failed and none had ended, before its file is made smaller
+"""Maximal number of running batches, until the provider reports a lower limit."""
+_MAX_FAILURES = 4  # consecutive polls with failed and no ended batches before files are made smaller
 _FINAL_STATUS = frozenset({"completed", "expired", "cancelled"})
-_MAX_TRIES = 8  # calls that cost nothing, before the run stops
+_MAX_TRIES = 8  # tries of calls that cost nothing, before the run stops
 _T = TypeVar("_T")
 
 
 class _StoppedError(Exception):
-    """The run cannot go on; what was submitted is collected by the next one."""
+    """The run cannot continue; the next run collects what was submitted."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How the batch mode behaves, besides what it shares with the online mode.
+    """Settings of the batch mode, in addition to `RunSettings`.
 
     Args:
-        max_requests, max_bytes: bounds of one file.
-        poll_s: seconds between two looks at the running batches.
-        settle_s: how old a creation without an answer must be before its absence from the list is believed.
-        waits: False submits and returns; the next run collects.
+        max_requests, max_bytes: maximal size of a file.
+        poll_s: seconds between two polls of the running batches.
+        settle_s: seconds after which an unanswered creation of a batch that is not in the list counts as failed.
+        waits: False submits the batches and returns; the next run collects them.
     """
 
     max_requests: int = MAX_SHARD_REQUESTS
@@ -69,18 +69,19 @@ class BatchSettings:
     waits: bool = True
 
 
-def _batch_error(error: BatchError) -> str:
+def _format_batch_error(error: BatchError) -> str:
     place = "" if error.line is None else f" (line {error.line})"
     return f"{error.code}{place}: {error.message}"
 
 
 class BatchRunner:
-    """Captions through the Batch API, in rounds: what was rejected or not answered goes into the next round's files.
+    """Requests captions through the Batch API in rounds; rejected and unanswered requests go into the next round.
 
     Args:
         client: made with `max_retries=0`.
-        builder, store, settings, price, budget: as for the online runner.
-        on_progress: called with (requests done, requests submitted) of the running batches after every look.
+        builder, store, settings, price, budget: as for `OnlineRunner`.
+        batch_settings: settings of the batch mode.
+        on_progress: called with (requests done, requests submitted) of the running batches after every poll.
         sleep: replaceable for tests.
     """
 
@@ -116,10 +117,10 @@ class BatchRunner:
         self.collector = AnswerCollector(store, settings, builder.profile.max_output_tokens, price)
 
     def run(self, requests: Callable[[], Iterable[CaptionRequest]]) -> Tally:
-        """Settle every request; returns what became of them.
+        """Settle all requests; returns the counts.
 
         Args:
-            requests: makes the requests anew for every round.
+            requests: returns the requests; called in every round.
         """
         tally = Tally()
         tally.reused = sum(self._is_valid(request) for request in requests())
@@ -153,36 +154,36 @@ class BatchRunner:
                 raise _StoppedError(self.collector.refusal)
 
     def _run_shards(self, tally: Tally) -> None:
-        """Submit the open shards, as many at once as the provider takes, and take their answers.
+        """Submit the open shards, as many at once as the provider accepts, and collect their answers.
 
-        A batch that the provider has no room for goes again later, and with it fewer at once.
+        A batch that exceeds the provider's limits is submitted again later, together with fewer others.
 
         Raises:
-            _StoppedError: a shard cannot be submitted, or a batch failed for good; the others are collected before.
+            _StoppedError: a shard cannot be submitted, or a batch failed permanently; the others are collected first.
         """
         stopped: _StoppedError | None = None
         max_running, num_failures = MAX_SHARDS_AT_ONCE, 0
         while True:
             waiting = self._store.shards(*_WAITING_STATES)
-            room = max_running - len(self._store.shards("created"))
-            if stopped is None and waiting and room > 0:
-                stopped = self._submit_all(waiting[:room], tally)
+            num_free = max_running - len(self._store.shards("created"))
+            if stopped is None and waiting and num_free > 0:
+                stopped = self._submit_all(waiting[:num_free], tally)
             if not (running := self._store.shards("created")):
                 break
-            ended, failed = self._look(running)
-            num_failures = 0 if ended else num_failures + bool(failed)
+            num_ended, failed = self._poll(running)
+            num_failures = 0 if num_ended else num_failures + bool(failed)
             for shard, batch in failed:
                 stopped = self._fail(shard, batch, num_failures) or stopped
             if failed:
                 max_running = max(1, len(running) - len(failed))
                 self._sleep(self._settings.backoff_after_s(max(1, num_failures)))
-            elif not ended:
+            elif not num_ended:
                 self._sleep(self._batch_settings.poll_s)
         if stopped:
             raise stopped
 
-    def _look(self, running: list[Shard]) -> tuple[int, list[tuple[Shard, Batch]]]:
-        """Collect the batches that have ended; returns how many, and those that failed."""
+    def _poll(self, running: list[Shard]) -> tuple[int, list[tuple[Shard, Batch]]]:
+        """Collect the batches that have ended; returns their number, and the failed batches."""
         batches = [(shard, self._call(partial(self._retrieve, shard))) for shard in running]
         ended = [(shard, batch) for shard, batch in batches if batch.status in _FINAL_STATUS]
         for shard, batch in ended:
@@ -192,7 +193,7 @@ class BatchRunner:
         return len(ended), [(shard, batch) for shard, batch in batches if batch.status == "failed"]
 
     def _collect(self, shard: Shard, batch: Batch) -> None:
-        """Take the answers of an ended batch; afterwards its files, which hold images, are deleted here."""
+        """Collect the answers of an ended batch, then delete its local files, which contain images."""
         paths = [shard_path(self._store, shard.id)]
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             path = shard_path(self._store, f"{shard.id}.{file_id}")
@@ -206,27 +207,29 @@ class BatchRunner:
         self._budget.spent_usd = self._store.usd_spent()
 
     def _fail(self, shard: Shard, batch: Batch, num_failures: int) -> _StoppedError | None:
-        """The provider did not run a batch, which is no failure of its requests: none of them was sent.
+        """Handle a batch that the provider did not run; its requests were not sent.
 
-        The same file goes again where there was no room for it; as smaller files where there is none though nothing
-        else runs; and the run stops where it is the file that is wrong, or nothing helps.
+        If the provider's limits were exceeded, the file is submitted again later, and after several failures its
+        requests are written to smaller files. If the file is invalid, or nothing helps, the run stops.
 
         Args:
-            num_failures: looks in a row at which a batch had failed and none had ended.
+            shard: the shard of the batch.
+            batch: the failed batch.
+            num_failures: number of consecutive polls with failed and no ended batches.
         """
         errors = batch.errors.data if batch.errors and batch.errors.data else []
-        text = "; ".join(map(_batch_error, errors[:3])) or "no reason given"
+        text = "; ".join(map(_format_batch_error, errors[:3])) or "no reason given"
         self._budget.settle(shard.usd, 0.0)
-        is_of_file = any(error.line is not None or error.code in STOP_CODES for error in errors)
-        if not is_of_file and num_failures < _MAX_FAILURES:
-            tqdm.write(f"{shard.id}.jsonl goes again later, with fewer files at once: {text}")
+        is_file_error = any(error.line is not None or error.code in STOP_CODES for error in errors)
+        if not is_file_error and num_failures < _MAX_FAILURES:
+            tqdm.write(f"{shard.id}.jsonl is submitted again later, with fewer files at once: {text}")
             self._store.update_shard(shard.id, "uploaded", error=text, batch_id=None).result()
             return None
         keys = [stored.key for stored in self._store.find(SENT, shard.id)]
-        self._writer.forgive(keys)
+        self._writer.discount_tries(keys)
         self._store.mark_unsent(keys)
         self._store.update_shard(shard.id, "failed", error=text).result()
-        if not is_of_file and shard.num_requests > 1:
+        if not is_file_error and shard.num_requests > 1:
             tqdm.write(f"{shard.id}.jsonl is written again as smaller files: {text}")
             self._writer.use_smaller_files(shard.num_requests)
             return None
@@ -234,7 +237,7 @@ class BatchRunner:
 
     # ---------------------------------------------------------------------------------------------------- submission
     def _submit_all(self, shards: Iterable[Shard], tally: Tally) -> _StoppedError | None:
-        """Submit shards until one cannot be, so that those before it are still collected; returns what stopped it."""
+        """Submit shards until one cannot be submitted; returns its error, so that the others are collected."""
         try:
             for shard in shards:
                 tally.asked += self._submit(shard)
@@ -243,13 +246,13 @@ class BatchRunner:
         return None
 
     def _submit(self, shard: Shard) -> int:
-        """Bring a shard to `created`; returns how many requests were submitted by it just now."""
+        """Bring a shard to the state `created`; returns the number of requests that this submitted."""
         if shard.state == "created":
             self._budget.hold(shard.usd)
             return 0
         if not self._budget.reserve(shard.usd):
             raise _StoppedError(
-                f"{shard.id}.jsonl may cost up to ${shard.usd:.2f}, which would pass --max_usd "
+                f"{shard.id}.jsonl may cost up to ${shard.usd:.2f}, which would exceed --max_usd "
                 f"{self._budget.max_usd}; raise it, or use smaller files with --batch_requests"
             )
         if shard.state == "written":
@@ -260,11 +263,11 @@ class BatchRunner:
         return shard.num_requests
 
     def _find_or_create(self, shard: Shard) -> str:
-        """The batch of an uploaded shard. It is created only if no earlier attempt, of any run, can have done so."""
+        """Find or create the batch of an uploaded shard; it is created only if no earlier attempt can have done so."""
         reason = ""
         for num_failures in range(1, _MAX_TRIES + 1):
-            if shard.state == "creating" and (found := self._find(shard)):
-                return found
+            if shard.state == "creating" and (batch_id := self._find(shard)):
+                return batch_id
             self._store.update_shard(shard.id, "creating", attempted_at=time.time()).result()
             try:
                 return self._create(shard)
@@ -291,17 +294,17 @@ class BatchRunner:
         return batch.id
 
     def _find(self, shard: Shard) -> str | None:
-        """The batch that an attempt without an answer has made, or None once it would have shown up."""
-        believed_at = (shard.attempted_at or 0.0) + self._batch_settings.settle_s
+        """Find the batch that an unanswered attempt has created; None if it is not listed after `settle_s`."""
+        deadline = (shard.attempted_at or 0.0) + self._batch_settings.settle_s
         while True:
-            is_settled = time.time() >= believed_at
-            if found := self._call(partial(self._look_for, self._name(shard))):
-                return found
-            if is_settled:
+            is_last_search = time.time() >= deadline
+            if batch_id := self._call(partial(self._search_batches, self._name(shard))):
+                return batch_id
+            if is_last_search:
                 return None
-            self._sleep(min(self._batch_settings.poll_s, max(0.0, believed_at - time.time())))
+            self._sleep(min(self._batch_settings.poll_s, max(0.0, deadline - time.time())))
 
-    def _look_for(self, name: str) -> str | None:
+    def _search_batches(self, name: str) -> str | None:
         batches = self._client.batches.list(limit=100)
         return next((batch.id for batch in batches if (batch.metadata or {}).get(METADATA_KEY) == name), None)
 
@@ -326,7 +329,7 @@ class BatchRunner:
 
     # ------------------------------------------------------------------------------------------------------- helpers
     def _call(self, function: Callable[[], _T]) -> _T:
-        """A call that costs nothing, repeated while the server or the way to it has trouble."""
+        """Make a call that costs nothing, with retries after server and network errors."""
         reason = ""
         for num_failures in range(1, _MAX_TRIES + 1):
             try:

@@ -1,4 +1,4 @@
-"""`mf2 data caption`: the three captions of every image, offline from a template or from a model."""
+"""`mf2 data caption`: writes the three captions of every image, from an offline template or a model."""
 
 import argparse
 
@@ -15,15 +15,15 @@ _MODEL_OPTIONS = (
     *("profile", "base_url", "model", "schema", "compare", "rpm", "tpm", "answers"),
     *("batch_requests", "max_usd", "i_may_upload", "signatory"),
 )
-"""Options that say something about a model."""
+"""Options that only have a meaning with a model."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Caption a data set; 0 when it was written, 3 when the same command has to be run again."""
+    """Caption a data set; returns 0 if it was written, 3 if the same command has to be run again."""
     check_share(args.min_valid)
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"-n is {args.limit}; it must be at least 1.")
-    if not _asks_model(args):
+    if not _uses_model(args):
         return _caption_with_template(args)
     try:
         from .session import compare_profiles, run_session
@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     return run_session(args)
 
 
-def _asks_model(args: argparse.Namespace) -> bool:
-    """Whether a model writes the captions, which a profile, a comparison or `--backend model` asks for.
+def _uses_model(args: argparse.Namespace) -> bool:
+    """Whether a model writes the captions: with a profile, a comparison or `--backend model`.
 
     Raises:
-        ValueError: other options only have a meaning with a model, and none of these is there.
+        ValueError: without these, an option that only has a meaning with a model is set.
     """
     if args.backend != "template" and (args.backend or args.profile or args.compare):
         return True
@@ -54,7 +54,7 @@ def _asks_model(args: argparse.Namespace) -> bool:
         raise ValueError(
             f"{options} {'needs' if len(given) == 1 else 'need'} a model, and the template would write the captions: "
             "pass --profile NAME or --backend model"
-            + (" instead of --backend template." if args.backend else ", or leave the option away.")
+            + (" instead of --backend template." if args.backend else ", or leave out the option.")
         )
     return False
 
@@ -74,6 +74,6 @@ def _caption_with_template(args: argparse.Namespace) -> int:
 
         settings = collect_settings(args, add_arguments)
         images.write(out_dir, captions_of, {"backend": "template", "seed": args.seed}, settings, args.limit)
-    in_place = " (in the place of the old one, which stood until this one was whole)" if args.out is None else ""
+    in_place = " (replaced in place once it was complete)" if args.out is None else ""
     print(f"{count:,} images with template captions: {out_dir}{in_place}")
     return 0

@@ -1,4 +1,4 @@
-"""Two profiles side by side on the same images: validity, key-AU agreement, length and cost."""
+"""Compares two profiles on the same images: validity, key-AU agreement, length and cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .store import CaptionStore, StoredRequest
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """How one profile did. Rates are fractions of the captions that were asked for."""
+    """The results of one profile. Rates are fractions of the requested captions."""
 
     name: str
     model: str
@@ -25,9 +25,9 @@ class ProfileResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results, and how far their key AUs agree over the images for which both gave a valid key-AU caption.
+    """Two results, and the agreement of their key AUs over the images with two valid key-AU captions.
 
-    `key_au_jaccard` is the mean of |A ∩ B| / |A ∪ B|, `key_au_equal` the share of equal sets; None without any.
+    `key_au_jaccard` is the mean of |A ∩ B| / |A ∪ B|, `key_au_equal` the share of equal sets; None without images.
     """
 
     results: tuple[ProfileResult, ProfileResult]
@@ -54,8 +54,8 @@ class Comparison:
             ("captions", f"{first.num_captions:,}", f"{second.num_captions:,}"),
             ("valid at once", f"{first.valid_at_once:.1%}", f"{second.valid_at_once:.1%}"),
             ("valid", f"{first.valid:.1%}", f"{second.valid:.1%}"),
-            ("tokens a caption", f"{first.mean_tokens:.1f}", f"{second.mean_tokens:.1f}"),
-            ("$ a 1,000 captions", f"{1000 * first.usd_per_caption:.3f}", f"{1000 * second.usd_per_caption:.3f}"),
+            ("tokens per caption", f"{first.mean_tokens:.1f}", f"{second.mean_tokens:.1f}"),
+            ("$ per 1,000 captions", f"{1000 * first.usd_per_caption:.3f}", f"{1000 * second.usd_per_caption:.3f}"),
         ]
         lines = [f"{'':<20} {first.name:>24} {second.name:>24}"]
         lines += [f"{label:<20} {left:>24} {right:>24}" for label, left, right in rows]
@@ -73,15 +73,15 @@ def compare_stored(
     jobs: Sequence[CaptionJob],
     count_tokens: TokenCounter | None = None,
 ) -> Comparison:
-    """Compare what two profiles answered to the same jobs; both must have been run on them."""
-    stored = [[_settled(builder, store, job) for job in jobs] for builder in builders]
+    """Compare the stored answers of two profiles to the same jobs; both profiles must have been run before."""
+    stored = [[_read_answers(builder, store, job) for job in jobs] for builder in builders]
     pairs = [
         (set(left["key_au"].key_aus), set(right["key_au"].key_aus))
         for left, right in zip(*stored, strict=True)
         if _has_valid_key(left) and _has_valid_key(right)
     ]
     first, second = (
-        _result(builder, store, answers, count_tokens or estimate_tokens)
+        _summarize(builder, store, answers, count_tokens or estimate_tokens)
         for builder, answers in zip(builders, stored, strict=True)
     )
     return Comparison(
@@ -93,30 +93,31 @@ def compare_stored(
     )
 
 
-def _settled(builder: RequestBuilder, store: CaptionStore, job: CaptionJob) -> dict[str, StoredRequest]:
-    found = ((request.kind, store.get(request.key)) for request in builder.requests([job]))
-    return {kind: stored for kind, stored in found if stored is not None}
+def _read_answers(builder: RequestBuilder, store: CaptionStore, job: CaptionJob) -> dict[str, StoredRequest]:
+    """Caption kind -> stored request of an image."""
+    requests = ((request.kind, store.get(request.key)) for request in builder.requests([job]))
+    return {kind: stored for kind, stored in requests if stored is not None}
 
 
 def _has_valid_key(answers: dict[str, StoredRequest]) -> bool:
     return "key_au" in answers and answers["key_au"].state == VALID
 
 
-def _result(
+def _summarize(
     builder: RequestBuilder,
     store: CaptionStore,
     answers: Sequence[dict[str, StoredRequest]],
     count_tokens: TokenCounter,
 ) -> ProfileResult:
-    asked = [stored for by_kind in answers for stored in by_kind.values()]
-    valid = [stored for stored in asked if stored.state == VALID]
-    num_asked = max(1, len(asked))
+    requests = [stored for by_kind in answers for stored in by_kind.values()]
+    valid = [stored for stored in requests if stored.state == VALID]
+    num_requests = max(1, len(requests))
     return ProfileResult(
         name=builder.profile.name,
         model=builder.profile.model_name,
-        num_captions=len(asked),
-        valid_at_once=sum(stored.attempt == 0 for stored in valid) / num_asked,
-        valid=len(valid) / num_asked,
+        num_captions=len(requests),
+        valid_at_once=sum(stored.attempt == 0 for stored in valid) / num_requests,
+        valid=len(valid) / num_requests,
         mean_tokens=sum(count_tokens(stored.caption or "") for stored in valid) / max(1, len(valid)),
-        usd_per_caption=sum(store.usd_of(stored.key) for stored in asked) / num_asked,
+        usd_per_caption=sum(store.request_usd(stored.key) for stored in requests) / num_requests,
     )

@@ -1,4 +1,4 @@
-"""The way out of this machine: clients are made here, and only with a permission where images would leave it."""
+"""Opens API clients; a client that uploads images from this machine requires a permission."""
 
 import os
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class UploadPermission:
-    """Who allows that images leave this machine, and under which agreement. Recorded with the run."""
+    """The permission to upload images: the agreement that allows it and its signatory, both recorded with the run."""
 
     agreement: str
     signatory: str
@@ -30,10 +30,10 @@ class UploadPermission:
 
 
 def check_permission(profile: EndpointProfile, permission: UploadPermission | None) -> None:
-    """Refuse to upload images without a permission; a model on this machine needs none.
+    """Check that images may be uploaded; a model on this machine needs no permission.
 
     Raises:
-        PermissionError: it says which options grant it.
+        PermissionError: there is none; the options that grant it are named.
     """
     if permission is None and profile.is_hosted:
         gateway = f", from where {profile.model} is reached" if profile.is_loopback else ""
@@ -45,10 +45,10 @@ def check_permission(profile: EndpointProfile, permission: UploadPermission | No
 
 
 def read_api_key(profile: EndpointProfile) -> str:
-    """The key from the profile's environment variable, or a stand-in for a server that asks for none.
+    """Read the API key from the environment variable of the profile; `none` for a server without keys.
 
     Raises:
-        PermissionError: the variable is named and not set.
+        PermissionError: the variable is not set.
     """
     if profile.api_key_env is None:
         return "none"
@@ -60,31 +60,31 @@ def read_api_key(profile: EndpointProfile) -> str:
 def open_async_client(
     profile: EndpointProfile, permission: UploadPermission | None, *, concurrency: int, timeout_s: float
 ) -> openai.AsyncOpenAI:
-    """The client of the online engine; it never retries by itself."""
+    """Open the client of the online engine, without automatic retries."""
     check_permission(profile, permission)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    http_client = openai.DefaultAsyncHttpxClient(limits=limits, **_transport(profile))
-    return openai.AsyncOpenAI(http_client=http_client, **_settings(profile, timeout_s))
+    http_client = openai.DefaultAsyncHttpxClient(limits=limits, **_transport_options(profile))
+    return openai.AsyncOpenAI(http_client=http_client, **_client_options(profile, timeout_s))
 
 
 def open_client(profile: EndpointProfile, permission: UploadPermission | None, *, timeout_s: float) -> openai.OpenAI:
-    """The client of the batch mode; it never retries by itself."""
+    """Open the client of the batch mode, without automatic retries."""
     check_permission(profile, permission)
-    http_client = openai.DefaultHttpxClient(**_transport(profile))
-    return openai.OpenAI(http_client=http_client, **_settings(profile, timeout_s))
+    http_client = openai.DefaultHttpxClient(**_transport_options(profile))
+    return openai.OpenAI(http_client=http_client, **_client_options(profile, timeout_s))
 
 
 def resolve_model(profile: EndpointProfile, *, timeout_s: float = 30.0) -> EndpointProfile:
-    """The profile with a model: where it names none, the only one that its server lists.
+    """Complete a profile without a model by the only model that its server lists.
 
     Raises:
-        ValueError: the server lists none or several.
-        ConnectionError: it does not answer.
+        ValueError: the server lists no model, or several.
+        ConnectionError: the server does not answer.
     """
     if profile.model is not None:
         return profile
-    http_client = openai.DefaultHttpxClient(**_transport(profile))
-    with openai.OpenAI(http_client=http_client, **_settings(profile, timeout_s)) as client:
+    http_client = openai.DefaultHttpxClient(**_transport_options(profile))
+    with openai.OpenAI(http_client=http_client, **_client_options(profile, timeout_s)) as client:
         try:
             models = [model.id for model in client.models.list()]
         except openai.APIError as error:
@@ -94,7 +94,7 @@ def resolve_model(profile: EndpointProfile, *, timeout_s: float = 30.0) -> Endpo
     return replace(profile, model=models[0])
 
 
-def _settings(profile: EndpointProfile, timeout_s: float) -> dict[str, Any]:
+def _client_options(profile: EndpointProfile, timeout_s: float) -> dict[str, Any]:
     return {
         "base_url": profile.base_url,
         "api_key": read_api_key(profile),
@@ -103,6 +103,6 @@ def _settings(profile: EndpointProfile, timeout_s: float) -> dict[str, Any]:
     }
 
 
-def _transport(profile: EndpointProfile) -> dict[str, Any]:
-    """A server on this machine is reached directly: no proxy of the environment may carry an image away."""
+def _transport_options(profile: EndpointProfile) -> dict[str, Any]:
+    """Transport options; a server on this machine is never reached through a proxy, which could forward images."""
     return {"trust_env": False, "follow_redirects": False} if profile.is_loopback else {"follow_redirects": False}

@@ -1,4 +1,4 @@
-"""What a failed call means: try again, in doubt, dead, or the end of the run."""
+"""Classifies failed calls: retry, in doubt, dead, or the end of the run."""
 
 import enum
 from dataclasses import dataclass
@@ -7,23 +7,23 @@ import httpx2
 import openai
 
 from .limits import retry_after_s
-from .server_words import server_words
+from .server_messages import server_message
 
 
 class Outcome(enum.Enum):
-    """What becomes of a request whose call failed."""
+    """The consequence of a failed call for its request."""
 
-    RETRY = "retry"  # the server did not answer it: send it again
-    DOUBT = "doubt"  # it may have been answered and billed
-    DEAD = "dead"  # the server refuses this request for good
-    STOP = "stop"  # the server refuses every request: no key, no money, no model
+    RETRY = "retry"  # not answered: send it again
+    DOUBT = "doubt"  # possibly answered and billed
+    DEAD = "dead"  # permanently refused
+    STOP = "stop"  # the server refuses every request: no valid key, credit or model
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An outcome with its reason, and the wait that the server asked for in seconds.
+    """An outcome with its reason, and the seconds that the server asks to wait.
 
-    `counts_as_outage` is False where the server is well and only asks for patience.
+    `counts_as_outage` is False if the server works and only limits the rate.
     """
 
     outcome: Outcome
@@ -35,15 +35,15 @@ class Failure:
 STOP_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "budget_exceeded", "model_not_found"}
 )
-"""Error codes that mean the account or the setting, whatever the request."""
+"""Error codes on the account or the settings, independent of the request."""
 _STOP_STATUS = frozenset({401, 403, 404})
 _RETRY_STATUS = frozenset({408, 409, 425, 429})
-# No byte of the request had been sent.
+# Errors before any byte of the request was sent.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
 def classify(error: openai.APIError) -> Failure:
-    """The failure that an exception of the client stands for."""
+    """Classify an exception of the client."""
     if isinstance(error, openai.APIStatusError):
         return _classify_status(error)
     cause = error.__cause__
@@ -55,7 +55,7 @@ def classify(error: openai.APIError) -> Failure:
 
 def _classify_status(error: openai.APIStatusError) -> Failure:
     status = error.status_code
-    reason = f"HTTP {status}: {server_words(error.response.text)}"
+    reason = f"HTTP {status}: {server_message(error.response.text)}"
     if (isinstance(error.code, str) and error.code in STOP_CODES) or status in _STOP_STATUS:
         return Failure(Outcome.STOP, reason)
     if status in _RETRY_STATUS or status >= 500:

@@ -1,4 +1,4 @@
-"""How fast and for how much money: token buckets, `Retry-After`, and a budget that is reserved before it is spent."""
+"""Limits on rate and cost: token buckets, `Retry-After`, and a budget that is reserved before it is spent."""
 
 import asyncio
 import datetime
@@ -8,15 +8,15 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 LONG_PAUSE_S = 20.0
-"""A server that asks for a longer wait than this pauses every request, not only the one that it refused."""
+"""A server that asks for a longer wait than this pauses all requests, not only the refused one."""
 
 
 class TokenBucket:
-    """An allowance per minute that refills steadily and may be saved up to one minute's worth.
+    """A token bucket: an allowance per minute that refills continuously up to the amount of one minute.
 
     Args:
         per_minute: the allowance; None for no limit.
-        clock: seconds, monotonic.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +29,7 @@ class TokenBucket:
         self._filled_at = clock()
 
     def wait_s(self, amount: float) -> float:
-        """Seconds until `amount` can be taken; more than a minute's worth is treated as a minute's worth."""
+        """Seconds until `amount` can be taken; amounts above that of a minute count as that of a minute."""
         if self.per_minute is None:
             return 0.0
         self._refill()
@@ -42,7 +42,7 @@ class TokenBucket:
         self._level -= amount
 
     def observe(self, per_minute: float | None, remaining: float | None) -> None:
-        """Follow what the server says; the limit never rises above the one that was set by hand."""
+        """Adopt the limits that the server sends; the limit never exceeds the one set by the user."""
         if per_minute is not None and per_minute > 0:
             if self.per_minute is None:
                 self._level, self._filled_at = per_minute, self._clock()
@@ -62,7 +62,7 @@ class Pacer:
     """Decides when the next request may start: after any pause, and when both buckets hold enough.
 
     Args:
-        requests_per_minute, tokens_per_minute: limits set by hand; None leaves them to the server's headers.
+        requests_per_minute, tokens_per_minute: limits set by the user; None uses those in the server's headers.
         clock, sleep: replaceable for tests.
     """
 
@@ -87,15 +87,15 @@ class Pacer:
         self._tokens.take(tokens)
 
     def pause(self, seconds: float) -> None:
-        """Start no request for that long."""
+        """Start no request for that many seconds."""
         self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def observe(self, headers: Mapping[str, str]) -> None:
-        """Take over the limits of an answer's `x-ratelimit-*` headers."""
+        """Adopt the limits in the `x-ratelimit-*` headers of an answer."""
         for bucket, unit in ((self._requests, "requests"), (self._tokens, "tokens")):
             bucket.observe(
-                _number(headers.get(f"x-ratelimit-limit-{unit}")),
-                _number(headers.get(f"x-ratelimit-remaining-{unit}")),
+                _parse_number(headers.get(f"x-ratelimit-limit-{unit}")),
+                _parse_number(headers.get(f"x-ratelimit-remaining-{unit}")),
             )
 
     def _delay_s(self, tokens: float) -> float:
@@ -104,9 +104,9 @@ class Pacer:
 
 
 class Budget:
-    """Money: what was spent, what running requests may cost at most, and the bound on both.
+    """A budget: the money spent, the maximal cost of running requests, and the bound on their sum.
 
-    A request reserves the most that it can cost before it is sent, so that the bound holds to the last request.
+    A request reserves its maximal cost before it is sent, so that the bound is never exceeded.
     """
 
     def __init__(self, max_usd: float | None = None, spent_usd: float = 0.0) -> None:
@@ -117,7 +117,7 @@ class Budget:
         self._reserved_usd = 0.0
 
     def reserve(self, usd: float) -> bool:
-        """Set `usd` aside; False where that would pass the bound."""
+        """Reserve `usd`; False if that would exceed the bound."""
         if self.max_usd is not None and self.spent_usd + self._reserved_usd + usd > self.max_usd:
             return False
         self.hold(usd)
@@ -135,13 +135,13 @@ class Budget:
 
 def retry_after_s(headers: Mapping[str, str], now: datetime.datetime | None = None) -> float | None:
     """Seconds that a `Retry-After` (a number or an HTTP date) or `retry-after-ms` asks for; None without either."""
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return max(0.0, milliseconds / 1000)
     text = headers.get("retry-after")
     if text is None:
         return None
-    if (seconds := _number(text)) is not None:
+    if (seconds := _parse_number(text)) is not None:
         return max(0.0, seconds)
     try:
         date = parsedate_to_datetime(text)
@@ -152,7 +152,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime.datetime | None = No
     return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:

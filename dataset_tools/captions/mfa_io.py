@@ -1,4 +1,4 @@
-"""Between a data set on disk and the caption engine: rows to jobs, captions back into the caption columns."""
+"""Connects data sets and the caption engine: rows become jobs, and captions are written to the caption columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from .results import ImageCaptions
 
 
 class MfaImages:
-    """The images of a data set folder in order, as jobs; pixels are read when they are needed, and never decoded.
+    """The images of a data set folder in order, as jobs; image bytes are read on demand and not decoded.
 
     Raises:
         FileNotFoundError, ValueError: as for `load_mfa`.
@@ -27,13 +27,13 @@ class MfaImages:
         return len(self._labels)
 
     def count(self, limit: int | None = None) -> int:
-        """How many jobs there are within a limit."""
-        return len(_spread(len(self), limit))
+        """The number of jobs within a limit."""
+        return len(_spread_evenly(len(self), limit))
 
     def jobs(self, limit: int | None = None, sample: int | None = None) -> Iterator[CaptionJob]:
-        """All jobs, or `limit` of them spread evenly over the data set, or `sample` of those."""
-        positions = _spread(len(self), limit)
-        for index in _spread(len(positions), sample):
+        """Yield all jobs, or `limit` of them spread evenly over the data set, or `sample` of these."""
+        positions = _spread_evenly(len(self), limit)
+        for index in _spread_evenly(len(positions), sample):
             yield self._job(positions[index])
 
     def write(
@@ -44,17 +44,19 @@ class MfaImages:
         settings: dict[str, Any],
         limit: int | None = None,
     ) -> None:
-        """Write the data set with new captions; the folder appears when it is whole, in the place of an old one.
+        """Write the data set with new captions; the folder replaces an existing one when it is complete.
 
         Args:
-            captions_of: the captions of a job; rows beyond `limit` keep theirs.
-            manifest: what the manifest says about the captions.
-            settings: of the command, for the recipe.
+            out_dir: folder to write.
+            captions_of: returns the captions of a job.
+            manifest: the manifest's entry on the captions.
+            settings: the settings of the command, for the recipe.
+            limit: number of images, as in `jobs`; other rows keep their captions.
         """
-        chosen = set(_spread(len(self), limit))
+        selected = set(_spread_evenly(len(self), limit))
 
         def change(position: int, row: Row) -> Row:
-            if position not in chosen:
+            if position not in selected:
                 return {}
             return dict.fromkeys((*CAPTION_COLUMNS, *PROVENANCE_COLUMNS)) | captions_of(self._job(position)).columns()
 
@@ -68,19 +70,19 @@ class MfaImages:
 
 
 def _read_labels(stored: StoredDataset) -> list[tuple[str, tuple[int, ...], str | None, tuple[int, ...]]]:
-    """(image id, active AUs, emotion, unlabelled AUs) of every row, read column by column."""
+    """Read (image id, active AUs, emotion, unlabelled AUs) of every row, column by column."""
     names = ("dataset", "file_name", "emotion", *au_columns(stored.au_ids))
     labels = []
-    for dataset, file_name, emotion_idx, *of_aus in zip(*map(stored.column, names), strict=True):
-        aus = dict(zip(stored.au_ids, of_aus, strict=True))
+    for dataset, file_name, emotion_idx, *au_labels in zip(*map(stored.column, names), strict=True):
+        aus = dict(zip(stored.au_ids, au_labels, strict=True))
         active_aus = tuple(au_id for au_id, label in aus.items() if label == 1)
         emotion = None if emotion_idx is None else stored.emotions[emotion_idx]
         labels.append((f"{dataset}/{file_name}", active_aus, emotion, unlabelled_aus(aus)))
     return labels
 
 
-def _spread(count: int, limit: int | None) -> Sequence[int]:
-    """`limit` positions of `count`, evenly spaced; all of them without a limit."""
+def _spread_evenly(count: int, limit: int | None) -> Sequence[int]:
+    """`limit` evenly spaced positions below `count`, or all of them."""
     if limit is None or limit >= count:
         return range(count)
     return [position * count // limit for position in range(limit)]

@@ -1,4 +1,4 @@
-"""The online engine: many requests at once against a chat-completions endpoint, each settled or left resumable."""
+"""The online engine: sends many simultaneous requests to a chat-completions endpoint; runs can be resumed."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from .answers import (
     SENT,
     VALID,
     Judgement,
-    hopeless,
+    describe_giving_up,
     judge_answer,
     next_state,
 )
@@ -34,12 +34,12 @@ from .store import CaptionStore
 from .tally import IN_BATCH, UNFINISHED, Tally
 
 HELD = "held"
-"""Refused while the server has answered nothing else."""
+"""State of a refused request while the server has answered no other."""
 
 
 @dataclass(frozen=True)
 class _Progress:
-    """Where a request stands: its state, its rejected answers so far, and what the next call tells the model."""
+    """The progress of a request: its state, the number of rejected answers, and the feedback for the next call."""
 
     state: str
     attempt: int = 0
@@ -48,23 +48,24 @@ class _Progress:
 
 
 class OnlineRunner:
-    """Asks for captions through `client.chat.completions`, up to `concurrency` at a time.
+    """Requests captions through `client.chat.completions`, up to `concurrency` at a time.
 
-    The order on the disk is the promise: `sent` before the call, the raw answer before it is read. A run that is
-    killed anywhere loses no answer that reached it and asks for none of them again.
+    A request is stored as `sent` before the call, and a raw answer is stored before it is read. So a run that is
+    killed at any point loses no received answer and does not ask for it again.
+
+    A request that the server refuses (HTTP 4xx) is dead if another one is answered. Before that, the settings may be
+    wrong: refused requests are held back, and marked as unsent if the run ends without any answer.
 
     Args:
         client: made with `max_retries=0`; retries are decided here.
         builder: makes the bodies, for the endpoint of the client.
-        store: keeps requests and answers.
-        price: of the model; free by default.
-        budget: money of the run; unlimited by default.
-        pacer: limits of the endpoint; those of its headers by default.
-        is_answered: whether the server has answered requests of this setting before.
+        store: stores requests and answers.
+        settings: settings of the run.
+        price: price of the model; free by default.
+        budget: budget of the run; unlimited by default.
+        pacer: rate limits of the endpoint; those in its headers by default.
+        is_answered: whether the server has answered requests with these settings before.
         on_settled: called with the tally whenever a caption is settled.
-
-    A request that the server refuses (HTTP 4xx) is dead once another one is answered. As long as none is, the setting
-    may be at fault: refused requests are held back, and left unsent where the run ends without an answer.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class OnlineRunner:
         self._budget = budget or Budget(spent_usd=store.usd_spent())
         self._pacer = pacer or Pacer()
         self._is_answered = is_answered
-        self._held: list[tuple[CaptionRequest, str]] = []
+        self._held_back: list[tuple[CaptionRequest, str]] = []
         self._num_valid = self._num_unusable = 0
         self._on_settled = on_settled
         self._tally = Tally()
@@ -98,7 +99,7 @@ class OnlineRunner:
         self._parameters = builder.parameters
         self._waiting: set[asyncio.Task[Any]] = set()
         self._num_reserved = 0
-        self._given_back = asyncio.Event()
+        self._released = asyncio.Event()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -107,38 +108,38 @@ class OnlineRunner:
         return self._is_answered
 
     def stop(self, reason: str) -> None:
-        """Start no further request; those on their way are waited for, because they will be billed."""
+        """Start no further request; running requests are awaited, because they are billed."""
         if self._tally.stopped_because is None:
             self._tally.stopped_because = reason
             for task in self._waiting:
                 task.cancel()
 
     async def run(self, requests: Iterable[CaptionRequest]) -> Tally:
-        """Settle every request, in any order; returns what became of them.
+        """Settle all requests, in any order; returns the counts.
 
         Raises:
-            ValueError, OSError: from an image that cannot be read or a store that cannot be written; whatever was on
-                its way is still kept.
+            ValueError, OSError: an image cannot be read, or the store cannot be written; the answers of running
+                requests are still stored.
         """
         source = iter(requests)
         workers = [self._work(source) for _ in range(self._settings.concurrency)]
         for result in await asyncio.gather(*workers, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        await self._settle_held()
+        await self._settle_held_back()
         return self._tally
 
     async def _work(self, source: Iterator[CaptionRequest]) -> None:
         try:
             while self._tally.stopped_because is None and (request := next(source, None)) is not None:
-                async with self._locks.setdefault(request.key, asyncio.Lock()):  # equal questions take turns
+                async with self._locks.setdefault(request.key, asyncio.Lock()):  # serialises equal requests
                     await self._settle(request)
         except BaseException as error:
             self.stop(f"{type(error).__name__}: {error}")
             raise
 
     async def _settle(self, request: CaptionRequest) -> None:
-        """Bring one request to its end, wherever an earlier run left it."""
+        """Settle one request, from the state in which an earlier run left it."""
         progress = await self._resume(request)
         if progress.state == VALID:
             self._tally.reused += 1
@@ -158,7 +159,7 @@ class OnlineRunner:
         self._on_settled(self._tally)
 
     async def _resume(self, request: CaptionRequest) -> _Progress:
-        """Where an earlier run, or an equal question of this one, left the request."""
+        """The progress of a request after earlier runs, or after an equal request of this run."""
         stored = self._store.get(request.key)
         if stored is None:
             return _Progress(NEW)
@@ -170,16 +171,16 @@ class OnlineRunner:
             return _Progress(NEW)
         if stored.state == IN_DOUBT:
             is_counted = self._store.is_last_call_counted(stored)
-            return await self._doubt(
-                request, progress, 0.0 if is_counted else self._worst_usd(request, stored.feedback)
+            return await self._mark_in_doubt(
+                request, progress, 0.0 if is_counted else self._max_usd(request, stored.feedback)
             )
         return progress
 
     async def _ask(self, request: CaptionRequest, progress: _Progress) -> _Progress:
-        """Call until there is an answer, and judge it; unfinished or in doubt where there is none."""
+        """Call until there is an answer, and judge it; without an answer the request is unfinished or in doubt."""
         settings, tally = self._settings, self._tally
         unfinished = replace(progress, state=UNFINISHED, reason=None)
-        worst_usd = self._worst_usd(request, progress.feedback)
+        max_usd = self._max_usd(request, progress.feedback)
         tokens = self._builder.estimate_tokens(request, progress.feedback)
         failure: Failure | None = None
         for num_failures in range(settings.max_tries):
@@ -187,18 +188,18 @@ class OnlineRunner:
                 return unfinished
             if not await self._wait(self._pacer.wait_turn(tokens)):
                 return unfinished
-            if not await self._reserve(worst_usd):
+            if not await self._reserve(max_usd):
                 return unfinished
             await _on_disk(self._store.mark_sent(request, self._prompt_sha256[request.kind], self._parameters))
             tally.asked += 1
             answer = await self._call(request, progress.feedback)
             if isinstance(answer, str):
                 await _on_disk(self._store.mark_raw([(request.key, answer)]))
-                return await self._judge(request, progress, answer, worst_usd)
+                return await self._judge(request, progress, answer, max_usd)
             failure = answer
-            self._give_back(worst_usd, 0.0)
+            self._release(max_usd, 0.0)
             if failure.outcome is Outcome.DOUBT:
-                progress = await self._doubt(request, progress, worst_usd)
+                progress = await self._mark_in_doubt(request, progress, max_usd)
                 if progress.state == IN_DOUBT:
                     return progress
             elif failure.outcome is Outcome.DEAD:
@@ -208,73 +209,73 @@ class OnlineRunner:
         return unfinished
 
     async def _reserve(self, usd: float) -> bool:
-        """Set money aside for a call; False where the run stops, because that would pass the bound.
+        """Reserve the maximal cost of a call; False if the run stops because that would exceed the budget.
 
-        A call costs less than what is set aside for it, so one that does not fit waits for those that run.
+        A call costs less than its reservation, so that a call that does not fit waits for running ones.
         """
         while not self._budget.reserve(usd):
             if not self._num_reserved:
                 self.stop(f"the next request might pass --max_usd {self._budget.max_usd}; raise it and run again")
                 return False
-            if not await self._wait(self._given_back.wait()):
+            if not await self._wait(self._released.wait()):
                 return False
         self._num_reserved += 1
         return True
 
-    def _give_back(self, reserved_usd: float, spent_usd: float) -> None:
-        """Count what a call cost, and wake the requests that wait for the money set aside for it."""
+    def _release(self, reserved_usd: float, spent_usd: float) -> None:
+        """Replace a reservation by the real cost of the call, and wake the requests that wait for budget."""
         self._budget.settle(reserved_usd, spent_usd)
         if reserved_usd:
             self._num_reserved -= 1
-        self._given_back.set()
-        self._given_back = asyncio.Event()
+        self._released.set()
+        self._released = asyncio.Event()
 
-    async def _refuse(self, request: CaptionRequest, progress: _Progress, words: str) -> _Progress:
-        """Settle a request that the server refuses, or hold it back while the server has answered none."""
+    async def _refuse(self, request: CaptionRequest, progress: _Progress, message: str) -> _Progress:
+        """Mark a refused request as dead, or hold it back if the server has not answered any request."""
         if self._is_answered:
-            await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [words]))
+            await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [message]))
             return replace(progress, state=DEAD, reason=BAD_REQUEST)
         await _on_disk(self._store.mark_unsent([request.key]))
-        self._held.append((replace(request, image=b""), words))
-        if self._settings.is_hopeless(len(self._held)):
+        self._held_back.append((replace(request, image=b""), message))
+        if self._settings.should_give_up(len(self._held_back)):
             self._stop_refused()
         return replace(progress, state=HELD)
 
-    async def _settle_held(self) -> None:
-        """At the end of a run: held requests are dead if the server answers others, else left to the next run."""
-        answers = self._is_answered or self._tally.reused or self._settings.max_hopeless is None
-        if self._held and not answers:
+    async def _settle_held_back(self) -> None:
+        """Settle held-back requests at the end of a run: dead if the server answered others, else unfinished."""
+        is_dead = self._is_answered or self._tally.reused or self._settings.give_up_after is None
+        if self._held_back and not is_dead:
             self._stop_refused()
-        for request, words in self._held:
-            if answers:
-                await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [words]))
-            self._count(request, DEAD if answers else UNFINISHED, BAD_REQUEST if answers else REFUSED)
-        self._held.clear()
+        for request, message in self._held_back:
+            if is_dead:
+                await _on_disk(self._store.mark_dead(request.key, BAD_REQUEST, [message]))
+            self._count(request, DEAD if is_dead else UNFINISHED, BAD_REQUEST if is_dead else REFUSED)
+        self._held_back.clear()
 
     def _stop_refused(self) -> None:
         self._tally.is_refused = True
-        words = Counter(words for _, words in self._held).most_common(1)[0][0]
-        self.stop(f"the server refused every one of {len(self._held)} requests: {words}")
+        message = Counter(message for _, message in self._held_back).most_common(1)[0][0]
+        self.stop(f"the server refused every one of {len(self._held_back)} requests: {message}")
 
     async def _call(self, request: CaptionRequest, feedback: Feedback | None) -> str | Failure:
-        """One HTTP call: the raw text of the answer, or what its failure means."""
+        """Make one HTTP call; returns the raw text of the answer, or the failure."""
         body = self._builder.body(request, feedback)
         try:
-            # The body goes out as it was built: `extra_body` replaces the arguments, whose conversion by the client
-            # would cost more than the rest of the call.
+            # The body is passed as `extra_body`, because the client's conversion of arguments would cost more than
+            # the rest of the call.
             response = await self._client.chat.completions.with_raw_response.create(
                 model=body["model"], messages=[], extra_body=body
             )
         except openai.APIError as error:
             failure = classify(error)
-            self._note_failure(failure)
+            self._track_failure(failure)
             return failure
         self._failures_in_a_row = 0
         self._is_answered = True
         self._pacer.observe(response.headers)
         return response.http_response.text
 
-    def _note_failure(self, failure: Failure) -> None:
+    def _track_failure(self, failure: Failure) -> None:
         self._tally.last_failure = failure.reason
         if failure.outcome is Outcome.STOP:
             self.stop(failure.reason)
@@ -291,41 +292,41 @@ class OnlineRunner:
         if judgement.usage is not None:
             usd = judgement.usage.usd(self._price, batch=False)
         else:
-            usd = self._worst_usd(request, progress.feedback)
-        self._give_back(reserved_usd, usd)
+            usd = self._max_usd(request, progress.feedback)
+        self._release(reserved_usd, usd)
         self._tally.reasked += state == NEW
-        self._note_use(judgement)
+        self._track_usable(judgement)
         await _on_disk(self._store.mark_judged(request.key, judgement, state, usd))
         return _Progress(state, progress.attempt + 1, judgement.feedback, judgement.reason)
 
-    def _note_use(self, judgement: Judgement) -> None:
-        """Stop where no answer so far was of use."""
+    def _track_usable(self, judgement: Judgement) -> None:
+        """Count usable and unusable answers, and stop if none is usable."""
         self._num_valid += judgement.caption is not None
         self._num_unusable += judgement.caption is None
-        is_of_use = self._num_valid or self._tally.reused
-        if not is_of_use and self._settings.is_hopeless(self._num_unusable):
-            self.stop(hopeless(self._num_unusable, judgement))
+        any_usable = self._num_valid or self._tally.reused
+        if not any_usable and self._settings.should_give_up(self._num_unusable):
+            self.stop(describe_giving_up(self._num_unusable, judgement))
 
-    async def _doubt(self, request: CaptionRequest, progress: _Progress, usd: float) -> _Progress:
-        """A request that may have been answered: its worst cost is counted, then the policy decides."""
+    async def _mark_in_doubt(self, request: CaptionRequest, progress: _Progress, usd: float) -> _Progress:
+        """Count the maximal cost of a request that may have been answered, and apply the `in_doubt` policy."""
         await _on_disk(self._store.mark_in_doubt(request.key, usd))
         self._budget.settle(0.0, usd)
         resend = self._settings.in_doubt == "resend"
         return replace(progress, state=NEW if resend else IN_DOUBT, reason=None if resend else IN_DOUBT)
 
-    def _worst_usd(self, request: CaptionRequest, feedback: Feedback | None) -> float:
-        """The most that one call can cost."""
+    def _max_usd(self, request: CaptionRequest, feedback: Feedback | None) -> float:
+        """The maximal cost of one call in US dollars."""
         tokens = self._builder.estimate_tokens(request, feedback)
         return self._price.usd(tokens, 0, self._builder.profile.max_output_tokens)
 
     def _retry_delay_s(self, failure: Failure, num_failures: int) -> float:
-        """What the server asked for, else twice as long after every failure, with jitter."""
+        """Seconds until the next try: as the server asks, or else exponential back-off with jitter."""
         if failure.retry_after_s is not None:
             return failure.retry_after_s
         return self._settings.backoff_after_s(num_failures) * random.uniform(0.5, 1.0)
 
     async def _wait(self, waiting: Coroutine[Any, Any, object]) -> bool:
-        """Wait, but no longer than until the run is stopped; whether it goes on."""
+        """Wait for a coroutine until the run is stopped; returns whether the run continues."""
         if self._tally.stopped_because is not None:
             waiting.close()
             return False
@@ -343,5 +344,5 @@ class OnlineRunner:
 
 
 async def _on_disk(future: "Future[None]") -> None:
-    """Wait for a write of the store without blocking the other requests."""
+    """Wait for a write of the store without blocking other requests."""
     await asyncio.wrap_future(future)

@@ -1,4 +1,4 @@
-"""Endpoint profiles and prices: the model is a setting, read from files that the user can replace."""
+"""Endpoint profiles and prices, read from YAML files that users can replace."""
 
 import datetime
 import ipaddress
@@ -15,17 +15,17 @@ PROFILES_FILE = Path(__file__).with_name("profiles.yaml")
 PRICES_FILE = Path(__file__).with_name("prices.yaml")
 
 SCHEMAS = ("json_schema", "json_object", "none")
-"""How the form of an answer can be asked for, the strictest way first."""
+"""Ways to request the JSON form of an answer, the strictest first."""
 _HOSTED = re.compile(r"(^|/)(gpt-\d|chatgpt-|o\d(-|$)|claude-|gemini-\d|gemini-\w+-\d|grok-)", re.IGNORECASE)
 
 RETIREMENT_MARGIN = datetime.timedelta(days=7)
-"""A run that could still be going on this long before a model's last day is not started."""
+"""A run that may last until this long before the shutdown of its model is not started."""
 BATCH_WINDOW = datetime.timedelta(hours=24)
 
 
 @dataclass(frozen=True)
 class EndpointProfile:
-    """A model and how its server wants to be asked; `profiles.yaml` explains every field."""
+    """A model and the request format of its server; `profiles.yaml` explains every field."""
 
     name: str
     model: str | None
@@ -67,36 +67,36 @@ class EndpointProfile:
 
     @property
     def is_hosted(self) -> bool:
-        """Whether the model runs elsewhere, so that images leave this machine: by a gateway on it, too."""
+        """Whether the model runs on another machine, also if it is reached through a local gateway."""
         return not self.is_loopback or bool(_HOSTED.search(self.model or ""))
 
     @property
     def model_name(self) -> str:
-        """The model, for a profile whose server was asked for it where the file leaves it open."""
+        """The name of the model; a `ValueError` if the profile has none (see `resolve_model`)."""
         if self.model is None:
             raise ValueError(f"Profile {self.name!r} names no model; pass --model.")
         return self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of `profiles.yaml` but the address, as plain values."""
-        left_out = ("name", "base_url", "retires", "successor")
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        """The fields of `profiles.yaml` except the address, as plain values."""
+        excluded = ("name", "base_url", "retires", "successor")
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in excluded}
         return {**values, "parameters": dict(self.parameters)}
 
     def with_overrides(
         self, *, base_url: str | None = None, model: str | None = None, schema: str | None = None
     ) -> "EndpointProfile":
-        """The same profile with another server, model or schema; another model has no known last day."""
+        """The profile with another server, model or schema; the shutdown day of another model is unknown."""
         profile = replace(self, base_url=base_url or self.base_url, schema=schema or self.schema)
         if model and model != self.model:
             profile = replace(profile, model=model, retires=None, successor=None)
         return profile
 
     def check_retirement(self, now: datetime.datetime, *, batch: bool) -> None:
-        """Refuse a model that is shut down, about to be, or would be within the window of a batch.
+        """Check that the model is not shut down before the run, or a batch, can end.
 
         Raises:
-            ValueError: it names the day and the successor.
+            ValueError: it is; the day and the successor are named.
         """
         if self.retires is None:
             return
@@ -112,7 +112,7 @@ class EndpointProfile:
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars a million tokens; a batch costs `batch_factor` of it."""
+    """US dollars per million tokens; `batch_factor` is the price of a batch as a fraction of it."""
 
     input: float
     output: float
@@ -120,7 +120,7 @@ class Price:
     batch_factor: float = 1.0
 
     def usd(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int, *, batch: bool = False) -> float:
-        """Cost of one answer; `cached_tokens` are part of `prompt_tokens`."""
+        """The cost of one answer in US dollars; `cached_tokens` are part of `prompt_tokens`."""
         cached_price = self.input if self.cached_input is None else self.cached_input
         online = (
             (prompt_tokens - cached_tokens) * self.input
@@ -131,28 +131,32 @@ class Price:
 
 
 FREE = Price(0.0, 0.0)
-"""A server of one's own."""
+"""The price of a local server."""
 
 
 def load_profiles(path: str | Path | None = None) -> dict[str, EndpointProfile]:
-    """The shipped profiles, and those of `path` on top of them.
+    """Load the shipped profiles, and those in `path`, which take precedence.
 
     Raises:
-        ValueError: a profile that is no mapping, has unknown fields or lacks one; both are named.
+        ValueError: a profile is not a mapping, has unknown fields or lacks one; profile and fields are named.
     """
     entries = _read_mapping(PROFILES_FILE) | (_read_mapping(Path(path)) if path else {})
     return {name: _build(EndpointProfile, {"name": name, **values}, name) for name, values in entries.items()}
 
 
 def get_profile(profiles: Mapping[str, EndpointProfile], name: str) -> EndpointProfile:
-    """The profile of that name; a `ValueError` that lists the known ones otherwise."""
+    """The profile called `name`.
+
+    Raises:
+        ValueError: there is no such profile; the known names are listed.
+    """
     if name not in profiles:
         raise ValueError(f"Unknown profile {name!r}; known are {', '.join(profiles)}.")
     return profiles[name]
 
 
 def load_price(profile: EndpointProfile, path: str | Path | None = None) -> Price | None:
-    """The price of a profile's model, None where the table does not list it; `FREE` where it runs on this machine."""
+    """The price of a profile's model: None if the table does not list it, `FREE` if it runs on this machine."""
     prices = _read_mapping(PRICES_FILE) | (_read_mapping(Path(path)) if path else {})
     if profile.model in prices:
         return _build(Price, prices[profile.model], profile.model)

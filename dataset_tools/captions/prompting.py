@@ -1,4 +1,4 @@
-"""What is asked of a model: prompt files, JSON schemas, the body of a request and its key."""
+"""Builds the requests to a model: prompt files, JSON schemas, request bodies and request keys."""
 
 import base64
 import hashlib
@@ -19,8 +19,8 @@ STAGES = ("setup", "format", "signal")
 REASK_FILE = "reask.txt"
 
 CHARS_PER_TOKEN = 4
-"""For estimates before an answer tells the true count."""
-_HEAD_TOKENS = 11.5  # what `1. AU1 (Inner Brow Raiser):` takes on average
+"""For estimates of prompt tokens."""
+_HEAD_TOKENS = 11.5  # average number of tokens of a head such as `1. AU1 (Inner Brow Raiser):`
 _MAX_SENTENCE_WORDS = 20
 
 _EMOTION_RULE = "Name it in the first sentence, as {emotion} or the like, and suggest none of: {others}."
@@ -31,9 +31,9 @@ _OTHER_RULE = "The label means an expression that is none of the basic ones: nam
 class CaptionJob:
     """An image to caption and its labels.
 
-    `image_id` is unique to the image; `load_image` returns the encoded file (JPEG, PNG, WebP or GIF) when it is
-    needed; `emotion` is one of `EMOTIONS`, or None where it is not labelled. AUs that are neither active nor in
-    `unlabelled_aus` are labelled inactive.
+    `image_id` is unique to the image; `load_image` returns the encoded file (JPEG, PNG, WebP or GIF) on demand;
+    `emotion` is one of `EMOTIONS`, or None if unlabelled. AUs that are neither active nor in `unlabelled_aus` are
+    labelled inactive.
     """
 
     image_id: str
@@ -45,7 +45,7 @@ class CaptionJob:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One caption to ask for. `key` names the question, not the image: equal questions are asked once."""
+    """A request for one caption. `key` identifies its content, so that equal requests are sent once."""
 
     key: str
     image_id: str
@@ -58,29 +58,29 @@ class CaptionRequest:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a re-ask tells the model: its last answer, if it gave one, and the rules that it broke."""
+    """The feedback to the model in a re-ask: its last answer, if any, and the violated rules."""
 
     content: str | None
     violations: tuple[str, ...]
 
 
 def requested_kinds(active_aus: Sequence[int], emotion: str | None) -> list[CaptionKind]:
-    """The kinds that need a model: AU and key-AU captions only with an active AU, the latter two with an emotion."""
-    possible: dict[CaptionKind, bool] = {
+    """The kinds to request: AU captions need an active AU, emotion captions an emotion, key-AU captions both."""
+    is_requested: dict[CaptionKind, bool] = {
         "au": bool(active_aus),
         "emotion": emotion is not None,
         "key_au": bool(active_aus) and emotion is not None,
     }
-    return [kind for kind in CAPTION_KINDS if possible[kind]]
+    return [kind for kind in CAPTION_KINDS if is_requested[kind]]
 
 
 class RequestBuilder:
-    """Turns jobs into requests and requests into bodies, for one endpoint profile.
+    """Makes requests from jobs and request bodies from requests, for one endpoint profile.
 
     Args:
-        profile: the endpoint; its model must be known.
-        prompts_folder: a folder with the ten prompt files; the shipped one by default.
-        kinds: the captions that are wanted.
+        profile: the profile of the endpoint, with a model.
+        prompts_folder: folder with the ten prompt files; the shipped one by default.
+        kinds: the kinds of captions to request.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class RequestBuilder:
         self._prompts = load_prompts(prompts_folder)
 
     def prompt_sha256(self, kind: CaptionKind) -> str:
-        """Hash of the prompt files that a caption of that kind comes from."""
+        """SHA-256 over the prompt files of a kind of caption."""
         return prompt_sha256(self._prompts, kind)
 
     @property
     def all_prompts_sha256(self) -> str:
         """One hash over all prompt files."""
-        return _sha256_of(self._prompts.values())
+        return _hash_texts(self._prompts.values())
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What a request sends besides its messages and its schema."""
+        """The parameters of a request besides its messages and its schema."""
         profile = self.profile
         return {
             "model": profile.model_name,
@@ -113,7 +113,7 @@ class RequestBuilder:
         }
 
     def requests(self, jobs: Iterable[CaptionJob]) -> Iterator[CaptionRequest]:
-        """The requests of every job; one image at a time is held."""
+        """Yield the requests of every job; only one image at a time is in memory."""
         for job in jobs:
             if not (kinds := self.kinds_of(job)):
                 continue
@@ -124,7 +124,7 @@ class RequestBuilder:
                 yield replace(request, key=self._key(request))
 
     def kinds_of(self, job: CaptionJob) -> list[CaptionKind]:
-        """The captions of an image that a model is asked for."""
+        """The kinds of captions of an image that are requested from a model."""
         return [kind for kind in requested_kinds(job.active_aus, job.emotion) if kind in self.kinds]
 
     def body(self, request: CaptionRequest, feedback: Feedback | None = None) -> dict[str, Any]:
@@ -134,21 +134,21 @@ class RequestBuilder:
         if feedback is not None:
             if feedback.content is not None:
                 body["messages"].append({"role": "assistant", "content": feedback.content})
-            listed = "\n".join(f"- {violation}" for violation in feedback.violations)
-            text = Template(self._prompts[REASK_FILE]).substitute(violations=listed)
+            violations = "\n".join(f"- {violation}" for violation in feedback.violations)
+            text = Template(self._prompts[REASK_FILE]).substitute(violations=violations)
             body["messages"].append({"role": "user", "content": text})
         return body
 
     def estimate_tokens(self, request: CaptionRequest, feedback: Feedback | None = None) -> int:
-        """About how many tokens the prompt of a request has, its image included."""
+        """Estimate the number of tokens of a request's prompt, including its image."""
         body = self._body(request, "")
-        characters = sum(len(_text_of(message)) for message in body["messages"])
+        num_characters = sum(len(_message_text(message)) for message in body["messages"])
         if feedback is not None:
-            characters += len(feedback.content or "") + sum(map(len, feedback.violations))
-        return characters // CHARS_PER_TOKEN + self.profile.image_tokens
+            num_characters += len(feedback.content or "") + sum(map(len, feedback.violations))
+        return num_characters // CHARS_PER_TOKEN + self.profile.image_tokens
 
     def _key(self, request: CaptionRequest) -> str:
-        """sha256 of the canonical body, in which the image's own sha256 stands for the image."""
+        """SHA-256 of the canonical body, in which the image is replaced by its SHA-256."""
         body = self._body(request, f"sha256:{hashlib.sha256(request.image).hexdigest()}")
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -176,10 +176,10 @@ class RequestBuilder:
 
 
 def load_prompts(folder: Path = PROMPTS_FOLDER) -> dict[str, str]:
-    """File name -> text of the three stages of each kind and of the re-ask.
+    """Load the prompt files: file name -> text, for the three stages of each kind and the re-ask.
 
     Raises:
-        FileNotFoundError: a file is missing; the ones that are wanted are listed.
+        FileNotFoundError: files are missing; they are named.
     """
     names = [name for kind in CAPTION_KINDS for name in _stage_files(kind)] + [REASK_FILE]
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -188,12 +188,12 @@ def load_prompts(folder: Path = PROMPTS_FOLDER) -> dict[str, str]:
 
 
 def prompt_sha256(prompts: Mapping[str, str], kind: CaptionKind) -> str:
-    """Hash of those of the prompt files that a caption of that kind comes from."""
-    return _sha256_of(prompts[name] for name in (*_stage_files(kind), REASK_FILE))
+    """SHA-256 over the prompt files of a kind of caption."""
+    return _hash_texts(prompts[name] for name in (*_stage_files(kind), REASK_FILE))
 
 
 def answer_schema(kind: CaptionKind) -> dict[str, Any]:
-    """The strict JSON schema of an answer: every property required and no other allowed."""
+    """The strict JSON schema of an answer: all properties are required, and no others allowed."""
     text, number = {"type": "string"}, {"type": "integer"}
     properties: dict[CaptionKind, dict[str, Any]] = {
         "au": {"items": {"type": "array", "items": _strict_object({"au": number, "sentence": text})}},
@@ -207,7 +207,7 @@ def _stage_files(kind: CaptionKind) -> list[str]:
     return [f"{kind}_{stage}.txt" for stage in STAGES]
 
 
-def _sha256_of(texts: Iterable[str]) -> str:
+def _hash_texts(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -236,14 +236,14 @@ def _emotion_rule(emotion: str | None) -> str:
 
 
 def _max_words(kind: CaptionKind, num_active: int) -> int:
-    """Words that surely fit the token limit: of the whole text, or of one AU's sentence."""
+    """A number of words that fits the token limit, for the whole text or for the sentence of one AU."""
     if kind != "au":
         return MAX_TOKENS[kind] * 3 // 4
-    room = (MAX_TOKENS["au"] - 2) / num_active - _HEAD_TOKENS
-    return max(2, min(_MAX_SENTENCE_WORDS, int(room) - 2))
+    sentence_tokens = (MAX_TOKENS["au"] - 2) / num_active - _HEAD_TOKENS
+    return max(2, min(_MAX_SENTENCE_WORDS, int(sentence_tokens) - 2))
 
 
-def _text_of(message: dict[str, Any]) -> str:
+def _message_text(message: dict[str, Any]) -> str:
     content = message["content"]
     return content if isinstance(content, str) else content[0]["text"]
 
@@ -254,4 +254,4 @@ def _image_mime(image: bytes, image_id: str) -> str:
             return f"image/{mime}"
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "image/webp"
-    raise ValueError(f"The image {image_id} is no JPEG, PNG, WebP or GIF file; convert it first.")
+    raise ValueError(f"The image {image_id} is not a JPEG, PNG, WebP or GIF file; convert it first.")

@@ -1,4 +1,4 @@
-"""What a store holds, as captions of images: with fixed sentences, stand-ins and provenance; and its dead letters."""
+"""Reads the captions of images from a store, with their provenance, and writes dead letters."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ DEAD_LETTERS_NAME = "dead_letters.jsonl"
 
 @dataclass(frozen=True)
 class ImageCaptions:
-    """The captions of one image and where each comes from: a profile's name, or `template`."""
+    """The captions of one image and the source of each: the name of a profile, or `template`."""
 
     texts: dict[CaptionKind, str | None]
     sources: dict[CaptionKind, str]
@@ -32,7 +32,7 @@ class ImageCaptions:
     def columns(self) -> dict[str, str | None]:
         """The caption columns of a data set row.
 
-        `caption_source` is one name where all captions share it, else `au=paper emotion=template …`.
+        `caption_source` is one name if all captions share their source, else `au=paper emotion=template …`.
         """
         sources = set(self.sources.values())
         models = sorted({request.response_model or "" for request in self.requests.values()})
@@ -44,7 +44,7 @@ class ImageCaptions:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Of every caption that a model wrote: the request's key, parameters, prompt and the answering model."""
+        """The provenance of each caption from a model: request key, parameters, prompt and answering model."""
         return {
             kind: {
                 "key": request.key,
@@ -77,8 +77,10 @@ class ResultReader:
     """Reads the captions of jobs from a store.
 
     Args:
-        with_template: let a template caption stand in where the model gave none; it is marked as such.
-        seed: of the template.
+        store: the store with the answers.
+        builder: the request builder of the run.
+        with_template: replace missing captions by template captions, which are marked as such.
+        seed: seed of the template.
     """
 
     def __init__(self, store: CaptionStore, builder: RequestBuilder, *, with_template: bool, seed: int = 0) -> None:
@@ -88,7 +90,7 @@ class ResultReader:
         self._seed = seed
 
     def captions_of(self, job: CaptionJob) -> ImageCaptions:
-        """The three captions of an image; None where there is none and nothing may stand in."""
+        """The three captions of an image; None for a missing caption that is not replaced."""
         texts: dict[CaptionKind, str | None] = dict(_fixed_captions(job))
         sources: dict[CaptionKind, str] = {}
         requests: dict[CaptionKind, StoredRequest] = {}
@@ -99,17 +101,17 @@ class ResultReader:
                 sources[request.kind] = self._builder.profile.name
                 requests[request.kind] = stored
         if self._with_template:
-            stand_in = template_image_captions(job, self._seed)
+            template = template_image_captions(job, self._seed)
             for kind in requested_kinds(job.active_aus, job.emotion):
                 if kind not in requests:
-                    texts[kind], sources[kind] = stand_in.texts[kind], TEMPLATE_SOURCE
+                    texts[kind], sources[kind] = template.texts[kind], TEMPLATE_SOURCE
         if not sources and any(texts.values()):
             sources = dict.fromkeys(texts, TEMPLATE_SOURCE)
         return ImageCaptions(texts, sources, requests, self._builder.all_prompts_sha256)
 
 
 def _fixed_captions(job: CaptionJob) -> dict[CaptionKind, str]:
-    """The sentences of a face of which all AUs are labelled and none is active, for which no model is asked."""
+    """The fixed captions of a face with all AUs labelled and none active; they need no model."""
     if job.active_aus or job.unlabelled_aus:
         return {}
     fixed: dict[CaptionKind, str] = {"au": NO_ACTIVE_AU_CAPTION}
@@ -145,7 +147,7 @@ def write_dead_letters(store: CaptionStore, path: Path) -> int:
 
 @contextmanager
 def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds a JSON line; the file has its name when the block ends well."""
+    """Provide a function that writes a row as a JSON line; the file gets its name if the block succeeds."""
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
 
         def write(row: dict[str, Any]) -> None:

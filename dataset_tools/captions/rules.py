@@ -1,6 +1,6 @@
-"""When a caption is valid: its action units, its emotion, its language and its length.
+"""The rules for valid captions: their action units, emotion, language and length.
 
-A violation is a sentence that a person can read and a model can be told; a caption without one is valid.
+A violation is a sentence for people and for the model that is asked again; a caption without violations is valid.
 """
 
 import re
@@ -17,7 +17,7 @@ CaptionKind = Literal["au", "emotion", "key_au"]
 CAPTION_KINDS: tuple[CaptionKind, ...] = ("au", "emotion", "key_au")
 
 MAX_TOKENS: dict[CaptionKind, int] = {"au": 169, "emotion": 61, "key_au": 128}
-"""WordPiece tokens of a caption, [CLS] and [SEP] included."""
+"""Maximal number of WordPiece tokens of a caption, including [CLS] and [SEP]."""
 
 _MARKDOWN = re.compile(r"\*\*|__|`|^\s*#|^\s*[-*•]\s|\[[^\]]*\]\([^)]*\)|^\s*\||</?[a-z]+>|\*\w[^*\n]*\*", re.M | re.I)
 _LIST_NUMBER = re.compile(r"^\s*\d{1,2}[.)]", re.M)
@@ -33,16 +33,17 @@ def validate_caption(
     unlabelled_aus: Collection[int] = (),
     count_tokens: TokenCounter | None = None,
 ) -> list[str]:
-    """What is wrong with a caption, one sentence a violation; an empty list means valid.
+    """Check a caption; returns one sentence per violation, an empty list for a valid caption.
 
     Args:
-        kind: "au" (one line an active AU), "emotion" (a paragraph without codes) or "key_au" (a paragraph that names
-            the decisive AUs).
+        kind: "au" (one line per active AU), "emotion" (a paragraph without AU codes) or "key_au" (a paragraph that
+            names the decisive AUs).
+        text: the caption.
         active_aus: numbers of the AUs that are labelled active.
-        emotion: the label, one of `EMOTIONS`; None skips the emotion rules (an image without one).
-        unlabelled_aus: numbers of the AUs that are neither labelled active nor inactive: no caption may name them, and
-            none may say that the face is at rest.
-        count_tokens: text -> number of tokens with the special ones; an estimate of BERT's WordPiece by default.
+        emotion: the label, one of `EMOTIONS`; None, for an unlabelled image, skips the emotion rules.
+        unlabelled_aus: numbers of the AUs that are neither labelled active nor inactive: no caption may name them or
+            say that the face is at rest.
+        count_tokens: text -> number of tokens including special ones; an estimate of BERT's WordPiece by default.
     Raises:
         ValueError: an unknown kind or emotion.
     """
@@ -70,7 +71,7 @@ def validate_caption(
 
 
 def load_token_counter(tokenizer_name: str | None) -> TokenCounter | None:
-    """Counts with a Hugging Face tokenizer, special tokens included; None, for the estimate, without a name."""
+    """Load a counter that uses a Hugging Face tokenizer, special tokens included; None without a name."""
     if tokenizer_name is None:
         return None
     from transformers import AutoTokenizer
@@ -80,23 +81,23 @@ def load_token_counter(tokenizer_name: str | None) -> TokenCounter | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many WordPiece tokens BERT makes of `text`, with [CLS] and [SEP].
+    """Estimate the number of BERT's WordPiece tokens of `text`, including [CLS] and [SEP].
 
-    A word, a number and a punctuation mark count one each, `AU12` two; the FACS words that are known to be split count
-    their pieces.
+    A word, a number and a punctuation mark count as one token, `AU12` as two, and FACS words that BERT splits as their
+    number of pieces.
     """
     return 2 + sum(SPLIT_WORDS.get(token.lower(), 1) for token in _TOKEN.findall(text))
 
 
 # ------------------------------------------------------------------------------------------------------ action units
 def _rest_violations(kind: CaptionKind, text: str, unlabelled_aus: Collection[int]) -> Iterator[str]:
-    """Of a face without an AU that is labelled active, and with unlabelled ones: nothing says that it is at rest."""
+    """Violations for a face with unlabelled AUs and no active one, which may not be at rest."""
     verb = "is" if len(unlabelled_aus) == 1 else "are"
     unknown = f"no AU is labelled active and {_codes(unlabelled_aus)} {verb} unlabelled"
     if kind != "emotion":
         yield f"There is no {'AU' if kind == 'au' else 'key-AU'} caption of this face: {unknown}."
-    elif rest := AT_REST.search(text):
-        yield f"The caption says that the face is at rest ({rest.group()!r}), but {unknown}."
+    elif at_rest := AT_REST.search(text):
+        yield f"The caption says that the face is at rest ({at_rest.group()!r}), but {unknown}."
 
 
 def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
@@ -124,7 +125,7 @@ def _au_violations(text: str, active_aus: Collection[int]) -> Iterator[str]:
 
 
 def _code_violations(kind: CaptionKind, text: str, active_aus: Collection[int]) -> Iterator[str]:
-    """An emotion caption names no AU; a key-AU caption names at least one, by code and name, and only active ones."""
+    """An emotion caption must not name AUs; a key-AU caption must name some by code and name, and only active ones."""
     mentions = find_au_mentions(text)
     mentioned = {au_id for au_id, _ in mentions}
     if kind == "emotion":
@@ -153,16 +154,16 @@ def _codes(au_ids: Collection[int]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- emotion
 def _emotion_violations(text: str, emotion: str) -> Iterator[str]:
-    """The label, or an inflection of it, is asserted in the first sentence, and no rival anywhere."""
+    """The first sentence must assert the emotion or an inflection of it, and no sentence another emotion."""
     sentences = re.split(r"(?<=[.!?])\s+", text.strip())
-    own_words = INFLECTIONS[emotion]
-    if own_words and not any(word in own_words for word in asserted_emotion_words(sentences[0])):
+    label_words = INFLECTIONS[emotion]
+    if label_words and not any(word in label_words for word in asserted_emotion_words(sentences[0])):
         yield f"The first sentence does not assert the emotion {emotion!r} (or an inflection of it)."
-    rivals = {
+    others = {
         word for sentence in sentences for word in asserted_emotion_words(sentence) if EMOTION_OF_WORD[word] != emotion
     }
-    if rivals:
-        yield f"The caption asserts another emotion than {emotion!r}: {', '.join(sorted(rivals))}."
+    if others:
+        yield f"The caption asserts another emotion than {emotion!r}: {', '.join(sorted(others))}."
 
 
 # --------------------------------------------------------------------------------------------------------- language
@@ -185,7 +186,7 @@ def _language_violations(text: str) -> Iterator[str]:
 
 
 def _is_english(text: str) -> bool:
-    """No letters of another script, and more English than foreign function words where there are any."""
+    """Whether all letters are Latin, and function words of other languages do not outnumber English ones."""
     if any(char.isalpha() and ord(char) > 0x24F for char in text):
         return False
     words = [word.lower() for word in re.findall(r"[^\W\d_]+", text)]

@@ -1,4 +1,4 @@
-"""One use of `mf2 data caption` with a model: endpoint, estimate, pilot, run, and what is written at the end."""
+"""A session of `mf2 data caption` with a model: endpoint, estimate, pilot, run, and output."""
 
 import argparse
 import asyncio
@@ -32,22 +32,22 @@ from .profiles import FREE, SCHEMAS, EndpointProfile, Price, get_profile, load_p
 from .prompting import CaptionJob, CaptionRequest, RequestBuilder
 from .results import DEAD_LETTERS_NAME, ImageCaptions, ResultReader, jsonl_writer, write_dead_letters
 from .rules import CAPTION_KINDS, load_token_counter
-from .settings import MAX_HOPELESS, RunSettings
+from .settings import GIVE_UP_AFTER, RunSettings
 from .shards import MAX_SHARD_REQUESTS, AnswerCollector, ShardWriter, shard_path
 from .shortfall import describe_shortfall
 from .store import CaptionStore
 from .tally import Tally
 
 EXIT_UNFINISHED = 3
-"""The run stopped, or waits for a batch; the same command goes on with it."""
-_BROKEN = "HTTP 500"
-"""How the failure begins of a server that breaks on a request, and not for want of capacity."""
-_FORM_TRIES = 3
+"""Exit status of a run that stopped or waits for a batch; the same command continues it."""
+_SERVER_ERROR = "HTTP 500"
+"""Start of the failure message of a server that cannot process a request, rather than lacking capacity."""
+_SCHEMA_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A profile that may be used, with what it costs; `price` is None where the table does not know."""
+    """A checked profile with its price (None if unknown), upload permission and request builder."""
 
     profile: EndpointProfile
     price: Price | None
@@ -56,16 +56,16 @@ class Endpoint:
 
 
 def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
-    """Read the profile and check all that must hold before anything is sent.
+    """Load a profile and check all conditions for sending requests.
 
     Raises:
-        ValueError: an unknown profile, a model that is about to be shut down, a limit on unknown prices.
-        PermissionError: images would leave this machine and nobody said that they may.
+        ValueError: an unknown profile, a model that is about to be shut down, or a budget with an unknown price.
+        PermissionError: images would be uploaded without a permission.
     """
     profile = get_profile(load_profiles(args.profiles), profile_name)
     profile = profile.with_overrides(base_url=args.base_url, model=args.model, schema=args.schema)
     profile.check_retirement(datetime.datetime.now(), batch=args.mode == "batch")
-    permission = _permission(args)
+    permission = _read_permission(args)
     uploads = not args.dry_run and args.mode != "write-shards" and not args.answers
     if uploads:
         check_permission(profile, permission)
@@ -79,14 +79,14 @@ def open_endpoint(args: argparse.Namespace, profile_name: str) -> Endpoint:
     return Endpoint(profile, price, permission if uploads else None, RequestBuilder(profile, args.prompts))
 
 
-def _permission(args: argparse.Namespace) -> UploadPermission | None:
+def _read_permission(args: argparse.Namespace) -> UploadPermission | None:
     if args.i_may_upload is None and args.signatory is None:
         return None
     return UploadPermission(args.i_may_upload or "", args.signatory or "")
 
 
 def run_session(args: argparse.Namespace) -> int:
-    """Caption a data set with a model; the exit status."""
+    """Caption a data set with a model; returns the exit status."""
     endpoint = open_endpoint(args, args.profile)
     images = MfaImages(args.data)
     with _open_store(args) as store:
@@ -94,7 +94,7 @@ def run_session(args: argparse.Namespace) -> int:
 
 
 def compare_profiles(args: argparse.Namespace) -> int:
-    """Run two profiles on the same images and print how they did."""
+    """Run two profiles on the same images and print their comparison; returns the exit status."""
     endpoints = [open_endpoint(args, name) for name in args.compare]
     images = MfaImages(args.data)
     with _open_store(args) as store:
@@ -105,7 +105,7 @@ def compare_profiles(args: argparse.Namespace) -> int:
         if not all(tally and tally.is_complete for tally in tallies):
             stops = [tally.stopped_because for tally in tallies if tally and tally.stopped_because]
             print("\n".join(f"stopped: {stop}" for stop in stops))
-            print("The comparison is not complete; run the same command again to go on.")
+            print("The comparison is not complete; run the same command again to continue.")
             return EXIT_UNFINISHED
         builders = (sessions[0].endpoint.builder, sessions[1].endpoint.builder)
         count_tokens = load_token_counter(args.tokenizer)
@@ -116,11 +116,13 @@ def compare_profiles(args: argparse.Namespace) -> int:
 
 
 class Session:
-    """The steps of a run on one data set, endpoint and store.
+    """A captioning run on one data set, endpoint and store.
 
     Args:
         args: the options of the command.
         endpoint: from `open_endpoint`.
+        images: the images of the data set.
+        store: the store of requests and answers.
     """
 
     def __init__(self, args: argparse.Namespace, endpoint: Endpoint, images: MfaImages, store: CaptionStore) -> None:
@@ -134,39 +136,39 @@ class Session:
             max_reasks=args.max_reasks,
             in_doubt=args.in_doubt,
             retry_dead=args.retry_dead,
-            max_hopeless=MAX_HOPELESS if args.min_valid > 0 else None,
+            give_up_after=GIVE_UP_AFTER if args.min_valid > 0 else None,
             count_tokens=load_token_counter(args.tokenizer),
         )
         self._is_answered = False
-        if args.schema is None and (schema := store.recall(self._schema_name)):
+        if args.schema is None and (schema := store.get_metadata(self._schema_name)):
             self._use_schema(schema)
 
     def run(self) -> int:
-        """Ask for everything and write the data set; the exit status."""
+        """Request all captions and write the data set; returns the exit status."""
         if self._args.answers:
-            tally = self._take_answers()
+            tally = self._collect_answers()
         elif self._args.mode == "write-shards":
             return self._write_shards()
-        elif (asked := self.ask()) is None:
+        elif (result := self.ask()) is None:
             return 0
         else:
-            tally = asked
-        tally.add_not_asked(self._num_captions())
+            tally = result
+        tally.add_not_asked(self._count_captions())
         num_letters = write_dead_letters(self._store, self._letters)
         write_json(self._store.folder / "report.json", tally.to_dict())
         print(tally.to_text())
         if num_letters:
             print(f"{num_letters:,} dead letters: {self._letters}")
         if not tally.is_complete:
-            first = "mend what stopped it, then " if tally.stopped_because else ""
-            print(f"No data set is written yet; {first}run the same command again to go on.")
+            remedy = "fix the cause, then " if tally.stopped_because else ""
+            print(f"No data set is written yet; {remedy}run the same command again to continue.")
             return EXIT_UNFINISHED
         self._check_share("No data set is written", tally)
         self._write_data_set(tally)
         return 0
 
     def ask(self) -> Tally | None:
-        """Estimate, pilot, ask the user, ask the model; None after a dry run."""
+        """Estimate the cost, run the pilot, ask for confirmation, and run all requests; None after a dry run."""
         estimate = self._estimate()
         print(f"{self.endpoint.profile.name}: {estimate.to_text()}")
         if self._args.dry_run:
@@ -182,13 +184,13 @@ class Session:
             estimate = self._run_pilot(estimate)
             print(f"{self.endpoint.profile.name}: {estimate.to_text()}")
         if costs_money and not self._may_spend and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-            raise ValueError("Stopped before the run; nothing but the pilot was asked.")
+            raise ValueError("Stopped before the run; only the requests of the pilot were sent.")
         return self._run_batch() if self._args.mode == "batch" else self._run_online(self._requests(), "captions")
 
-    # ---------------------------------------------------------------------------------------------------- before it
+    # --------------------------------------------------------------------------------------------------- preparation
     @property
     def _may_spend(self) -> bool:
-        """Whether an option has said yes to the cost, or bounds it."""
+        """Whether an option confirms the cost or limits it."""
         return self._args.yes or self._args.max_usd is not None
 
     @property
@@ -199,16 +201,17 @@ class Session:
         return self.endpoint.builder.requests(self._images.jobs(self._args.limit, sample))
 
     def _pending(self, sample: int | None = None) -> Iterator[CaptionRequest]:
-        """The requests that this run has to ask, those among them that wait in a batch file."""
+        """Yield the requests that this run has to send, including those in unsubmitted batch files."""
         unsubmitted = {shard.id for shard in self._store.shards("written", "uploaded", "creating")}
         for request in self._requests(sample):
             stored = self._store.get(request.key)
-            waits = stored is not None and stored.state == SENT and stored.shard in unsubmitted
-            if stored is None or self._settings.asks_again(stored.state) or (waits and self._args.mode == "batch"):
+            is_waiting = stored is not None and stored.state == SENT and stored.shard in unsubmitted
+            is_unsent = stored is None or self._settings.asks_again(stored.state)
+            if is_unsent or (is_waiting and self._args.mode == "batch"):
                 yield request
 
-    def _num_captions(self) -> int:
-        """How many captions a model has to write, no image read."""
+    def _count_captions(self) -> int:
+        """The number of captions that the model has to write, without reading images."""
         jobs = self._images.jobs(self._args.limit)
         return sum(len(self.endpoint.builder.kinds_of(job)) for job in jobs)
 
@@ -217,19 +220,19 @@ class Session:
         return self._store.folder / DEAD_LETTERS_NAME
 
     def _check_share(self, what: str, tally: Tally) -> None:
-        """End the run where too few captions are valid.
+        """Check that enough captions are valid.
 
         Raises:
-            ValueError: it says why, with an example.
+            ValueError: too few are; the most frequent reason and an example are shown.
         """
         if tally.valid_share < self._args.min_valid:
             write_dead_letters(self._store, self._letters)
             raise ValueError(describe_shortfall(what, tally, self._args.min_valid, self._store, self._letters))
 
-    # -------------------------------------------------------------------------------------------- form of the answers
+    # -------------------------------------------------------------------------------------------------- answer schema
     @property
     def _schema_name(self) -> str:
-        """Under what the store remembers which form of answers the server takes."""
+        """The name under which the store records which schema option the server accepts."""
         profile = self.endpoint.profile
         return f"schema {profile.base_url} {profile.model_name} {profile.schema}"
 
@@ -238,30 +241,30 @@ class Session:
         self.endpoint = replace(self.endpoint, profile=profile, builder=RequestBuilder(profile, self._args.prompts))
 
     def _find_schema(self) -> None:
-        """Ask one request; where the server refuses its form, ask with the next one, and remember what it takes.
+        """Send one request with each schema option until the server accepts one, and record that option.
 
-        Some servers answer a form that they do not know with HTTP 500, every time.
+        Some servers answer an unknown schema option with HTTP 500.
 
         Raises:
-            ConnectionError: the server refuses every request whatever it is.
+            ConnectionError: the server refuses the request with every option.
         """
         profile, name = self.endpoint.profile, self._schema_name
-        forms = SCHEMAS[SCHEMAS.index(profile.schema) :] if self._args.schema is None else (profile.schema,)
-        for form in forms:
-            self._use_schema(form)
-            tally = self._run_online(islice(self._pending(), 1), "pilot", _FORM_TRIES)
-            breaks = not self._is_answered and (tally.last_failure or "").startswith(_BROKEN)
-            if not tally.is_refused and (tally.stopped_because or not breaks):
+        schemas = SCHEMAS[SCHEMAS.index(profile.schema) :] if self._args.schema is None else (profile.schema,)
+        for schema in schemas:
+            self._use_schema(schema)
+            tally = self._run_online(islice(self._pending(), 1), "pilot", _SCHEMA_TRIES)
+            has_error = not self._is_answered and (tally.last_failure or "").startswith(_SERVER_ERROR)
+            if not tally.is_refused and (tally.stopped_because or not has_error):
                 if tally.stopped_because:
                     raise ConnectionError(f"The pilot stopped: {tally.stopped_because}")
                 if self._is_answered:
-                    self._store.remember(name, form).result()
+                    self._store.set_metadata(name, schema).result()
                 return
-            if form != forms[-1]:
-                print(f"{profile.name}: {tally.stopped_because or tally.last_failure}; trying it without {form}")
+            if schema != schemas[-1]:
+                print(f"{profile.name}: {tally.stopped_because or tally.last_failure}; trying it without {schema}")
         self._use_schema(profile.schema)
-        if breaks:
-            raise ConnectionError(f"The pilot stopped: the server breaks on every request: {tally.last_failure}")
+        if has_error:
+            raise ConnectionError(f"The pilot stopped: the server fails on every request: {tally.last_failure}")
 
     def _estimate(self) -> Estimate:
         requests = tqdm(self._pending(), desc="requests", unit="", leave=False)
@@ -269,7 +272,7 @@ class Session:
         return estimate_from_prompts(self.endpoint.builder, requests, self.endpoint.price, batch=is_batch)
 
     def _run_pilot(self, estimate: Estimate) -> Estimate:
-        """Ask a few requests online, spread over the data set; their answers stay."""
+        """Send a few requests online, spread over the data set, and keep their answers."""
         spent_usd = self._budget.spent_usd
         sample = math.ceil(self._args.pilot / len(CAPTION_KINDS))
         tally = self._run_online(self._pending(sample), "pilot")
@@ -280,11 +283,11 @@ class Session:
         pilot_usd = self._budget.spent_usd - spent_usd
         return estimate_from_pilot(estimate, tally, pilot_usd, self.endpoint.price, batch=is_batch)
 
-    # -------------------------------------------------------------------------------------------------------- asking
+    # ------------------------------------------------------------------------------------------------------ requests
     def _run_online(self, requests: Iterator[CaptionRequest], title: str, max_tries: int | None = None) -> Tally:
         settings = self._settings if max_tries is None else replace(self._settings, max_tries=max_tries)
         with tqdm(desc=title, unit="caption") as bar:
-            return asyncio.run(self._run_online_async(requests, settings, _show(bar)))
+            return asyncio.run(self._run_online_async(requests, settings, _progress_callback(bar)))
 
     async def _run_online_async(
         self, requests: Iterator[CaptionRequest], settings: RunSettings, on_settled: Callable[[Tally], None]
@@ -348,7 +351,7 @@ class Session:
         print("Answer each file, e.g. `vllm run-batch -i FILE -o ANSWERS --model MODEL`, then pass --answers.")
         return EXIT_UNFINISHED if shards else 0
 
-    def _take_answers(self) -> Tally:
+    def _collect_answers(self) -> Tally:
         collector = AnswerCollector(self._store, self._settings, self.endpoint.profile.max_output_tokens, self._price)
         for path in self._args.answers:
             collector.collect_file(path)
@@ -359,9 +362,9 @@ class Session:
             tally.count_stored(request, self._store.get(request.key))
         return tally
 
-    # ------------------------------------------------------------------------------------------------------ after it
+    # -------------------------------------------------------------------------------------------------------- output
     def _write_data_set(self, tally: Tally) -> None:
-        """Write captions and provenance; a caption that there is none of stays null, or the template stands in."""
+        """Write captions and provenance; a missing caption is null, or replaced by the template's."""
         args = self._args
         out_dir = args.out or args.data
         with_template = args.fallback == "template"
@@ -379,18 +382,18 @@ class Session:
             manifest = {**self._description(), "tally": tally.to_dict()}
             settings = {**collect_settings(args, add_arguments), "schema": self.endpoint.profile.schema}
             self._images.write(out_dir, captions_of, manifest, settings, args.limit)
-        lost = sum(tally.outcomes.values()) - tally.outcomes[VALID]
-        stand_in = "the template stands in" if with_template else "they are null; --fallback template fills them"
-        in_place = "" if args.out else ", in the place of the old one, which stood until this one was whole"
+        num_missing = sum(tally.outcomes.values()) - tally.outcomes[VALID]
+        remedy = "replaced by the template" if with_template else "they are null; --fallback template fills them"
+        in_place = "" if args.out else " (replaced in place once it was complete)"
         print(
             f"{count:,} images captioned: {out_dir}{in_place}"
-            + (f" ({lost:,} captions missing: {stand_in})" if lost else "")
+            + (f" ({num_missing:,} captions missing: {remedy})" if num_missing else "")
         )
         if tally.outcomes[DEAD]:
             print("Dead letters shift the class balance: `mf2 data top_up` replaces these frames in the selection.")
 
     def _description(self) -> dict[str, Any]:
-        """What the store and the manifest remember about the run."""
+        """The description of the run in the store and in the manifest."""
         builder, profile, permission = self.endpoint.builder, self.endpoint.profile, self.endpoint.permission
         return {
             "backend": "model",
@@ -410,7 +413,7 @@ class Session:
 
 @contextmanager
 def _open_store(args: argparse.Namespace) -> Iterator[CaptionStore]:
-    """The store of the run; a dry run that has none yet leaves none behind."""
+    """Open the store of the run; a dry run without an existing store uses a temporary one."""
     target: Path = (args.out or args.data).resolve()
     folder = args.store or target.with_name(f"{target.name}.captions")
     is_temporary = args.dry_run and not folder.exists()
@@ -421,8 +424,8 @@ def _open_store(args: argparse.Namespace) -> Iterator[CaptionStore]:
         yield store
 
 
-def _show(bar: tqdm) -> Callable[[Tally], None]:
-    """A callback that moves a progress bar: rate, spent, valid, re-asked, dead."""
+def _progress_callback(bar: tqdm) -> Callable[[Tally], None]:
+    """A callback that updates a progress bar with cost and numbers of valid, re-asked and dead captions."""
 
     def on_settled(tally: Tally) -> None:
         bar.set_postfix_str(
@@ -436,7 +439,7 @@ def _show(bar: tqdm) -> Callable[[Tally], None]:
 
 @contextmanager
 def _stopping_on_interrupt(runner: OnlineRunner) -> Iterator[None]:
-    """While it lasts, the first Ctrl-C stops a runner gently and a second one as usual."""
+    """Within the block, the first Ctrl-C stops the runner after its running requests, and the second one at once."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

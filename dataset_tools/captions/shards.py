@@ -1,6 +1,6 @@
-"""Shard files of the Batch API: requests written as JSONL, answers read back and joined by `custom_id`.
+"""Shard files of the Batch API: writes requests as JSONL, reads answers and joins them by `custom_id`.
 
-The files are also what `vllm run-batch` reads and writes, so that they can be answered without any hosted service.
+`vllm run-batch` reads and writes the same format, so that the files can be answered without a hosted service.
 """
 
 import json
@@ -21,14 +21,14 @@ from .answers import (
     SENT,
     VALID,
     Judgement,
-    hopeless,
+    describe_giving_up,
     judge_answer,
     next_state,
 )
 from .profiles import FREE, Price
 from .prompting import CaptionRequest, RequestBuilder
-from .server_words import server_words
-from .settings import MAX_HOPELESS, RunSettings
+from .server_messages import server_message
+from .settings import GIVE_UP_AFTER, RunSettings
 from .store import SHARD_STATES, CaptionStore, Shard, StoredRequest
 
 MAX_SHARD_REQUESTS = 50_000
@@ -40,7 +40,7 @@ _RETRIED_STATUS = frozenset({408, 409, 429})
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """One line of an output or error file: the answer's body, or the status or code of its failure."""
+    """One line of an output or error file: the body of the answer, or the status or code of its failure."""
 
     key: str
     body: Any
@@ -54,12 +54,12 @@ class AnswerLine:
 
     @property
     def is_not_run(self) -> bool:
-        """Whether the batch ended before this request was run, which says nothing about the request."""
+        """Whether the batch ended before this request was run; that is no failure of the request."""
         return self.error in ("batch_expired", "batch_cancelled")
 
     @property
     def is_refused(self) -> bool:
-        """Whether the server refused the request for good, so that sending it again would not help."""
+        """Whether the server refused the request permanently."""
         return self.status is not None and 400 <= self.status < 500 and self.status not in _RETRIED_STATUS
 
 
@@ -70,14 +70,14 @@ def request_line(key: str, body: dict[str, Any]) -> bytes:
 
 
 def read_answer_lines(path: Path) -> Iterator[AnswerLine]:
-    """The lines of an output or error file; what is no such line comes with an empty key."""
+    """Yield the lines of an output or error file; an invalid line has an empty key."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for text in file:
             if text.strip():
-                yield _answer_line(text)
+                yield _parse_answer_line(text)
 
 
-def _answer_line(text: str) -> AnswerLine:
+def _parse_answer_line(text: str) -> AnswerLine:
     try:
         line = json.loads(text)
         response, error = line.get("response") or {}, line.get("error") or {}
@@ -88,7 +88,7 @@ def _answer_line(text: str) -> AnswerLine:
 
 
 class _Draft:
-    """A shard file that is being written; it has its name only when it is whole."""
+    """A shard file that is being written; it gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -112,13 +112,14 @@ class _Draft:
 
 
 class ShardWriter:
-    """Writes the requests that are still to be asked into files under `batches/` of the store's folder.
+    """Writes the pending requests into files in `batches/` of the store's folder.
 
     Args:
-        builder: makes the bodies. One builder has one model, and a file may only hold one.
-        settings: of the run; `in_doubt` and `max_tries` decide what is still to be asked.
-        price: of the model, for the most that a shard can cost.
-        max_requests, max_bytes: bounds of a file.
+        builder: makes the bodies. A builder has one model, as a file must.
+        store: the store of requests and answers.
+        settings: settings of the run; `in_doubt` and `max_tries` decide which requests are pending.
+        price: price of the model, for the maximal cost of a shard.
+        max_requests, max_bytes: maximal size of a file.
     """
 
     def __init__(
@@ -132,11 +133,11 @@ class ShardWriter:
         max_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         for name, value, high in (
-            ("requests a batch file", max_requests, MAX_SHARD_REQUESTS),
-            ("bytes a batch file", max_bytes, MAX_SHARD_BYTES),
+            ("requests per batch file", max_requests, MAX_SHARD_REQUESTS),
+            ("bytes per batch file", max_bytes, MAX_SHARD_BYTES),
         ):
             if not 1 <= value <= high:
-                raise ValueError(f"{value:,} {name}; the Batch API takes 1 to {high:,}.")
+                raise ValueError(f"{value:,} {name}; the Batch API accepts 1 to {high:,}.")
         self._builder = builder
         self._store = store
         self._settings = settings
@@ -147,13 +148,13 @@ class ShardWriter:
         self._prompt_sha256 = {kind: builder.prompt_sha256(kind) for kind in builder.kinds}
 
     def write(self, requests: Iterable[CaptionRequest]) -> list[Shard]:
-        """Write every request that is due; the shards are in the store when this returns."""
+        """Write all pending requests and register their shards in the store."""
         shards: list[Shard] = []
         draft: _Draft | None = None
         keys: set[str] = set()
         for request in requests:
             stored = self._store.get(request.key)
-            if request.key in keys or not self._is_due(request.key, stored):
+            if request.key in keys or not self._is_pending(request.key, stored):
                 continue
             feedback = stored.feedback if stored else None
             line = request_line(request.key, self._builder.body(request, feedback))
@@ -171,18 +172,18 @@ class ShardWriter:
         return shards + ([self._register(draft)] if draft else [])
 
     def use_smaller_files(self, num_requests: int) -> None:
-        """Write the requests of a file of that size into files of half of it."""
+        """Write further files with at most half as many requests as a file of that size."""
         self._max_requests = min(self._max_requests, max(1, num_requests // 2))
 
-    def forgive(self, keys: Iterable[str]) -> None:
-        """What became of the files of these requests was not their fault: it was no try."""
+    def discount_tries(self, keys: Iterable[str]) -> None:
+        """Do not count the last try of these requests, whose file failed."""
         self._tries.subtract(keys)
 
-    def _is_due(self, key: str, stored: StoredRequest | None) -> bool:
+    def _is_pending(self, key: str, stored: StoredRequest | None) -> bool:
         if stored is None:
             return True
-        is_tried_out = self._tries[key] >= self._settings.max_tries + stored.attempt
-        return stored.state != DEAD and self._settings.asks_again(stored.state) and not is_tried_out
+        has_tries_left = self._tries[key] < self._settings.max_tries + stored.attempt
+        return stored.state != DEAD and self._settings.asks_again(stored.state) and has_tries_left
 
     def _new_draft(self) -> _Draft:
         folder = self._store.folder / "batches"
@@ -190,7 +191,7 @@ class ShardWriter:
         return _Draft(shard_path(self._store, f"{self._store.num_shards() + 1:05d}"))
 
     def _register(self, draft: _Draft) -> Shard:
-        """The file first, then the store: a file that the store does not know is overwritten by the next one."""
+        """Finish the file, then register it: a file that the store does not list is overwritten by the next one."""
         draft.finish()
         shard = Shard(draft.path.stem, "written", len(draft.members), draft.usd, None, None, None, None)
         parameters = self._builder.parameters
@@ -199,7 +200,7 @@ class ShardWriter:
         return shard
 
 
-def _shard_of(store: CaptionStore, key: str) -> str | None:
+def _find_shard(store: CaptionStore, key: str) -> str | None:
     stored = store.get(key)
     return stored.shard if stored else None
 
@@ -210,16 +211,15 @@ def shard_path(store: CaptionStore, shard_id: str) -> Path:
 
 
 class AnswerCollector:
-    """Takes the answers of shards into the store and judges them.
+    """Stores the answers of shards and judges them.
 
-    Every answer is in the store before it is judged. An answer counts once, however often its line comes; lines of
-    requests that were not asked for are counted and left alone.
+    Every answer is stored before it is judged. Duplicate lines and lines of unknown requests are counted and ignored.
 
     Attributes:
-        counts: how many lines were an `answer`, a `failure` that will be sent again, `not_run` by a batch that ended
-            before, `refused` for good, a `duplicate` or `unknown`; and how many requests were `missing`.
-        num_reasked: rejected answers that are asked for again.
-        refusal: why nothing goes on, where every request of a shard was refused or no answer is of use; else None.
+        counts: the number of lines that are an `answer`, a `failure` to be sent again, `not_run` because the batch
+            ended, permanently `refused`, a `duplicate` or `unknown`; and the number of `missing` requests.
+        num_reasked: number of rejected answers that are asked for again.
+        refusal: the reason to stop, if every request of a shard was refused or no answer is usable; else None.
     """
 
     def __init__(
@@ -232,11 +232,11 @@ class AnswerCollector:
         self.counts: Counter[str] = Counter()
         self.num_reasked = 0
         self.refusal: str | None = None
-        self._held: list[tuple[str, str]] = []
+        self._held_back: list[tuple[str, str]] = []
         self._num_valid = self._num_unusable = 0
 
     def collect_file(self, path: Path) -> None:
-        """Take a file that another program wrote, such as `vllm run-batch`, and finish the shards that it answers."""
+        """Collect a file of another program, such as `vllm run-batch`, and finish the shards that it answers."""
         self.collect(read_answer_lines(path), None)
         for shard in self._store.shards("written"):
             num_open = sum(1 for _ in self._store.find(SENT, shard.id))
@@ -244,52 +244,52 @@ class AnswerCollector:
                 self.finish_shard(shard.id)
 
     def collect(self, lines: Iterable[AnswerLine], shard_id: str | None) -> None:
-        """Take the answers to the requests of one shard, or of any; other lines are unknown."""
+        """Collect the answers to the requests of one shard, or of all shards without an id."""
         lines = iter(lines)
         while chunk := list(islice(lines, _ANSWERS_PER_COMMIT)):
             self._collect_chunk(chunk, shard_id)
 
     def finish_shard(self, shard_id: str) -> None:
-        """Nothing more comes for a shard: what was not answered may be sent again, the rest is judged."""
-        held = [(key, words) for key, words in self._held if _shard_of(self._store, key) == shard_id]
-        self._held = [entry for entry in self._held if entry not in held]
-        missing = {stored.key for stored in self._store.find(SENT, shard_id)} - {key for key, _ in held}
+        """Finish a shard: unanswered requests may be sent again, and answers are judged."""
+        refused = [(key, message) for key, message in self._held_back if _find_shard(self._store, key) == shard_id]
+        self._held_back = [entry for entry in self._held_back if entry not in refused]
+        missing = {stored.key for stored in self._store.find(SENT, shard_id)} - {key for key, _ in refused}
         self.counts["missing"] += len(missing)
         self._store.mark_unsent(missing).result()
-        self._settle_refused(shard_id, held)
+        self._settle_refused(shard_id, refused)
         self.judge()
         self._store.update_shard(shard_id, "collected").result()
 
     def judge(self) -> None:
-        """Judge every raw answer of a batch that the store holds."""
+        """Judge all raw answers in the store."""
         for stored in list(self._store.find(RAW)):
             judgement = judge_answer(stored, self._store.last_raw(stored.key) or "", self._settings.count_tokens)
             state = next_state(judgement, stored.attempt, self._settings.max_reasks)
             usage = judgement.usage
             usd = usage.usd(self._price, batch=stored.shard is not None) if usage else self._unknown_bill_usd
             self.num_reasked += state == NEW
-            self._note_use(judgement)
+            self._track_usable(judgement)
             self._store.mark_judged(stored.key, judgement, state, usd)
         self._store.flush()
 
-    def _settle_refused(self, shard_id: str, held: list[tuple[str, str]]) -> None:
-        """Refused requests are dead, but where a whole shard was refused and nothing ever answered: then not they."""
+    def _settle_refused(self, shard_id: str, refused: list[tuple[str, str]]) -> None:
+        """Mark refused requests as dead, or stop if the server refused a whole shard and never answered anything."""
         shard = next(shard for shard in self._store.shards(*SHARD_STATES) if shard.id == shard_id)
-        is_setting = len(held) == shard.num_requests and self._settings.is_hopeless(MAX_HOPELESS)
-        if held and is_setting and not any(True for _ in self._store.find(VALID)):
-            self.refusal = f"the server refused every one of {len(held)} requests: {held[0][1]}"
-            self._store.mark_unsent([key for key, _ in held]).result()
+        all_refused = len(refused) == shard.num_requests and self._settings.should_give_up(GIVE_UP_AFTER)
+        if refused and all_refused and not any(True for _ in self._store.find(VALID)):
+            self.refusal = f"the server refused every one of {len(refused)} requests: {refused[0][1]}"
+            self._store.mark_unsent([key for key, _ in refused]).result()
             return
-        for key, words in held:
-            self._store.mark_dead(key, BAD_REQUEST, [words])
+        for key, message in refused:
+            self._store.mark_dead(key, BAD_REQUEST, [message])
         self._store.flush()
 
-    def _note_use(self, judgement: Judgement) -> None:
+    def _track_usable(self, judgement: Judgement) -> None:
         self._num_valid += judgement.caption is not None
         self._num_unusable += judgement.caption is None
-        is_of_use = self._num_valid or any(True for _ in self._store.find(VALID))
-        if judgement.caption is None and not is_of_use and self._settings.is_hopeless(self._num_unusable):
-            self.refusal = hopeless(self._num_unusable, judgement)
+        any_usable = self._num_valid or any(True for _ in self._store.find(VALID))
+        if judgement.caption is None and not any_usable and self._settings.should_give_up(self._num_unusable):
+            self.refusal = describe_giving_up(self._num_unusable, judgement)
 
     def _collect_chunk(self, chunk: list[AnswerLine], shard_id: str | None) -> None:
         answers: dict[str, str] = {}
@@ -306,7 +306,7 @@ class AnswerCollector:
                 answers[line.key] = json.dumps(line.body)
             elif line.is_refused:
                 self.counts["refused"] += 1
-                self._held.append((line.key, f"HTTP {line.status}: {server_words(line.body)}"))
+                self._held_back.append((line.key, f"HTTP {line.status}: {server_message(line.body)}"))
             else:
                 self.counts["not_run" if line.is_not_run else "failure"] += 1
                 failed.append(line.key)

@@ -1,4 +1,4 @@
-"""What is said where too few captions are valid: how many, why, and what the server said."""
+"""The error message for too few valid captions: how many, the most frequent reason, and an example."""
 
 import json
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ _MAX_EXCERPT = 160
 
 
 def check_share(min_valid: float) -> float:
-    """The bound itself.
+    """Check and return the minimal share of valid captions.
 
     Raises:
-        ValueError: it is no share.
+        ValueError: it is not between 0 and 1.
     """
     if not 0 <= min_valid <= 1:
         raise ValueError(f"--min_valid is {min_valid}; it is a share from 0 to 1.")
@@ -23,10 +23,13 @@ def check_share(min_valid: float) -> float:
 
 
 def describe_shortfall(what: str, tally: Tally, min_valid: float, store: CaptionStore, letters: Path) -> str:
-    """One line: the share and the bound, the commonest reason, an example of the server's words, the remedy.
+    """One line: the share and the bound, the most frequent reason, an example of an answer, the remedy.
 
     Args:
-        what: what fell short, as the beginning of a sentence.
+        what: what was stopped, as the beginning of a sentence.
+        tally: the counts of the run.
+        min_valid: the minimal share of valid captions.
+        store: the store with the answers.
         letters: file with the dead letters.
     """
     lines = [
@@ -34,21 +37,21 @@ def describe_shortfall(what: str, tally: Tally, min_valid: float, store: Caption
     ]
     if tally.reasons:
         (reason, count), *_ = tally.reasons.most_common(1)
-        lines.append(f"The commonest reason is {reason} ({count:,}){_example(reason, store)}.")
+        lines.append(f"The most frequent reason is {reason} ({count:,}){_example(reason, store)}.")
     lines.append(
-        f"All are in {letters}. Mend the setting and run again (--retry_dead asks for them again with the same one); "
-        "a lower --min_valid goes on with what there is."
+        f"All are in {letters}. Fix the settings and run again (--retry_dead asks again with the same ones); "
+        "a lower --min_valid accepts what there is."
     )
     return " ".join(lines)
 
 
 def _example(reason: str, store: CaptionStore) -> str:
-    """A rejected answer of that reason: what was wrong with it, and its beginning."""
+    """A rejected answer with that reason: its violations, and its beginning."""
     letters: Iterable[StoredRequest] = (stored for state in (DEAD, IN_DOUBT) for stored in store.find(state))
     stored = next((stored for stored in letters if stored.reason == reason), None)
     if stored is None:
         return ""
     violations = " ".join(stored.violations).removesuffix(".")
-    said = " ".join((read_text(store.last_raw(stored.key) or "")).split())
-    cut = said[:_MAX_EXCERPT] + "…" * (len(said) > _MAX_EXCERPT)
-    return f": {violations}" + (f"; the server said {json.dumps(cut, ensure_ascii=False)}" if cut else "")
+    answer = " ".join((read_text(store.last_raw(stored.key) or "")).split())
+    excerpt = answer[:_MAX_EXCERPT] + "…" * (len(answer) > _MAX_EXCERPT)
+    return f": {violations}" + (f"; the server said {json.dumps(excerpt, ensure_ascii=False)}" if excerpt else "")

@@ -1,10 +1,10 @@
-"""The sqlite store of requests and answers: what was asked, what came back and what it cost, safe against SIGKILL.
+"""The SQLite store of requests, answers and costs, which survives SIGKILL.
 
-States of a request: `new` → `sent` → `raw` → `valid` | `dead` | `new` (a re-ask), and `in_doubt` for one that was sent
-and whose answer never came. `sent` is on the disk before the call, the raw answer before anything reads it.
+States of a request: `new` → `sent` → `raw` → `valid` | `dead` | `new` (a re-ask), and `in_doubt` for a request that
+was sent but never answered. `sent` is on disk before the call, and a raw answer is on disk before it is read.
 
-All writes go through one thread. It takes whatever waits, commits it as one transaction (`synchronous=FULL`) and only
-then lets the callers go on, so that many requests share the price of a sync.
+All writes go through one thread. It commits all waiting writes as one transaction (`synchronous=FULL`) before their
+callers continue, so that many requests share the cost of a sync.
 """
 
 import fcntl
@@ -42,17 +42,17 @@ CREATE TABLE requests (
     prompt_sha256 TEXT NOT NULL,
     parameters TEXT NOT NULL,                -- JSON object; holds the requested model
     state TEXT NOT NULL CHECK (state IN ('new', 'sent', 'raw', 'valid', 'dead', 'in_doubt')),
-    attempt INTEGER NOT NULL DEFAULT 0,      -- answers that were rejected so far
-    sends INTEGER NOT NULL DEFAULT 0,        -- calls made so far
+    attempt INTEGER NOT NULL DEFAULT 0,      -- number of rejected answers
+    sends INTEGER NOT NULL DEFAULT 0,        -- number of calls
     shard TEXT,                              -- the batch shard it was last sent with
-    feedback TEXT,                           -- JSON: what the next call tells the model
+    feedback TEXT,                           -- JSON: feedback for the next call
     reason TEXT, violations TEXT,            -- of the last rejected answer; violations are a JSON list
     caption TEXT, key_aus TEXT, response_model TEXT
 ) WITHOUT ROWID;
 CREATE INDEX requests_by_state ON requests (state, shard);
 CREATE TABLE answers (
     key TEXT NOT NULL, number INTEGER NOT NULL, received_at REAL NOT NULL,
-    raw TEXT,                                -- NULL: it never came
+    raw TEXT,                                -- NULL: not received
     usd REAL, prompt_tokens INTEGER, completion_tokens INTEGER,
     PRIMARY KEY (key, number)
 ) WITHOUT ROWID;
@@ -90,7 +90,7 @@ class StoredRequest:
 
 @dataclass(frozen=True)
 class Shard:
-    """One row of `shards`: a file of requests on its way through the Batch API."""
+    """One row of `shards`: a file of requests for the Batch API."""
 
     id: str
     state: str
@@ -106,14 +106,13 @@ _Write = Callable[[sqlite3.Connection], Any]
 
 
 class CaptionStore:
-    """Opens or creates the store in a folder and holds it for this process alone.
+    """Opens or creates the store in a folder and locks it for this process.
 
-    Every method that changes something returns a `Future` that is done when the change is on the disk. Changes are
-    made in the order in which they were asked for.
+    Every method that writes returns a `Future` that is done when the change is on disk. Writes keep their order.
 
     Raises:
         BlockingIOError: another process has the store open.
-        ValueError: the file was made by another version.
+        ValueError: the file has another version.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -137,11 +136,11 @@ class CaptionStore:
         self.close()
 
     def flush(self) -> None:
-        """Wait until everything asked for so far is on the disk."""
+        """Wait until all earlier writes are on disk."""
         self._submit(lambda db: None).result()
 
     def close(self) -> None:
-        """Write what still waits and let go of the files."""
+        """Finish all writes and close the files."""
         self._writes.put(None)
         self._thread.join()
         self._reader.close()
@@ -151,25 +150,25 @@ class CaptionStore:
     # ------------------------------------------------------------------------------------------------------- reading
     @property
     def id(self) -> str:
-        """A name that no other store has; batches carry it."""
+        """A unique name of the store, which batches have in their metadata."""
         return self._reader.execute("SELECT value FROM about WHERE name = 'id'").fetchone()[0]
 
-    def recall(self, name: str) -> str | None:
-        """What `remember` kept under a name; None where nothing was."""
+    def get_metadata(self, name: str) -> str | None:
+        """The value that `set_metadata` stored under a name; None without one."""
         row = self._reader.execute("SELECT value FROM about WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
     def get(self, key: str) -> StoredRequest | None:
-        """The request of that key, or None where it was never asked."""
+        """The request with that key, or None if there is none."""
         row = self._reader.execute("SELECT * FROM requests WHERE key = ?", (key,)).fetchone()
-        return None if row is None else _request_of_row(row)
+        return None if row is None else _parse_row(row)
 
     def find(self, state: str, shard: str | None = None) -> Iterator[StoredRequest]:
-        """The requests in a state, of one shard where it is given."""
+        """The requests in a state, optionally of one shard."""
         sql, values = "SELECT * FROM requests WHERE state = ?", [state]
         if shard is not None:
             sql, values = f"{sql} AND shard = ?", [state, shard]
-        return map(_request_of_row, self._reader.execute(sql, values))
+        return map(_parse_row, self._reader.execute(sql, values))
 
     def shards(self, *states: str) -> list[Shard]:
         """The shards in any of these states, in the order in which they were written."""
@@ -178,47 +177,47 @@ class CaptionStore:
         return [Shard(**dict(row)) for row in rows]
 
     def num_shards(self) -> int:
-        """How many shards there ever were."""
+        """The number of shards in any state."""
         return self._reader.execute("SELECT COUNT(*) FROM shards").fetchone()[0]
 
     def last_raw(self, key: str) -> str | None:
-        """The newest raw answer to a request, or None where none ever came."""
+        """The last raw answer to a request, or None without any."""
         sql = "SELECT raw FROM answers WHERE key = ? AND raw IS NOT NULL ORDER BY number DESC LIMIT 1"
         row = self._reader.execute(sql, (key,)).fetchone()
         return None if row is None else row[0]
 
     def is_last_call_counted(self, stored: StoredRequest) -> bool:
-        """Whether the cost of a request's last call is in the books, with or without an answer."""
+        """Whether the cost of the last call of a request is recorded, with or without an answer."""
         sql = "SELECT 1 FROM answers WHERE key = ? AND number = ?"
         return self._reader.execute(sql, (stored.key, stored.sends)).fetchone() is not None
 
-    def usd_of(self, key: str) -> float:
-        """What a request cost with all its re-asks."""
+    def request_usd(self, key: str) -> float:
+        """The cost of a request with all its re-asks, in US dollars."""
         sql = "SELECT COALESCE(SUM(usd), 0) FROM answers WHERE key = ?"
         return self._reader.execute(sql, (key,)).fetchone()[0]
 
     def usd_spent(self) -> float:
-        """What all answers cost, those counted whose bill is not known."""
+        """The cost of all answers in US dollars, including estimates of unknown costs."""
         return self._reader.execute("SELECT COALESCE(SUM(usd), 0) FROM answers").fetchone()[0]
 
     # ------------------------------------------------------------------------------------------------------- writing
     def record_run(self, settings: dict[str, Any]) -> "Future[None]":
-        """Remember how a run was started: profile, prompts, and who allowed the upload."""
+        """Record the settings of a run: profile, prompts, and the permission to upload."""
         values = (time.time(), json.dumps(settings, sort_keys=True))
         return self._submit(lambda db: db.execute("INSERT INTO runs VALUES (?, ?)", values))
 
-    def remember(self, name: str, value: str) -> "Future[None]":
-        """Keep what was found out about a server."""
+    def set_metadata(self, name: str, value: str) -> "Future[None]":
+        """Store a value, such as a detected feature of a server, under a name."""
         sql = "INSERT OR REPLACE INTO about VALUES (?, ?)"
         return self._submit(lambda db: db.execute(sql, (name, value)))
 
     def mark_sent(self, request: CaptionRequest, prompt_sha256: str, parameters: dict[str, Any]) -> "Future[None]":
-        """The request is about to be sent. Wait for it before the call."""
+        """Mark a request as `sent`; wait for this write before the call."""
         values = _insert_values(request, prompt_sha256, parameters)
         return self._submit(lambda db: _mark_sent(db, values, None))
 
     def mark_raw(self, answers: Iterable[tuple[str, str]]) -> "Future[None]":
-        """Keep (key, raw answer) pairs, in one transaction. Wait for it before reading them."""
+        """Store (key, raw answer) pairs in one transaction; wait for this write before reading the answers."""
         received = [(key, time.time(), raw) for key, raw in answers]
 
         def write(db: sqlite3.Connection) -> None:
@@ -234,7 +233,7 @@ class CaptionStore:
         return self._submit(write)
 
     def mark_judged(self, key: str, judgement: Judgement, state: str, usd: float) -> "Future[None]":
-        """Keep the verdict over the newest answer; `new` means that it is asked again."""
+        """Store the judgement of the last answer; the state `new` asks again."""
         usage, feedback = judgement.usage, judgement.feedback
         answer = (usd, usage and usage.prompt_tokens, usage and usage.completion_tokens, key)
         values = (
@@ -264,13 +263,13 @@ class CaptionStore:
         return self._submit(write)
 
     def mark_unsent(self, keys: Iterable[str]) -> "Future[None]":
-        """The server did not take these requests, or will not answer them: they may be sent again."""
+        """Mark requests that the server did not accept or will not answer; they may be sent again."""
         values = [(key,) for key in keys]
         sql = "UPDATE requests SET state = 'new', shard = NULL WHERE key = ? AND state IN ('sent', 'in_doubt')"
         return self._submit(lambda db: db.executemany(sql, values))
 
     def mark_in_doubt(self, key: str, usd: float) -> "Future[None]":
-        """No answer came to a request that may have been answered: count its estimated cost, and ask no one again."""
+        """Mark a request that may have been answered without our receiving it, and count its estimated cost."""
 
         def write(db: sqlite3.Connection) -> None:
             db.execute(
@@ -283,17 +282,17 @@ class CaptionStore:
         return self._submit(write)
 
     def mark_dead(self, key: str, reason: str, violations: Sequence[str]) -> "Future[None]":
-        """The server refused the request for good."""
+        """Mark a request that the server refused permanently."""
         sql = "UPDATE requests SET state = 'dead', shard = NULL, reason = ?, violations = ? WHERE key = ?"
         return self._submit(lambda db: db.execute(sql, (reason, json.dumps(violations), key)))
 
     def revive(self, key: str) -> "Future[None]":
-        """Give a dead request its full number of attempts again."""
+        """Reset a dead request to `new`, with all its attempts."""
         sql = "UPDATE requests SET state = 'new', attempt = 0, feedback = NULL WHERE key = ? AND state = 'dead'"
         return self._submit(lambda db: db.execute(sql, (key,)))
 
     def add_shard(self, shard: Shard, members: Sequence[tuple[CaptionRequest, str, dict[str, Any]]]) -> "Future[None]":
-        """A written shard and its (request, prompt hash, parameters), which are `sent` from now on."""
+        """Register a written shard with its (request, prompt hash, parameters), and mark these as `sent`."""
         rows = [_insert_values(*member) for member in members]
 
         def write(db: sqlite3.Connection) -> None:
@@ -323,7 +322,7 @@ class CaptionStore:
             db.execute(f"PRAGMA user_version = {STORE_VERSION}")
         elif version != STORE_VERSION:
             raise ValueError(f"{path} has version {version}; this code reads {STORE_VERSION}. Use another --store.")
-        # What a killed run left: sent online and never answered. Requests of a batch are found by their shard.
+        # Requests that a killed run has sent online without an answer. Requests in a batch are found by their shard.
         db.execute("UPDATE requests SET state = 'in_doubt' WHERE state = 'sent' AND shard IS NULL")
 
     def _submit(self, write: _Write) -> "Future[None]":
@@ -342,7 +341,7 @@ class CaptionStore:
             self._commit([item for item in group if item is not None])
 
     def _commit(self, group: list[tuple[_Write, "Future[None]"]]) -> None:
-        """One transaction for the group; if it fails, none of it happened and every caller is told."""
+        """Commit a group as one transaction; if that fails, nothing is written and every future gets the error."""
         db = self._writer
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -394,7 +393,7 @@ def _mark_sent(db: sqlite3.Connection, values: tuple[Any, ...], shard: str | Non
     )
 
 
-def _request_of_row(row: sqlite3.Row) -> StoredRequest:
+def _parse_row(row: sqlite3.Row) -> StoredRequest:
     values = dict(row)
     for name in ("active_aus", "unlabelled_aus"):
         values[name] = tuple(json.loads(row[name]))

@@ -1,4 +1,4 @@
-"""What became of the captions of a run, in numbers: per outcome, per reason, per emotion and per AU."""
+"""Counts of the captions of a run by outcome, reason, emotion and AU."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,18 +9,18 @@ from .answers import DEAD, IN_DOUBT, VALID, Question
 from .store import StoredRequest
 
 UNFINISHED = "unfinished"
-"""Not settled when the run ended; the next run goes on with it."""
+"""Outcome: not settled when the run ended; the next run continues with it."""
 NOT_ASKED = "not_asked"
-"""Not come to when the run stopped."""
+"""Outcome: not reached when the run stopped."""
 IN_BATCH = "in_batch"
-"""Why a caption is unfinished that a batch on its way has asked for."""
+"""Reason of an unfinished caption whose request is in a running batch."""
 
 
 @dataclass
 class Tally:
-    """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt`, `unfinished` and `not_asked` to how many ended so.
+    """Counts of a run. `outcomes` maps `valid`, `dead`, `in_doubt`, `unfinished` and `not_asked` to numbers.
 
-    `is_refused` is True where the server refused every request that it was sent; `last_failure` is in its words.
+    `is_refused` is True if the server refused all requests; `last_failure` is its last error message.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Tally:
     last_failure: str | None = None
 
     def count(self, question: Question, outcome: str, reason: str | None = None) -> None:
-        """A caption ended as `outcome`."""
+        """Count a caption with its outcome."""
         self.outcomes[outcome] += 1
         if reason and outcome != VALID:
             self.reasons[reason] += 1
@@ -46,13 +46,13 @@ class Tally:
             self.by_au.setdefault(au_id, Counter())[outcome] += 1
 
     def count_stored(self, question: Question, stored: StoredRequest | None) -> None:
-        """A caption ended as the store says."""
+        """Count a caption with the outcome in the store."""
         state = stored.state if stored else UNFINISHED
         outcome = state if state in (VALID, DEAD, IN_DOUBT) else UNFINISHED
         self.count(question, outcome, stored.reason if stored else None)
 
     def add_not_asked(self, num_captions: int) -> None:
-        """Count the captions, of `num_captions` in all, that the run never came to."""
+        """Count the captions that the run did not reach, given their total number."""
         if missing := num_captions - sum(self.outcomes.values()):
             self.outcomes[NOT_ASKED] += missing
 
@@ -63,12 +63,12 @@ class Tally:
 
     @property
     def valid_share(self) -> float:
-        """Valid ones of the settled captions; 1 where there are none."""
+        """The share of valid captions among the settled ones; 1 without any."""
         return self.outcomes[VALID] / self.num_settled if self.num_settled else 1.0
 
     @property
     def is_complete(self) -> bool:
-        """Whether every caption was settled, if only as a dead letter."""
+        """Whether every caption was settled, be it as a dead letter."""
         return self.stopped_because is None and not self.outcomes[UNFINISHED] and not self.outcomes[NOT_ASKED]
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Tally:
         }
 
     def to_text(self) -> str:
-        """One line of totals, then a table of what was lost per emotion and AU, because losses shift the balance."""
+        """A line of totals, and a table of missing captions by emotion and AU, which unbalance the data set."""
         outcomes = self.outcomes
         lines = [
             f"{outcomes[VALID]:,} valid ({self.reused:,} from earlier runs), {outcomes[DEAD]:,} dead, "

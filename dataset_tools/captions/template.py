@@ -1,4 +1,4 @@
-"""Captions without a model: fixed phrases, chosen by a hash of the image's name; no image leaves the machine."""
+"""Template captions: fixed phrases chosen by a hash of the image's name, without a model or network."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -10,8 +10,8 @@ from .rules import CAPTION_KINDS, MAX_TOKENS, estimate_tokens
 from .text import au_head, no_key_au_caption
 
 MAX_EMOTION_CUES = 3
-"""How many movements an emotion caption names."""
-_ESTIMATE_MARGIN = 8  # pieces by which a tokenizer may count more than the estimate
+"""Maximal number of movements in an emotion caption."""
+_ESTIMATE_MARGIN = 8  # tokens by which a tokenizer may exceed the estimate
 
 _OPENINGS = (
     "The person in the image appears to be {adjective}.",
@@ -45,7 +45,7 @@ _OTHER_REASONS = (
 
 @dataclass(frozen=True)
 class Captions:
-    """The three captions of one image; None where the labels do not say what the caption would."""
+    """The three captions of one image; None for a caption that the labels do not determine."""
 
     au: str | None
     emotion: str | None
@@ -53,7 +53,7 @@ class Captions:
 
 
 class _Chooser:
-    """Picks among options by the digits of a hash: the same name, kind and seed always make the same text."""
+    """Chooses options by the digits of a hash, so that the same name, kind and seed always give the same text."""
 
     def __init__(self, image_id: str, kind: str, seed: int) -> None:
         self._digits = int.from_bytes(hashlib.sha256(f"{image_id}|{kind}|{seed}".encode()).digest(), "big")
@@ -71,19 +71,20 @@ def template_captions(
     *,
     unlabelled_aus: Collection[int] = (),
 ) -> Captions:
-    """The three captions of an image from its labels alone.
+    """Write the three captions of an image from its labels.
 
-    An unlabelled AU is neither named nor denied: where one is and no labelled one is active, nothing says that the
-    face is at rest, so that there is no AU and no key-AU caption, and the emotion caption names no movement.
+    Captions say nothing about unlabelled AUs. If some AUs are unlabelled and no other is active, the face may not be
+    at
+    rest: there is then no AU and no key-AU caption, and the emotion caption names no movement.
 
     Args:
-        image_id: any name that is unique to the image; it decides which paraphrases are used.
+        image_id: a unique name of the image, which decides on the paraphrases.
         active_aus: numbers of the active AUs, in any order.
-        emotion: one of `EMOTIONS`, or None where it is not labelled.
-        seed: another seed gives other paraphrases.
+        emotion: one of `EMOTIONS`, or None if unlabelled.
+        seed: seed of the choice of paraphrases.
         unlabelled_aus: numbers of the AUs that are neither labelled active nor inactive.
     Raises:
-        ValueError: an AU or an emotion that is not known.
+        ValueError: an unknown AU or emotion.
     """
     active = sorted(set(active_aus))
     for au_id in active:
@@ -100,13 +101,13 @@ def template_captions(
 
 
 def select_key_aus(active_aus: Sequence[int], emotion: str) -> list[int]:
-    """The active AUs of the emotion's FACS prototype; the first two active ones where it has none of them."""
+    """The active AUs in the FACS prototype of the emotion; without any, the first two active AUs."""
     key_aus = [au_id for au_id in active_aus if au_id in PROTOTYPES.get(emotion, ())]
     return key_aus or list(active_aus[:2])
 
 
 def _au_caption(active: Sequence[int], choose: _Chooser) -> str:
-    """The fullest wording that fits the token limit: movement and cue, the movement alone, or two or three words."""
+    """The longest wording within the token limit: movement and cue, the movement alone, or a few words."""
     movements = {au_id: choose(AU_PHRASES[au_id].movements) for au_id in active}
     cues = {au_id: choose(AU_PHRASES[au_id].cues) for au_id in active}
     wordings = (
@@ -123,9 +124,9 @@ def _au_caption(active: Sequence[int], choose: _Chooser) -> str:
 def _emotion_caption(active: Sequence[int], emotion: str, choose: _Chooser, is_known: bool) -> str:
     key_aus = select_key_aus(active, emotion)
     others = [au_id for au_id in active if au_id not in key_aus]
-    shown = sorted((key_aus + others)[:MAX_EMOTION_CUES])
-    if shown:
-        cue_sentence = choose(_CUE_SENTENCES).format(cues=_cue_list(shown))
+    named = sorted((key_aus + others)[:MAX_EMOTION_CUES])
+    if named:
+        cue_sentence = choose(_CUE_SENTENCES).format(cues=_cue_list(named))
     else:
         cue_sentence = choose(_NO_CUE_SENTENCES) if is_known else ""
     sentences = (_opening(emotion, choose), cue_sentence, choose(EMOTION_PHRASES[emotion].closings))
@@ -138,8 +139,8 @@ def _key_au_caption(active: Sequence[int], emotion: str, choose: _Chooser) -> st
     key_aus = select_key_aus(active, emotion)
     verb = "action unit is" if len(key_aus) == 1 else "action units are"
     units = f"{verb} {_join([au_head(au_id) for au_id in key_aus])}"
-    typical = set(key_aus) <= set(PROTOTYPES.get(emotion, ()))
-    reason = choose(_PROTOTYPE_REASONS if typical else _OTHER_REASONS)
+    is_prototypical = set(key_aus) <= set(PROTOTYPES.get(emotion, ()))
+    reason = choose(_PROTOTYPE_REASONS if is_prototypical else _OTHER_REASONS)
     return " ".join(
         (
             _opening(emotion, choose),

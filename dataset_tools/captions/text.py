@@ -1,4 +1,4 @@
-"""The text form of an AU caption, numbered lines for one action unit each, read back from free text."""
+"""Parses AU captions, which have one numbered line per action unit, from free text."""
 
 import re
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 from ...labels_mf2 import ACTION_UNITS, get_action_unit
 
-# `1. AU1 (Inner Brow Raiser):`, `- **AU 01 - Inner Brow Raiser**:` and the like. A head opens a line or follows the
-# end of a sentence, so that an AU mentioned inside a sentence is none.
+# Heads such as `1. AU1 (Inner Brow Raiser):` and `- **AU 01 - Inner Brow Raiser**:`. A head is at the start of a line
+# or after the end of a sentence; an AU inside a sentence is a mention.
 _HEAD = re.compile(
     r"""
     (?: ^ | (?<=[.!?;]) | (?<=[.!?;]\s) )
@@ -26,7 +26,7 @@ _OVERALL_SENTENCE = re.compile(
 
 @dataclass(frozen=True)
 class AuEntry:
-    """One `AU (name): sentence` of an AU caption, as it stands there."""
+    """One entry `AU (name): sentence` of an AU caption."""
 
     au_id: int
     name: str
@@ -34,7 +34,7 @@ class AuEntry:
 
 
 def au_head(au_id: int) -> str:
-    """`AU1 (Inner Brow Raiser)`; a `ValueError` for an AU that is not known."""
+    """The head `AU1 (Inner Brow Raiser)`; a `ValueError` for an unknown AU."""
     return get_action_unit(au_id).title
 
 
@@ -57,7 +57,7 @@ def find_au_entries(text: str) -> list[AuEntry]:
 
 
 def parse_au_caption(text: str) -> dict[int, str]:
-    """AU id -> its sentence, without the head; the first of two entries for one AU, unknown numbers left out."""
+    """Parse an AU caption: AU id -> sentence without its head; duplicate and unknown AUs are skipped."""
     sentences: dict[int, str] = {}
     for entry in find_au_entries(text):
         if entry.au_id in ACTION_UNITS:
@@ -66,7 +66,7 @@ def parse_au_caption(text: str) -> dict[int, str]:
 
 
 def inactive_au_sentence(au_id: int) -> str:
-    """The fixed sentence for an AU that is labelled and not active."""
+    """The fixed sentence for an AU that is labelled inactive."""
     get_action_unit(au_id)
     return AU_PHRASES[au_id].inactive
 

@@ -1,4 +1,4 @@
-"""`mf2 data validate`: check captions, also somebody else's, against their labels, and report what breaks a rule."""
+"""`mf2 data validate`: checks captions of any origin against their labels, and reports violations of the rules."""
 
 import argparse
 import csv
@@ -24,7 +24,7 @@ _VARIABLE_PARTS = re.compile(r"""['"].*['"]|(?<=: ).*(?=\.$)|\d+(?= tokens)""", 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """The captions and labels of one image, wherever they come from."""
+    """The captions and labels of one image."""
 
     image_id: str
     active_aus: tuple[int, ...]
@@ -35,7 +35,7 @@ class CaptionedImage:
 
 @dataclass
 class ValidationReport:
-    """Counts per kind: captions, valid ones, images without one, and how often each rule was broken."""
+    """Counts per kind: captions, valid captions, images without a caption, and violations of each rule."""
 
     total: Counter[str] = field(default_factory=Counter)
     valid: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class ValidationReport:
         }
 
     def to_text(self) -> str:
-        """A line for each kind, and below it the rules that were broken, the most frequent first."""
+        """A line for each kind, followed by the violated rules, the most frequent first."""
         lines = []
         for kind in CAPTION_KINDS:
             share = f" ({self.valid[kind] / self.total[kind]:.1%})" if self.total[kind] else ""
@@ -80,7 +80,7 @@ class ValidationReport:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
+    """Add the arguments of `mf2 data validate`."""
     add = parser.add_argument
     add(
         "captions",
@@ -89,13 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "emotion (name or index) and either active_aus (`1+2+25` or a list) or AU1, AU2, …",
     )
     add("--invalid", type=Path, metavar="FILE", help="write every invalid caption with its violations as JSONL")
-    add("--sentences", type=Path, metavar="FILE", help="write AU captions as one sentence an AU, as JSONL")
+    add("--sentences", type=Path, metavar="FILE", help="write AU captions as one sentence per AU, as JSONL")
     add("--report", type=Path, metavar="FILE", help="write the counts as JSON")
-    add("--tokenizer", metavar="NAME", help="tokenizer that counts a caption's tokens (default: an estimate)")
+    add("--tokenizer", metavar="NAME", help="tokenizer that counts the tokens of captions (default: an estimate)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 when a caption is invalid."""
+    """Check the captions and print the report; returns 1 if a caption is invalid, else 0."""
     count_tokens = load_token_counter(args.tokenizer)
     report = ValidationReport()
     with _optional_writer(args.invalid) as write_invalid, _optional_writer(args.sentences) as write_sentences:
@@ -137,16 +137,16 @@ def check_image(
 
 
 def read_captioned_images(path: Path) -> Iterator[CaptionedImage]:
-    """The captions of a data set folder, or of a .jsonl or .csv file.
+    """Read the captions of a data set folder, or of a .jsonl or .csv file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another kind of file, or a row that cannot be read; its number is shown.
+        ValueError: another kind of file, or an invalid row; its number is shown.
     """
     number = 0
     try:
         for number, row in enumerate(_read_rows(path), start=1):
-            yield _captioned_image(row, number)
+            yield _parse_row(row, number)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}, after row {number - 1}: {error}" if number else str(error)) from error
 
@@ -166,19 +166,21 @@ def _read_rows(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{path} is neither a data set folder nor a .jsonl or .csv file.")
 
 
-def _captioned_image(row: Mapping[str, Any], number: int) -> CaptionedImage:
+def _parse_row(row: Mapping[str, Any], number: int) -> CaptionedImage:
     captions = {kind: row[f"caption_{kind}"] for kind in CAPTION_KINDS if row.get(f"caption_{kind}")}
     image_id = row.get("image_id") or row.get("file_name") or f"row {number}"
     return CaptionedImage(str(image_id), *_read_aus(row), _read_emotion(row.get("emotion")), captions)
 
 
 def _read_aus(row: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Active and unlabelled AUs: from `active_aus` (a list, or text such as `AU1+AU25`; all others are inactive), else
-    from the columns AU1, AU2, …, which are 1, 0, or anything else for unlabelled.
+    """Read the active and the unlabelled AUs.
+
+    They come from `active_aus` (a list, or text such as `AU1+AU25`; all other AUs are inactive), or else from the
+    columns AU1, AU2, …, which are 1, 0, or anything else for unlabelled.
     """
-    given = row.get("active_aus")
-    if given is not None:
-        numbers = re.findall(r"\d+", given) if isinstance(given, str) else given
+    active_aus = row.get("active_aus")
+    if active_aus is not None:
+        numbers = re.findall(r"\d+", active_aus) if isinstance(active_aus, str) else active_aus
         return tuple(sorted({int(number) for number in numbers})), ()
     texts = {au_id: str(row[f"AU{au_id}"]).strip() for au_id in ACTION_UNITS if f"AU{au_id}" in row}
     labels = {au_id: {"1": 1, "0": 0}.get(text, -1) for au_id, text in texts.items()}
@@ -186,7 +188,7 @@ def _read_aus(row: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _read_emotion(value: Any) -> str | None:
-    """From an index or a name in any case; nothing, or a negative index, is no label."""
+    """Read an emotion from an index or a name in any case; None if empty or a negative index."""
     text = "" if value is None else str(value).strip()
     if re.fullmatch(r"-?\d+", text):
         index = int(text)
@@ -200,7 +202,7 @@ def _read_emotion(value: Any) -> str | None:
 
 @contextmanager
 def _optional_writer(path: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Writes JSON lines to `path`, or nowhere."""
+    """Provide a function that writes JSON lines to `path`, or nothing without a path."""
     if path is None:
         yield lambda row: None
     else:

@@ -1,4 +1,4 @@
-"""The words that the caption rules look for, beside those of emotions. All are matched whole and in any case."""
+"""Words that the caption rules search for, except those of emotions. Whole words are matched, in any case."""
 
 import re
 
@@ -20,7 +20,7 @@ PERSONAL = re.compile(
     )\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""Identity, age, race and gender, with the gendered pronouns."""
+"""Words on identity, age, race and gender, including gendered pronouns."""
 
 DISCLAIMER = re.compile(
     r"""\b(?:
@@ -42,7 +42,7 @@ AT_REST = re.compile(
     )\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-"""That no action unit is active."""
+"""Statements that no action unit is active."""
 
 ENGLISH = frozenset(
     ["the", "a", "an", "is", "are", "and", "of", "to", "in", "with", "this", "that", "or", "by", "be", "it", "at",
@@ -54,10 +54,10 @@ FOREIGN = frozenset(
      "che", "nel", "della", "os", "um", "uma", "não", "com", "da", "na", "se", "su", "sont", "wird", "sich", "het",
      "een", "van", "de"]
 )  # fmt: skip
-"""Function words, English and not, whose counts tell whether a text is English."""
+"""Function words of other languages; whether a text is English is decided by counting both kinds."""
 
 SPLIT_WORDS = {
     "raiser": 2, "lowerer": 2, "tightener": 2, "puller": 2, "depressor": 3, "pressor": 2, "wrinkler": 3, "dimpler": 3,
     "upturned": 3, "downturned": 3,
 }  # fmt: skip
-"""Words of the captions that BERT's vocabulary splits, with their number of pieces."""
+"""Caption words that BERT's tokenizer splits -> number of pieces."""

@@ -300,7 +300,7 @@ def test_what_is_stored_about_an_answer_is_what_the_server_sent(server, tmp_path
     with CaptionStore(tmp_path) as store:
         (stored,) = store.find("valid")
         assert json.loads(store.last_raw(stored.key))["usage"]["prompt_tokens"] == 400
-        assert store.usd_of(stored.key) == pytest.approx(ANSWER_USD)
+        assert store.request_usd(stored.key) == pytest.approx(ANSWER_USD)
 
 
 @pytest.mark.parametrize("wrapping", WRAPPED)

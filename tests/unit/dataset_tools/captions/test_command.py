@@ -113,7 +113,7 @@ def test_a_model_captions_into_a_new_folder_with_provenance(folder, server, opti
 def test_the_pilot_gives_the_estimate_and_its_answers_stay(folder, server, options, capsys):
     assert caption(folder, "--profile", "left", "--pilot", 6, "--max-usd", 1, *options) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "90 tokens an answer" in lines[0] and "a pilot of" in lines[1] and "100% valid" in lines[1]
+    assert "90 tokens per answer" in lines[0] and "a pilot of" in lines[1] and "100% valid" in lines[1]
     assert server.paid_twice() == 0
 
 
@@ -126,7 +126,7 @@ def test_a_dry_run_asks_nothing_and_writes_nothing(folder, server, options, caps
     for backend in (["--profile", "left"], ["--profile", "hosted"], ["--backend", "template"]):
         assert caption(folder, *backend, "--dry-run", *options) == 0
     out = capsys.readouterr().out
-    assert "28 requests to ask" in out and "about $0.0" in out and not server.hits
+    assert "28 requests to send" in out and "about $0.0" in out and not server.hits
     assert all(row["caption_au"] is None for row in captioned(folder))
     assert not folder.with_name("data.captions").exists()
 
@@ -300,7 +300,7 @@ def test_a_server_that_breaks_on_every_request_ends_the_run_at_the_pilot(folder,
     """HTTP 500 for an unknown model, as `transformers serve` has it."""
     server.refusal = 500, b"Internal Server Error"
     assert caption(folder, "--profile", "left", "--yes", *options) == 1
-    assert "the server breaks on every request: HTTP 500: Internal Server Error" in capsys.readouterr().err
+    assert "the server fails on every request: HTTP 500: Internal Server Error" in capsys.readouterr().err
     assert sum(server.hits.values()) == 9
     server.refusal = None
     assert caption(folder, "--profile", "left", "--yes", *options) == 0
@@ -326,7 +326,7 @@ def test_requests_that_wait_in_a_batch_file_are_part_of_the_estimate(folder, ser
     assert caption(*arguments) == 3
     capsys.readouterr()
     assert caption(*arguments) == 0
-    assert "left: 28 requests to ask" in capsys.readouterr().out
+    assert "left: 28 requests to send" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [["--base-url", "http://127.0.0.1:9/v1"], ["--model", "m"], ["--mode", "batch"]])

@@ -153,7 +153,7 @@ def test_images_are_recognised_by_their_bytes():
     for magic, mime in ((b"\x89PNG\r\n", "png"), (b"GIF89a", "gif"), (b"RIFF1234WEBPVP8", "webp")):
         body = builder.body(dataclasses.replace(requests["au"], image=magic))
         assert body["messages"][1]["content"][1]["image_url"]["url"].startswith(f"data:image/{mime};base64,")
-    with pytest.raises(ValueError, match="image0 is no JPEG"):
+    with pytest.raises(ValueError, match="image0 is not a JPEG"):
         builder.body(dataclasses.replace(requests["au"], image=b"BM1234"))
 
 

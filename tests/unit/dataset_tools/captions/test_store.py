@@ -39,7 +39,7 @@ def test_a_request_through_its_states(tmp_path, requests):
         stored = store.get(request.key)
         assert (stored.state, stored.caption, stored.response_model) == ("valid", "A caption.", "m-1")
         assert (stored.sends, stored.attempt, stored.feedback, stored.violations) == (2, 1, None, ())
-        assert store.usd_of(request.key) == store.usd_spent() == 0.75
+        assert store.request_usd(request.key) == store.usd_spent() == 0.75
 
 
 def test_what_was_sent_is_in_doubt_after_a_crash_unless_a_batch_has_it(tmp_path, requests):
