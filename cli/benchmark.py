@@ -1,4 +1,4 @@
-"""`mf2 benchmark …`: what is timed side by side."""
+"""`mf2 benchmark …`: the benchmarks."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`mf2 data …`: the stages of a data set, and `build`, which runs them."""
+"""`mf2 data …`: the stages of a data set, and `build`, which runs them in order."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ..utils.command_line import Command, run_one_of
 COMMANDS = STAGES | {
     "build": Command(
         "dataset_tools.build",
-        "run the stages of a configuration file, each skipped while its inputs are unchanged",
+        "run the stages in a configuration file, skipping those with unchanged inputs",
         "mf2 data build --config mfa.yaml --dry_run",
     ),
 }

@@ -1,4 +1,4 @@
-"""The `mf2` command: finds the module of a command, and nothing else, so that `mf2 --help` answers at once."""
+"""The `mf2` command: dispatches to the module of a command, which is imported only when it is used."""
 
 import importlib
 import sys
@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "tables": Command(
             "experiments.tables",
-            "make the paper's tables from trainings that are run as they are needed",
+            "make the paper's tables, running the missing trainings",
             "mf2 tables --tables II III --data outputs/demo/data --output_dir outputs/tables \\\n"
             "  --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml",
             "experiments.arguments:add_tables_arguments",
@@ -43,17 +43,17 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "search": Command(
             "analysis.search.command",
-            "find the faces that fit a description, or the words that fit a face",
+            "find faces that match a description or another face, or words that match a face",
             'mf2 search "brows lowered, lips pressed" photos\nmf2 search --like face.jpg photos',
         ),
         "explain": Command(
             "analysis.explain",
-            "show where in a face each AU is seen, and check the sentences",
+            "show the regions of each AU in a face, and check its captions",
             "mf2 explain face.jpg --output outputs/explanation",
         ),
         "report": Command(
             "analysis.report.command",
-            "make one web page of what `mf2 analyze` found",
+            "make a web page from the results of `mf2 analyze`",
             "mf2 report outputs/analysis --title 'Interview 12'",
         ),
         "app": Command(
@@ -62,10 +62,10 @@ GROUPS: dict[str, dict[str, Command]] = {
             "mf2 app --model outputs/demo --open",
         ),
         "detectors": Command(
-            "analysis.detectors", "list the face detectors: what is there, and what to put where", "mf2 detectors"
+            "analysis.detectors", "list the face detectors, and how to install missing ones", "mf2 detectors"
         ),
         "demo": Command(
-            "analysis.demo", "show everything on generated faces: analysis, pictures and a report", "mf2 demo"
+            "analysis.demo", "run everything on generated faces: analysis, pictures and a report", "mf2 demo"
         ),
     },
     "share": {
@@ -81,14 +81,14 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
     },
 }
-"""Group of the help -> its commands."""
+"""Group in the help -> its commands."""
 
 COMMANDS = {name: command for commands in GROUPS.values() for name, command in commands.items()}
 
 LAUNCHED = {
     "train & adapt": ("accelerate launch training/pretrain.py --help", "accelerate launch training/finetune.py --help")
 }
-"""What a group has beside its commands."""
+"""Launched scripts that the help lists in a group, besides its commands."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,17 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(show_help())
         return 0
     if name not in COMMANDS:
-        wrong = f"there is no {name!r}; " if argv else ""
-        print(f"mf2: error: {wrong}name a command: {', '.join(COMMANDS)}", file=sys.stderr)
+        reason = f"there is no {name!r}; " if argv else ""
+        print(f"mf2: error: {reason}name a command: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     return run_named(f"mf2 {name}", COMMANDS[name], argv[1:])
 
 
 def show_help() -> str:
-    """The commands by group, on one screen."""
+    """The help text: the commands by group, on one screen."""
     lines = ["usage: mf2 COMMAND …  (MF²: facial action units, emotions and captions)"]
     for group, commands in GROUPS.items():
         lines.append(f"{group}:")
         lines += [f"  {line}" for line in LAUNCHED.get(group, ())]
         lines += [f"  {name:<10} {command.text}" for name, command in commands.items()]
-    return "\n".join([*lines, "", "mf2 COMMAND --help tells more; mf2 --version prints the version."])
+    return "\n".join([*lines, "", "mf2 COMMAND --help shows its options; mf2 --version prints the version."])

@@ -1,1 +1,1 @@
-"""From a data set in the MFA schema to batches: splits, tokenised captions, collators."""
+"""Loads data sets in the MFA schema as batches: splits, tokenised captions, collators."""

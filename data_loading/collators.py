@@ -1,7 +1,7 @@
-"""From rows of a split to a batch: the collator that runs the image processor, and the order of the rows.
+"""Makes batches from the rows of a split: the collator, which runs the image processor, and the sampler.
 
-What is drawn at random for a row (its augmentation, which caption it shows) is a function of (seed, epoch, row) alone.
-Neither the number of workers nor a restart changes it.
+The random choices for a row (its augmentation and its caption) are a function of (seed, epoch, row), independent of
+the number of workers and of restarts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,23 @@ from mf2.processing_mf2 import Augmentation, MF2ImageProcessor
 
 
 def row_seed(seed: int, epoch: int, row: int) -> int:
-    """The seed of all that is drawn for a row in an epoch."""
+    """The seed of all random choices for a row in an epoch."""
     return int(np.random.SeedSequence((seed, epoch, row)).generate_state(1, np.uint64)[0])
 
 
 class FaceCollator:
-    """Examples to a batch by name, see `MF2ForPreTraining.forward`.
+    """Collates examples to a batch with the argument names of `MF2ForPreTraining.forward`.
 
-    Training examples are augmented and carry texts; evaluation examples are neither, so that what is measured is what
-    an image alone gives. With a number of `views`, epochs take turns in showing that many views of a row, the first of
-    which is not augmented.
+    Training examples are augmented and have texts. Evaluation examples (without an epoch) have neither, so that the
+    model is measured on images alone.
+
+    Args:
+        image_processor: the image processor of the model.
+        captions: captions of the split; None for batches without texts.
+        augmentation: augmentation of training images; None for none.
+        seed: seed of all random choices.
+        views: number of different views of a row, of which epochs use one after the other, the first not augmented;
+            None for a new augmentation in every epoch.
     """
 
     def __init__(
@@ -42,7 +49,7 @@ class FaceCollator:
         self.views = views
 
     def __call__(self, examples: Sequence[FaceExample]) -> dict[str, torch.Tensor]:
-        """The batch of these examples: `pixel_values`, `au_boxes`, labels and, in training, texts."""
+        """Collate examples: `pixel_values`, `au_boxes`, labels and, in training, texts."""
         batch = {
             "emotion_labels": torch.tensor([example.emotion for example in examples]),
             "au_labels": torch.from_numpy(np.stack([example.aus for example in examples])),
@@ -61,16 +68,16 @@ class FaceCollator:
         return batch | {"pixel_values": faces["pixel_values"], "au_boxes": faces["au_boxes"]}
 
     def _view_seeds(self, examples: Sequence[FaceExample]) -> list[int] | None:
-        """What decides each row's augmentation; None for a view without."""
+        """The seed of each row's augmentation; None for the view without augmentation."""
         epochs = [example.epoch for example in examples if example.epoch is not None]
         views = epochs if self.views is None else [epoch % self.views for epoch in epochs]
         if self.views is not None and views[0] == 0:
-            return None  # a batch lies within an epoch, so all of it shows the same view
+            return None  # all rows of a batch have the same epoch, and so the same view
         return [row_seed(self.seed, view, example.row) for view, example in zip(views, examples, strict=True)]
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """All rows in an order that (seed, epoch) decide, as (epoch, row) keys. The trainer sets `epoch`."""
+    """Samples all rows as keys (epoch, row), in an order given by (seed, epoch). The trainer sets `epoch`."""
 
     def __init__(self, num_rows: int, seed: int):
         self.num_rows = num_rows

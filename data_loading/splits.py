@@ -1,4 +1,4 @@
-"""The splits of a data set in the MFA schema: rows, labels in a label space, and where they come from."""
+"""Splits of a data set in the MFA schema: rows, labels in a label space, and provenance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ KEPT_COLUMNS = (
     *("image", "file_name", "dataset", "video_id", "group_id", "frame", "landmarks"),
     *("caption_emotion", "caption_au", "caption_key_au"),
 )
-"""What of a row is used beside its labels."""
+"""The columns of a row that are used besides its labels."""
 
 POS_WEIGHT_BOUNDS = (0.1, 10.0)
-"""Active-against-not weights stay inside: a handful of active rows should not rule the AU loss."""
+"""Bounds of the positive weights, so that a few active rows do not dominate the AU loss."""
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
 def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int] | None) -> datasets.Dataset:
-    """A split of a data set, checked against the schema; `max_rows` keeps that many, evenly spaced."""
+    """Load a split of a data set and check it against the schema; `max_rows` keeps that many rows, evenly spaced."""
     rows = load_mfa(path, split, au_ids=au_ids)
     rows = rows.cast_column("image", datasets.Image(decode=False))
     if max_rows is not None and max_rows < len(rows):
@@ -40,29 +40,30 @@ def spaced_rows(num_rows: int, num_chosen: int) -> np.ndarray:
 
 
 def hold_out_groups(groups: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """A random part of the rows, by whole groups: at least one group, and never all.
+    """Choose random groups as a held-out part: at least one group, and never all.
 
     Args:
-        groups: of each row the group (person, video) that must not be divided.
-        share: of the rows, in (0, 1); the part has the first number of groups that reaches it.
+        groups: (N,) the group (person or video) of each row.
+        share: fraction of the rows in (0, 1); the part is the smallest number of groups that reaches it.
+        seed: seed of the choice.
     Returns:
-        The rows' numbers, ascending.
+        The row numbers of the part, ascending.
     Raises:
-        ValueError: there is one group only.
+        ValueError: there is only one group.
     """
-    names, group_of_row, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    names, group_idx, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(
             f"All {len(groups)} rows are of one group ({names[0]}), so that none can be held out by groups; give rows "
             f"of several persons or videos a group_id each, or train with --holdout_share 0."
         )
     order = np.random.default_rng(seed).permutation(len(names))
-    num_held = int(np.searchsorted(np.cumsum(counts[order]), share * len(groups))) + 1
-    return np.flatnonzero(np.isin(group_of_row, order[: min(num_held, len(names) - 1)]))
+    num_groups = int(np.searchsorted(np.cumsum(counts[order]), share * len(groups))) + 1
+    return np.flatnonzero(np.isin(group_idx, order[: min(num_groups, len(names) - 1)]))
 
 
 def find_label_space(paths: Sequence[str], split: str, max_rows: int | None = None) -> LabelSpace:
-    """What a split of data sets labels together: each AU with a label, and each emotion that occurs."""
+    """The label space of a split of several data sets: all AUs with a label, and all emotions that occur."""
     parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
     columns = [name for rows in parts for name in rows.column_names if name.removeprefix("AU").isdigit()]
     labelled = {int(name[2:]) for name in columns for rows in parts if _is_labelled(rows, name)}
@@ -78,10 +79,10 @@ def _is_labelled(rows: datasets.Dataset, column: str) -> bool:
 
 
 def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datasets.Dataset:
-    """The rows with the AU columns and the emotion names of a label space; what it does not know is unlabelled."""
+    """Convert rows to the AU columns and emotion names of a label space; other labels become unlabelled."""
     names = rows.features["emotion"].names
-    index_of = {i: label_space.emotions.index(name) for i, name in enumerate(names) if name in label_space.emotions}
-    emotions = [index_of.get(value) for value in rows["emotion"]]
+    new_index = {i: label_space.emotions.index(name) for i, name in enumerate(names) if name in label_space.emotions}
+    emotions = [new_index.get(value) for value in rows["emotion"]]
     labels = {
         column: np.asarray(rows[column], dtype=np.int8)
         if column in rows.column_names
@@ -97,28 +98,31 @@ def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datase
 
 
 def describe_rows(path: str, split: str, rows: datasets.Dataset) -> dict[str, Any]:
-    """Provenance of a split: `name`, `split`, `license`, `synthetic`, `fingerprint`, `revision`, `rows`, `videos`, and
-    of generated data `emotion_ceiling`, the emotion accuracy that its true AUs allow; see `describe_origin`.
+    """The provenance of a split.
+
+    Returns:
+        `name`, `split`, `license`, `synthetic`, `fingerprint`, `revision`, `rows`, `videos` and, for generated data,
+        `emotion_ceiling`, the emotion accuracy that the true AUs allow; see `describe_origin`.
     """
     origin = describe_origin(path)
-    counted = {"split": split, "rows": len(rows), "videos": len(set(rows["video_id"]))}
-    return origin | counted | {"emotion_ceiling": origin["emotion_ceiling"].get(split)}
+    counts = {"split": split, "rows": len(rows), "videos": len(set(rows["video_id"]))}
+    return origin | counts | {"emotion_ceiling": origin["emotion_ceiling"].get(split)}
 
 
-def _describe_together(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One description of several splits; a licence that is not shared is `other`."""
-    licenses, fingerprints = ({entry[name] for entry in described} for name in ("license", "fingerprint"))
+def _merge_descriptions(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the descriptions of several splits; the licence is `other` if they differ."""
+    licenses, fingerprints = ({part[name] for part in parts} for name in ("license", "fingerprint"))
     return {
-        "name": " + ".join(entry["name"] for entry in described),
-        "split": described[0]["split"],
+        "name": " + ".join(part["name"] for part in parts),
+        "split": parts[0]["split"],
         "license": licenses.pop() if len(licenses) == 1 else "other",
-        "synthetic": all(entry["synthetic"] for entry in described),
+        "synthetic": all(part["synthetic"] for part in parts),
         "fingerprint": None if None in fingerprints else "+".join(sorted(fingerprints)),
         "revision": None,
-        "rows": sum(entry["rows"] for entry in described),
-        "videos": sum(entry["videos"] for entry in described),
+        "rows": sum(part["rows"] for part in parts),
+        "videos": sum(part["videos"] for part in parts),
         "emotion_ceiling": None,
-        "parts": list(described),
+        "parts": list(parts),
     }
 
 
@@ -131,31 +135,31 @@ class Labels:
 
     @classmethod
     def from_rows(cls, rows: datasets.Dataset, au_ids: Sequence[int]) -> "Labels":
-        """The labels of a data set's rows, of these AUs, in this order."""
+        """Read the labels of rows, for the given AUs in their order."""
         emotion = [EMOTION_UNLABELLED if value is None else value for value in rows["emotion"]]
         columns = [np.asarray(rows[column], dtype=np.int64) for column in au_columns(au_ids)]
         aus = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
         return cls(aus, np.asarray(emotion, dtype=np.int64))
 
     def au_pos_weight(self) -> list[float]:
-        """Not-active over active counts of each AU, within `POS_WEIGHT_BOUNDS`; 1 for an AU without a label."""
+        """(A,) inactive / active counts of each AU, clipped to `POS_WEIGHT_BOUNDS`; 1 for an AU without labels."""
         active, inactive = (self.aus == 1).sum(0), (self.aus == 0).sum(0)
         weights = np.clip(inactive / np.maximum(active, 1), *POS_WEIGHT_BOUNDS)
         return np.where(active + inactive > 0, weights, 1.0).tolist()
 
     def emotion_logit_shift(self, num_emotions: int, strength: float) -> list[float]:
-        """`strength` times the log of each emotion's share of the labelled rows; one that no row has counts as one."""
+        """`strength` times the log of the frequency of each emotion; the count of an absent emotion is set to 1."""
         counts = np.bincount(self.emotion[self.emotion >= 0], minlength=num_emotions).clip(min=1)
         return (strength * np.log(counts / counts.sum())).tolist()
 
     def unlabelled_aus(self) -> list[int]:
-        """Positions of the AUs that no row labels."""
+        """Positions of the AUs without a label in any row."""
         return np.flatnonzero((self.aus == AU_UNLABELLED).all(0)).tolist()
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a data set: its rows, their labels, and where they come from (see `describe_rows`)."""
+    """A split of a data set: its rows, their labels, and their provenance (see `describe_rows`)."""
 
     rows: datasets.Dataset
     labels: Labels
@@ -163,30 +167,33 @@ class Split:
 
     @classmethod
     def load(cls, path: str, split: str, max_rows: int | None, au_ids: Sequence[int]) -> "Split":
-        """Load and check a split; the errors are those of `load_mfa`."""
+        """Load and check a split; raises the errors of `load_mfa`."""
         rows = load_rows(path, split, max_rows, au_ids)
         return cls(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
 
     @classmethod
     def join(cls, paths: Sequence[str], split: str, max_rows: int | None, label_space: LabelSpace) -> "Split":
-        """The split of several data sets as one, in a label space of its own: what one does not label is masked.
+        """Load a split of several data sets as one, in a common label space; labels that a data set lacks are masked.
 
         Args:
-            max_rows: of each data set.
+            paths: the data sets.
+            split: `train`, `validation` or `test`.
+            max_rows: maximal number of rows of each data set.
+            label_space: the common label space.
         Raises:
-            ValueError: no row labels anything of the label space; else the errors of `load_mfa`.
+            ValueError: no row has a label in the label space; or as `load_mfa`.
         """
         parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
-        described = [describe_rows(path, split, rows) for path, rows in zip(paths, parts, strict=True)]
+        descriptions = [describe_rows(path, split, rows) for path, rows in zip(paths, parts, strict=True)]
         rows = datasets.concatenate_datasets([adopt_label_space(part, label_space) for part in parts])
         labels = Labels.from_rows(rows, label_space.au_ids)
         if (labels.aus == AU_UNLABELLED).all() and (labels.emotion == EMOTION_UNLABELLED).all():
-            wanted = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
-            raise ValueError(f"{', '.join(paths)} ({split}): no row labels {wanted}.")
-        return cls(rows, labels, described[0] if len(described) == 1 else _describe_together(described))
+            names = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
+            raise ValueError(f"{', '.join(paths)} ({split}): no row labels {names}.")
+        return cls(rows, labels, descriptions[0] if len(descriptions) == 1 else _merge_descriptions(descriptions))
 
     def with_shuffled_captions(self, seed: int) -> "Split":
-        """The rows with each other's captions, and the labels that these were written for: nothing to learn from."""
+        """The split in random order, whose captions do not belong to the images of the original order (a control)."""
         order = np.random.default_rng(seed).permutation(len(self.rows))
         return replace(
             self, rows=self.rows.select(order), labels=Labels(self.labels.aus[order], self.labels.emotion[order])
@@ -194,7 +201,7 @@ class Split:
 
     @property
     def groups(self) -> np.ndarray:
-        """`(N,)` strings: the group, a person or video, of each row."""
+        """`(N,)` strings: the group (person or video) of each row."""
         return np.asarray([str(group) for group in self.rows["group_id"]])
 
     @property
@@ -204,7 +211,7 @@ class Split:
 
 
 class RowSubset(torch.utils.data.Dataset):
-    """Some rows of a data set whose keys are row numbers or (epoch, row); here they count from 0."""
+    """A subset of the rows of a data set, numbered from 0; keys are row numbers or (epoch, row)."""
 
     def __init__(self, data: torch.utils.data.Dataset, rows: np.ndarray):
         self.data, self.rows = data, rows
@@ -216,16 +223,18 @@ class RowSubset(torch.utils.data.Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[Any]:
-        """The examples of a batch, in one go where the data set can."""
-        own = [(key[0], int(self.rows[key[1]])) if isinstance(key, tuple) else int(self.rows[key]) for key in keys]
+        """The examples of a batch, read at once if the data set supports it."""
+        data_keys = [
+            (key[0], int(self.rows[key[1]])) if isinstance(key, tuple) else int(self.rows[key]) for key in keys
+        ]
         read_all = getattr(self.data, "__getitems__", None)
-        return read_all(own) if read_all else [self.data[key] for key in own]
+        return read_all(data_keys) if read_all else [self.data[key] for key in data_keys]
 
 
 # -------------------------------------------------------------------------------------------------------------- images
 @dataclass(frozen=True)
 class FaceExample:
-    """One row: its number, the epoch that asks (None: evaluation), the RGB image, landmarks in pixels, and labels."""
+    """One row: its number, the epoch (None for evaluation), the RGB image, landmarks in pixels, and labels."""
 
     row: int
     epoch: int | None
@@ -236,7 +245,7 @@ class FaceExample:
 
 
 class FaceDataset(torch.utils.data.Dataset):
-    """Rows of a split. A key is a row number, for evaluation, or (epoch, row), for training."""
+    """The rows of a split. A key is a row number for evaluation, or (epoch, row) for training."""
 
     def __init__(self, rows: datasets.Dataset, labels: Labels, name: str):
         self.rows = rows.select_columns(["image", "landmarks", "file_name"])
@@ -250,7 +259,7 @@ class FaceDataset(torch.utils.data.Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[FaceExample]:
-        """The examples of a batch, read in one go, as a DataLoader asks for them."""
+        """The examples of a batch, read at once, as a DataLoader requests them."""
         pairs = [key if isinstance(key, tuple) else (None, key) for key in keys]
         contents = self.rows[[int(row) for _, row in pairs]]
         columns = (contents[name] for name in ("image", "landmarks", "file_name"))

@@ -1,1 +1,1 @@
-"""What every package may use: files written whole, tables in Markdown, how a command ends, pictures of faces."""
+"""Helpers for every package: atomic files, Markdown tables, command-line handling, drawing of faces."""

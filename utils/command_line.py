@@ -1,6 +1,7 @@
-"""Commands: how one is found, what its help shows, and how it ends. No torch.
+"""Command-line handling: dispatch to commands, help texts, and exit statuses. Does not import torch.
 
-A command ends with its exit status; a user's error is one line instead of a traceback, and a failed picture a warning.
+A command ends with an exit status. A user error is shown as one line instead of a traceback, and a failed illustration
+is a warning.
 """
 
 import argparse
@@ -18,20 +19,20 @@ from types import ModuleType
 logger = logging.getLogger(__name__)
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
-"""What a wrong argument, file, setting or installation raises; anything else is a defect and keeps its traceback."""
+"""Errors raised by wrong arguments, files, settings or installations; others are bugs and keep their traceback."""
 
 
-# ------------------------------------------------------------------------------------------------------------- finding
+# ------------------------------------------------------------------------------------------------------------ dispatch
 @dataclass(frozen=True)
 class Command:
     """A command of `mf2`.
 
     Args:
-        module: of this package, with `add_arguments(parser)` and `run(args)`; one with a `main(argv)` has commands of
-            its own. It is imported only when the command is used.
-        text: what the command does.
-        example: how it is typed.
-        arguments: `module:function` that adds the arguments, where the module itself imports torch.
+        module: module of this package with `add_arguments(parser)` and `run(args)`, or with `main(argv)` if it has
+            sub-commands. It is imported when the command is used.
+        text: description of the command.
+        example: an example command line.
+        arguments: `module:function` that adds the arguments, if `module` imports torch.
     """
 
     module: str
@@ -40,7 +41,7 @@ class Command:
     arguments: str = ""
 
     def load(self) -> ModuleType:
-        """The module."""
+        """Import the module."""
         return importlib.import_module(f"mf2.{self.module}")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ class Command:
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """argparse's, which leaves the lines of an example as they are."""
+    """argparse's formatter, without wrapping the lines of examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -61,7 +62,7 @@ class HelpFormatter(argparse.HelpFormatter):
 def make_parser(
     prog: str, command: Command, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
-    """The parser of a command's arguments, whose help ends with the example."""
+    """Make the argument parser of a command; its help ends with the example."""
     description = command.text[0].upper() + command.text[1:] + "."
     parser = parser_class(prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     command.add_arguments(parser)
@@ -77,18 +78,21 @@ def run_one_of(
     description: str,
     parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> int:
-    """Run the command that the first word of a command line names; returns its exit status.
+    """Run the command named by the first argument; returns its exit status.
 
     Args:
-        prog: what stands before that word.
-        argv: the words; those of this process by default.
+        prog: the program name in messages, without the command.
+        commands: name -> command.
+        argv: the arguments; those of this process by default.
+        description: description in the help.
+        parser_class: class of the commands' parsers.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    chooser = argparse.ArgumentParser(prog, description=description)
-    subparsers = chooser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser = argparse.ArgumentParser(prog, description=description)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in commands.items():
         subparsers.add_parser(name, help=command.text, add_help=False)
-    name = chooser.parse_known_args(argv[:1])[0].command
+    name = parser.parse_known_args(argv[:1])[0].command
     return run_named(f"{prog} {name}", commands[name], argv[1:], parser_class)
 
 
@@ -109,15 +113,15 @@ def _run(prog: str, command: Command, argv: Sequence[str], parser_class: type[ar
     return command.load().run(args)
 
 
-# -------------------------------------------------------------------------------------------------------------- ending
+# --------------------------------------------------------------------------------------------------------- exit status
 def run_command(prog: str, command: Callable[[], int | None]) -> int:
-    """Run a command and show what it logs; what its user did wrong, and being interrupted, is a line on stderr.
+    """Run a command and show its log messages; a user error or an interruption is reported as one line on stderr.
 
     Args:
-        prog: what the command is called.
-        command: returns its exit status; None is 0.
+        prog: name of the command in messages.
+        command: returns its exit status, or None for 0.
     Returns:
-        The exit status: 1 after a user's error, 130 after an interruption.
+        The exit status: 1 after a user error, 130 after an interruption.
     """
     try:
         with _messages_on_stderr():
@@ -133,20 +137,20 @@ def run_command(prog: str, command: Callable[[], int | None]) -> int:
 
 @contextmanager
 def illustration(file: str | Path) -> Iterator[None]:
-    """The block in which a command makes what only illustrates its product, once the product itself is on disk.
+    """A block that makes an illustration of a result, after the result itself was written.
 
-    Whatever fails in there is a warning of one line, defects of what draws included (their traceback is logged for
-    debugging): the command goes on, and ends as it would have. Being interrupted passes.
+    Any exception in the block becomes a warning of one line (the traceback is logged at debug level), and the command
+    continues and keeps its exit status. A keyboard interrupt is not caught.
 
     Args:
-        file: what the block makes; a command that is run again must make it where it is missing.
+        file: the illustration; running the command again must make it if it is missing.
     """
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         logger.warning(f"{file} could not be made ({reason}). Nothing else is lost; the same command makes it again.")
-        logger.debug(f"What {file} failed with:", exc_info=True)
+        logger.debug(f"Traceback of {file}:", exc_info=True)
 
 
 def run_script(main: Callable[[], None]) -> int:
@@ -155,7 +159,7 @@ def run_script(main: Callable[[], None]) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks; of one in a data loader's process the message there, its last line."""
+    """The message of an error in one line; for an error in a data loader's process, its original message."""
     text = str(error).strip()
     if text.startswith("Caught "):
         text = text.splitlines()[-1].partition(": ")[2]
@@ -164,8 +168,8 @@ def one_line(error: Exception) -> str:
 
 @contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """Show what the package logs, above any progress bar; of the other processes only their errors."""
-    from tqdm.contrib.logging import logging_redirect_tqdm  # not above: it would slow --help
+    """Show the package's log messages above any progress bar; processes of other ranks only show errors."""
+    from tqdm.contrib.logging import logging_redirect_tqdm  # imported here because it would slow --help
 
     package_logger, handler = logging.getLogger("mf2"), logging.StreamHandler()
     package_logger.setLevel(logging.ERROR if int(os.environ.get("RANK", 0)) else logging.INFO)

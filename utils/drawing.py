@@ -1,6 +1,6 @@
-"""Faces with what is seen in them: AU regions on the picture, and a panel with probabilities, emotion and sentences.
+"""Draws the results of a model on pictures: AU regions, and a panel with probabilities, emotion and captions.
 
-Pillow alone, so that a video's frames are drawn in milliseconds.
+Only Pillow is used, so that a frame of a video is drawn in milliseconds.
 """
 
 import math
@@ -14,22 +14,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..labels_mf2 import ACTION_UNITS
-from .tag_places import Box, place_tags
+from .tag_layout import Box, place_tags
 
 AU_NAMES = {unit.code: unit.name for unit in ACTION_UNITS.values()}
 COLORS = matplotlib.colormaps["viridis"]
 PAPER, INK, FAINT, TRACK = (250, 250, 248), (30, 30, 34), (120, 120, 128), (228, 228, 224)
 PANEL_WIDTH = 440
 LINE, TITLE = 17, 26
-"""Heights of a line and of a panel's title, in pixels at scale 1, like all lengths here."""
+"""Heights of a line and of the title of a panel, in pixels at scale 1, like all lengths here."""
 MARGIN, NAME_WIDTH, BAR_WIDTH = 12, 186, 190
 MAX_SCALE, MAX_TAG_SCALE = 1.8, 2.5
 SHEET_ASPECT = 2.0
-"""Width of a picture with its panels, in its heights."""
+"""Aspect ratio (width / height) of a picture with its panels."""
 TAG_WIDTH = 1.4
-"""How wide a tag may be beside other faces, in widths of its face's box."""
-LINES_OF_FACE = 120
-"""A line is at most so thin a part of a face, so that small faces are seen under their regions."""
+"""Maximal width of a tag in a picture with several faces, relative to the box of its face."""
+MIN_FACE_LINES = 120
+"""Minimal ratio of face size to line width, so that small faces are visible under their regions."""
 TEXT_COLUMNS = 72
 CAPTION_TITLES = {"emotion": "Emotion", "key_au": "Key AUs", "au": "AUs"}
 
@@ -39,19 +39,19 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class FaceState:
-    """A face and what a model says of it, to be drawn.
+    """A face and the output of a model for it.
 
     Args:
-        title: what the face is called.
+        title: title of the face.
         regions_px: `(A, 2, 4, 2)`, the corners of the two regions of each AU, in pixels of the picture.
-        aus: code to probability, A of them.
-        thresholds: code to the probability from which the AU is active.
-        emotion: the likeliest.
+        aus: AU code -> probability, for A AUs.
+        thresholds: AU code -> probability from which on the AU is active.
+        emotion: the most likely emotion.
         emotion_prob: its probability.
-        captions: kind to sentence.
-        box_px: x0 y0 x1 y1 of the face, to be tagged with its title.
-        active_labels: codes of the AUs that are active by the labels.
-        inactive_labels: codes of those that are not; an AU in neither has no label.
+        captions: caption kind -> text.
+        box_px: x0 y0 x1 y1 of the face; the box gets a tag with the title.
+        active_labels: codes of the AUs that are labelled active.
+        inactive_labels: codes of the AUs that are labelled inactive; other AUs are unlabelled.
         emotion_label: the labelled emotion.
     """
 
@@ -68,7 +68,7 @@ class FaceState:
     emotion_label: str = ""
 
     def text_lines(self) -> list[str]:
-        """The sentences, wrapped."""
+        """The captions as wrapped lines."""
         lines = []
         for kind, caption in self.captions.items():
             first, *others = caption.splitlines() or [""]
@@ -85,38 +85,38 @@ def probability_color(prob: float) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=32)
 def load_font(size: float) -> Font:
-    """Pillow's own font in that size; its bitmap font where Pillow is built without FreeType."""
+    """Load Pillow's font in that size, or its bitmap font if Pillow is built without FreeType."""
     return ImageFont.load_default(size)
 
 
 def boxes_to_corners(boxes: np.ndarray) -> np.ndarray:
-    """`(…, 4)` boxes x1 y1 x2 y2 to their corners `(…, 4, 2)`, in the order in which a frame is drawn."""
+    """`(…, 4)` boxes x1 y1 x2 y2 -> their corners `(…, 4, 2)`, in drawing order."""
     return boxes[..., [[0, 1], [2, 1], [2, 3], [0, 3]]]
 
 
 def panel_height(num_aus: int, num_lines: int) -> int:
-    """How high a panel is, at scale 1."""
+    """The height of a panel at scale 1, in pixels."""
     return TITLE + (num_aus + num_lines) * LINE + 2 * MARGIN
 
 
 # --------------------------------------------------------------------------------------------------------- picture
 def draw_picture(picture: Image.Image, faces: Sequence[FaceState], height: int) -> Image.Image:
-    """The picture with the regions and tags of the faces, enlarged to at least `height`."""
+    """Draw the regions and tags of the faces on a copy of the picture, enlarged to at least `height` pixels."""
     zoom = max(1.0, height / picture.height)
     size = (round(picture.width * zoom), round(picture.height * zoom))
-    drawn = picture.resize(size, Image.Resampling.BICUBIC) if zoom > 1 else picture.copy()
-    draw = ImageDraw.Draw(drawn)
+    canvas = picture.resize(size, Image.Resampling.BICUBIC) if zoom > 1 else picture.copy()
+    draw = ImageDraw.Draw(canvas)
     for face in faces:
         regions_px = face.regions_px * zoom
         side = float(np.ptp(regions_px.reshape(-1, 2), axis=0).max()) if regions_px.size else 0.0
-        thickness = min(max(1.0, drawn.height / 360), max(1.0, side / LINES_OF_FACE))
+        thickness = min(max(1.0, canvas.height / 360), max(1.0, side / MIN_FACE_LINES))
         draw_regions(draw, regions_px, list(face.aus.values()), thickness)
     draw_tags(draw, faces, zoom, size)
-    return drawn
+    return canvas
 
 
 def draw_regions(draw: ImageDraw.ImageDraw, regions_px: np.ndarray, probs: Sequence[float], thickness: float) -> None:
-    """A frame for each region, the likelier AU of a shared one on top and thicker."""
+    """Draw the outline of each region; regions of likelier AUs are on top and thicker."""
     for index in np.argsort(probs):
         width = max(1, round(thickness * (1 + 2 * probs[index])))
         for corners in regions_px[index]:
@@ -130,7 +130,7 @@ def _scale_box(box_px: Sequence[float], zoom: float) -> Box:
 
 
 def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float, size: tuple[int, int]) -> None:
-    """The boxes of the faces that have one, and their titles with the active AUs, or without where room is short."""
+    """Draw the boxes of the faces, and tags with their titles and, if there is room, their active AUs."""
     scale = min(MAX_TAG_SCALE, max(1.0, size[1] / 360))
     font = load_font(12 * scale)
     faces = [face for face in faces if face.box_px is not None]
@@ -139,16 +139,17 @@ def draw_tags(draw: ImageDraw.ImageDraw, faces: Sequence[FaceState], zoom: float
         draw.rectangle(box, outline=PAPER, width=max(1, round(scale / 2)))
     limits = [math.inf if len(faces) == 1 else TAG_WIDTH * (box[2] - box[0]) for box in boxes]
     texts = [_tag_texts(face, font, limit) for face, limit in zip(faces, limits, strict=True)]
-    sizes = [[(font.getlength(text) + 6 * scale, 15 * scale) for text in of_face] for of_face in texts]
-    for of_face, place in zip(texts, place_tags(boxes, sizes, size), strict=True):
-        if place is not None:
-            number, tag = place
+    sizes = [[(font.getlength(text) + 6 * scale, 15 * scale) for text in face_texts] for face_texts in texts]
+    for face_texts, placement in zip(texts, place_tags(boxes, sizes, size), strict=True):
+        if placement is not None:
+            index, tag = placement
+            center = (tag[0] + 3 * scale, (tag[1] + tag[3]) / 2)
             draw.rectangle(tag, fill=INK)
-            draw.text((tag[0] + 3 * scale, (tag[1] + tag[3]) / 2), of_face[number], font=font, fill=PAPER, anchor="lm")
+            draw.text(center, face_texts[index], font=font, fill=PAPER, anchor="lm")
 
 
 def _tag_texts(face: FaceState, font: Font, limit: float) -> list[str]:
-    """What a tag may say, the longest first: title and as many active AUs as the limit allows, the title, a number."""
+    """The possible texts of a tag, the longest first: title with as many active AUs as fit, title, number."""
     active = [code for code, prob in face.aus.items() if prob >= face.thresholds[code]]
     texts = [
         " ".join([face.title, *active[:count]]) + " …" * (count < len(active)) for count in range(len(active) + 1)
@@ -159,7 +160,7 @@ def _tag_texts(face: FaceState, font: Font, limit: float) -> list[str]:
 
 # ----------------------------------------------------------------------------------------------------------- panel
 def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
-    """Emotion, AUs as bars with their names and thresholds, and sentences, cut where the panel ends."""
+    """Draw a panel: emotion, AUs as bars with names and thresholds, and as many lines of the captions as fit."""
     panel = Image.new("RGB", (round(PANEL_WIDTH * scale), height), PAPER)
     draw = ImageDraw.Draw(panel)
     x, y = MARGIN * scale, MARGIN * scale
@@ -181,7 +182,7 @@ def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
 def _draw_bar(
     draw: ImageDraw.ImageDraw, corner: tuple[float, float], code: str, prob: float, face: FaceState, scale: float
 ) -> None:
-    """Name, probability as a bar, threshold as a tick; the label as a dot (active), a ring (not active) or nothing."""
+    """Draw an AU: name, probability as a bar, threshold as a tick, and a dot (labelled active) or ring (inactive)."""
     x, y = corner
     ink = INK if prob >= face.thresholds[code] else FAINT
     draw.text((x, y), f"{code} {AU_NAMES[code]}", font=load_font(12 * scale), fill=ink)
@@ -197,34 +198,36 @@ def _draw_bar(
 
 
 def compose(picture: Image.Image, faces: Sequence[FaceState], num_panels: int, panel_px: int) -> Image.Image:
-    """The annotated picture with panels of its first faces at its side, in columns.
+    """Draw the annotated picture, with panels of its first faces in columns beside it.
 
     Args:
-        num_panels: panels that there is room for, whether or not there are faces.
-        panel_px: see `panel_height`; the picture is enlarged to hold all panels.
+        picture: the picture.
+        faces: the faces in it.
+        num_panels: number of panels to reserve space for, even without faces.
+        panel_px: see `panel_height`; the picture is enlarged to the height of the panels.
     """
     if not num_panels:
         return draw_picture(picture, faces, 0)
     num_columns = _num_columns(picture.size, num_panels, panel_px)
     num_rows = math.ceil(num_panels / num_columns)
-    drawn = draw_picture(picture, faces, panel_px * num_rows)
-    scale = min(MAX_SCALE, drawn.height / (panel_px * num_rows))
-    width, height = round(PANEL_WIDTH * scale), drawn.height // num_rows
-    sheet = Image.new("RGB", (drawn.width + num_columns * width, drawn.height), PAPER)
-    sheet.paste(drawn, (0, 0))
-    for place, face in enumerate(faces[:num_panels]):
-        column, row = divmod(place, num_rows)
-        sheet.paste(draw_panel(face, height, scale), (drawn.width + column * width, row * height))
+    annotated = draw_picture(picture, faces, panel_px * num_rows)
+    scale = min(MAX_SCALE, annotated.height / (panel_px * num_rows))
+    width, height = round(PANEL_WIDTH * scale), annotated.height // num_rows
+    sheet = Image.new("RGB", (annotated.width + num_columns * width, annotated.height), PAPER)
+    sheet.paste(annotated, (0, 0))
+    for index, face in enumerate(faces[:num_panels]):
+        column, row = divmod(index, num_rows)
+        sheet.paste(draw_panel(face, height, scale), (annotated.width + column * width, row * height))
     return sheet
 
 
 def _num_columns(size: tuple[int, int], num_panels: int, panel_px: int) -> int:
-    """In how many columns of panels the sheet comes nearest to `SHEET_ASPECT`."""
+    """The number of columns of panels for which the aspect ratio is nearest to `SHEET_ASPECT`."""
 
     def aspect(num_columns: int) -> float:
-        least = panel_px * math.ceil(num_panels / num_columns)
-        height = max(size[1], least)
-        scale = min(MAX_SCALE, height / least)
+        min_height = panel_px * math.ceil(num_panels / num_columns)
+        height = max(size[1], min_height)
+        scale = min(MAX_SCALE, height / min_height)
         return size[0] / size[1] + num_columns * PANEL_WIDTH * scale / height
 
     return min(range(1, num_panels + 1), key=lambda count: abs(math.log(aspect(count) / SHEET_ASPECT)))

@@ -1,4 +1,4 @@
-"""The names in an analysis' table of faces, for those that write it and those that read it."""
+"""Names in the table of faces of an analysis."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ STATUS_OK, STATUS_NO_FACE, STATUS_ERROR = "ok", "no_face", "error"
 
 
 def free_name(source: str, taken: set[str]) -> str:
-    """A source's name for its files: without suffix; where another has it already, after its folders' or numbered."""
+    """A unique name for the files of a source: its stem, with its folders or a number if that is taken."""
     *folders, stem = Path(source).with_suffix("").relative_to(Path(source).anchor).parts
     while stem in taken and folders:
         stem = f"{folders.pop()}-{stem}"

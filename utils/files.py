@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writing, JSON and checksums."""
 
 import errno
 import hashlib
@@ -14,10 +14,10 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes its name when the block ends well, else vanishes.
+    """Provide a temporary path beside `path`, which is renamed to `path` if the block succeeds, and else deleted.
 
-    The folder is made where it is missing. The temporary name starts with a dot, holds the process's number and ends
-    like `path`: processes that write the same file do not meet, and writers that go by a file's suffix are content.
+    A missing folder is created. The temporary name starts with a dot, contains the process id, and has the suffix of
+    `path`, so that several processes can write the same file and writers can use the suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_disk_errors(path: Path) -> Iterator[None]:
-    """Give the errors of a full, broken or read-only disk the path that was written where they have none."""
+    """Add the path to errors of a full, broken or read-only disk that have none."""
     try:
         yield
     except OSError as error:
@@ -53,12 +53,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds."""
+    """Read a JSON file."""
     return json.loads(Path(path).read_text("utf-8"))
 
 
 def sha256_of_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

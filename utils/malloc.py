@@ -1,4 +1,4 @@
-"""How the process takes its memory from the system."""
+"""Settings of the C memory allocator."""
 
 import ctypes
 import sys
@@ -8,10 +8,10 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks for the next request; with another C library nothing changes.
+    """Make glibc keep freed blocks for later allocations; no effect with other C libraries.
 
-    By default large blocks go back to the system at once. Loops that make the same arrays again and again then spend
-    a tenth of their time on page faults.
+    By default, large blocks are returned to the system at once, and loops that allocate the same arrays repeatedly
+    spend a tenth of their time on page faults.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

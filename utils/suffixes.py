@@ -1,4 +1,4 @@
-"""The kinds of files that are read as pictures and as videos, everywhere alike."""
+"""File name suffixes of pictures and videos."""
 
 PICTURE_SUFFIXES = frozenset(
     {

@@ -1,4 +1,4 @@
-"""How many threads compute on the CPU: as many as other processes leave cores free."""
+"""Adapts the number of CPU threads to the cores that other processes leave free."""
 
 import threading
 import time
@@ -9,20 +9,20 @@ import psutil
 import torch
 
 WINDOW_S = 2.0
-"""What is free is measured, and the threads are fitted to it, so often."""
+"""Interval, in seconds, at which free cores are measured and the number of threads is adapted."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds that have passed, that the cores were idle (all together), and that this process has computed."""
+    """Counters in seconds: monotonic time, idle time of all cores together, and CPU time of this process."""
 
     time: float
     idle: float
-    own: float
+    process: float
 
 
 def read_cores() -> Reading:
-    """The counters now, of the cores that this process may use; only differences mean something."""
+    """Read the counters of the cores that this process may use; only differences of counters have a meaning."""
     process = psutil.Process()
     times = psutil.cpu_times(percpu=True)
     allowed = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(len(times))
@@ -33,45 +33,45 @@ def read_cores() -> Reading:
 class ThreadFitter:
     """Chooses a number of threads.
 
-    Threads of one operator wait for each other after each part of a model. Where one of them has to wait for a core
-    that another process has, the others spin and then lose theirs, and a step takes dozens of times as long as on an
-    idle machine; with a thread for each core that is free it slows in proportion (`mf2 benchmark shared_machine`).
+    The threads of one operator wait for each other after every operator. If one of them has to wait for a core that
+    another process uses, the others spin and then lose their cores, and a step takes dozens of times as long as on an
+    idle machine; with one thread per free core it only slows down in proportion (`mf2 benchmark shared_machine`).
 
     Args:
-        most: threads on an idle machine.
-        read: the counters of the cores.
+        max_threads: number of threads on an idle machine.
+        read: reads the counters of the cores.
     """
 
-    def __init__(self, most: int, read: Callable[[], Reading] = read_cores):
-        self.most = self.threads = most
-        self._read, self._before = read, read()
+    def __init__(self, max_threads: int, read: Callable[[], Reading] = read_cores):
+        self.max_threads = self.threads = max_threads
+        self._read, self._last = read, read()
 
     def fit(self) -> int:
-        """The number of threads, chosen anew after each window: the cores that were idle or this process's own."""
-        if self.most > 1 and time.monotonic() - self._before.time >= WINDOW_S:
-            before, now = self._before, self._read()
-            free = (now.idle - before.idle + now.own - before.own) / (now.time - before.time)
-            self.threads = min(max(int(free + 0.5), 1), self.most)
-            self._before = now
+        """The number of threads, updated after each window: the cores that were idle or used by this process."""
+        if self.max_threads > 1 and time.monotonic() - self._last.time >= WINDOW_S:
+            last, now = self._last, self._read()
+            free = (now.idle - last.idle + now.process - last.process) / (now.time - last.time)
+            self.threads = min(max(int(free + 0.5), 1), self.max_threads)
+            self._last = now
         return self.threads
 
 
-_local = threading.local()  # OpenMP keeps the number for each thread that computes
+_local = threading.local()  # OpenMP has a number of threads for each calling thread
 
 
 def fit_threads(device: str | torch.device) -> None:
-    """Give torch's operators in this thread as many threads as cores are free, at most what was set for it.
+    """Set the number of threads of torch's operators in the calling thread to the number of free cores.
 
-    To be called before every batch, by the thread that computes it. What `torch.set_num_threads` or the environment
-    set is the most; with 1 nothing ever changes.
+    To be called before every batch, by the thread that computes it. The maximum is the number set by
+    `torch.set_num_threads` or the environment; with 1 nothing changes.
 
     Args:
-        device: where the batch is computed; unless that is the CPU, nothing happens.
+        device: device of the batch; there is no effect unless it is the CPU.
     """
     if torch.device(device).type != "cpu":
         return
     fitter, current = getattr(_local, "fitter", None), torch.get_num_threads()
-    if fitter is None or fitter.threads != current:  # set by somebody else
+    if fitter is None or fitter.threads != current:  # the number was set elsewhere
         fitter = _local.fitter = ThreadFitter(current)
     if fitter.fit() != current:
         torch.set_num_threads(fitter.threads)

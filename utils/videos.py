@@ -1,4 +1,4 @@
-"""Frames of videos as a player shows them, for analyses and for the readers of data sets. Needs PyAV."""
+"""Reads frames of videos as a player shows them. Needs PyAV."""
 
 import os
 from fractions import Fraction
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 MAX_PIXEL_ASPECT = 4
-"""Pixels that are stretched more are a damaged header."""
+"""Larger pixel aspect ratios are treated as a damaged header."""
 
 
 def import_av() -> ModuleType:
-    """PyAV, or an `ImportError` that says how to get it."""
+    """Import PyAV, or raise an `ImportError` that says how to install it."""
     try:
         import av
     except ImportError as error:
@@ -24,10 +24,10 @@ def import_av() -> ModuleType:
 
 
 def count_video_frames(path: Path) -> int:
-    """The frames of a video from its packets, which needs no decoding.
+    """Count the frames of a video by its packets, without decoding.
 
     Raises:
-        ValueError: it cannot be opened, or has no video stream.
+        ValueError: the file cannot be opened, or has no video stream.
     """
     av = import_av()
     try:
@@ -38,29 +38,31 @@ def count_video_frames(path: Path) -> int:
 
 
 def pixel_aspect_of(stream: Any) -> Fraction:
-    """The width of a stream's stored pixels, in their heights."""
+    """The aspect ratio (width / height) of a stream's pixels."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
 
 
 def as_shown(decoded: Any, pixel_aspect: Fraction) -> np.ndarray:
-    """`(height, width, 3)` RGB of a decoded frame as a player shows it: with square pixels, turned and mirrored.
+    """`(height, width, 3)` RGB of a decoded frame as a player shows it: with square pixels, rotated and mirrored.
 
     Args:
-        pixel_aspect: see `pixel_aspect_of`; the picture is made wider or higher, never smaller.
+        decoded: a frame of PyAV.
+        pixel_aspect: see `pixel_aspect_of`; the picture is stretched, never reduced.
     """
     width, height = decoded.width, decoded.height
     width, height = round(width * max(pixel_aspect, 1)), round(height * max(1 / pixel_aspect, 1))
     image = decoded.reformat(width=width, height=height, format="rgb24").to_ndarray()
     matrix = decoded.side_data.get("DISPLAYMATRIX")
-    return image if matrix is None else _lay_out(image, np.frombuffer(bytes(matrix), "<i4").reshape(3, 3))
+    return image if matrix is None else _apply_display_matrix(image, np.frombuffer(bytes(matrix), "<i4").reshape(3, 3))
 
 
-def _lay_out(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A picture under a container's display matrix, the nearest of the four turns and their mirror images.
+def _apply_display_matrix(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Rotate and mirror a picture by the nearest of the eight axis-aligned orientations to a display matrix.
 
     Args:
-        matrix: `(3, 3)` as it is stored: x' = m00 x + m10 y, y' = m01 x + m11 y, y down (ISO 14496-12, 8.3.2).
+        image: `(height, width, 3)`.
+        matrix: `(3, 3)` as stored: x' = m00 x + m10 y, y' = m01 x + m11 y, y down (ISO 14496-12, 8.3.2).
     """
     (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
     if abs(xx) + abs(yy) >= abs(xy) + abs(yx):

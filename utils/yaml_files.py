@@ -1,4 +1,4 @@
-"""YAML files of settings."""
+"""Reads YAML files of settings."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number (YAML 1.1 wants `1.0e-4`)."""
+    """A loader for which `1e-4` is a number (YAML 1.1 requires `1.0e-4`)."""
 
 
 _Loader.add_implicit_resolver(
@@ -17,7 +17,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
+    """Read a YAML file that contains a mapping."""
     try:
         content = yaml.load(Path(path).read_text("utf-8"), _Loader)
     except FileNotFoundError:
@@ -30,5 +30,5 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that a line of YAML stands for."""
+    """Parse a line of YAML."""
     return yaml.load(text, _Loader)

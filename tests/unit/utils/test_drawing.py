@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mf2.utils.drawing import LINE, MARGIN, PANEL_WIDTH, TITLE, FaceState, compose, draw_panel, panel_height
-from mf2.utils.tag_places import overlap, place_tags
+from mf2.utils.tag_layout import overlap, place_tags
 
 CODES = ["AU1", "AU2", "AU4", "AU6", "AU7", "AU12", "AU15", "AU25"]
 PICTURE = (640.0, 480.0)

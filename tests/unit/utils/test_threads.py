@@ -19,7 +19,7 @@ class Machine:
 
     def pass_time(self, seconds: float, others: float, own: float) -> None:
         idle = (self.cores - others - own) * seconds
-        self.now = Reading(self.now.time + seconds, self.now.idle + idle, self.now.own + own * seconds)
+        self.now = Reading(self.now.time + seconds, self.now.idle + idle, self.now.process + own * seconds)
 
 
 @pytest.fixture
