@@ -24,7 +24,7 @@ pin-tested:         ## everything on the newest releases that are allowed; pins 
 test-servers:       ## captions through servers of others, installed from their packages; llama.cpp's is compiled
 	python tests/third_party/run.py
 
-demo:               ## the main job: pre-train a small model on a generated sample
+demo:               ## train the demo: a small model on a generated sample
 	accelerate launch training/pretrain.py --config training/configs/demo.yaml
 
 lint:
