@@ -307,6 +307,39 @@ def recognition_losses(
     return losses
 
 
+def affect_loss(affect: torch.Tensor, labels: torch.Tensor, mse_weight: float) -> torch.Tensor:
+    """1 - CCC plus `mse_weight` times the mean squared error of valence and of arousal, the mean of both.
+
+    The concordance correlation coefficient (Lin, Biometrics 45, 1989), which the ABAW competitions score, compares
+    whole columns, so that it is one of the whole batch: rows are gathered from all processes.
+
+        CCC = 2 cov(x, y) / (var(x) + var(y) + (mean(x) - mean(y))²)
+
+    A dimension that fewer than two rows of the batch label has no concordance, only a squared error.
+
+    Args:
+        affect, labels: `(B, 2)` from -1 to 1; NaN is unlabelled.
+    Raises:
+        ValueError: a label on the CPU is out of range.
+    """
+    is_seen = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_seen and len(wrong := labels[labels.abs() > 1]):
+        raise ValueError(f"affect_labels has {wrong[0].item():g}: labels are -1 … 1, and NaN where there is none.")
+    affect, labels = gather_rows(affect.float()), gather_rows(labels.to(affect.device, torch.float32))
+    labelled = (~labels.isnan()).float()
+    count = labelled.sum(0)
+    means_over = labelled / count.clamp(min=1)
+    labels = torch.nan_to_num(labels)
+    means, targets = (affect * means_over).sum(0), (labels * means_over).sum(0)
+    deviations, spread = affect - means, labels - targets
+    covariance = (deviations * spread * means_over).sum(0)
+    scale = ((deviations.square() + spread.square()) * means_over).sum(0) + (means - targets).square()
+    discordance = 1 - 2 * covariance / scale.clamp(min=1e-6)
+    errors = ((affect - labels).square() * means_over).sum(0)
+    of_dimensions = torch.where(count > 1, discordance, 0.0) + mse_weight * errors
+    return of_dimensions.sum() / (count > 0).sum().clamp(min=1)
+
+
 # --------------------------------------------------------------------------------------------------------- alignment
 @dataclass
 class Comparison:

@@ -204,7 +204,10 @@ class MF2Config(PreTrainedConfig):
         itm_hardness: How far ITM's negatives are the similar ones: 1 draws them by the ITC softmax, as BLIP-2 does, 0
             draws them evenly. Where captions say the same in other words, hard negatives are false and ITM collapses.
         label_smoothing: Of ITC and ITG.
-        itc_weight, itm_weight, itg_weight, emotion_weight, au_weight: Factors of the losses; 0 skips one.
+        affect: Valence and arousal are recognised, too; they are not in the paper.
+        itc_weight, itm_weight, itg_weight, emotion_weight, au_weight, affect_weight: Factors of the losses; 0 skips
+            one.
+        affect_mse_weight: Of the mean squared error beside 1 - CCC in the loss of valence and arousal.
         au_pos_weight: Weight of active against not active per AU in the AU loss, from the training split.
         emotion_logit_shift: Added to the emotion logits in their loss, one an emotion: log-frequencies of the training
             split, scaled, so that rare emotions are not drowned (logit adjustment, Menon et al., arXiv 2007.07314).
@@ -250,6 +253,7 @@ class MF2Config(PreTrainedConfig):
     au_ids: list[int] | tuple = AU_IDS
     emotions: list[str] | tuple = EMOTIONS
     au_thresholds: list[float | int] | tuple | None = None
+    affect: bool = False
     use_emo_vl: bool = True
     use_au_vl: bool = True
     freeze_vision: bool = True
@@ -270,6 +274,8 @@ class MF2Config(PreTrainedConfig):
     itg_weight: float | int = 1.0
     emotion_weight: float | int = 1.0
     au_weight: float | int = 1.0
+    affect_weight: float | int = 1.0
+    affect_mse_weight: float | int = 0.1
     au_pos_weight: list[float | int] | tuple | None = None
     emotion_logit_shift: list[float | int] | tuple | None = None
     joint_width: int = 0
@@ -387,6 +393,8 @@ class MF2Config(PreTrainedConfig):
         _check_range(self, "au_region_size", 0, 1, open_low=True)
         for name in ("itc_weight", "itm_weight", "itg_weight", "emotion_weight", "au_weight"):
             _check_range(self, name, 0)
+        for name in ("affect_weight", "affect_mse_weight"):
+            _check_range(self, name, 0)
         if self.au_pairs_per_image is not None:
             _check_range(self, "au_pairs_per_image", 1, len(self.au_ids))
         if self.au_pos_weight is not None and len(self.au_pos_weight) != len(self.au_ids):
@@ -467,8 +475,9 @@ class MF2Config(PreTrainedConfig):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean: AUs with thresholds, and emotions."""
-        return LabelSpace(tuple(self.au_ids), tuple(self.emotions), tuple(self.au_thresholds or ()))
+        """What the outputs mean: AUs with thresholds, emotions, and whether valence and arousal are among them."""
+        thresholds = tuple(self.au_thresholds or ())
+        return LabelSpace(tuple(self.au_ids), tuple(self.emotions), thresholds, affect=self.affect)
 
     @classmethod
     def from_size(cls, size: str, **kwargs) -> "MF2Config":

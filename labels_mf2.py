@@ -120,13 +120,14 @@ class LabelSpace:
 
     `thresholds[i]` in (0, 1) belongs to `au_ids[i]`. Either list may be empty (a task without it). `region_au_ids` are
     the AUs whose regions are looked at, its own among them: just its own by default, or the 12 of MFA where it has
-    emotions only.
+    no AUs. `affect` says whether valence and arousal are outputs, too.
     """
 
     au_ids: tuple[int, ...] = AU_IDS
     emotions: tuple[str, ...] = EMOTIONS
     thresholds: tuple[float, ...] = field(default=())
     region_au_ids: tuple[int, ...] = field(default=())
+    affect: bool = False
 
     def __post_init__(self) -> None:
         for name in ("au_ids", "emotions"):
@@ -168,6 +169,7 @@ class LabelSpace:
             "au_ids": list(self.au_ids),
             "emotions": list(self.emotions),
             "thresholds": list(self.thresholds),
+            **({"affect": True} if self.affect else {}),
         }
 
 

@@ -85,14 +85,16 @@ class MF2Output(ModelOutput):
 
     Args:
         loss: Weighted sum of `losses`; None without labels.
-        losses: Unweighted scalars: `emotion` and `au`; in pre-training `emo_itc`, `emo_itm`, `emo_itg`, `au_itc`,
-            `au_itm` and `au_itg`, too, and with an adapter that is aligned `emo_itc` and `au_itc`; None for none.
+        losses: Unweighted scalars: `emotion`, `au` and `affect`; in pre-training `emo_itc`, `emo_itm`, `emo_itg`,
+            `au_itc`, `au_itm` and `au_itg`, too, and with an adapter that is aligned `emo_itc` and `au_itc`; None for
+            none.
         au_logits: `(B, A)`, one per AU of the label space; probabilities by sigmoid.
         emotion_logits: `(B, E)`; probabilities by softmax.
         au_embeds: `(B, A, Q, P)` L2-normalised queries of each AU region; None without the local branch.
         emotion_embeds: `(B, Q, P)` L2-normalised queries of the face; None without the global branch.
         au_states: `(B, A, Q, D)` query states of the local branch.
         emotion_states: `(B, Q, D)` query states of the global branch.
+        affect: `(B, 2)` valence and arousal, from -1 to 1; None where the label space has neither.
     """
 
     loss: torch.Tensor | None = None
@@ -104,6 +106,7 @@ class MF2Output(ModelOutput):
     emotion_embeds: torch.Tensor | None = None
     au_states: torch.Tensor | None = None
     emotion_states: torch.Tensor | None = None
+    affect: torch.Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -233,8 +236,8 @@ class MF2Model(MF2PreTrainedModel):
         if list(self.label_spaces) != [BASE]:
             raise ValueError("An adapter has a label space of its own; unload it before the model's is changed.")
         old, config = self.config.label_space, self.config
-        new = LabelSpace(label_space.au_ids or old.au_ids, label_space.emotions)
-        config.au_ids, config.emotions = list(new.au_ids), list(new.emotions)
+        new = LabelSpace(label_space.au_ids or old.au_ids, label_space.emotions, affect=label_space.affect)
+        config.au_ids, config.emotions, config.affect = list(new.au_ids), list(new.emotions), new.affect
         config.au_thresholds, config.au_pos_weight, config.emotion_logit_shift = None, None, None
         config.au_pairs_per_image = min(config.au_pairs_per_image or len(new.au_ids), len(new.au_ids)) or None
         config.check()
@@ -392,6 +395,7 @@ class MF2Model(MF2PreTrainedModel):
         region_features: torch.Tensor | None = None,
         readout_logits: torch.Tensor | None = None,
         region_places: torch.Tensor | None = None,
+        affect_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
         """See faces.
@@ -412,6 +416,8 @@ class MF2Model(MF2PreTrainedModel):
                 read.
             readout_logits: `(B, A + E)`, with them: what the linear readout says, where the model has one. Without
                 them the recognisers answer alone, as they do where they learn from the faces that it was fitted to.
+            affect_labels: `(B, 2)` valence and arousal from -1 to 1, NaN unlabelled; not read where the label space
+                has neither.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
         """
         refuse_unknown(self.forward, kwargs)
@@ -426,12 +432,13 @@ class MF2Model(MF2PreTrainedModel):
             sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
         views = self.encode_sampled(sampled, keep_key_values=self._aligns and bool(texts))
         seen = self.recognize(views)
-        losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts))
+        losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(
             loss=self.recognizers.weigh(losses),
             losses=losses or None,
             au_logits=seen.au_logits,
             emotion_logits=seen.emotion_logits,
+            affect=seen.affect,
             loss_floors=floors or None,
             **self._of_own_aus(self._describe(views), self.label_space, self.label_space.region_au_ids),
         )
@@ -443,6 +450,7 @@ class MF2Model(MF2PreTrainedModel):
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: dict[str, tuple[torch.Tensor | None, ...]],
+        affect_labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The recognisers' losses, or those of the adapter in their place, with their floors.
 
@@ -451,7 +459,7 @@ class MF2Model(MF2PreTrainedModel):
         """
         is_read = self.recognizers.reads_texts
         pooled = {name: self.pool_texts(name, *text) for name, text in texts.items()} if is_read else {}
-        return self.recognizers.losses(seen, emotion_labels, au_labels, pooled, self.branches)
+        return self.recognizers.losses(seen, emotion_labels, au_labels, pooled, self.branches, affect_labels)
 
     def forward_adapters(
         self,
@@ -492,7 +500,9 @@ class MF2Model(MF2PreTrainedModel):
                 own_pooled |= {key: pooled[key][:, own_regions] for key in ("au", PLACES)}
             own_states = self._of_own_aus(described, spaces[name], wanted)
             seen = self.recognizers.answer(name, own_pooled)
-            outputs[name] = MF2Output(au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, **own_states)
+            outputs[name] = MF2Output(
+                au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, affect=seen.affect, **own_states
+            )
         return outputs
 
     # ------------------------------------------------------------------------------------------------ retrieval
@@ -559,6 +569,7 @@ class MF2ForPreTraining(MF2Model):
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: dict[str, tuple[torch.Tensor | None, ...]],
+        affect_labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         losses: dict[str, torch.Tensor] = {}
         if self._aligns:
@@ -566,7 +577,7 @@ class MF2ForPreTraining(MF2Model):
                 items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
                 aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
                 losses |= {f"{name}_{kind}": loss for kind, loss in aligned.items()}
-        return losses | super()._losses(views, seen, emotion_labels, au_labels, texts)
+        return losses | super()._losses(views, seen, emotion_labels, au_labels, texts, affect_labels)
 
     def _pair(self, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
         """What is aligned with what: a face or all of its regions with one text, or regions with a sentence each."""
@@ -652,6 +663,7 @@ _NOT_GENERATION_INPUTS = (
     "au_attention_mask",
     "emotion_labels",
     "au_labels",
+    "affect_labels",
     "caption_ids",
     "au_caption_ids",
 )

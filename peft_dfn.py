@@ -91,7 +91,9 @@ class DFNConfig(PeftConfig):
         label_smoothing: Of that ITC.
         au_ids, emotions: The label space; None is the base's. Empty is a task without.
         au_thresholds: Decision thresholds of the AUs, in (0, 1); 0.5 by default.
-        emotion_weight, au_weight: Of the task losses.
+        affect: Valence and arousal are recognised, too, which the base need not do; None is the base's.
+        emotion_weight, au_weight, affect_weight: Of the task losses.
+        affect_mse_weight: As in [`MF2Config`].
         au_pos_weight: Weight of active against not active per AU.
         emotion_logit_shift: Added to the emotion logits in their loss, one an emotion.
         joint_width, recognition_dropout: As in [`MF2Config`], of the adapter's recognisers; None is as in the base.
@@ -120,8 +122,11 @@ class DFNConfig(PeftConfig):
     au_ids: list[int] | None = field(default=None, metadata={"help": "FACS numbers; null is the base's"})
     emotions: list[str] | None = field(default=None, metadata={"help": "names in order; null is the base's"})
     au_thresholds: list[float] | None = field(default=None, metadata={"help": "one an AU, in (0, 1)"})
+    affect: bool | None = field(default=None, metadata={"help": "valence and arousal, too; null is the base's"})
     emotion_weight: float = field(default=1.0, metadata={"help": "weight of the emotion loss"})
     au_weight: float = field(default=1.0, metadata={"help": "weight of the AU loss"})
+    affect_weight: float = field(default=1.0, metadata={"help": "weight of the loss of valence and arousal"})
+    affect_mse_weight: float = field(default=0.1, metadata={"help": "of the squared error in that loss"})
     au_pos_weight: list[float] | None = field(default=None, metadata={"help": "weight of active rows, one an AU"})
     emotion_logit_shift: list[float] | None = field(default=None, metadata={"help": "added in the emotion loss"})
     joint_width: int | None = field(
@@ -143,13 +148,16 @@ class DFNConfig(PeftConfig):
             self.start = "nothing" if self.code_version else "base"
         if self.readout is None:  # likewise
             self.readout = self.start == "base" and not self.code_version
+        if self.affect is None and self.code_version:  # likewise
+            self.affect = False
         self.code_version = self.code_version or CODE_VERSION
         if self.start == "nothing":
             self.joint_width, self.recognition_dropout = self.joint_width or 0, self.recognition_dropout or 0.0
         for name in ("r", "num_kept_states"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("alignment_weight", "emotion_weight", "au_weight", "label_smoothing"):
+        task_weights = ("emotion_weight", "au_weight", "affect_weight", "affect_mse_weight")
+        for name in ("alignment_weight", *task_weights, "label_smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
         if self.label_smoothing > 1:
@@ -174,14 +182,19 @@ class DFNConfig(PeftConfig):
             raise ValueError(
                 f"au_pos_weight has {len(self.au_pos_weight)} values for {len(self.au_ids)} AUs; give one each."
             )
-        if self.au_ids is not None and self.emotions is not None and not (self.au_ids or self.emotions):
-            raise ValueError("au_ids and emotions are both empty, so nothing is to be learned; give one of them.")
+        is_known = self.au_ids is not None and self.emotions is not None
+        if is_known and not (self.au_ids or self.emotions or self.affect):
+            raise ValueError(
+                "au_ids and emotions are both empty and affect is False, so nothing is to be learned; give one of "
+                "them."
+            )
 
     @property
     def label_space(self) -> LabelSpace:
         """What the outputs mean; of a field that was left open nothing, until the base is known."""
         thresholds = () if self.au_ids is None else tuple(self.au_thresholds or ())
-        space = LabelSpace(tuple(self.au_ids or ()), tuple(self.emotions or ()), thresholds)
+        labels = tuple(self.au_ids or ()), tuple(self.emotions or ())
+        space = LabelSpace(*labels, thresholds, affect=bool(self.affect))
         return space.looking_at(self.base_region_au_ids) if self.base_region_au_ids else space
 
     @property
@@ -200,6 +213,8 @@ class DFNConfig(PeftConfig):
         space = base.label_space
         if self.emotions is None:
             self.emotions = list(space.emotions)
+        if self.affect is None:
+            self.affect = space.affect
         if self.au_ids is None:
             self.au_ids = list(space.au_ids)
             self.au_thresholds = self.au_thresholds or list(space.thresholds)
@@ -390,7 +405,7 @@ class DFNSide(RecognitionHeads):
     def _start_at(self, base: LabelSpace) -> None:
         """Heads of zeros, which add nothing to the base's logits, and which of those they add to."""
         space = self.config.label_space
-        for name in ("au_head", "emotion_head"):
+        for name in ("au_head", "emotion_head", "va_head"):
             for parameter in getattr(self, name, nn.Identity()).parameters():
                 nn.init.zeros_(parameter)
         self._base_aus = nearest_au_indexes(space.au_ids, base.au_ids) if space.au_ids and base.au_ids else None
@@ -437,12 +452,15 @@ class DFNSide(RecognitionHeads):
             seen.emotion_logits = seen.emotion_logits + logits[:, num_aus:]
 
     def _add_to(self, seen: Recognition, of_base: Recognition) -> None:
-        """Make what the heads say a change of the base's logits; a new emotion has 0 there."""
+        """Make what the heads say a change of the base's logits; what is new, an emotion or valence and arousal, has 0
+        there."""
         if seen.au_logits is not None and of_base.au_logits is not None:
             seen.au_logits = of_base.au_logits[:, self._base_aus].to(seen.au_logits.dtype) + seen.au_logits
         if seen.emotion_logits is not None and of_base.emotion_logits is not None:
             known = F.pad(of_base.emotion_logits, (0, 1))[:, self._base_emotions]
             seen.emotion_logits = known.to(seen.emotion_logits.dtype) + seen.emotion_logits
+        if seen.affect_logits is not None and of_base.affect_logits is not None:
+            seen.affect_logits = of_base.affect_logits.to(seen.affect_logits.dtype) + seen.affect_logits
 
     def losses(
         self,
@@ -451,13 +469,14 @@ class DFNSide(RecognitionHeads):
         au_labels: torch.Tensor | None,
         texts: Mapping[str, PooledTexts],
         branches: Mapping[str, Any],
+        affect_labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The task's `emotion` and `au`, and for each branch with texts `emo_itc` or `au_itc` with its floor.
+        """The task's `emotion`, `au` and `affect`, and of branches with texts `emo_itc` or `au_itc` with its floor.
 
         Args:
             branches: By name, what projects into a branch's shared space: `embed_image`, `embed_text`, `temperature`.
         """
-        losses = super().losses(seen, emotion_labels, au_labels, texts, branches)
+        losses = super().losses(seen, emotion_labels, au_labels, texts, branches, affect_labels)
         for branch, text in texts.items():
             aligned = self._align(branch, seen.side_states[branch], text, branches[branch])
             losses |= {f"{branch}_{name}": value for name, value in aligned.items()}
@@ -486,7 +505,7 @@ class DFNSide(RecognitionHeads):
 
     def weigh(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """The task's losses plus λ times the alignment's; None of none."""
-        weight_of = {"emotion": self.config.emotion_weight, "au": self.config.au_weight}
+        weight_of = {name: getattr(self.config, f"{name}_weight") for name in ("emotion", "au", "affect")}
         weighted = [weight_of.get(name, self.config.alignment_weight) * loss for name, loss in losses.items()]
         return sum(weighted) if weighted else None
 
@@ -571,7 +590,8 @@ class DFNLayer(nn.Module, BaseTunerLayer):
             )
         if self.training:
             raise ValueError("adapter_names has one adapter a row and is for inference; call model.eval() before.")
-        outputs = {(self.label_spaces[name].au_ids, self.label_spaces[name].emotions) for name in names}
+        spaces = [self.label_spaces[name] for name in names]
+        outputs = {(space.au_ids, space.emotions, space.affect) for space in spaces}
         if len(outputs) > 1:
             used = ", ".join(map(repr, dict.fromkeys(names)))
             raise ValueError(
@@ -600,7 +620,7 @@ class DFNLayer(nn.Module, BaseTunerLayer):
             logits = [getattr(part, key) for part in parts]
             return None if logits[0] is None else torch.cat(logits)[places]
 
-        return Recognition(joined("au_logits"), joined("emotion_logits"))
+        return Recognition(joined("au_logits"), joined("emotion_logits"), joined("affect_logits"))
 
     @property
     def trains_branches(self) -> bool:
@@ -635,7 +655,7 @@ class DFNLayer(nn.Module, BaseTunerLayer):
 
     def losses(self, *args: Any) -> dict[str, torch.Tensor]:
         """See [`DFNSide.losses`]."""
-        if self._row_names is not None and any(labels is not None for labels in args[1:3]):
+        if self._row_names is not None and any(labels is not None for labels in (*args[1:3], *args[5:])):
             raise ValueError("adapter_names is for inference; leave out the labels.")
         return self._answering.losses(*args)
 

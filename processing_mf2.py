@@ -23,7 +23,7 @@ from .image_processing_mf2 import (
     MF2ImageProcessorPil,
 )
 from .images_mf2 import ImageSource, read_image
-from .labels_mf2 import LabelSpace, get_action_unit, render_au_caption
+from .labels_mf2 import AFFECT, LabelSpace, get_action_unit, render_au_caption
 from .pipeline_mf2 import FacialStatePipeline
 from .regions_mf2 import alignment_matrix, apply_matrix, au_boxes_from_landmarks
 
@@ -186,20 +186,21 @@ class MF2Processor(ProcessorMixin):
         """Named, ordered results of the recognisers.
 
         Args:
-            outputs: has `au_logits` `(B, A)` and `emotion_logits` `(B, E)`, as attributes or keys; either may be None.
+            outputs: has `au_logits` `(B, A)` and `emotion_logits` `(B, E)`, as attributes or keys, perhaps `affect`
+                `(B, 2)`; any may be None.
             label_space: `au_codes`, `thresholds` and `emotions` of the outputs, such as `model.label_space`; the
                 processor's AUs and the eight emotions by default.
             thresholds: probabilities from which an AU is active, instead of the label space's: one for all, one for
                 each AU, or by code (`{"AU12": 0.4}`; the others keep theirs).
         Returns:
             For each row `aus` (code to probability), `active` (codes) and `emotion` (the likeliest), `emotions` (name
-            to probability); without the keys of a recogniser that is None.
+            to probability), `valence` and `arousal`; without the keys of a recogniser that is None.
         """
         label_space = LabelSpace(au_ids=tuple(self.au_ids)) if label_space is None else label_space
         results: list[dict[str, Any]] = []
-        au_logits, emotion_logits = (
+        au_logits, emotion_logits, affect = (
             outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
-            for name in ("au_logits", "emotion_logits")
+            for name in ("au_logits", "emotion_logits", "affect")
         )
         if au_logits is not None:
             limits = _thresholds_by_code(label_space, thresholds)
@@ -212,6 +213,11 @@ class MF2Processor(ProcessorMixin):
             for result, emotions in zip(results, probs, strict=True):
                 result["emotion"] = max(emotions, key=emotions.__getitem__)
                 result["emotions"] = emotions
+        if affect is not None:
+            rows = _named_rows(affect.float(), AFFECT, "dimensions")
+            results = results or [{} for _ in rows]
+            for result, values in zip(results, rows, strict=True):
+                result |= values
         return results
 
 

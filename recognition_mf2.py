@@ -1,11 +1,12 @@
-"""The recognisers of MF²: from the branches' states to action units and an emotion.
+"""The recognisers of MF²: from the branches' states to action units, an emotion and, if wanted, valence and arousal.
 
 They read *pooled* states, `{branch: (B, K, J, D)}`: the mean over a branch's queries in K views (1 face, or the A
 regions of its AUs) after each of J layers. The recognisers below read the last; an adapter that wraps them (DFN) reads
 others as well. Whatever sits in their place has this interface.
 
 Where the model has a linear readout (`readout_mf2.py`), `"readout"` among them is what it says, `(B, 1, 1, A + E)`
-logits of the checkpoint's label space, which its recognisers average with theirs.
+logits of the checkpoint's label space, which its recognisers average with theirs. It says nothing of valence and
+arousal: its regressions are of classes, and an average of log-odds is none of values.
 
 With the local branch `"places"` among them, `(B, A, 1, 4)`, are x and y of the two centres of each AU's regions, as
 fractions of the image.
@@ -22,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .alignment_mf2 import recognition_losses
+from .alignment_mf2 import affect_loss, recognition_losses
 from .configuration_mf2 import MF2Config
-from .labels_mf2 import LabelSpace
+from .labels_mf2 import AFFECT, LabelSpace
 from .regions_mf2 import au_centers_from_landmarks, mean_face, nearest_au_indexes
 
 BASE = "base"
@@ -44,12 +45,19 @@ class Recognition:
     Args:
         au_logits: `(B, A)`; None where the label space has no AU.
         emotion_logits: `(B, E)`; None where it has no emotion.
+        affect_logits: `(B, 2)`, valence and arousal before tanh; None where it has neither.
         side_states: By branch, `(B, K, D)`: where an adapter's side network ended.
     """
 
     au_logits: torch.Tensor | None = None
     emotion_logits: torch.Tensor | None = None
+    affect_logits: torch.Tensor | None = None
     side_states: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def affect(self) -> torch.Tensor | None:
+        """`(B, 2)` valence and arousal, from -1 to 1; None where the label space has neither."""
+        return None if self.affect_logits is None else self.affect_logits.tanh()
 
 
 @dataclass
@@ -136,9 +144,10 @@ class JointView(nn.Module):
 
 
 class RecognitionHeads(nn.Module):
-    """Two linear heads: emotion from [global ; mean of local], AU i from [local i ; global]; a branch may be off.
+    """Linear heads: emotion from [global ; mean of local], AU i from [local i ; global]; a branch may be off.
 
-    With a [`JointView`] both read it beside these.
+    With a [`JointView`] both read it beside these. Valence and arousal, which the paper does not have, read what the
+    emotion reads.
 
     Args:
         widths: Width of each branch that is on, the global one first.
@@ -170,6 +179,8 @@ class RecognitionHeads(nn.Module):
         if label_space.au_ids:
             # Row a of the matrix reads the feature of AU a only.
             self.au_head = nn.Linear(head_width, len(label_space.au_ids))
+        if label_space.affect:
+            self.va_head = nn.Linear(head_width, len(AFFECT))
 
     def _mean_places(self) -> list[list[float]]:
         """`(A, 4)`: where the regions lie in the mean face, as fractions of the image."""
@@ -183,9 +194,11 @@ class RecognitionHeads(nn.Module):
         face = {name: view[:, : self.num_regions] for name, view in features.items()}
         joint = [self.joint_view(face, places)] if hasattr(self, "joint_view") else []
         seen = Recognition()
+        means = [view[:, : self.num_regions].mean(1) for view in views.values()]
         if hasattr(self, "emotion_head"):
-            means = [view[:, : self.num_regions].mean(1) for view in views.values()]
             seen.emotion_logits = self.emotion_head(torch.cat(means + joint, dim=-1))
+        if hasattr(self, "va_head"):
+            seen.affect_logits = self.va_head(torch.cat(means + joint, dim=-1))
         if hasattr(self, "au_head"):
             if self._reads_own_regions:
                 views["au"] = views["au"][:, self.own_regions]
@@ -203,10 +216,11 @@ class RecognitionHeads(nn.Module):
         au_labels: torch.Tensor | None,
         texts: Mapping[str, PooledTexts],
         branches: Mapping[str, Any],
+        affect_labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """`emotion` and `au`, whichever has labels; texts and branches are an adapter's to read."""
+        """`emotion`, `au` and `affect`, whichever has labels; texts and branches are an adapter's to read."""
         config = self.config
-        return recognition_losses(
+        losses = recognition_losses(
             seen.au_logits,
             au_labels,
             seen.emotion_logits,
@@ -214,6 +228,9 @@ class RecognitionHeads(nn.Module):
             config.au_pos_weight,
             config.emotion_logit_shift,
         )
+        if seen.affect is not None and affect_labels is not None:
+            losses["affect"] = affect_loss(seen.affect, affect_labels, config.affect_mse_weight)
+        return losses
 
 
 class MF2Recognizers(RecognitionHeads):
@@ -245,6 +262,7 @@ class MF2Recognizers(RecognitionHeads):
         for head, before, after in (
             ("emotion_head", old.emotions, space.emotions),
             ("au_head", old.au_ids, space.au_ids),
+            ("va_head", AFFECT if old.affect else (), AFFECT if space.affect else ()),
         ):
             rows = [(row, before.index(name)) for row, name in enumerate(after) if name in before]
             for row, old_row in rows:

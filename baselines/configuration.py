@@ -27,6 +27,10 @@ class BaselineConfig(MF2Config):
     def check(self) -> None:
         """Check the fields, and the options against those of the system."""
         super().check()
+        if self.affect:
+            raise ValueError(
+                "affect is True, but baselines recognise AUs and emotions only, as they were published; leave it out."
+            )
         self.options  # noqa: B018 - building them checks them
 
     @property

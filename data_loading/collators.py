@@ -54,6 +54,8 @@ class FaceCollator:
             "emotion_labels": torch.tensor([example.emotion for example in examples]),
             "au_labels": torch.from_numpy(np.stack([example.aus for example in examples])),
         }
+        if affect := [example.affect for example in examples if example.affect is not None]:
+            batch["affect_labels"] = torch.from_numpy(np.stack(affect))
         seeds = [row_seed(self.seed, example.epoch, example.row) for example in examples if example.epoch is not None]
         if seeds and self.captions:
             batch |= self.captions.batch(np.array([example.row for example in examples]), seeds)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mf2.dataset_tools.hub_manifest import describe_origin
 from mf2.dataset_tools.schema import au_columns, load_mfa
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
+from mf2.labels_mf2 import AFFECT, AU_UNLABELLED, EMOTION_UNLABELLED, EMOTIONS, LabelSpace
 from mf2.processing_mf2 import read_image
 
 KEPT_COLUMNS = (
@@ -25,9 +25,11 @@ POS_WEIGHT_BOUNDS = (0.1, 10.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
-def load_rows(path: str, split: str, max_rows: int | None, au_ids: Sequence[int] | None) -> datasets.Dataset:
+def load_rows(
+    path: str, split: str, max_rows: int | None, au_ids: Sequence[int] | None, affect: bool = False
+) -> datasets.Dataset:
     """Load a split of a data set and check it against the schema; `max_rows` keeps that many rows, evenly spaced."""
-    rows = load_mfa(path, split, au_ids=au_ids)
+    rows = load_mfa(path, split, au_ids=au_ids, affect=affect)
     rows = rows.cast_column("image", datasets.Image(decode=False))
     if max_rows is not None and max_rows < len(rows):
         rows = rows.select(spaced_rows(len(rows), max_rows))
@@ -78,6 +80,13 @@ def _is_labelled(rows: datasets.Dataset, column: str) -> bool:
     return column in rows.column_names and bool((np.asarray(rows[column]) != AU_UNLABELLED).any())
 
 
+def read_affect(rows: datasets.Dataset) -> np.ndarray:
+    """(N, 2) float32 valence and arousal of rows, NaN unlabelled, also if they have no such columns."""
+    unlabelled = np.full(len(rows), np.nan, np.float32)
+    columns = [np.asarray(rows[name], np.float32) if name in rows.column_names else unlabelled for name in AFFECT]
+    return np.stack(columns, axis=1)
+
+
 def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datasets.Dataset:
     """Convert rows to the AU columns and emotion names of a label space; other labels become unlabelled."""
     names = rows.features["emotion"].names
@@ -89,11 +98,14 @@ def adopt_label_space(rows: datasets.Dataset, label_space: LabelSpace) -> datase
         else np.full(len(rows), AU_UNLABELLED, np.int8)
         for column in au_columns(label_space.au_ids)
     }
+    affect = dict(zip(AFFECT, read_affect(rows).T, strict=True)) if label_space.affect else {}
     rows = rows.select_columns([name for name in KEPT_COLUMNS if name in rows.column_names])
     feature = datasets.ClassLabel(names=list(label_space.emotions or EMOTIONS))  # it must have names, used or not
     rows = rows.add_column("emotion", emotions, feature=feature)
     for column, values in labels.items():
         rows = rows.add_column(column, values)
+    for name, values in affect.items():
+        rows = rows.add_column(name, values)
     return rows
 
 
@@ -102,11 +114,13 @@ def describe_rows(path: str, split: str, rows: datasets.Dataset) -> dict[str, An
 
     Returns:
         `name`, `split`, `license`, `synthetic`, `fingerprint`, `revision`, `rows`, `videos` and, for generated data,
-        `emotion_ceiling`, the emotion accuracy that the true AUs allow; see `describe_origin`.
+        `emotion_ceiling`, the emotion accuracy that the true AUs allow, and `affect_ceiling`, if it is known; see
+        `describe_origin`.
     """
     origin = describe_origin(path)
     counts = {"split": split, "rows": len(rows), "videos": len(set(rows["video_id"]))}
-    return origin | counts | {"emotion_ceiling": origin["emotion_ceiling"].get(split)}
+    ceilings = {name: origin.pop(name).get(split) for name in ("emotion_ceiling", "affect_ceiling")}
+    return origin | counts | {name: value for name, value in ceilings.items() if value or name == "emotion_ceiling"}
 
 
 def _merge_descriptions(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -128,18 +142,36 @@ def _merge_descriptions(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a split: `aus` (N, A) 1 / 0 / -1 and `emotion` (N,), -100 unlabelled; both int64."""
+    """The labels of a split: `aus` (N, A) 1 / 0 / -1 and `emotion` (N,), -100 unlabelled; both int64.
+
+    `affect` (N, 2) float32 is valence and arousal, NaN unlabelled; None if they are not used.
+    """
 
     aus: np.ndarray
     emotion: np.ndarray
+    affect: np.ndarray | None = None
 
     @classmethod
-    def from_rows(cls, rows: datasets.Dataset, au_ids: Sequence[int]) -> "Labels":
-        """Read the labels of rows, for the given AUs in their order."""
+    def from_rows(cls, rows: datasets.Dataset, au_ids: Sequence[int], affect: bool = False) -> "Labels":
+        """Read the labels of rows, for the given AUs in their order, and with `affect` valence and arousal."""
         emotion = [EMOTION_UNLABELLED if value is None else value for value in rows["emotion"]]
         columns = [np.asarray(rows[column], dtype=np.int64) for column in au_columns(au_ids)]
         aus = np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0), dtype=np.int64)
-        return cls(aus, np.asarray(emotion, dtype=np.int64))
+        return cls(aus, np.asarray(emotion, dtype=np.int64), read_affect(rows) if affect else None)
+
+    def take(self, rows: np.ndarray) -> "Labels":
+        """The labels of the given rows."""
+        return Labels(self.aus[rows], self.emotion[rows], None if self.affect is None else self.affect[rows])
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The labels of the given rows as inputs of a model, by name."""
+        arrays = {"emotion_labels": self.emotion, "au_labels": self.aus, "affect_labels": self.affect}
+        return {name: torch.from_numpy(labels[rows]) for name, labels in arrays.items() if labels is not None}
+
+    @property
+    def has_affect(self) -> bool:
+        """Whether any row has a label of valence or arousal."""
+        return self.affect is not None and not np.isnan(self.affect).all()
 
     def au_pos_weight(self) -> list[float]:
         """(A,) inactive / active counts of each AU, clipped to `POS_WEIGHT_BOUNDS`; 1 for an AU without labels."""
@@ -166,10 +198,10 @@ class Split:
     description: dict[str, Any]
 
     @classmethod
-    def load(cls, path: str, split: str, max_rows: int | None, au_ids: Sequence[int]) -> "Split":
+    def load(cls, path: str, split: str, max_rows: int | None, au_ids: Sequence[int], affect: bool = False) -> "Split":
         """Load and check a split; raises the errors of `load_mfa`."""
-        rows = load_rows(path, split, max_rows, au_ids)
-        return cls(rows, Labels.from_rows(rows, au_ids), describe_rows(path, split, rows))
+        rows = load_rows(path, split, max_rows, au_ids, affect)
+        return cls(rows, Labels.from_rows(rows, au_ids, affect), describe_rows(path, split, rows))
 
     @classmethod
     def join(cls, paths: Sequence[str], split: str, max_rows: int | None, label_space: LabelSpace) -> "Split":
@@ -186,18 +218,18 @@ class Split:
         parts = [load_rows(path, split, max_rows, au_ids=None) for path in paths]
         descriptions = [describe_rows(path, split, rows) for path, rows in zip(paths, parts, strict=True)]
         rows = datasets.concatenate_datasets([adopt_label_space(part, label_space) for part in parts])
-        labels = Labels.from_rows(rows, label_space.au_ids)
-        if (labels.aus == AU_UNLABELLED).all() and (labels.emotion == EMOTION_UNLABELLED).all():
-            names = ", ".join((*label_space.au_codes, *label_space.emotions)) or "any AU or emotion"
+        labels = Labels.from_rows(rows, label_space.au_ids, label_space.affect)
+        has_classes = (labels.aus != AU_UNLABELLED).any() or (labels.emotion != EMOTION_UNLABELLED).any()
+        if not (has_classes or labels.has_affect):
+            affect = AFFECT if label_space.affect else ()
+            names = ", ".join((*label_space.au_codes, *label_space.emotions, *affect)) or "any AU or emotion"
             raise ValueError(f"{', '.join(paths)} ({split}): no row labels {names}.")
         return cls(rows, labels, descriptions[0] if len(descriptions) == 1 else _merge_descriptions(descriptions))
 
     def with_shuffled_captions(self, seed: int) -> "Split":
         """The split in random order, whose captions do not belong to the images of the original order (a control)."""
         order = np.random.default_rng(seed).permutation(len(self.rows))
-        return replace(
-            self, rows=self.rows.select(order), labels=Labels(self.labels.aus[order], self.labels.emotion[order])
-        )
+        return replace(self, rows=self.rows.select(order), labels=self.labels.take(order))
 
     @property
     def groups(self) -> np.ndarray:
@@ -242,6 +274,7 @@ class FaceExample:
     landmarks_px: np.ndarray | None
     aus: np.ndarray
     emotion: int
+    affect: np.ndarray | None = None
 
 
 class FaceDataset(torch.utils.data.Dataset):
@@ -275,4 +308,5 @@ class FaceDataset(torch.utils.data.Dataset):
             landmarks_px=None if landmarks is None else np.asarray(landmarks, dtype=np.float32),
             aus=self.labels.aus[row],
             emotion=int(self.labels.emotion[row]),
+            affect=None if self.labels.affect is None else self.labels.affect[row],
         )

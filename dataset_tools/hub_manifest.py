@@ -27,7 +27,7 @@ def describe_origin(path: str | Path) -> dict[str, Any]:
 
     Returns:
         `name` (for a folder its name, not its path), `license`, `synthetic`, `fingerprint`, the `revision` (commit) on
-        the Hub, and `emotion_ceiling` by split; None, False or empty if unknown.
+        the Hub, `emotion_ceiling` and `affect_ceiling` by split; None, False or empty if unknown.
     """
     manifest, revision = _find(path)
     is_local = Path(path).is_dir()
@@ -38,6 +38,7 @@ def describe_origin(path: str | Path) -> dict[str, Any]:
         "fingerprint": fingerprint_manifest(manifest) if "splits" in manifest else None,
         "revision": revision,
         "emotion_ceiling": manifest.get("emotion_ceiling") or {},
+        "affect_ceiling": manifest.get("affect_ceiling") or {},
     }
 
 

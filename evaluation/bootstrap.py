@@ -131,6 +131,32 @@ def emotion_samples(resampler: Resampler, scores: np.ndarray, labels: np.ndarray
     return {"top1": top1, "macro_f1": mean_of_known(f1), "uar": mean_of_known(recall), "f1": f1}
 
 
+def affect_samples(resampler: Resampler, values: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """`ccc`, `rmse`, `pcc` and `sagr`, each `(R, 2)`, as `metrics.affect_metrics` defines them.
+
+    NaN if a resample has no label, or for CCC and PCC no two different ones.
+
+    Args:
+        values, labels: as for `metrics.affect_metrics`.
+    """
+    labelled = ~np.isnan(labels)
+    x, y = np.where(labelled, values, 0), np.where(labelled, labels, 0)
+    same_sign = labelled & (np.sign(values) == np.sign(labels))
+    sums = resampler.sum(np.stack([labelled, x, y, x * x, y * y, x * y, same_sign], axis=1))  # (R, 7, 2)
+    count = sums[:, :1]
+    mean_x, mean_y, square_x, square_y, product, sagr = _ratio(sums[:, 1:], count).swapaxes(0, 1)
+    variance_x, variance_y = (square_x - mean_x**2).clip(0), (square_y - mean_y**2).clip(0)
+    covariance, is_defined = product - mean_x * mean_y, count[:, 0] > 0
+    scale = variance_x + variance_y + (mean_x - mean_y) ** 2
+    varies = is_defined & (variance_y > 1e-9)
+    return {
+        "ccc": np.where(varies, _ratio(2 * covariance, scale), np.nan),
+        "rmse": np.where(is_defined, np.sqrt((square_x + square_y - 2 * product).clip(0)), np.nan),
+        "pcc": np.where(varies, _ratio(covariance, np.sqrt(variance_x * variance_y)), np.nan),
+        "sagr": np.where(is_defined, sagr, np.nan),
+    }
+
+
 # ------------------------------------------------------------------------------------------------------------ helpers
 def mean_of_known(samples: np.ndarray) -> np.ndarray:
     """`(R, K)` -> `(R,)`: mean over the defined columns; NaN if none is."""

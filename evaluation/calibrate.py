@@ -292,7 +292,7 @@ def read_sample(model: MF2PreTrainedModel, split: Split, args: argparse.Namespac
     """Compute the logits of a split; return them with its labels, and the `(N,)` group of each row."""
     processor = AutoProcessor.from_pretrained(args.model).for_label_spaces(model.label_space)
     batches = image_batches(split, processor.image_processor, args.batch_size, args.device)
-    au_logits, emotion_logits = collect_logits(model(**batch) for batch in batches)
+    au_logits, emotion_logits, _ = collect_logits(model(**batch) for batch in batches)
     found = predictions_from_logits(split, model.label_space, au_logits, emotion_logits)
     no_columns = np.zeros((len(found), 0))
     sample = Sample(

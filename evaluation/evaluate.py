@@ -149,7 +149,8 @@ def measure_system(arguments: argparse.Namespace) -> Iterator[Measurement]:
 
 def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
     """Load the rows that the protocol scores, and their groups."""
-    split = load_protocol(arguments.data, arguments.split, arguments.protocol, label_space.au_ids, arguments.max_rows)
+    labels = {"au_ids": label_space.au_ids, "affect": label_space.affect}
+    split = load_protocol(arguments.data, arguments.split, arguments.protocol, max_rows=arguments.max_rows, **labels)
     return split, column_values(split.rows, arguments.group_by) if arguments.group_by else None
 
 
@@ -241,7 +242,7 @@ def score_generation(measured: Measurement, arguments: argparse.Namespace) -> di
 
 def select_outputs(output: MF2Output) -> MF2Output:
     """Logits and embeddings on the CPU, without the hidden states, which are larger."""
-    names = ("au_logits", "emotion_logits", "au_embeds", "emotion_embeds")
+    names = ("au_logits", "emotion_logits", "affect", "au_embeds", "emotion_embeds")
     tensors = {name: getattr(output, name) for name in names}
     return MF2Output(**{name: tensor.float().cpu() for name, tensor in tensors.items() if tensor is not None})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
+from mf2.labels_mf2 import AFFECT, AU_UNLABELLED, EMOTION_UNLABELLED
 
 THRESHOLD_BOUNDS = (0.02, 0.98)
 """Range of tuned thresholds; without it, an AU with few training labels could be predicted never or always."""
@@ -188,6 +188,54 @@ def _one_vs_rest_accuracy(top1: float, num_classes: int) -> float:
     return 1 - 2 * (1 - top1) / num_classes
 
 
+# ------------------------------------------------------------------------------------------------ valence and arousal
+def affect_metrics(values: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """CCC, RMSE, PCC and SAGR of valence and of arousal, and their means, with those of a constant.
+
+    - CCC: concordance correlation coefficient (Lin, Biometrics 45, 1989), 2 cov / (var + var + squared difference of
+      the means), with moments over N; the ABAW competitions rank by the mean over valence and arousal.
+    - PCC: Pearson's correlation; 0 if a column is constant.
+    - SAGR: share of the rows with the sign of the label (Nicolaou et al., IEEE Transactions on Affective Computing 2,
+      2011).
+
+    Args:
+        values: `(N, 2)` float.
+        labels: `(N, 2)` float, -1 to 1, NaN unlabelled.
+    Returns:
+        `{"ccc", "rmse", "pcc", "sagr", "constant_…", "per_dimension": {"valence": {...}, ...}, "num_labelled"}`. The
+        constant is the mean of the labels (its CCC and PCC are 0), and for SAGR the more frequent sign.
+        `{"num_labelled": 0}` if nothing is labelled.
+    """
+    labelled = ~np.isnan(labels)
+    per_dimension = {
+        name: _one_dimension(values[labelled[:, i], i].astype(float), labels[labelled[:, i], i].astype(float))
+        for i, name in enumerate(AFFECT)
+        if labels.shape[1] and labelled[:, i].any()
+    }
+    if not per_dimension:
+        return {"num_labelled": 0}
+    scores = [name for name in next(iter(per_dimension.values())) if name != "num_labelled"]
+    means = {name: mean_of_known(found[name] for found in per_dimension.values()) for name in scores}
+    return means | {"per_dimension": per_dimension, "num_labelled": int(labelled.any(1).sum())}
+
+
+def _one_dimension(values: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    deviations, spread = values - values.mean(), labels - labels.mean()
+    covariance, variances = float((deviations * spread).mean()), (float(values.var()), float(labels.var()))
+    signs = np.sign(labels)
+    return {
+        "ccc": _ratio(2 * covariance, sum(variances) + (values.mean() - labels.mean()) ** 2),
+        "rmse": float(np.sqrt(np.square(values - labels).mean())),
+        "pcc": _ratio(covariance, float(np.sqrt(variances[0] * variances[1]))),
+        "sagr": float((np.sign(values) == signs).mean()),
+        "constant_ccc": 0.0,
+        "constant_rmse": float(np.sqrt(variances[1])),
+        "constant_pcc": 0.0,
+        "constant_sagr": float(max((signs == sign).mean() for sign in (-1, 0, 1))),
+        "num_labelled": len(labels),
+    }
+
+
 # ------------------------------------------------------------------------------------------------------------ helpers
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else 0.0
@@ -199,9 +247,14 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def scalar_metrics(aus: dict[str, Any], emotion: dict[str, Any]) -> dict[str, float]:
-    """Flat scalars for training logs: `au_f1`, `au_f1/AU12`, `emotion_top1`, … and their baselines."""
+def scalar_metrics(
+    aus: dict[str, Any], emotion: dict[str, Any], affect: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """Flat scalars for training logs: `au_f1`, `au_f1/AU12`, `emotion_top1`, `affect_ccc`, … and their baselines."""
     flat = {f"au_{name}": aus[name] for name in ("f1", "f1_all_positive", "average_precision")}
     flat |= {f"au_f1/{code}": values["f1"] for code, values in aus["per_au"].items()}
     flat |= {f"emotion_{name}": emotion.get(name) for name in ("top1", "majority_top1", "macro_f1", "uar")}
+    affect = affect or {}
+    flat |= {f"affect_{name}": affect.get(name) for name in ("ccc", "rmse")}
+    flat |= {f"affect_ccc/{name}": found["ccc"] for name, found in affect.get("per_dimension", {}).items()}
     return {name: value for name, value in flat.items() if value is not None}

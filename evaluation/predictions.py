@@ -5,7 +5,7 @@ Models predict from images only. AU labels are 1, 0 or -1 (unlabelled), emotion 
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mf2.data_loading.collators import FaceCollator
 from mf2.data_loading.splits import FaceExample, Split
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
+from mf2.labels_mf2 import AFFECT, AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2PreTrainedModel
 from mf2.processing_mf2 import MF2ImageProcessor
 from mf2.utils.files import replacing
@@ -54,6 +54,8 @@ class Predictions:
         emotion_labels: `(N,)` int, -100 unlabelled.
         video_ids, group_ids, file_names: `(N,)` str; the rows of a group are never divided between splits.
         frames: `(N,)` int.
+        affect: `(N, 2)` float valence and arousal; zero columns for a system without them.
+        affect_labels: `(N, 2)` float, NaN unlabelled; zero columns where they are not read.
     """
 
     au_probs: np.ndarray
@@ -64,41 +66,59 @@ class Predictions:
     group_ids: np.ndarray
     frames: np.ndarray
     file_names: np.ndarray
+    affect: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    affect_labels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def __post_init__(self) -> None:
+        for name in ("affect", "affect_labels"):
+            if not getattr(self, name).size:
+                object.__setattr__(self, name, np.zeros((len(self), 0)))
 
     def __len__(self) -> int:
         return len(self.emotion_labels)
 
     @classmethod
     def from_split(
-        cls, split: Split, emotions: Sequence[str], au_probs: np.ndarray, emotion_probs: np.ndarray
+        cls,
+        split: Split,
+        emotions: Sequence[str],
+        au_probs: np.ndarray,
+        emotion_probs: np.ndarray,
+        affect: np.ndarray | None = None,
     ) -> "Predictions":
         """Combine probabilities for the rows of a split with its labels.
 
         Args:
             split: loaded with the AUs of `au_probs`.
             emotions: E names of the columns of `emotion_probs`; the split's labels are mapped to them.
+            affect: `(N, 2)` valence and arousal; None for a system without them.
         """
-        rows = split.rows
+        rows, no_columns = split.rows, np.zeros((len(split.rows), 0))
+        labels = split.labels.affect
         return cls(
             au_probs=au_probs,
             au_labels=split.labels.aus,
             emotion_probs=emotion_probs,
             emotion_labels=align_emotions(split.labels.emotion, rows.features["emotion"].names, emotions),
+            affect=no_columns if affect is None else affect,
+            affect_labels=no_columns if affect is None or labels is None else labels,
             **{f"{name}s": np.asarray(rows[name]) for name in ("video_id", "group_id", "frame", "file_name")},
         )
 
-    def masked(self, au_rows: np.ndarray, emotion_rows: np.ndarray) -> "Predictions":
+    def masked(self, au_rows: np.ndarray, emotion_rows: np.ndarray, affect_rows: np.ndarray) -> "Predictions":
         """A copy that keeps labels only where the `(N,)` bool arrays are True."""
         return replace(
             self,
             au_labels=np.where(au_rows[:, None], self.au_labels, AU_UNLABELLED),
             emotion_labels=np.where(emotion_rows, self.emotion_labels, EMOTION_UNLABELLED),
+            affect_labels=np.where(affect_rows[:, None], self.affect_labels, np.nan),
         )
 
     def to_table(self, label_space: LabelSpace) -> pd.DataFrame:
-        """One row per image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, `emotion_…`.
+        """One row per image: keys, `AU12` (probability), `AU12_label`, `emotion`, `emotion_label`, `emotion_…`,
+        `valence`, `valence_label`, ….
 
-        Unlabelled is -1 for an AU and null for the emotion, as in a data set.
+        Unlabelled is -1 for an AU, null for the emotion and NaN for valence and arousal, as in a data set.
         """
         columns: dict[str, Any] = {
             "video_id": self.video_ids,
@@ -115,6 +135,9 @@ class Predictions:
             )
             columns |= {"emotion": names[self.emotion_probs.argmax(1)], "emotion_label": names[labels]}
             columns |= {f"emotion_{name}": self.emotion_probs[:, i] for i, name in enumerate(label_space.emotions)}
+        if label_space.affect:
+            columns |= dict(zip(AFFECT, self.affect.T, strict=True))
+            columns |= {f"{name}_label": values for name, values in zip(AFFECT, self.affect_labels.T, strict=False)}
         return pd.DataFrame(columns)
 
     def save(self, file: str | Path, label_space: LabelSpace) -> None:
@@ -185,21 +208,28 @@ def predict(
     return predictions_from_logits(split, model.label_space, *logits)
 
 
-def collect_logits(outputs: Iterable[Any]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """AU `(N, A)` and emotion `(N, E)` logits of all batches; None for a missing head."""
-    parts: dict[str, list[np.ndarray]] = {"au_logits": [], "emotion_logits": []}
+def collect_logits(outputs: Iterable[Any]) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """AU `(N, A)` and emotion `(N, E)` logits, and valence and arousal `(N, 2)`, of all batches; None for a missing
+    head."""
+    parts: dict[str, list[np.ndarray]] = {"au_logits": [], "emotion_logits": [], "affect": []}
     for output in outputs:
         for name, found in parts.items():
-            if getattr(output, name) is not None:
+            if getattr(output, name, None) is not None:
                 found.append(getattr(output, name).float().cpu().numpy())
-    au_logits, emotion_logits = (np.concatenate(found) if found else None for found in parts.values())
-    return au_logits, emotion_logits
+    au_logits, emotion_logits, affect = (np.concatenate(found) if found else None for found in parts.values())
+    return au_logits, emotion_logits, affect
 
 
 def predictions_from_logits(
-    split: Split, label_space: LabelSpace, au_logits: np.ndarray | None, emotion_logits: np.ndarray | None
+    split: Split,
+    label_space: LabelSpace,
+    au_logits: np.ndarray | None,
+    emotion_logits: np.ndarray | None,
+    affect: np.ndarray | None = None,
 ) -> Predictions:
-    """Convert `(N, A)` and `(N, E)` logits to predictions; None, or zero columns, for a missing head.
+    """Convert `(N, A)` and `(N, E)` logits, and `(N, 2)` valence and arousal, to predictions.
+
+    None, or zero columns, stand for a missing head.
 
     Raises:
         ValueError: the logits and the split have different numbers of AUs.
@@ -210,4 +240,6 @@ def predictions_from_logits(
         raise ValueError(f"There are logits of shape {au_probs.shape} for AU labels {split.labels.aus.shape}.")
     has_emotions = emotion_logits is not None and emotion_logits.shape[1]
     emotion_probs = softmax(emotion_logits, axis=1) if has_emotions else no_columns
-    return Predictions.from_split(split, label_space.emotions, au_probs, emotion_probs)
+    if affect is not None and not affect.shape[1]:
+        affect = None
+    return Predictions.from_split(split, label_space.emotions, au_probs, emotion_probs, affect)

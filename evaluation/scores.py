@@ -8,6 +8,7 @@ import numpy as np
 from mf2.evaluation.bootstrap import (
     CONFIDENCE_LEVEL,
     Resampler,
+    affect_samples,
     au_average_precision_samples,
     au_f1_samples,
     confidence_interval,
@@ -15,9 +16,9 @@ from mf2.evaluation.bootstrap import (
     mean_of_known,
 )
 from mf2.evaluation.calibration import au_calibration, emotion_calibration
-from mf2.evaluation.metrics import au_metrics, emotion_metrics
+from mf2.evaluation.metrics import affect_metrics, au_metrics, emotion_metrics
 from mf2.evaluation.predictions import Predictions
-from mf2.labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
+from mf2.labels_mf2 import AFFECT, AU_UNLABELLED, EMOTION_UNLABELLED, LabelSpace
 
 MAX_GROUPS = 50
 """Maximum number of groups; more would leave too few rows in each."""
@@ -42,9 +43,10 @@ def evaluate_predictions(
         groups: `(N,)` units that are resampled as a whole; `predictions.group_ids`, the videos, by default.
     Returns:
         `aus` (at 0.5) and `aus_tuned` (at the system's thresholds): see `au_metrics`; `emotion`: see
-        `emotion_metrics`; `calibration`: `{"aus", "emotion"}`, None for a system that gives decisions only;
-        `bootstrap`: settings of the intervals. The interval of a score `f1` is `f1_interval`: `[low, high]`, or None
-        if it is undefined.
+        `emotion_metrics`; with valence and arousal in the label space also `affect`: see `affect_metrics`, and, if all
+        three are labelled, `mtl_sum`: see `mtl_sum`; `calibration`: `{"aus", "emotion"}`, None for a system that gives
+        decisions only; `bootstrap`: settings of the intervals. The interval of a score `f1` is `f1_interval`:
+        `[low, high]`, or None if it is undefined.
     """
     groups = predictions.group_ids if groups is None else np.asarray(groups)
     resampler = _make_resampler(groups, num_bootstrap, seed)
@@ -66,12 +68,17 @@ def _make_resampler(groups: np.ndarray, num_bootstrap: int, seed: int) -> Resamp
 
 
 def score_tasks(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
-    """`aus`, `aus_tuned` and `emotion`, with intervals if there is a resampler."""
-    return {
+    """`aus`, `aus_tuned`, `emotion` and maybe `affect` and `mtl_sum`, with intervals if there is a resampler."""
+    scores = {
         "aus": score_aus(predictions, label_space, 0.5, resampler),
         "aus_tuned": score_aus(predictions, label_space, label_space.thresholds, resampler),
         "emotion": score_emotion(predictions, label_space, resampler),
     }
+    if label_space.affect:
+        scores["affect"] = score_affect(predictions, resampler)
+        if (total := mtl_sum(scores)) is not None:
+            scores["mtl_sum"] = total
+    return scores
 
 
 # -------------------------------------------------------------------------------------------------------- the tasks
@@ -107,6 +114,30 @@ def score_emotion(predictions: Predictions, label_space: LabelSpace, resampler: 
     for index, name in enumerate(emotions):
         scores["per_class"][name]["f1_interval"] = confidence_interval(samples["f1"][:, index])
     return scores
+
+
+def score_affect(predictions: Predictions, resampler: Resampler | None) -> dict[str, Any]:
+    """`affect_metrics` with intervals, of valence, of arousal and of their means."""
+    values, labels = predictions.affect, predictions.affect_labels
+    scores = affect_metrics(values, labels)
+    if resampler is None or not scores["num_labelled"]:
+        return scores
+    for name, samples in affect_samples(resampler, values, labels).items():
+        scores[f"{name}_interval"] = confidence_interval(mean_of_known(samples))
+        for index, dimension in enumerate(AFFECT):
+            if dimension in scores["per_dimension"]:
+                scores["per_dimension"][dimension][f"{name}_interval"] = confidence_interval(samples[:, index])
+    return scores
+
+
+def mtl_sum(scores: dict[str, Any]) -> float | None:
+    """P of ABAW's multi-task challenge: mean CCC + macro-F1 of the emotions + mean F1 of the AUs at their thresholds.
+
+    None if one of the three is not labelled. (Kollias, ABAW: Valence-Arousal Estimation, Expression Recognition,
+    Action Unit Detection & Multi-Task Learning Challenges, CVPR Workshops 2022.)
+    """
+    parts = scores["affect"].get("ccc"), scores["emotion"].get("macro_f1"), scores["aus_tuned"]["f1"]
+    return None if None in parts else float(sum(parts))
 
 
 def score_calibration(predictions: Predictions, label_space: LabelSpace) -> dict[str, Any]:
@@ -154,7 +185,7 @@ def evaluate_by_group(
     groups, samples = {}, {}
     for name in distinct.tolist():
         rows = names == name
-        part = predictions.masked(rows, rows)
+        part = predictions.masked(rows, rows, rows)
         videos = len(np.unique(predictions.group_ids[rows]))
         scores = score_tasks(part, label_space, resampler)
         groups[name] = {"rows": int(rows.sum()), "videos": videos, **scores}

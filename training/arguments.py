@@ -136,6 +136,7 @@ class TaskArguments:
         None, "AUs of the task, as [1, 2, 12] [default: those with labels in the training split]"
     )
     emotions: list | None = _arg(None, "emotions of the task [default: those of the training split]")
+    affect: bool = _arg(False, "also learn valence and arousal, which the training split labels")
     dfn: dict = _arg({}, "fields of DFNConfig: r, num_kept_states, alignment_weight, text_cells, decoupled, …")
     lora_r: int = _arg(8, "rank of LoRA", low=1)
     no_cache: bool = _arg(False, "dfn: train without cached states")
@@ -173,7 +174,7 @@ class StoppingArguments:
     holdout_share: float = _arg(
         0.0,
         "share of the training split, in whole groups (persons, videos), that is held out for model selection: the "
-        "checkpoint with the best mean of AU F1 and emotion top-1 on it is kept; each evaluation writes one. 0: "
+        "checkpoint with the best mean of AU F1, emotion top-1 and CCC on it is kept; each evaluation writes one. 0: "
         "no model selection, the last step is kept",
         low=0,
     )

@@ -109,8 +109,7 @@ class FeatureRows(Dataset):
         }
         if epoch is None and self.readout_logits is not None:
             batch["readout_logits"] = self.readout_logits[rows]
-        batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
-        batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
+        batch |= self.labels.batch(rows)
         if epoch is not None and self.captions is not None:
             batch |= self.captions.batch(rows, [row_seed(self.seed, epoch, int(row)) for row in rows])
         return batch

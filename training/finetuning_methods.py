@@ -140,6 +140,7 @@ def make_adapter_config(arguments: FinetuneArguments, task: Task) -> DFNConfig:
         **arguments.dfn,
         au_ids=list(task.label_space.au_ids),
         emotions=list(task.label_space.emotions),
+        affect=task.label_space.affect,
         au_pos_weight=task.train.labels.au_pos_weight() if arguments.weight_aus and task.label_space.au_ids else None,
         emotion_logit_shift=emotion_shift(arguments, task),
         training_data=provenance(task.train),
@@ -157,7 +158,8 @@ def initialize_readout(
         pooled: pooled states of these rows, in batches.
     """
     layer: Any = model.get_base_model().recognizers
-    if not layer.dfn_sides[ADAPTER].config.readout:
+    space = task.label_space
+    if not layer.dfn_sides[ADAPTER].config.readout or not (space.au_ids or space.emotions):
         return
     rows, labels = task.train_rows, task.train.labels
     targets = Targets.from_labels(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)

@@ -77,21 +77,26 @@ def load_task(arguments: FinetuneArguments, settings: TrainingArguments) -> Task
     found = find_label_space(train_paths, arguments.train_split, arguments.max_train_rows)
     au_ids = found.au_ids if arguments.au_ids is None else arguments.au_ids
     emotions = found.emotions if arguments.emotions is None else arguments.emotions
-    label_space = LabelSpace(tuple(au_ids), tuple(emotions))
+    label_space = LabelSpace(tuple(au_ids), tuple(emotions), affect=arguments.affect)
     if arguments.method == "dfn":
         if arguments.dfn.get("start", "base") == "base":
             label_space = label_space.looking_at(config.label_space.region_au_ids)
     else:  # these methods keep the base's AUs if the task has none
-        label_space = LabelSpace(label_space.au_ids or tuple(config.au_ids), label_space.emotions)
+        label_space = LabelSpace(
+            label_space.au_ids or tuple(config.au_ids), label_space.emotions, affect=label_space.affect
+        )
     train = Split.join(train_paths, arguments.train_split, arguments.max_train_rows, label_space)
     evaluation = Split.join(eval_paths, arguments.eval_split, arguments.max_eval_rows, label_space)
+    if label_space.affect and not train.labels.has_affect:
+        raise ValueError(f"{arguments.data}: no row labels valence or arousal; leave out --affect.")
     held_out = np.arange(0)
     if arguments.holdout_share:
         held_out = hold_out_groups(train.rows["group_id"], arguments.holdout_share, arguments.seed)
     processor = MF2Processor.from_pretrained(base).for_label_spaces(label_space)
     logger.info(
         f"The task has {len(label_space.au_ids)} AUs ({', '.join(label_space.au_codes) or 'none'}) and "
-        f"{len(label_space.emotions)} emotions ({', '.join(label_space.emotions) or 'none'}); "
+        f"{len(label_space.emotions)} emotions ({', '.join(label_space.emotions) or 'none'})"
+        f"{', valence and arousal' if label_space.affect else ''}; "
         f"{len(train.rows) - len(held_out)} rows to train on, {len(held_out)} to choose by, {len(evaluation.rows)} to "
         f"evaluate on."
     )

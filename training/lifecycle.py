@@ -258,4 +258,11 @@ def summary(metrics: dict[str, Any], output_dir: Path) -> str:
         ceiling = metrics["evaluation"]["data"]["emotion_ceiling"]
         bound = f"; true AUs allow {ceiling:.3f}" if ceiling else ""
         lines.append(f"emotion top-1 {emotion['top1']:.3f} (majority {emotion['majority_top1']:.3f}{bound})")
+    if (affect := metrics["evaluation"].get("affect", {})).get("num_labelled"):
+        ceilings = metrics["evaluation"]["data"].get("affect_ceiling") or {}
+        parts = [
+            f"{name} {found['ccc']:.3f}" + (f" (true AUs allow {ceilings[name]:.3f})" if ceilings else "")
+            for name, found in affect["per_dimension"].items()
+        ]
+        lines.append(f"CCC of {', '.join(parts)}; a constant has 0")
     return "\n".join(lines)

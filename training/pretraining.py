@@ -75,16 +75,19 @@ def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tupl
 
     The data set `synth` is first generated into the output folder.
     """
-    path = arguments.train_data
+    path, affect = arguments.train_data, recognises_affect(arguments)
     with settings.main_process_first(local=False, desc="data"):
         if path == "synth":
             path = generate_sample(arguments, is_main=settings.process_index == 0)
         au_ids = get_au_ids(arguments)
-        train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
+        train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids, affect)
         if not arguments.model_name_or_path and (labelled := select_labelled_aus(train, au_ids)) != au_ids:
             au_ids = labelled
-            train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
-        evaluation = Split.load(arguments.eval_data or path, arguments.eval_split, arguments.max_eval_rows, au_ids)
+            train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids, affect)
+        eval_path = arguments.eval_data or path
+        evaluation = Split.load(eval_path, arguments.eval_split, arguments.max_eval_rows, au_ids, affect)
+    if affect and not train.labels.has_affect:
+        raise ValueError(f"{path}: no row labels valence or arousal; leave model.affect out.")
     return train, evaluation, au_ids
 
 
@@ -97,8 +100,10 @@ def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
     folder = Path(arguments.output_dir, "data")
     if not folder.exists():
         synthesize(folder, config, num_workers=os.cpu_count() or 1, show_progress=is_main)
-    elif read_manifest(folder).get("config") != dataclasses.asdict(config):
+    elif (manifest := read_manifest(folder)).get("config") != dataclasses.asdict(config):
         raise ValueError(f"{folder} was generated with other options than synth = {arguments.synth}; remove it.")
+    elif recognises_affect(arguments) and "affect" not in manifest:
+        raise ValueError(f"{folder} was generated before faces had valence and arousal; remove it.")
     else:
         draw_sheet(folder, config)
     return str(folder)
@@ -117,6 +122,13 @@ def select_labelled_aus(train: Split, au_ids: list[int]) -> list[int]:
         f"{', '.join(unlabelled_codes)}: no row of the training split labels them; the model leaves them out."
     )
     return [au_id for index, au_id in enumerate(au_ids) if index not in unlabelled]
+
+
+def recognises_affect(arguments: PretrainArguments) -> bool:
+    """Whether the starting checkpoint, or else a new model, recognises valence and arousal."""
+    if arguments.model_name_or_path:
+        return MF2Config.from_pretrained(arguments.model_name_or_path).affect
+    return bool(arguments.model.get("affect", False))
 
 
 def get_au_ids(arguments: PretrainArguments) -> list[int]:

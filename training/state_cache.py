@@ -330,8 +330,7 @@ class StateRows(Dataset):
     def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """States and labels of rows, and their texts if there is an epoch, as in training without the cache."""
         batch = self.states.images((epoch or 0) % self.states.num_views, rows)
-        batch["emotion_labels"] = torch.from_numpy(self.labels.emotion[rows])
-        batch["au_labels"] = torch.from_numpy(self.labels.aus[rows])
+        batch |= self.labels.batch(rows)
         if epoch is not None and self.captions is not None:
             seeds = [row_seed(self.seed, epoch, int(row)) for row in rows]
             for name, indexes in self.captions.indexes(rows, seeds).items():
@@ -362,6 +361,7 @@ class StatesModel(nn.Module):
         self,
         emotion_labels: torch.Tensor | None = None,
         au_labels: torch.Tensor | None = None,
+        affect_labels: torch.Tensor | None = None,
         **states: torch.Tensor,
     ) -> MF2Output:
         """`emo_states`, `au_states`, and with texts `…_text_states`, `…_caption_ids`, `…_text_valid`."""
@@ -373,11 +373,13 @@ class StatesModel(nn.Module):
             if f"{name}_text_states" in states
         }
         branches = dict(self.spaces.items())
-        losses, floors = split_floors(self.side.losses(outputs, emotion_labels, au_labels, texts, branches))
+        labels = emotion_labels, au_labels
+        losses, floors = split_floors(self.side.losses(outputs, *labels, texts, branches, affect_labels))
         return MF2Output(
             loss=self.side.weigh(losses),
             losses=losses,
             au_logits=outputs.au_logits,
             emotion_logits=outputs.emotion_logits,
+            affect=outputs.affect,
             loss_floors=floors or None,
         )

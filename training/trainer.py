@@ -17,7 +17,7 @@ from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallb
 from transformers.trainer_utils import TrainOutput
 
 from mf2.data_loading.collators import EpochSampler
-from mf2.evaluation.metrics import au_metrics, emotion_metrics, scalar_metrics
+from mf2.evaluation.metrics import affect_metrics, au_metrics, emotion_metrics, scalar_metrics
 from mf2.evaluation.predictions import IMAGE_NAMES
 from mf2.labels_mf2 import LabelSpace
 from mf2.modeling_mf2 import MF2Output
@@ -28,15 +28,19 @@ from mf2.utils.threads import fit_threads
 logger = logging.getLogger(__name__)
 
 LOSS_PREFIX = "loss_"
-LOSS_NAMES = ("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
+LOSS_NAMES = ("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au", "affect")
 ITM_PRIOR_ENTROPY = 0.6365
 """ITM loss of a head that predicts the prior, one matching pair in three: the entropy of (1/3, 2/3)."""
 COLLAPSE_MARGIN = 0.003
 COLLAPSE_WINDOWS = 5
-LABEL_NAMES = ("au_labels", "emotion_labels")
-SHOWN_SCORES = ("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1")
+LABEL_NAMES = ("au_labels", "emotion_labels", "affect_labels")
+SHOWN_SCORES = (
+    *("au_f1", "au_f1_all_positive", "emotion_top1", "emotion_majority_top1", "emotion_macro_f1"),
+    "affect_ccc",
+)
 SELECTION_SCORE = "score"
-"""Name of the score for model selection: the mean of AU F1 and emotion top-1, as far as there are labels."""
+"""Name of the score for model selection: the mean of AU F1, emotion top-1 and the mean CCC of valence and arousal, as
+far as there are labels."""
 SHARED_FIELDS = (
     "output_dir",
     "num_train_epochs",
@@ -77,7 +81,7 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
         "report_to": ["tensorboard"],
         "remove_unused_columns": False,
         "use_cpu": not torch.accelerator.is_available(),  # needed for distributed training on CPUs
-        "label_names": list(LABEL_NAMES),
+        "label_names": list(LABEL_NAMES[:2]),  # which all batches have
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if isinstance(arguments, FinetuneArguments) and arguments.holdout_share:
@@ -97,23 +101,28 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
 
 
 def compute_metrics_for(label_space: LabelSpace) -> Any:
-    """Make the Trainer's `compute_metrics`: AU F1 at 0.5 and emotion scores with baselines, as flat scalars."""
+    """Make the Trainer's `compute_metrics`: AU F1 at 0.5, emotion scores and CCC with baselines, as flat scalars."""
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        au_logits, emotion_logits = by_task(prediction.predictions)
-        au_labels, emotion_labels = by_task(prediction.label_ids)
+        au_logits, emotion_logits, affect = by_task(prediction.predictions)
+        au_labels, emotion_labels, affect_labels = by_task(prediction.label_ids)
         aus = au_metrics(sigmoid(au_logits), au_labels, label_space.au_codes)
-        scores = scalar_metrics(aus, emotion_metrics(emotion_logits, emotion_labels, label_space.emotions))
-        selection = [scores[name] for name in ("au_f1", "emotion_top1") if name in scores]
+        scores = scalar_metrics(
+            aus,
+            emotion_metrics(emotion_logits, emotion_labels, label_space.emotions),
+            affect_metrics(affect, affect_labels) if label_space.affect else None,
+        )
+        selection = [scores[name] for name in ("au_f1", "emotion_top1", "affect_ccc") if name in scores]
         return scores | ({SELECTION_SCORE: float(np.mean(selection))} if selection else {})
 
     return compute_metrics
 
 
-def by_task(arrays: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Unpack the arrays of `prediction_step`: AUs `(N, A)`, and emotions `(N, E)` or `(N,)`."""
-    aus, emotions = arrays
-    return aus, emotions
+def by_task(arrays: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unpack the arrays of `prediction_step`: AUs `(N, A)`, emotions `(N, E)` or `(N,)`, and affect `(N, 2)` or, where
+    it is not asked for, `(N, 0)`."""
+    aus, emotions, affect = arrays
+    return aus, emotions, affect
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -356,14 +365,15 @@ class PretrainingTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Any, Any]:
-        """Logits and labels of a batch, predicted from the images only."""
+        """Answers and labels of a batch, predicted from the images only."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**{name: inputs[name] for name in self.image_names if name in inputs})
-        labels = tuple(inputs[name] for name in LABEL_NAMES)
-        no_columns = torch.zeros(len(labels[0]), 0, device=labels[0].device)
-        logits = (no_columns if x is None else x.float() for x in (outputs.au_logits, outputs.emotion_logits))
-        return None, tuple(logits), labels
+        first = inputs[LABEL_NAMES[0]]
+        no_columns = torch.zeros(len(first), 0, device=first.device)
+        labels = tuple(inputs.get(name, no_columns) for name in LABEL_NAMES)
+        answers = (outputs.au_logits, outputs.emotion_logits, outputs.affect)
+        return None, tuple(no_columns if x is None else x.float() for x in answers), labels
 
     # ----------------------------------------------------------------------------------------------- checkpoints
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -43,6 +43,12 @@ CASES = {
     "nothing labelled, one caption": ({"au_text_mode": "caption"}, ["nothing labelled"]),
     "a row each, a sentence an AU": ({"au_text_mode": "per_au"}, ["a row each"]),
     "a row each, one caption": ({"au_text_mode": "caption"}, ["a row each"]),
+    "valence and arousal": ({"au_text_mode": "caption", "affect": True}, ["affect"]),
+    "second process without labels of valence": (
+        {"au_text_mode": "per_au", "affect": True, "affect_mse_weight": 0.5},
+        ["affect", "no labels"],
+    ),
+    "no valence and arousal labelled": ({"au_text_mode": "caption", "affect": True}, ["affect", "nothing labelled"]),
     "gradient checkpointing": ({"au_text_mode": "caption", "freeze_vision": False}, ["checkpointing"]),
 }
 
@@ -102,6 +108,13 @@ def make_batch(au_text_mode: str, changes: list[str]) -> dict[str, torch.Tensor]
     if "no negatives" in changes:
         for name in ("input_ids", "au_input_ids", "caption_ids", "au_caption_ids"):
             batch[name][:] = batch[name].flatten(0, -2 if "input" in name else -1)[0]
+    if "affect" in changes:
+        batch["affect_labels"] = torch.rand(BATCH, 2, generator=generator) * 2 - 1
+        batch["affect_labels"][1, 0] = batch["affect_labels"][4] = torch.nan
+        if "nothing labelled" in changes:
+            batch["affect_labels"][:] = torch.nan
+        if "no labels" in changes:
+            batch["affect_labels"][HALF:, 0] = torch.nan
     if "nothing labelled" in changes:
         batch["emotion_labels"][:] = -100
         batch["au_labels"][:] = -1
