@@ -11,7 +11,7 @@ from PIL import Image
 from ..dataset_tools.contact_sheet import draw_grid
 from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import ACTION_UNITS
-from ..utils.drawing import FaceState, compose, panel_height
+from ..utils.drawing import FaceState, compose, panel_height, to_pixels
 from .caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
 from .faces import Face
 from .media import Frame
@@ -152,13 +152,6 @@ def draw_maps(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
         for code, saliency in zip(shown, maps, strict=True)
     ]
     return draw_grid(cells, min(MAP_COLUMNS, len(cells)), MAP_PX)
-
-
-def to_pixels(pixel_values: torch.Tensor, image_processor: Any) -> np.ndarray:
-    """Convert normalised `(3, H, W)` pixel values back to `(H, W, 3)` uint8."""
-    mean, std = (np.asarray(getattr(image_processor, name)) for name in ("image_mean", "image_std"))
-    pixels = pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean
-    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _with_flag(caption: str, flags: CaptionFlags) -> str:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from ..analysis.caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
 from ..analysis.engine import complete_rows, make_chunks
-from ..analysis.explanation import to_pixels
 from ..analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
 from ..analysis.faces import FindFaces, LocatedFrame, locate_faces, make_finder
 from ..analysis.media import Frame, Source, read_frames
@@ -26,6 +25,7 @@ from ..dataset_tools.detectors import choose_backend
 from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import LabelSpace
 from ..landmarks_mf2 import DetectedFace, faces_from_landmarks, is_ready
+from ..utils.drawing import to_pixels
 from ..utils.face_table import STATUS_OK
 from ..utils.files import sha256_of_file
 from .examples import Examples

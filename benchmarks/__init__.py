@@ -1,1 +1,1 @@
-"""Times and memory, measured side by side."""
+"""Benchmarks of time and memory."""

@@ -1,9 +1,9 @@
-"""Time `mf2 analyze` beside the plain model loop, and see that its memory stays flat on a long video.
+"""Compares the speed of `mf2 analyze` with a plain model loop, and measures its memory on a long video.
 
-The plain loop runs the model over batches that are ready, which no tool can beat; the difference is what decoding,
-aligning, naming and writing cost where they do not run beside the model. That takes a core that the model leaves free:
-with as many threads as cores, or on a machine that is busy otherwise, every share shows the work in full. So
-`--threads` is best one less than the cores.
+The plain loop runs the model on prepared batches, which is an upper bound of the speed. The difference is the cost of
+decoding, alignment and writing, as far as they do not run concurrently with the model. Concurrency needs a free core:
+with as many threads as cores, or on a busy machine, the full cost is measured. Set `--threads` to one less than the
+number of cores.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from mf2.analysis.recognizer import INPUT_NAMES, Recognizer
 from mf2.analysis.run_folder import RunFolder
 from mf2.analysis.tables import row_columns
 from mf2.benchmarks.branch import Section
-from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, make_config, qformer_of
+from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, get_qformer_config, make_config
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
 from mf2.dataset_tools.detectors import choose_backend, load_backend
 from mf2.dataset_tools.landmark_files import COLUMNS
@@ -42,31 +42,31 @@ from mf2.utils.markdown import markdown_table
 from mf2.utils.videos import import_av
 
 PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
-"""Width and height of the timed JPEG files; to decode a photograph takes longer than a `tiny` model."""
+"""Width and height of the JPEG files; decoding a photograph takes longer than a `tiny` model."""
 VIDEO_SIZE = (320, 240)
 SPEED_TARGET = 0.9
-"""Images a second of `mf2 analyze` over those of the plain loop, at least, in batches of 16."""
+"""Minimum speed of `mf2 analyze` relative to the plain loop, in batches of 16."""
 MEMORY_TARGET = 1.05
-"""Peak memory over all frames over that of the first of them, at most."""
+"""Maximum ratio of the peak memory over all frames to that over the first frames."""
 LANDMARKS = {"mean_face": MEAN_FACE, "given": "landmarks.csv", "detect": DETECT}
-"""Where faces are, by name: of `mf2 analyze --landmarks`, and a file in the folder of the pictures."""
+"""Name -> value of `mf2 analyze --landmarks`, or a file in the folder of the pictures."""
 PLAIN = ("plain", "")
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs
 def save_model(size: str, folder: Path, seed: int) -> Path:
-    """A checkpoint of that size with random weights, which no timing depends on."""
+    """Save a checkpoint with random weights, which do not affect timings."""
     config = make_config(size, seed)
     torch.manual_seed(seed)
     MF2ForConditionalGeneration(config).save_pretrained(folder)
     side = {"height": IMAGE_SIZES[size], "width": IMAGE_SIZES[size]}
-    tokenizer = caption_tokenizer(qformer_of(config).vocab_size, seed)
+    tokenizer = caption_tokenizer(get_qformer_config(config).vocab_size, seed)
     MF2Processor(MF2ImageProcessor(size=side), tokenizer).save_pretrained(folder)
     return folder
 
 
 def draw_frame(number: int, size: tuple[int, int]) -> np.ndarray:
-    """`(height, width, 3)` uint8 that changes with the number and compresses as photographs do."""
+    """Draw a `(height, width, 3)` uint8 image that depends on `number` and compresses like a photograph."""
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     waves = [127 + 60 * np.sin((x + 3 * number) / 31 + k) + 60 * np.cos((y - number) / 17 + k) for k in range(3)]
     noise = np.random.default_rng(number).normal(0, 6, (*size[::-1], 1))
@@ -74,7 +74,7 @@ def draw_frame(number: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def save_pictures(folder: Path, count: int) -> None:
-    """`<kind>/<number>.jpg`, and `landmarks.csv` with a face in the middle of each."""
+    """Write `<kind>/<number>.jpg`, and `landmarks.csv` with a face in the centre of each picture."""
     lines = [",".join(COLUMNS)]
     for kind, size in PICTURE_SIZES.items():
         (folder / kind).mkdir()
@@ -87,7 +87,7 @@ def save_pictures(folder: Path, count: int) -> None:
 
 
 def save_video(file: Path, count: int) -> Path:
-    """A video of that many frames."""
+    """Write a video of `count` frames."""
     av = import_av()
     cycle = [av.VideoFrame.from_ndarray(draw_frame(number, VIDEO_SIZE), format="rgb24") for number in range(50)]
     with av.open(str(file), "w") as container:
@@ -103,38 +103,38 @@ def save_video(file: Path, count: int) -> Path:
 
 # ----------------------------------------------------------------------------------------------------------- speed
 def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Images a second of the tool and of the plain loop, in turns, for each source of landmarks and batch size."""
+    """Measure images per second of the tool and of the plain loop, for each landmark source and batch size."""
     model = str(save_model(size, folder / size, args.seed))
     recognizer = Recognizer.from_pretrained(model, device=args.device, precision=args.precision)
     for batch_size in args.batch_sizes:
         runs = {PLAIN: plain_loop(recognizer, args.pictures, batch_size)}
-        for kind, way in itertools.product(args.kinds, args.landmarks):
-            landmarks = str(folder / LANDMARKS[way]) if way == "given" else LANDMARKS[way]
+        for kind, source in itertools.product(args.kinds, args.landmarks):
+            landmarks = str(folder / LANDMARKS[source]) if source == "given" else LANDMARKS[source]
             options = AnalyzeOptions(
                 str(folder / size), device=args.device, batch_size=batch_size, faces=FaceSearch(landmarks)
             )
-            runs[kind, way] = analysis_of(folder / kind, recognizer, options)
+            runs[kind, source] = make_analysis(folder / kind, recognizer, options)
         cpu: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
-        phases = {name: {"run": noting_cpu(run, cpu[name])} for name, run in runs.items()}
+        phases = {name: {"run": record_cpu_time(run, cpu[name])} for name, run in runs.items()}
         timings = time_side_by_side(phases, args.repeats, 1, args.device, f"{size}, batch {batch_size}")
-        for kind, way in list(runs)[1:]:
-            share = timings[PLAIN].seconds / timings[kind, way].seconds
+        for kind, source in list(runs)[1:]:
+            share = timings[PLAIN].seconds / timings[kind, source].seconds
             yield {
                 "size": size,
                 "batch": batch_size,
                 "pictures": kind,
-                "landmarks": way,
-                "images/s": args.pictures / timings[kind, way].seconds,
+                "landmarks": source,
+                "images/s": args.pictures / timings[kind, source].seconds,
                 "plain loop, images/s": args.pictures / timings[PLAIN].seconds,
                 "of the plain loop": share,
                 f"≥ {SPEED_TARGET}": share >= SPEED_TARGET,
-                "CPU ms an image": 1000 * min(cpu[kind, way]) / args.pictures,
+                "CPU ms an image": 1000 * min(cpu[kind, source]) / args.pictures,
                 "plain loop, CPU ms": 1000 * min(cpu[PLAIN]) / args.pictures,
             }
 
 
-def noting_cpu(function: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
-    """The same, which notes the processor's seconds of all its threads: what is left of a time on a busy machine."""
+def record_cpu_time(function: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+    """Wrap a function to record the CPU time of all threads, which depends little on other processes."""
 
     def run() -> None:
         started = process_time()
@@ -145,7 +145,7 @@ def noting_cpu(function: Callable[[], None], seconds: list[float]) -> Callable[[
 
 
 def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Callable[[], None]:
-    """The model on batches that are ready."""
+    """Make a function that runs the model on prepared batches."""
     picture = draw_frame(0, PICTURE_SIZES["crops"])
     batch = recognizer.image_processor([picture] * batch_size)
     inputs = {name: batch[name].to(recognizer.device) for name in INPUT_NAMES}
@@ -154,31 +154,31 @@ def plain_loop(recognizer: Recognizer, num_images: int, batch_size: int) -> Call
     @torch.inference_mode()
     def run() -> None:
         for start in range(0, num_images, batch_size):
-            rest = {name: values[: num_images - start] for name, values in inputs.items()}
+            batch_inputs = {name: values[: num_images - start] for name, values in inputs.items()}
             with cuda_products(recognizer.precision):
-                outputs = recognizer.model.forward_adapters(names, **rest)
+                outputs = recognizer.model.forward_adapters(names, **batch_inputs)
             for output in outputs.values():
                 output.au_logits.cpu()
 
     return run
 
 
-def analysis_of(pictures: Path, recognizer: Recognizer, options: AnalyzeOptions) -> Callable[[], None]:
-    """`mf2 analyze` without loading the model, into a new folder each time."""
+def make_analysis(pictures: Path, recognizer: Recognizer, options: AnalyzeOptions) -> Callable[[], None]:
+    """Make a function that runs `mf2 analyze` without loading the model, into a new folder each time."""
     sources, _ = find_sources([pictures])
     settings = {"sources": [source.name for source in sources]}
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            found = RunFolder(Path(folder), settings, row_columns(recognizer.label_spaces))
-            collect_rows(found, sources, recognizer, options)
+            run_folder = RunFolder(Path(folder), settings, row_columns(recognizer.label_spaces))
+            collect_rows(run_folder, sources, recognizer, options)
 
     return run
 
 
 # -------------------------------------------------------------------------------------------------- start-up, memory
 def measure_start(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Seconds of whole commands, in processes of their own, the best of three."""
+    """Measure the seconds of whole commands in separate processes; the minimum of three runs."""
     save_model("tiny", folder / "tiny", args.seed)
     picture = next((folder / "photographs").iterdir())
     one = ["analyze", str(picture), "--model", str(folder / "tiny"), "--landmarks", MEAN_FACE, "--device", args.device]
@@ -197,20 +197,20 @@ def measure_start(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, 
 
 
 def measure_memory(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Peak memory of a video and of its beginning, each in a process of its own."""
+    """Measure the peak memory for a video and for its beginning, in separate processes."""
     save_model("tiny", folder / "tiny", args.seed)
     peaks = {}
     for count in (args.first_frames, args.frames):
         video = save_video(folder / f"{count}.mp4", count)
-        peaks[count] = in_fresh_process(peak_of, str(video), str(folder / "tiny"), args.device)
+        peaks[count] = in_fresh_process(measure_peak, str(video), str(folder / "tiny"), args.device)
     whole = peaks[args.frames]
     for count, peak in peaks.items():
         row = {"frames": count, "peak, MB": peak / 1e6, "of the whole video's": peak / whole}
         yield row | {f"whole ≤ {MEMORY_TARGET} ×": whole <= MEMORY_TARGET * peak}
 
 
-def peak_of(video: str, model: str, device: str) -> int:
-    """The most bytes that the process has while a video is analysed; runs in a fresh process."""
+def measure_peak(video: str, model: str, device: str) -> int:
+    """Peak memory of the process in bytes while a video is analysed; runs in a new process."""
     options = AnalyzeOptions(model, device=device, faces=FaceSearch(MEAN_FACE))
     with tempfile.TemporaryDirectory() as output:
         return peak_memory_during(lambda: analyze([video], output, options), "cpu")
@@ -218,8 +218,8 @@ def peak_of(video: str, model: str, device: str) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- main
 def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
-    if "detect" in args.landmarks:  # asked for before anything is timed
+    """Run the benchmark and print its tables."""
+    if "detect" in args.landmarks:  # fail before anything is measured
         backend = choose_backend(PREFERRED_DETECTOR)
         load_backend(backend, args.device, instead="Or leave detect out of --landmarks.")
     if args.threads:
@@ -235,7 +235,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:
-    """Measure and print one section after the other."""
+    """Measure and print the sections in order."""
     save_pictures(folder, args.pictures)
     parts = {
         "speed": ("Images a second", (row for size in args.sizes for row in measure_speed(size, args, folder))),

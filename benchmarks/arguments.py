@@ -1,4 +1,4 @@
-"""The arguments of the benchmarks, which help shows without torch."""
+"""The arguments of the benchmarks. Does not import torch, so that help is fast."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mf2.utils.devices import PRECISIONS, TF32
 
 SIZES = ("tiny", "base", "paper")
-"""Of the model: `MF2Config.from_size`."""
+"""Model sizes, see `MF2Config.from_size`."""
 BRANCH_SECTIONS = ("passes", "itg", "texts", "step", "memory", "regions")
 FINETUNE_SECTIONS = ("steps", "memory", "inference", "cache")
 GPU_SECTIONS = (
@@ -29,46 +29,46 @@ GPU_SECTIONS = (
     "compiled_model",
 )
 PARTS = ("speed", "start", "memory")
-"""What `mf2 benchmark analyze` measures."""
+"""Sections of `mf2 benchmark analyze`."""
 LONG_PARTS = ("frames", "pictures", "report", "search")
-"""What `mf2 benchmark long` measures."""
+"""Sections of `mf2 benchmark long`."""
 HOUR_FRAMES = 90_000
-"""Of a video at 25 frames a second."""
+"""Frames in an hour of video at 25 frames per second."""
 PICTURES = ("crops", "photographs")
-"""The kinds of pictures that it reads."""
+"""Kinds of pictures in `mf2 benchmark analyze`."""
 LANDMARKS = ("mean_face", "given", "detect")
-"""Where faces are."""
+"""Landmark sources in `mf2 benchmark analyze`."""
 SETTINGS = ("fitted", "spinning", "sleeping", "single")
-"""The settings that `mf2 benchmark shared_machine` compares."""
+"""Settings compared by `mf2 benchmark shared_machine`."""
 
 
 TOOLS = ("emotiefflib", "deepface", "pyfeat", "openface")
-"""What `mf2 benchmark tools` knows how to run."""
+"""Tools supported by `mf2 benchmark tools`."""
 
 
 def add_tools_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark tools`."""
+    """Add the arguments of `mf2 benchmark tools`."""
     add = parser.add_argument
-    add("--data", required=True, help="MFA data set whose frames are looked at")
+    add("--data", required=True, help="MFA data set with the frames to analyse")
     add("--split", default="validation", help="[%(default)s]")
-    add("--max_rows", type=int, help="only so many rows, evenly spaced [all]")
+    add("--max_rows", type=int, help="maximum number of rows, evenly spaced [all]")
     add("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), help="which tools [all]")
     add("--openface", metavar="FILE", help="OpenFace's executable FaceLandmarkImg [the one on PATH]")
-    add("--output_dir", required=True, metavar="FOLDER", help="where predictions and tools.json go")
+    add("--output_dir", required=True, metavar="FOLDER", help="folder for predictions and tools.json")
 
 
 def add_branch_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark branch`."""
+    """Add the arguments of `mf2 benchmark branch`."""
     add_section_arguments(parser, BRANCH_SECTIONS, repeats=10)
 
 
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark finetune`."""
+    """Add the arguments of `mf2 benchmark finetune`."""
     add_section_arguments(parser, FINETUNE_SECTIONS, repeats=6)
 
 
 def add_long_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark long`."""
+    """Add the arguments of `mf2 benchmark long`."""
     parser.add_argument(
         "--only", nargs="+", choices=LONG_PARTS, default=LONG_PARTS, help="what to measure [everything]"
     )
@@ -79,19 +79,20 @@ def add_long_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=256, help="of such a vector [256, as at base]")
     parser.add_argument("--repeats", type=int, default=3, help="timed queries [3]")
     parser.add_argument("--seed", type=int, default=0, help="of weights and values [0]")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--output", metavar="FILE.json", help="also write the results to this file")
 
 
 def add_section_arguments(parser: argparse.ArgumentParser, sections: Sequence[str], repeats: int) -> None:
-    """What to measure, and how.
+    """Add the arguments of benchmarks with sections.
 
     Args:
-        sections: the names of what can be measured.
-        repeats: the default.
+        parser: the parser to add them to.
+        sections: names of the sections.
+        repeats: default of `--repeats`.
     """
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "base"], help="model sizes")
     parser.add_argument("--only", nargs="+", choices=sections, default=sections, help="sections")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--output", metavar="FILE.json", help="also write the results to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="[cpu]")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
     parser.add_argument(
@@ -104,7 +105,7 @@ def add_section_arguments(parser: argparse.ArgumentParser, sections: Sequence[st
 
 
 def add_analyze_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark analyze`."""
+    """Add the arguments of `mf2 benchmark analyze`."""
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure [everything]")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "base"], help="model sizes")
     parser.add_argument("--pictures", type=int, default=256, help="pictures of a timed run [256]")
@@ -126,11 +127,11 @@ def add_analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="[cpu]")
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
-    parser.add_argument("--output", metavar="FILE.json", help="write the results there, too")
+    parser.add_argument("--output", metavar="FILE.json", help="also write the results to this file")
 
 
 def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark shared_machine`."""
+    """Add the arguments of `mf2 benchmark shared_machine`."""
     add = parser.add_argument
     add("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, help="what is compared [all]")
     add("--busy", type=int, nargs="+", default=[0, 6], metavar="N", help="busy loops beside the steps [0 6]")
@@ -140,11 +141,11 @@ def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=os.cpu_count(), help="of an operator [%(default)s]")
     add("--size", choices=SIZES, default="tiny", help="of the model [%(default)s]")
     add("--batch_size", type=int, default=32, help="[%(default)s]")
-    add("--output", metavar="FILE.json", help="write the results there, too")
+    add("--output", metavar="FILE.json", help="also write the results to this file")
 
 
 def add_training_steps_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark training_steps`."""
+    """Add the arguments of `mf2 benchmark training_steps`."""
     add = parser.add_argument
     add("--config", metavar="FILE.yaml", help="settings of all, as for training/pretrain.py")
     add(
@@ -160,7 +161,7 @@ def add_training_steps_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark gpu`."""
+    """Add the arguments of `mf2 benchmark gpu`."""
     names = ", ".join(GPU_SECTIONS)
     parser.add_argument(
         "--sections", nargs="+", choices=GPU_SECTIONS, metavar="NAME", help=f"in the order given: {names} [all]"

@@ -1,14 +1,14 @@
-"""A training step composed of passes of transformers' `Blip2QFormerModel`: what `benchmark.py` holds MF² against.
+"""A training step composed of passes of transformers' `Blip2QFormerModel`, which MF² is compared with.
 
-Each loss has its own passes, as BLIP-2's stage 1 has them in a Q-Former that keeps nothing between two calls:
+Each loss has its own passes, as in BLIP-2's stage 1 with a Q-Former that caches nothing between calls:
 
-    query-only    B rows of Q queries; an AU region is a row of its own
-    text-only     every text, also where two are equal
-    ITM           3 pairs an item over [queries; text], the image projected to keys and values in each of them
-    ITG           one masked pass over [queries; text], the queries computed again; the LM head at every position
+    query-only    B rows of Q queries; each AU region is a separate row
+    text-only     every text, including duplicates
+    ITM           3 pairs per item over [queries; text], with the image projected to keys and values in each of them
+    ITG           one masked pass over [queries; text], which recomputes the queries; the LM head at every position
 
-The tower, the heads and the arithmetic of the losses are MF²'s own, and so is every parameter: the modules here hold
-the same tensors. Without dropout both steps have the same losses and gradients.
+The tower, the heads, the loss functions and all parameters are MF²'s: the modules here share its tensors. Without
+dropout, both steps have the same losses and gradients.
 
 Symbols in shapes: I images, G groups (1, or one per AU), R regions of an item, N vision tokens of a region, W their
 width, Q queries of an item, T text tokens, D branch width.
@@ -32,7 +32,7 @@ from mf2.alignment_mf2 import (
     itc_loss,
     match_loss,
 )
-from mf2.benchmarks.inputs import qformer_of
+from mf2.benchmarks.inputs import get_qformer_config
 from mf2.branch_mf2 import BranchView, FaceViews, MF2Branch
 from mf2.configuration_mf2 import MF2QFormerConfig
 from mf2.modeling_mf2 import MF2ForPreTraining
@@ -50,7 +50,7 @@ class ReferenceItems:
 
 
 class ReferenceBranch(nn.Module):
-    """A branch whose Q-Former and text embeddings are transformers'; every parameter is the given branch's own."""
+    """A branch with transformers' Q-Former and text embeddings, which shares all parameters with the given one."""
 
     def __init__(self, branch: MF2Branch, qformer_config: MF2QFormerConfig):
         super().__init__()
@@ -97,7 +97,7 @@ class ReferenceBranch(nn.Module):
     def match(
         self, queries: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, vision_states: torch.Tensor
     ) -> torch.Tensor:
-        """ITM logits `(rows, 2)` of a joint pass in which all tokens see each other."""
+        """ITM logits `(rows, 2)` of a joint pass without attention mask."""
         num_queries = queries.shape[1]
         visible = F.pad(attention_mask, (num_queries, 0), value=1)
         states = self.encode_both(queries, input_ids, visible, vision_states)
@@ -118,15 +118,15 @@ def _blip2_config(config: MF2QFormerConfig) -> Blip2QFormerConfig:
     return Blip2QFormerConfig(**fields, use_qformer_text_input=True)
 
 
-def _same_region(num_queries: int, num_seen: int, num_regions: int, device: torch.device) -> torch.Tensor:
-    """(queries, seen) bool: whether they belong to the same region; each region has an equal part of both."""
+def _same_region(num_queries: int, num_keys: int, num_regions: int, device: torch.device) -> torch.Tensor:
+    """(queries, keys) bool: whether they belong to the same region; each region has an equal part of both."""
     regions = torch.eye(num_regions, dtype=torch.bool, device=device)
     queries_of_each = regions.repeat_interleave(num_queries // num_regions, dim=0)
-    return queries_of_each.repeat_interleave(num_seen // num_regions, dim=1)
+    return queries_of_each.repeat_interleave(num_keys // num_regions, dim=1)
 
 
 def generation_mask(attention_mask: torch.Tensor, num_queries: int, num_regions: int = 1) -> torch.Tensor:
-    """What each token of [queries; text] sees in ITG: queries those of their region, a token the queries and the past.
+    """ITG's mask of [queries; text]: queries attend to those of their region, tokens to the queries and the past.
 
     Args:
         attention_mask: `(rows, T)` padding mask of the text.
@@ -141,22 +141,25 @@ def generation_mask(attention_mask: torch.Tensor, num_queries: int, num_regions:
 
 
 class ReferenceStep(nn.Module):
-    """[`MF2ForPreTraining`] in passes of `Blip2QFormerModel`, on the parameters of the given model.
+    """`MF2ForPreTraining` as passes of `Blip2QFormerModel`, with the parameters of the given model.
 
-    It takes the same batch and returns the same losses. `draw_groups` and the hard negatives come from the default
-    random generator in the same order, so that equal seeds draw equally.
+    It takes the same batch and returns the same losses. `draw_groups` and the hard negatives use the default random
+    generator in the same order, so that equal seeds give equal results.
     """
 
     def __init__(self, model: MF2ForPreTraining):
         super().__init__()
         self.model = model
         self.references = nn.ModuleDict(
-            {name: ReferenceBranch(branch, qformer_of(model.config, name)) for name, branch in model.branches.items()}
+            {
+                name: ReferenceBranch(branch, get_qformer_config(model.config, name))
+                for name, branch in model.branches.items()
+            }
         )
 
     @property
     def branches(self) -> dict[str, ReferenceBranch]:
-        """The references by the name of their branch."""
+        """Branch name -> reference."""
         return {name: part for name, part in self.references.items() if isinstance(part, ReferenceBranch)}
 
     def forward(
@@ -167,18 +170,18 @@ class ReferenceStep(nn.Module):
         au_labels: torch.Tensor,
         **texts: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The losses by name, and their weighted sum as `loss`; arguments as in [`MF2ForPreTraining`]."""
+        """The losses by name, and their weighted sum as `loss`; arguments as in `MF2ForPreTraining`."""
         config = self.model.config
         losses: dict[str, torch.Tensor] = {}
         views = self._encode_branches(pixel_values, au_boxes)
-        seen = self.model.recognize(views)
+        recognition = self.model.recognize(views)
         for name, prefix in (("emo", ""), ("au", "au_")):
             if name in views:
                 to_write = self.model.aus_to_write(au_labels) if name == "au" else None
                 items = _text_items(texts, prefix, config.pad_token_id, to_write)
                 branch_losses = self._align(self.branches[name], views[name], items)
                 losses |= {f"{name}_{kind}": loss for kind, loss in branch_losses.items()}
-        losses |= self.model.recognizers.losses(seen, emotion_labels, au_labels, {}, {})
+        losses |= self.model.recognizers.losses(recognition, emotion_labels, au_labels, {}, {})
         total = self.model.recognizers.weigh(losses)
         return losses if total is None else losses | {"loss": total}
 
@@ -200,7 +203,7 @@ class ReferenceStep(nn.Module):
         """`itc`, `itm` and `itg` of a branch."""
         queries = view.query_embeds
         if view.states.shape[1] == 1 or self.model.config.au_text_mode == "caption":
-            # One item an image: all of its regions side by side.
+            # One item per image: all of its regions.
             images = ReferenceItems(
                 view.states.flatten(1, 2)[:, None], queries.flatten(0, 1)[None], view.vision_states[:, None]
             )

@@ -1,7 +1,7 @@
-"""Time MF² side by side with passes of transformers' `Blip2QFormerModel` on the same weights and inputs.
+"""Compares MF² with passes of transformers' `Blip2QFormerModel` on the same weights and inputs.
 
-One run measures, in turns and as medians: single passes, ITG, whole training steps, their peak memory, and what the AU
-regions cost. It prints Markdown tables and writes them as JSON.
+One run measures medians over alternating repeats: single passes, ITG, whole training steps, their peak memory, and the
+cost of AU regions. Prints Markdown tables and writes JSON.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import torch
 from mf2.benchmarks.inputs import (
     IMAGE_SIZES,
     describe_texts,
+    get_qformer_config,
     make_batch,
     make_config,
     make_model,
     pad_to_limits,
-    qformer_of,
 )
 from mf2.benchmarks.timing import (
     Phases,
@@ -41,11 +41,11 @@ from mf2.utils.markdown import markdown_table
 AU_TEXT_MODES = ("caption", "per_au")
 PASS_TEXT_LENGTH = 61
 PASS_TARGET = 0.97
-"""Our speed over transformers', at least."""
+"""Minimum speed relative to transformers."""
 ITG_TARGETS = {61: 0.7, 169: 0.85}
-"""Text length -> two-stage ITG over a full masked pass, at most, with 32 queries."""
+"""Text length -> maximum time of two-stage ITG relative to a full masked pass, with 32 queries."""
 STEP_TARGET = 0.6
-"""A `base` step over the composed one with padding to the limits, at most."""
+"""Maximum time of a `base` step relative to the composed one with padding to the limits."""
 FLOOR_SECONDS = {"caption": 44 / 31_320, "per_au": 89 / 31_320}
 """The least time of an image in a `base` training step at 790 TFLOP/s, by arithmetic: the tower forward, the branches'
 passes forward and backward, texts at their full length, ITM and ITG of an AU caption over 32 queries."""
@@ -62,7 +62,7 @@ REFERENCE_NOTE = (
 
 @dataclass
 class Section:
-    """A table of results: rows of the same columns, and what one must know to read it."""
+    """A table of results: rows with the same columns, and notes."""
 
     title: str
     rows: list[dict[str, Any]]
@@ -77,7 +77,7 @@ class Section:
 
 
 def show_value(value: Any) -> str:
-    """A cell of a table."""
+    """Format a cell of a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -87,7 +87,7 @@ def show_value(value: Any) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- passes
 def measure_passes(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Our branch against transformers' Q-Former, pass for pass."""
+    """Compare the branch with transformers' Q-Former, pass by pass."""
     bench = PassBench.build(size, settings)
     ids, mask = bench.text(PASS_TEXT_LENGTH)
     pairs = pass_pairs(bench.branch, bench.reference, bench.vision_states, ids, mask)
@@ -104,14 +104,14 @@ def measure_passes(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 
 def measure_itg(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """ITG in two stages, without the query-only pass that the step has anyway, against one masked pass."""
+    """Compare two-stage ITG, without the query-only pass that a step already has, with one masked pass."""
     bench = PassBench.build(size, settings)
     rows = []
     for length, target in ITG_TARGETS.items():
         pair = itg_pair(bench.branch, bench.reference, bench.vision_states, *bench.text(length))
         for mode, ours, theirs in bench.time(pair, f"{size}, ITG {length}"):
             share = ours.seconds / theirs.seconds
-            has_target = qformer_of(bench.config).num_query_tokens == 32
+            has_target = get_qformer_config(bench.config).num_query_tokens == 32
             rows.append(
                 {"size": size, "text tokens": length, "mode": mode}
                 | {"two-stage, ms": 1e3 * ours.seconds, "full pass, ms": 1e3 * theirs.seconds}
@@ -123,7 +123,7 @@ def measure_itg(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 # --------------------------------------------------------------------------------------------------------------- step
 def measure_step(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """A whole training step, all losses and both branches, in both ways to align the local branch."""
+    """Measure a whole training step with all losses and both branches, for both AU text modes."""
     return [row for au_text_mode in AU_TEXT_MODES for row in _measure_step(size, au_text_mode, settings)]
 
 
@@ -141,7 +141,7 @@ def _measure_step(size: str, au_text_mode: str, settings: Settings) -> list[dict
 def _step_rows(
     size: str, au_text_mode: str, settings: Settings, timings: Mapping[str, Timing], flops: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    batch_size = settings.batch_size_of(size)
+    batch_size = settings.get_batch_size(size)
     ours, *_ = timings
     for name, timing in timings.items():
         share = timings[ours].seconds / timing.seconds
@@ -159,11 +159,11 @@ def _step_rows(
 
 
 def measure_texts(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """How long the texts of the training steps are."""
+    """Describe the lengths of the texts in the training steps."""
     rows = []
     for au_text_mode in AU_TEXT_MODES:
         config = make_config(size, settings.seed, au_text_mode=au_text_mode)
-        batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, "cpu")
+        batch = make_batch(config, settings.get_batch_size(size), IMAGE_SIZES[size], settings.seed, "cpu")
         lengths = describe_texts({"longest": batch, "limit": pad_to_limits(batch, config)})
         rows += [
             {"size": size, "au_text_mode": au_text_mode, "images": len(batch["pixel_values"])} | x for x in lengths
@@ -173,14 +173,14 @@ def measure_texts(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------------------- memory
 def step_memory(size: str, au_text_mode: str, name: str, settings: Settings) -> dict[str, float]:
-    """Peak memory of a training step in MiB, above the model and its batch.
+    """Peak memory of a training step in MiB, in addition to the model and its batch.
 
-    The second step is measured: AdamW's states are there from the first.
+    The second step is measured, as AdamW's states are created in the first.
     """
     settings.configure_torch()
     bench = StepBench.build(size, au_text_mode, settings)
     optimizer = bench.optimizer()
-    own = memory_in_use(settings.device)
+    initial = memory_in_use(settings.device)
     phases = bench.phases(name, optimizer)
 
     def step() -> None:
@@ -188,28 +188,28 @@ def step_memory(size: str, au_text_mode: str, name: str, settings: Settings) -> 
             phase()
 
     step()
-    peak = peak_memory_during(step, settings.device) - own
+    peak = peak_memory_during(step, settings.device) - initial
     trained = sum(parameter.numel() for parameter in bench.model.parameters() if parameter.requires_grad)
     fixed = 3 * 4 * trained  # a gradient and two states, fp32
     return {"peak, MiB": peak / 2**20, "gradients and AdamW, MiB": fixed / 2**20, "rest, MiB": (peak - fixed) / 2**20}
 
 
 def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Peak memory of our step and of the composed ones, each in a process of its own."""
+    """Measure the peak memory of our step and of the composed ones, in separate processes."""
     rows = []
     for au_text_mode, name in itertools.product(AU_TEXT_MODES, ("MF²", "composed, limit", "composed, longest")):
         measured = in_fresh_process(step_memory, size, au_text_mode, name, settings)
-        images = {"images": settings.batch_size_of(size)}
+        images = {"images": settings.get_batch_size(size)}
         rows.append({"size": size, "au_text_mode": au_text_mode, "step": name} | images | measured)
     return rows
 
 
 # ------------------------------------------------------------------------------------------------------------ regions
 def measure_regions(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Image-only inference with both branches, with the global branch alone, and the tower alone."""
+    """Measure image-only inference with both branches, with only the global branch, and with only the tower."""
     config = make_config(size, settings.seed)
     model = make_model(config, settings.seed, settings.device).eval()
-    batch_size = settings.batch_size_of(size)
+    batch_size = settings.get_batch_size(size)
     batch = make_batch(config, batch_size, IMAGE_SIZES[size], settings.seed, settings.device)
     images = {name: batch[name] for name in ("pixel_values", "au_boxes")}
     with_regions, alone = MF2Model.forward, without_regions(model)
@@ -278,10 +278,10 @@ def run_section(name: str, sections: Sections, sizes: Sequence[str], settings: S
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """How to measure.
+    """Read the settings from parsed arguments.
 
     Raises:
-        ValueError: a value out of range, or no GPU where one was asked for.
+        ValueError: a value is out of range, or there is no GPU.
     """
     for name, low in (("repeats", 1), ("threads", 1), ("batch_size", 2)):
         value = getattr(arguments, name)
@@ -293,7 +293,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 
 def run_sections(arguments: argparse.Namespace, title: str, sections: Sections) -> None:
-    """Measure what the command line asks for, print it as Markdown and, where asked, write it as JSON."""
+    """Measure the requested sections, print them as Markdown and optionally write JSON."""
     settings = read_settings(arguments)
     settings.configure_torch()
     machine = describe_machine(settings.device)
@@ -310,5 +310,5 @@ def run_sections(arguments: argparse.Namespace, title: str, sections: Sections) 
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Run the benchmark and print its tables."""
     run_sections(args, "Benchmark", SECTIONS)

@@ -1,7 +1,7 @@
-"""Time fine-tuning methods side by side: full, LoRA, head only, DFN live and DFN from cached states.
+"""Compares the time and memory of fine-tuning methods: full, LoRA, head only, DFN live and DFN with cached states.
 
-One run, one batch, the same images for all; weights are random, which no timing depends on. It prints Markdown tables
-and writes them as JSON.
+All methods use the same batch in one run; weights are random, which does not affect timings. Prints Markdown tables
+and writes JSON.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from mf2.training.finetuning_methods import LORA_TARGETS
 from mf2.training.state_cache import FrozenSpace, StatesModel, pool_states, shared_spaces
 
 MFA_IMAGES = 31_320
-"""Images of an epoch of MFA, to which a step is extrapolated."""
+"""Images in an epoch of MFA, for extrapolation from a step."""
 NUM_ADAPTERS = 8
 TARGETS = {
     "DFN live": "≥ 5 of all losses, ≥ 2 of the task's",
@@ -36,45 +36,45 @@ TARGETS = {
 # ------------------------------------------------------------------------------------------------------------ methods
 @dataclass
 class Trained:
-    """A method, ready to take steps: its module (a model, or PEFT's around one) and the batch that it reads."""
+    """A method ready for training: its module (a model or PEFT model) and its batch."""
 
     module: Any
     batch: Batch
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained."""
+        """The trainable parameters."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def phases(self, settings: Settings) -> Phases:
-        """Forward, backward and update; AdamW at a rate of 0 does the full work and leaves the weights."""
+        """Forward, backward and update; with a learning rate of 0, AdamW does all work but keeps the weights."""
         optimizer = torch.optim.AdamW(self.parameters, lr=0.0)
-        left: dict[str, torch.Tensor] = {}
+        state: dict[str, torch.Tensor] = {}
         self.module.train()
 
         def forward() -> None:
             with settings.autocast():
-                left["loss"] = self.module(**self.batch).loss
+                state["loss"] = self.module(**self.batch).loss
 
         def update() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        return {"forward": forward, "backward": lambda: left.pop("loss").backward(), "AdamW": update}
+        return {"forward": forward, "backward": lambda: state.pop("loss").backward(), "AdamW": update}
 
 
 def build_full(size: str, settings: Settings, all_losses: bool) -> Trained:
-    """Everything but a frozen tower."""
+    """Full fine-tuning: everything but a frozen tower."""
     config = make_config(size, settings.seed, settings.dropout)
     model = make_model(config, settings.seed, settings.device)
-    batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+    batch = make_batch(config, settings.get_batch_size(size), IMAGE_SIZES[size], settings.seed, settings.device)
     if all_losses:
         return Trained(model, batch)
     return Trained(as_plain_model(model), without_texts(batch))
 
 
 def as_plain_model(model: MF2ForPreTraining) -> MF2Model:
-    """The same modules under the task's losses alone."""
+    """A model with the same modules and only the task's losses."""
     with torch.device("meta"):
         plain = MF2Model(model.config)
     for name, module in model.named_children():
@@ -83,19 +83,19 @@ def as_plain_model(model: MF2ForPreTraining) -> MF2Model:
 
 
 def without_texts(batch: Batch) -> Batch:
-    """Images and labels."""
+    """The batch without texts."""
     return {name: batch[name] for name in ("pixel_values", "au_boxes", "emotion_labels", "au_labels")}
 
 
 def build_lora(size: str, settings: Settings) -> Trained:
-    """LoRA of rank 8 on the Q-Formers, and the recognisers."""
+    """LoRA with rank 8 on the Q-Formers, and the recognisers."""
     full = build_full(size, settings, all_losses=False)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=LORA_TARGETS, modules_to_save=["recognizers"])
     return Trained(get_peft_model(full.module, lora), full.batch)
 
 
 def build_head(size: str, settings: Settings) -> Trained:
-    """The recognisers alone."""
+    """Only the recognisers."""
     full = build_full(size, settings, all_losses=False)
     full.module.requires_grad_(False).recognizers.requires_grad_(True)
     return full
@@ -108,11 +108,11 @@ def build_dfn_live(size: str, settings: Settings) -> Trained:
 
 
 def build_dfn_cached(size: str, settings: Settings) -> Trained:
-    """The same adapter on states of the right shapes; of the model, only the shapes of its projections are needed."""
+    """The same adapter on random states of the right shapes; only the shapes of the model's projections are needed."""
     config = make_config(size, settings.seed, settings.dropout)
     adapter = DFNConfig()
     adapter.take_base(config)
-    batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+    batch = make_batch(config, settings.get_batch_size(size), IMAGE_SIZES[size], settings.seed, settings.device)
     states: Batch = {}
     for (branch, width), prefix in zip(side_sizes(config)["widths"].items(), ("", "au_"), strict=True):
         num_states = min(adapter.num_kept_states, side_sizes(config)["num_layers"][branch])
@@ -151,14 +151,14 @@ METHODS: dict[str, Callable[[str, Settings], Trained]] = {
 
 
 def measure_steps(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Seconds of a step of each method, and of an epoch of MFA at that rate."""
+    """Measure the seconds per step of each method, and extrapolate to an epoch of MFA."""
     built = {name: build(size, settings) for name, build in METHODS.items()}
     runs = {name: method.phases(settings) for name, method in built.items()}
     timings = time_side_by_side(runs, settings.step_repeats, 1, settings.device, f"{size}, training step")
     all_losses, task = timings["full, all losses"].seconds, timings["full, task loss"].seconds
     rows = []
     for name, timing in timings.items():
-        batch_size = settings.batch_size_of(size)
+        batch_size = settings.get_batch_size(size)
         rows.append(
             {"size": size, "method": name, "images": batch_size}
             | {"trained parameters": sum(parameter.numel() for parameter in built[name].parameters)}
@@ -172,9 +172,9 @@ def measure_steps(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 # ------------------------------------------------------------------------------------------------------------- memory
 def step_memory(size: str, method: str, settings: Settings) -> int:
-    """Peak bytes of a second training step, above the process before it had a model."""
+    """Peak memory in bytes of the second training step, relative to the process without a model."""
     settings.configure_torch()
-    METHODS["DFN cached"]("tiny", settings).phases(settings)["forward"]()  # torch's own buffers are there from here
+    METHODS["DFN cached"]("tiny", settings).phases(settings)["forward"]()  # allocates torch's buffers
     idle = memory_in_use(settings.device)
     phases = METHODS[method](size, settings).phases(settings)
 
@@ -187,12 +187,12 @@ def step_memory(size: str, method: str, settings: Settings) -> int:
 
 
 def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Peak memory of each method on the task's loss, in a process of its own."""
+    """Measure the peak memory of each method with the task's loss, in separate processes."""
     measured = [name for name in METHODS if name != "full, all losses"]
     peaks = {name: in_fresh_process(step_memory, size, name, settings) for name in measured}
     task = peaks["full, task loss"]
     return [
-        {"size": size, "method": name, "images": settings.batch_size_of(size), "peak, MiB": peak / 2**20}
+        {"size": size, "method": name, "images": settings.get_batch_size(size), "peak, MiB": peak / 2**20}
         | {"share of full, task loss": peak / task, "target": {"DFN live": "≤ 1/5", "DFN cached": "≤ 1/15"}.get(name)}
         for name, peak in peaks.items()
     ]
@@ -200,7 +200,7 @@ def measure_memory(size: str, settings: Settings) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------------------- inference, cache
 def measure_inference(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """Image-only passes: the model alone, with one adapter, and with several from one pass."""
+    """Measure image-only passes: without adapter, with one, and with several in one pass."""
     full = build_full(size, settings, all_losses=False)
     model, images = full.module.eval(), {name: full.batch[name] for name in ("pixel_values", "au_boxes")}
     adapted = get_peft_model(model, DFNConfig(), adapter_name="adapter-0")
@@ -229,14 +229,14 @@ def measure_inference(size: str, settings: Settings) -> list[dict[str, Any]]:
     )
     alone, one = timings["no adapter"].seconds, timings["one adapter of forward_adapters"].seconds
     return [
-        {"size": size, "forward": name, "images": settings.batch_size_of(size), "ms": 1e3 * timing.seconds}
+        {"size": size, "forward": name, "images": settings.get_batch_size(size), "ms": 1e3 * timing.seconds}
         | {"/ no adapter": timing.seconds / alone, "/ one of forward_adapters": timing.seconds / one}
         for name, timing in timings.items()
     ]
 
 
 def without_gradient(run: Callable[[], object], settings: Settings) -> Callable[[], None]:
-    """The run under `no_grad` and the settings' autocast."""
+    """Wrap a function with `no_grad` and the settings' autocast."""
 
     def inference() -> None:
         with torch.no_grad(), settings.autocast():
@@ -246,7 +246,7 @@ def without_gradient(run: Callable[[], object], settings: Settings) -> Callable[
 
 
 def measure_cache(size: str, settings: Settings) -> list[dict[str, Any]]:
-    """What storing a view of an image costs against what a step from it saves."""
+    """Measure the cost of caching a view of an image, and what a step saves with it."""
     live, cached = build_dfn_live(size, settings), build_dfn_cached(size, settings)
     full = build_full(size, settings, all_losses=False)
     base, kept = live.module.get_base_model(), DFNConfig().num_kept_states
@@ -260,7 +260,7 @@ def measure_cache(size: str, settings: Settings) -> list[dict[str, Any]]:
     seconds = {name: timing.seconds for name, timing in timings.items()}
     values = sum(tensor[0].numel() for name, tensor in cached.batch.items() if name in ("emo_states", "au_states"))
     row = {"size": size, "KiB a view of an image, fp16": values * 2 / 1024}
-    row |= {f"{name}, ms an image": 1e3 * s / settings.batch_size_of(size) for name, s in seconds.items()}
+    row |= {f"{name}, ms an image": 1e3 * s / settings.get_batch_size(size) for name, s in seconds.items()}
     for name in ("DFN live", "full, task loss"):
         saved = seconds[name] - seconds["DFN cached"]
         row[f"epochs until a view pays against {name}"] = seconds["storing"] / saved
@@ -292,5 +292,5 @@ SECTIONS: Sections = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Run the benchmark and print its tables."""
     run_sections(args, "Fine-tuning benchmark", SECTIONS)

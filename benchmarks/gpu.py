@@ -1,10 +1,10 @@
-"""One run of a few minutes on a GPU machine without a net: everything that a CPU cannot tell.
+"""The GPU benchmark: everything that needs a GPU, in a few minutes and offline.
 
-Each section runs in a process of its own with a time limit of its own, so that one that hangs, runs out of memory or
-breaks the GPU's context costs the others nothing. Every row is on disk as soon as it is measured (`rows.jsonl`), and
+Each section runs in its own process with its own time limit, so that a section that hangs, runs out of memory or
+breaks the GPU's context does not affect the others. Every row is written as soon as it is measured (`rows.jsonl`), and
 the results after every section (`gpu.json`). While a section runs, the process of the next one loads its libraries.
 
-Models have random weights and inputs are made in memory: nothing is downloaded.
+Models have random weights and inputs are generated, so that nothing is downloaded.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from mf2.utils.files import write_json
 
 RESULTS, ROWS, LOG = "gpu.json", "rows.jsonl", "gpu.log"
 MIN_SECONDS = 15.0
-"""A section is not begun with less time left."""
+"""Minimum remaining time to start a section."""
 LOG_LINES = 12
-"""Of a section that failed, what the results keep of its log."""
+"""Number of log lines in the results of a failed section."""
 
 
 @dataclass
@@ -42,17 +42,19 @@ class Outcome:
     log: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """`done after 12 s, 5 rows, 1 of them an error`."""
+        """A summary such as `done after 12 s, 5 rows, 1 of them an error`."""
         errors = sum("error" in row for row in self.rows)
         text = f"{self.status} after {self.seconds:.0f} s, {len(self.rows)} rows"
         return f"{text}, {errors} of them an error" if errors else text
 
 
 class Worker:
-    """The process of a section: it loads its libraries at once, and measures when it is told to.
+    """The process of a section: it loads its libraries immediately, and measures on request.
 
     Args:
-        folder: where rows and log go.
+        section: name of the section.
+        plan: how to measure.
+        folder: folder for rows and log.
     """
 
     def __init__(self, section: str, plan: Plan, folder: Path):
@@ -65,11 +67,11 @@ class Worker:
             stdin=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            start_new_session=True,  # so that what it starts, compilers above all, ends with it
+            start_new_session=True,  # so that its child processes, such as compilers, are ended with it
         )
 
     def measure(self, seconds: float) -> str:
-        """Let it measure for so long at most; returns the status."""
+        """Let it measure for at most `seconds`; returns the status."""
         try:
             self.process.communicate("go\n", timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -77,21 +79,21 @@ class Worker:
         return "failed" if self.process.returncode else "done"
 
     def stop(self) -> None:
-        """End the process and all that it started."""
+        """End the process and its child processes."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.log.close()
 
     def last_lines(self) -> list[str]:
-        """The end of what it logged."""
+        """The last lines of its log."""
         self.log.seek(self.log_start)
         text = self.log.read()
         return text.splitlines()[-LOG_LINES:]
 
 
 def read_rows(file: Path, section: str) -> list[dict[str, Any]]:
-    """What a section measured; a line that its end cut short is left out."""
+    """Read the rows of a section; an incomplete line is skipped."""
     rows = []
     for line in file.read_text().splitlines() if file.exists() else []:
         if not line.endswith("}"):
@@ -103,7 +105,7 @@ def read_rows(file: Path, section: str) -> list[dict[str, Any]]:
 
 
 def measure_all(sections: Sequence[str], plan: Plan, folder: Path, minutes: float, scale: float) -> dict[str, Outcome]:
-    """Run the sections one after the other, and write the results after each."""
+    """Run the sections in order, and write the results after each."""
     started = perf_counter()
     machine = describe_machine("cpu")
     outcomes: dict[str, Outcome] = {}
@@ -127,7 +129,7 @@ def measure_all(sections: Sequence[str], plan: Plan, folder: Path, minutes: floa
 
 
 def run_section(worker: Worker, seconds: float) -> Outcome:
-    """Let a worker measure for so long at most."""
+    """Run a section for at most `seconds`."""
     title, begun = SECTIONS[worker.section].title, perf_counter()
     if seconds < MIN_SECONDS:
         worker.stop()
@@ -139,17 +141,17 @@ def run_section(worker: Worker, seconds: float) -> Outcome:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure; the exit status is 1 where a section did not come to its end.
+    """Run the benchmark; the exit status is 1 if a section was not completed.
 
     Raises:
-        ValueError: no GPU, or a limit out of range.
+        ValueError: there is no GPU, or a limit is out of range.
     """
     for name in ("minutes", "scale_limits"):
         if getattr(args, name) <= 0:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be > 0.")
     plan = Plan(device="cpu" if args.dry_run else "cuda", dry_run=args.dry_run, seed=args.seed)
     check_device(plan.device)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the sections' processes end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # also ends the sections' processes
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (RESULTS, ROWS, LOG):

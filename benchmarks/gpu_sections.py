@@ -36,12 +36,12 @@ from mf2.benchmarks.gpu_tools import (
     Row,
     TrainingStep,
     attempt,
+    median_seconds,
     peak_gib,
     precision,
     relative_error,
     repeated_layers,
     reset_peak,
-    seconds_of,
     set_matmul,
     weights_dtype,
 )
@@ -64,12 +64,12 @@ PRECISIONS = (
     "float16 autocast",
     "float16",
 )
-"""Without training: float32 weights, multiplied as such, as TF32 or under autocast; or weights of that type."""
+"""Precisions of inference: float32 weights (multiplied as float32, TF32 or under autocast), or weights of a dtype."""
 
 
 # ------------------------------------------------------------------------------------------------------- ceilings
 def measure_machine(plan: Plan) -> Rows:
-    """What the card reaches: a copy, counting bytes read and written, and products of random square matrices."""
+    """Measure the card: copy bandwidth (bytes read and written), and products of random square matrices."""
     if plan.device == "cuda":
         facts = torch.cuda.get_device_properties(0)
         yield {"what": facts.name, "GiB": facts.total_memory / 2**30, "multiprocessors": facts.multi_processor_count}
@@ -80,22 +80,22 @@ def measure_machine(plan: Plan) -> Rows:
 
 
 def copy_rate(plan: Plan, count: int) -> float:
-    """TB/s of copying so many float32 numbers."""
+    """TB/s of copying `count` float32 numbers."""
     source = torch.randn(count, device=plan.device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds_of(plan, lambda: target.copy_(source), 20) / 1e12
+    return 2 * source.nbytes / median_seconds(plan, lambda: target.copy_(source), 20) / 1e12
 
 
 def product_rate(plan: Plan, side: int, name: str) -> float:
     """TFLOP/s of a product of two square matrices."""
     set_matmul(name == "tf32")
     left, right = (torch.randn(side, side, device=plan.device, dtype=weights_dtype(name)) for _ in range(2))
-    return 2 * side**3 / seconds_of(plan, lambda: left @ right, 10) / 1e12
+    return 2 * side**3 / median_seconds(plan, lambda: left @ right, 10) / 1e12
 
 
 # --------------------------------------------------------------------------------------------------------- parity
 def measure_parity(plan: Plan) -> Rows:
-    """Outputs, losses and gradients against those of this machine's CPU in float32, and the golden checkpoint's."""
+    """Compare outputs, losses and gradients with the CPU in float32, and with the golden checkpoint's outputs."""
     if GOLDEN.exists():
         yield from golden_parity(plan)
     yield from training_parity(plan)
@@ -104,7 +104,7 @@ def measure_parity(plan: Plan) -> Rows:
 
 @torch.no_grad()
 def golden_parity(plan: Plan) -> Rows:
-    """A trained micro model on 20 generated faces against the outputs that are stored beside it."""
+    """Compare a trained small model on 20 generated faces with its stored outputs."""
     register_auto_classes()
     expected = load_file(GOLDEN / "outputs.safetensors")
     processor = MF2Processor.from_pretrained(GOLDEN / "checkpoint")
@@ -116,19 +116,19 @@ def golden_parity(plan: Plan) -> Rows:
         model = MF2Model.from_pretrained(GOLDEN / "checkpoint", dtype=weights_dtype(name)).eval().to(plan.device)
         with precision(plan, name):
             found = model(**{key: inputs[key].to(plan.device) for key in ("pixel_values", "au_boxes")})
-        return errors_of({key: found[key].float().cpu() for key in expected}, expected)
+        return compute_errors({key: found[key].float().cpu() for key in expected}, expected)
 
     for name in PRECISIONS:
         yield attempt(plan, {"model": "golden", "precision": name}, partial(compare, name))
 
 
-def errors_of(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> Row:
-    """The largest differences of probabilities, relative errors of what they come from, and decisions that changed."""
+def compute_errors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> Row:
+    """Maximum differences of probabilities, relative errors of all outputs, and changed decisions."""
     aus, emotions = ("au_logits", "emotion_logits")
     probs = {aus: torch.sigmoid, emotions: lambda x: x.softmax(-1)}
     row: Row = {
-        f"{name}, Δ probability": (of(found[name]) - of(expected[name])).abs().max().item()
-        for name, of in probs.items()
+        f"{name}, Δ probability": (to_probs(found[name]) - to_probs(expected[name])).abs().max().item()
+        for name, to_probs in probs.items()
     }
     row |= {f"{name}, relative": relative_error(found[name], values) for name, values in expected.items()}
     changed = ((found[aus] >= 0) != (expected[aus] >= 0)).sum() + (
@@ -139,7 +139,7 @@ def errors_of(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
 
 @torch.no_grad()
 def model_parity(plan: Plan) -> Rows:
-    """`base` with random weights."""
+    """Compare `base` with random weights."""
     config = make_config(plan.base, plan.seed, **plan.config_fields)
     torch.manual_seed(plan.seed)
     model = MF2Model(config).eval()
@@ -156,14 +156,14 @@ def model_parity(plan: Plan) -> Rows:
         other = other.to(weights_dtype(name))
         with precision(plan, name):
             found = other(**{key: value.to(plan.device) for key, value in inputs.items()})
-        return errors_of({key: found[key].float().cpu() for key in names}, expected)
+        return compute_errors({key: found[key].float().cpu() for key in names}, expected)
 
     for name in PRECISIONS:
         yield attempt(plan, {"model": "base", "precision": name}, partial(compare, name))
 
 
 def training_parity(plan: Plan) -> Rows:
-    """Losses and gradients of a training step without dropout; hard negatives depend on rounding, so ITM is off."""
+    """Compare a training step without dropout, and without ITM, whose hard negatives depend on rounding."""
     config = make_config(
         plan.base, plan.seed, dropout=0.0, itm_weight=0.0, recognition_dropout=0.0, **plan.config_fields
     )
@@ -192,7 +192,7 @@ def training_parity(plan: Plan) -> Rows:
 
 # ------------------------------------------------------------------------------------------------------- training
 def measure_training(plan: Plan) -> Rows:
-    """The `base` step, with generated captions and with texts of full length, which the floor counts."""
+    """Time the `base` step with captions, and with texts of full length, as the floor assumes."""
     for mode, full_texts in (("caption", False), ("caption", True), ("per_au", False)):
         facts = {"au_text_mode": mode, "texts": "full length" if full_texts else "captions"}
 
@@ -200,17 +200,17 @@ def measure_training(plan: Plan) -> Rows:
             step = TrainingStep.build(plan, plan.base, mode, full_texts=full_texts)
             row = step.time(plan)
             flops = count_flops(lambda: step.loss().backward())
-            return row | {"TFLOP": flops / 1e12, "TFLOP/s": flops / 1e9 / row["ms"]} | phases_of(plan, step)
+            return row | {"TFLOP": flops / 1e12, "TFLOP/s": flops / 1e9 / row["ms"]} | measure_phases(plan, step)
 
         yield attempt(plan, facts, measure)
 
 
-def phases_of(plan: Plan, step: TrainingStep) -> Row:
-    """Milliseconds until forward, backward and update are queued and done; and until the whole step is only queued."""
-    left: list[torch.Tensor] = []
-    forward = seconds_of(plan, lambda: left.append(step.loss()), 1, 0)
-    backward = seconds_of(plan, lambda: left.pop().backward(), 1, 0)
-    update = seconds_of(plan, lambda: (step.optimizer.step(), step.optimizer.zero_grad()), 1, 0)
+def measure_phases(plan: Plan, step: TrainingStep) -> Row:
+    """Milliseconds of forward, backward and update, and of queueing the whole step."""
+    losses: list[torch.Tensor] = []
+    forward = median_seconds(plan, lambda: losses.append(step.loss()), 1, 0)
+    backward = median_seconds(plan, lambda: losses.pop().backward(), 1, 0)
+    update = median_seconds(plan, lambda: (step.optimizer.step(), step.optimizer.zero_grad()), 1, 0)
     synchronize(plan.device)
     started = perf_counter()
     step.run()
@@ -221,8 +221,8 @@ def phases_of(plan: Plan, step: TrainingStep) -> Row:
 
 
 def measure_options(plan: Plan) -> Rows:
-    """The `base` step with other attention, another AdamW, a bf16 tower, and with batches that fill memory."""
-    yield from options_of_step(plan)
+    """Time the `base` step with other attention, another AdamW, a bf16 tower, and large batches."""
+    yield from measure_step_options(plan)
     release_memory(plan.device)
     for images in (8,) if plan.dry_run else (112, 168):
 
@@ -232,8 +232,8 @@ def measure_options(plan: Plan) -> Rows:
         yield attempt(plan, {"option": f"{images} images"}, measure)
 
 
-def options_of_step(plan: Plan) -> Rows:
-    """What needs no other batch."""
+def measure_step_options(plan: Plan) -> Rows:
+    """Time the options that use the same batch."""
     step = TrainingStep.build(plan, plan.base)
 
     def with_attention(name: str) -> Row:
@@ -257,9 +257,14 @@ def options_of_step(plan: Plan) -> Rows:
 
 
 def measure_profile(plan: Plan) -> Rows:
-    """Where a `base` step's time goes on the GPU: its share of the step, and the kernels that take the most."""
+    """Profile a `base` step: the GPU's share of the time, and the slowest kernels."""
     step = TrainingStep.build(plan, plan.base)
-    yield {"step": "before the profile"} | step.time(plan, 3, 2) | phases_of(plan, step) | allocations_of(plan, step)
+    yield (
+        {"step": "before the profile"}
+        | step.time(plan, 3, 2)
+        | measure_phases(plan, step)
+        | count_allocations(plan, step)
+    )
     activities = [ProfilerActivity.CUDA if plan.device == "cuda" else ProfilerActivity.CPU]
     synchronize(plan.device)
     with profile(activities=activities, acc_events=True) as profiler:
@@ -281,14 +286,14 @@ def measure_profile(plan: Plan) -> Rows:
 
 
 def runtime_calls(profiler: profile) -> Rows:
-    """What the host asked of CUDA: launches, copies, and where it waited for the GPU."""
+    """The host's calls of CUDA: launches, copies, and synchronisation."""
     calls = [event for event in profiler.key_averages() if event.key.startswith("cuda")]
     for event in sorted(calls, key=lambda event: event.self_cpu_time_total, reverse=True)[:8]:
         yield {"call": event.key, "ms of the host": event.self_cpu_time_total / 1e3, "calls": event.count}
 
 
-def allocations_of(plan: Plan, step: TrainingStep) -> Row:
-    """How often a step asked the driver for memory, and how often it had to give back its cache to get it."""
+def count_allocations(plan: Plan, step: TrainingStep) -> Row:
+    """Number of memory allocations from the driver in a step, and of retries after emptying the cache."""
     if plan.device != "cuda":
         return {}
     names = {"num_device_alloc": "allocations of the driver", "num_alloc_retries": "cache emptied"}
@@ -299,7 +304,7 @@ def allocations_of(plan: Plan, step: TrainingStep) -> Row:
 
 
 def measure_paper(plan: Plan) -> Rows:
-    """The `paper` step at the largest batch that fits, its frozen tower in float32 and in bfloat16."""
+    """Time the `paper` step with the largest batch that fits, its frozen tower in float32 and in bfloat16."""
     for tower in ("float32", "bfloat16"):
         for images in (4,) if plan.dry_run else (56, 48, 40, 32, 24, 16, 8):
 
@@ -316,16 +321,16 @@ def measure_paper(plan: Plan) -> Rows:
 
 # -------------------------------------------------------------------------------------------------------- compile
 def measure_compiled_layers(plan: Plan) -> Rows:
-    """The `base` step with each block of tower and branches compiled: one graph serves all equal blocks."""
+    """Time the `base` step with each block of tower and branches compiled; equal blocks share a graph."""
     torch._dynamo.config.recompile_limit = 64
     step = TrainingStep.build(plan, plan.base)
     for layer in repeated_layers(step.model):
         layer.compile(backend=plan.compiler, dynamic=True)
-    yield attempt(plan, {"compiled": "blocks"}, lambda: first_and_rest(plan, step))
+    yield attempt(plan, {"compiled": "blocks"}, lambda: time_compiled(plan, step))
 
 
 def measure_compiled_model(plan: Plan) -> Rows:
-    """The `base` step with the whole model compiled, as the Trainer's `--torch_compile` does."""
+    """Time the `base` step with the whole model compiled, as with the Trainer's `--torch_compile`."""
     torch._dynamo.config.recompile_limit = 64
     step = TrainingStep.build(plan, plan.base)
     model, batch = torch.compile(step.model, backend=plan.compiler), step.batch
@@ -335,24 +340,24 @@ def measure_compiled_model(plan: Plan) -> Rows:
             return model(**batch).loss
 
     step.loss = loss  # type: ignore[method-assign]
-    yield attempt(plan, {"compiled": "model"}, lambda: first_and_rest(plan, step))
+    yield attempt(plan, {"compiled": "model"}, lambda: time_compiled(plan, step))
 
 
 def measure_flex(plan: Plan) -> Rows:
-    """The `base` step with flex attention, which compiles its kernels."""
+    """Time the `base` step with flex attention, which compiles its kernels."""
     step = TrainingStep.build(plan, plan.base)
     step.model.set_attn_implementation("flex_attention")
-    yield attempt(plan, {"option": "attention flex_attention"}, lambda: first_and_rest(plan, step))
+    yield attempt(plan, {"option": "attention flex_attention"}, lambda: time_compiled(plan, step))
 
 
-def first_and_rest(plan: Plan, step: TrainingStep) -> Row:
-    """Seconds of the first step, which compiles, and the times of those that follow."""
+def time_compiled(plan: Plan, step: TrainingStep) -> Row:
+    """Seconds of the first step, which compiles, and times of the following steps."""
     return {"first step, s": time_once(step.run, plan.device)} | step.time(plan, 5, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ dfn
 def measure_finetuning(plan: Plan) -> Rows:
-    """Steps of the fine-tuning methods at `base`, DFN live and from cached states, and what storing states costs."""
+    """Time the steps of all fine-tuning methods at `base`, and the caching of states."""
     settings = plan.settings()
     for name, build in METHODS.items():
 
@@ -360,17 +365,17 @@ def measure_finetuning(plan: Plan) -> Rows:
             reset_peak(plan)
             method = build(plan.base, settings)
             phases = method.phases(settings)
-            seconds = seconds_of(plan, lambda: [phase() for phase in phases.values()], 8, 3)
-            images = settings.batch_size_of(plan.base)
+            seconds = median_seconds(plan, lambda: [phase() for phase in phases.values()], 8, 3)
+            images = settings.get_batch_size(plan.base)
             return {"images": images, "ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
 
         yield attempt(plan, {"method": name}, measure)
     for images in (8,) if plan.dry_run else (512, 4096):
-        many = plan.settings(batch_size=images)
+        large_batch = plan.settings(batch_size=images)
 
-        def cached(many: Settings = many, images: int = images) -> Row:
-            phases = build_dfn_cached(plan.base, many).phases(many)
-            seconds = seconds_of(plan, lambda: [phase() for phase in phases.values()], 8, 3)
+        def cached(settings: Settings = large_batch, images: int = images) -> Row:
+            phases = build_dfn_cached(plan.base, settings).phases(settings)
+            seconds = median_seconds(plan, lambda: [phase() for phase in phases.values()], 8, 3)
             return {"images": images, "ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
 
         yield attempt(plan, {"method": "DFN cached"}, cached)
@@ -379,7 +384,7 @@ def measure_finetuning(plan: Plan) -> Rows:
 
 # ----------------------------------------------------------------------------------------------------------- fsdp
 def measure_fsdp(plan: Plan) -> Rows:
-    """The `base` step sharded over one device by FSDP2, against the same step alone."""
+    """Time the `base` step sharded over one device by FSDP2, and without sharding."""
     yield attempt(plan, {"step": "alone"}, lambda: whole_step(plan))
     with tempfile.TemporaryDirectory() as folder:
         backend = "nccl" if plan.device == "cuda" else "gloo"
@@ -391,14 +396,14 @@ def measure_fsdp(plan: Plan) -> Rows:
 
 
 def whole_step(plan: Plan) -> Row:
-    """Every parameter whole."""
+    """Time the step without sharding."""
     step = TrainingStep.build(plan, plan.base)
     torch.manual_seed(plan.seed)
     return {"loss": step.loss().item()} | step.time(plan, 5, 2)
 
 
 def sharded_step(plan: Plan) -> Row:
-    """Units as the shipped configuration of accelerate makes them: the tower's layers, and the rest."""
+    """Time the step sharded as in the shipped accelerate configuration: the tower's layers, and the rest."""
     step = TrainingStep.build(plan, plan.base)
     mesh = dist.device_mesh.init_device_mesh(plan.device, (1,))
     units = [layer for layer in repeated_layers(step.model) if not type(layer).__name__.startswith("MF2")]
@@ -411,15 +416,15 @@ def sharded_step(plan: Plan) -> Row:
 
 # ----------------------------------------------------------------------------------------------------- throughput
 def measure_inference(plan: Plan) -> Rows:
-    """Images a second of `base` without training, from pixels on the GPU to probabilities on the CPU."""
+    """Time inference of `base`, from pixels on the GPU to probabilities on the CPU."""
     for name in PRECISIONS:
-        few = name not in ("bfloat16", "bfloat16 autocast")
-        yield from infer_at(plan, name, plan.batch_sizes[:: 4 if few else 1])
+        is_secondary = name not in ("bfloat16", "bfloat16 autocast")
+        yield from infer_at(plan, name, plan.batch_sizes[:: 4 if is_secondary else 1])
         release_memory(plan.device)
 
 
 def infer_at(plan: Plan, name: str, batch_sizes: Sequence[int]) -> Rows:
-    """Of one precision."""
+    """Time inference in one precision."""
     model = base_model(plan, MF2Model, weights_dtype(name))
     for images in batch_sizes:
         facts = {"precision": name, "images": images}
@@ -427,14 +432,14 @@ def infer_at(plan: Plan, name: str, batch_sizes: Sequence[int]) -> Rows:
 
 
 def base_model(plan: Plan, kind: type[Model], dtype: torch.dtype) -> Model:
-    """`base` with random weights on the device, in evaluation mode."""
+    """Make `base` with random weights on the device, in evaluation mode."""
     torch.manual_seed(plan.seed)
     with torch.device(plan.device):
         return kind(make_config(plan.base, plan.seed, **plan.config_fields)).eval().to(dtype)
 
 
 def measure_compiled_inference(plan: Plan) -> Rows:
-    """The same in bfloat16 with the image passes compiled for any batch size, as `mf2 analyze --compile` does."""
+    """Time inference in bfloat16 with the image passes compiled for any batch size, as in `mf2 analyze --compile`."""
     model: Any = base_model(plan, MF2Model, torch.bfloat16)
     model.encode_branches = torch.compile(model.encode_branches, dynamic=True, backend=plan.compiler)
     started = perf_counter()
@@ -444,7 +449,7 @@ def measure_compiled_inference(plan: Plan) -> Rows:
 
 
 def time_inference(plan: Plan, model: MF2Model, name: str, images: int) -> Row:
-    """Median of passes over one random batch, and how long a pass takes to be queued."""
+    """Median time of passes over one random batch."""
     batch = make_batch(model.config, images, IMAGE_SIZES[plan.base], plan.seed, plan.device)
     inputs = {key: batch[key] for key in ("pixel_values", "au_boxes")}
 
@@ -454,12 +459,12 @@ def time_inference(plan: Plan, model: MF2Model, name: str, images: int) -> Row:
             return model(**inputs).au_logits.sigmoid().float().cpu()
 
     reset_peak(plan)
-    seconds = seconds_of(plan, run, 12, 3)
+    seconds = median_seconds(plan, run, 12, 3)
     return {"ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
 
 
 def measure_generation(plan: Plan) -> Rows:
-    """Captions a second of `base`, 32 words each, written greedily."""
+    """Time greedy generation of captions with 32 words by `base`."""
     model = base_model(plan, MF2ForConditionalGeneration, torch.bfloat16)
     words = 4 if plan.dry_run else 32
     for kind, images in itertools.product(("emotion", "au"), plan.batch_sizes[:: 1 if plan.dry_run else 2]):
@@ -469,14 +474,14 @@ def measure_generation(plan: Plan) -> Rows:
 
         def measure(inputs: dict = inputs, settings: dict = settings, images: int = images) -> Row:
             reset_peak(plan)
-            seconds = seconds_of(plan, lambda: model.generate(**inputs, **settings), 3, 1)
+            seconds = median_seconds(plan, lambda: model.generate(**inputs, **settings), 3, 1)
             return {"ms": 1e3 * seconds, "captions/s": images / seconds, "words/s": images * words / seconds}
 
         yield attempt(plan, {"kind": kind, "images": images}, measure) | peak_gib(plan)
 
 
 def measure_analysis(plan: Plan) -> Rows:
-    """`mf2 analyze` on JPEG files beside the plain loop over batches that are ready, with float32 weights."""
+    """Time `mf2 analyze` on JPEG files and the plain loop on prepared batches, with float32 weights."""
     pictures = 8 if plan.dry_run else 512
     args = Namespace(
         seed=plan.seed,
@@ -497,11 +502,11 @@ def measure_analysis(plan: Plan) -> Rows:
 
 # ------------------------------------------------------------------------------------------------------- commands
 def measure_commands(plan: Plan) -> Rows:
-    """Whether the commands work on this machine, each in a process of its own on a few generated faces."""
+    """Test the commands on this machine, each in its own process on a few generated faces."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         environment |= {"HF_DATASETS_CACHE": f"{folder}/cache"}
-        for name, words in commands_of(plan, Path(folder)).items():
+        for name, words in list_commands(plan, Path(folder)).items():
             started = perf_counter()
             done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
             row: Row = {"command": name, "exit status": done.returncode, "seconds": perf_counter() - started}
@@ -509,11 +514,11 @@ def measure_commands(plan: Plan) -> Rows:
             yield row | ({"error": " | ".join([*errors[:3], *errors[-2:]])} if done.returncode else {})
 
 
-def commands_of(plan: Plan, folder: Path) -> dict[str, list[str]]:
-    """Pre-training alone and under FSDP2, fine-tuning from cached states, analysis and evaluation."""
+def list_commands(plan: Plan, folder: Path) -> dict[str, list[str]]:
+    """Command lines of pre-training without and with FSDP2, fine-tuning, evaluation and the demo."""
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", *(["--cpu"] if plan.dry_run else [])]
     fsdp = ["--config_file", "training/configs/accelerate_fsdp.yaml", "--num_processes", "1"]
-    precise = [] if plan.dry_run else ["--bf16", "true"]
+    precision_flags = [] if plan.dry_run else ["--bf16", "true"]
     short = {
         "max_train_rows": 64,
         "max_eval_rows": 16,
@@ -528,11 +533,11 @@ def commands_of(plan: Plan, folder: Path) -> dict[str, list[str]]:
     }
     flags = [part for name, value in short.items() for part in (f"--{name}", str(value))]
     synth = ["--synth.num_train", "64", "--synth.num_eval", "16", "--synth.frames_per_identity", "8"]
-    pretrain = ["training/pretrain.py", "--config", "training/configs/demo.yaml", *flags, *precise]
+    pretrain = ["training/pretrain.py", "--config", "training/configs/demo.yaml", *flags, *precision_flags]
     base, data = str(folder / "base"), str(folder / "base" / "data")
-    tower = ["--fsdp_transformer_layer_cls_to_wrap", "ResNetStage"]  # the demo's tower has none of the paper's layers
+    tower = ["--fsdp_transformer_layer_cls_to_wrap", "ResNetStage"]  # the demo's tower has other layers than `paper`
     adapt = ["training/finetune.py", "--config", "training/configs/dfn.yaml", "--model", base, "--data", data]
-    adapt += ["--output_dir", str(folder / "dfn"), "--max_steps", "4", *precise]
+    adapt += ["--output_dir", str(folder / "dfn"), "--max_steps", "4", *precision_flags]
     use = ["--device", plan.device]
     commands = {
         "pretrain": [*launch, *pretrain, *synth, "--output_dir", base],
@@ -558,7 +563,7 @@ def commands_of(plan: Plan, folder: Path) -> dict[str, list[str]]:
 # --------------------------------------------------------------------------------------------------------- script
 @dataclass(frozen=True)
 class GpuSection:
-    """A table of results; `seconds` is the most that it may take."""
+    """A section of results; `seconds` is its time limit."""
 
     title: str
     seconds: float
@@ -566,13 +571,13 @@ class GpuSection:
 
 
 SECTIONS: dict[str, GpuSection] = {
-    "machine": GpuSection("What the card reaches", 40, measure_machine),
+    "machine": GpuSection("Bandwidth and matrix products", 40, measure_machine),
     "training": GpuSection("Training step, base", 60, measure_training),
     "parity": GpuSection("Parity with the CPU", 60, measure_parity),
     "profile": GpuSection("Kernels of a training step, base", 45, measure_profile),
     "inference": GpuSection("Inference, base", 35, measure_inference),
     "paper": GpuSection("Training step, paper size", 50, measure_paper),
-    "generation": GpuSection("Writing captions, base, bfloat16", 35, measure_generation),
+    "generation": GpuSection("Caption generation, base, bfloat16", 35, measure_generation),
     "finetuning": GpuSection("Fine-tuning methods, base", 45, measure_finetuning),
     "options": GpuSection("Options of the training step, base", 40, measure_options),
     "fsdp": GpuSection("FSDP2 on one device, base", 30, measure_fsdp),
@@ -583,14 +588,14 @@ SECTIONS: dict[str, GpuSection] = {
     "compiled_inference": GpuSection("Inference with compiled image passes, base", 60, measure_compiled_inference),
     "compiled_model": GpuSection("Training step, whole model compiled", 120, measure_compiled_model),
 }
-"""What matters most stands first: what is over when the time is up is skipped."""
+"""Sections in order of importance, as those after the time limit are skipped."""
 
 
 def main(section: str, plan: str, file: str) -> None:
-    """Wait for a line on standard input, then measure and write a row a line."""
+    """Wait for a line on standard input, then measure and write one row per line."""
     chosen = Plan(**json.loads(plan))
     if not sys.stdin.readline():
-        return  # whoever started this has gone
+        return  # the parent process has ended
     with open(file, "a", encoding="utf-8") as rows:
         for row in SECTIONS[section].measure(chosen):
             rows.write(json.dumps({"section": section, "row": row}) + "\n")
@@ -599,7 +604,7 @@ def main(section: str, plan: str, file: str) -> None:
 
 
 def show(row: Row) -> str:
-    """A row in a line, its numbers short."""
+    """Format a row as one line with short numbers."""
     cells = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
     return ", ".join(cells)
 

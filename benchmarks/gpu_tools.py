@@ -1,4 +1,4 @@
-"""What the sections of the GPU benchmark measure with: its sizes, a training step, and times, memory and errors."""
+"""Helpers of the GPU benchmark's sections: sizes, a training step, and measurement of times, memory and errors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +27,7 @@ forward, the branches' passes forward and backward, texts at their full length."
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure: on a GPU at the real sizes, or on the CPU at sizes that show whether everything runs."""
+    """Settings of the benchmark: on a GPU at full size, or (dry run) on the CPU at small sizes."""
 
     device: str = "cuda"
     dry_run: bool = False
@@ -35,17 +35,17 @@ class Plan:
 
     @property
     def base(self) -> str:
-        """The size in the place of `base`."""
+        """The size used as `base`."""
         return "tiny" if self.dry_run else "base"
 
     @property
     def paper(self) -> str:
-        """The size in the place of `paper`."""
+        """The size used as `paper`."""
         return "tiny" if self.dry_run else "paper"
 
     @property
     def config_fields(self) -> Row:
-        """What makes a tiny model as large ones are: a frozen tower of transformer layers."""
+        """In a dry run, a frozen tower of transformer layers, as in the large models."""
         tower = {"model_type": "vit", "image_size": 112, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 2}
         tower |= {"num_attention_heads": 2, "intermediate_size": 64}
         return {"vision_config": tower, "freeze_vision": True} if self.dry_run else {}
@@ -57,20 +57,20 @@ class Plan:
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Of passes without training."""
+        """Batch sizes of inference."""
         return (1, 2) if self.dry_run else (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
     @property
     def compiler(self) -> str:
-        """The backend of `torch.compile`; a dry run traces and compiles nothing."""
+        """Backend of `torch.compile`; a dry run only traces."""
         return "eager" if self.dry_run else "inductor"
 
     def repeats(self, count: int) -> int:
-        """So many timed repeats; one in a dry run."""
+        """Number of timed repeats; 1 in a dry run."""
         return 1 if self.dry_run else count
 
     def settings(self, **fields: Any) -> Settings:
-        """The settings of the other benchmarks that say the same."""
+        """The corresponding settings of the other benchmarks."""
         common: dict[str, Any] = {"device": self.device, "dtype": "bfloat16", "seed": self.seed}
         common |= {"repeats": self.repeats(9), "batch_size": self.train_images}
         return Settings(**common | fields)
@@ -78,7 +78,7 @@ class Plan:
 
 # ------------------------------------------------------------------------------------------------------ measuring
 def attempt(plan: Plan, facts: Row, measure: Callable[[], Row]) -> Row:
-    """The facts and what is measured; where that fails, the facts and the error. Memory is given back."""
+    """Return the facts with the measurement or, if it fails, with the error; releases memory."""
     try:
         return facts | measure()
     except Exception as error:
@@ -87,21 +87,21 @@ def attempt(plan: Plan, facts: Row, measure: Callable[[], Row]) -> Row:
         release_memory(plan.device)
 
 
-def seconds_of(plan: Plan, run: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
-    """Median seconds of a call, its work on the GPU included."""
+def median_seconds(plan: Plan, run: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
+    """Median seconds of a call, including its work on the GPU."""
     for _ in range(min(warm_up, plan.repeats(warm_up))):
         time_once(run, plan.device)
     return median(time_once(run, plan.device) for _ in range(plan.repeats(repeats)))
 
 
 def reset_peak(plan: Plan) -> None:
-    """Begin to look for a peak of the GPU's memory."""
+    """Reset the peak of the GPU's memory."""
     if plan.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_gib(plan: Plan) -> Row:
-    """The most that was allocated on the GPU since; nothing on a CPU."""
+    """Peak GPU memory since the reset; empty on a CPU."""
     return {"peak, GiB": torch.cuda.max_memory_allocated() / 2**30} if plan.device == "cuda" else {}
 
 
@@ -112,7 +112,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def precision(plan: Plan, name: str) -> AbstractContextManager[object]:
-    """Autocast by the name of a dtype, or what multiplies float32 as `float32` or `tf32`; see `set_matmul`."""
+    """Autocast for a dtype's name, or a null context after `set_matmul` for `float32` and `tf32`."""
     set_matmul(name == "tf32")
     if name.endswith(" autocast"):
         return torch.autocast(plan.device, dtype=getattr(torch, name.split()[0]))
@@ -120,12 +120,12 @@ def precision(plan: Plan, name: str) -> AbstractContextManager[object]:
 
 
 def set_matmul(tf32: bool) -> None:
-    """Whether products of float32 use TF32."""
+    """Set whether float32 matrix products use TF32."""
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
 def weights_dtype(name: str) -> torch.dtype:
-    """Of the model's weights under that precision."""
+    """Dtype of the model's weights for a precision."""
     return getattr(torch, name, torch.float32)
 
 
@@ -135,8 +135,7 @@ class TrainingStep:
     """A pre-training step under bf16 autocast on float32 weights: forward, backward, AdamW.
 
     Args:
-        full_texts: texts of each kind's full length, as the floor counts them, instead of generated captions.
-        fused: AdamW in one kernel for all parameters, the Trainer's default.
+        fused: whether AdamW uses one kernel for all parameters, the Trainer's default.
     """
 
     model: MF2ForPreTraining
@@ -149,7 +148,7 @@ class TrainingStep:
     def build(
         cls, plan: Plan, size: str, mode: str = "caption", images: int | None = None, full_texts: bool = False
     ) -> "TrainingStep":
-        """The model and its batch on the device."""
+        """Build model and batch; `full_texts` uses texts of full length instead of captions, as the floor assumes."""
         count = images or plan.train_images
         config = make_config(size, plan.seed, au_text_mode=mode, **plan.config_fields)
         model = make_model(config, plan.seed, plan.device)
@@ -161,7 +160,7 @@ class TrainingStep:
         return step
 
     def start(self) -> None:
-        """A new optimizer; its rate of 0 does the full work and leaves the weights."""
+        """Make a new optimizer with a learning rate of 0, which does all work but keeps the weights."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         fused = True if self.fused and self.settings.device == "cuda" else None  # None leaves the choice to torch
         self.optimizer = torch.optim.AdamW(trained, lr=0.0, fused=fused)
@@ -172,15 +171,15 @@ class TrainingStep:
             return self.model(**self.batch).loss
 
     def run(self) -> None:
-        """One step."""
+        """Run one step."""
         self.loss().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def time(self, plan: Plan, repeats: int = 8, warm_up: int = 3) -> Row:
-        """Seconds, images a second, memory, and the share of the floor."""
+        """Measure milliseconds, images per second, memory, and the share of the floor."""
         reset_peak(plan)
-        seconds = seconds_of(plan, self.run, repeats, warm_up)
+        seconds = median_seconds(plan, self.run, repeats, warm_up)
         images = len(self.batch["pixel_values"])
         row: Row = {"images": images, "ms": 1e3 * seconds, "images/s": images / seconds} | peak_gib(plan)
         floor = FLOOR_SECONDS.get((self.size, self.model.config.au_text_mode))
@@ -188,7 +187,7 @@ class TrainingStep:
 
 
 def with_full_texts(batch: Batch, config: MF2Config, plan: Plan) -> Batch:
-    """The batch with random texts of each kind's full length."""
+    """Replace the texts by random ones of each kind's full length."""
     per_au = config.au_text_mode == "per_au"
     lengths = {"": config.emotion_text_length, "au_": config.au_sentence_length if per_au else config.au_text_length}
     filled = dict(batch)
@@ -201,7 +200,7 @@ def with_full_texts(batch: Batch, config: MF2Config, plan: Plan) -> Batch:
 
 
 def repeated_layers(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The blocks of which tower and branches are stacks."""
+    """The repeated blocks of tower and branches."""
     for module in model.modules():
         if type(module).__name__ in ("MF2QFormerLayer", "ViTLayer", "Blip2EncoderLayer"):
             yield module

@@ -1,7 +1,7 @@
-"""What the benchmark runs on: models of the named sizes, and batches whose texts are captions of drawn labels.
+"""Inputs of the benchmarks: models of the named sizes, and batches with captions of random labels.
 
-The captions are the template's, tokenised by a vocabulary of their words and padded as the collator pads, so that
-their lengths are those of training; pixels and weights are random, which no timing depends on.
+Template captions are tokenised by a vocabulary of their words and padded as in the collator, so that their lengths are
+those of training; pixels and weights are random, which does not affect timings.
 """
 
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ IMAGE_SIZES = {"tiny": 112, "base": 224, "paper": 224}
 """Side of a face in pixels; `tiny` as in the demo."""
 
 NUM_CAPTIONED = 512
-"""Rows that are captioned; a batch takes the first of them."""
+"""Number of rows with captions; a batch uses the first of them."""
 
 
 @cache
 def captioned_rows(num_rows: int, seed: int) -> datasets.Dataset:
-    """The label and caption columns of an MFA split: emotions at random, AUs as they go with them."""
+    """Label and caption columns of an MFA split: random emotions, and AUs sampled given the emotion."""
     rng = np.random.default_rng(seed)
     columns: dict[str, list] = {name: [] for name in ("emotion", "caption_emotion", "caption_key_au", "caption_au")}
     aus = []
@@ -53,41 +53,41 @@ def captioned_rows(num_rows: int, seed: int) -> datasets.Dataset:
 
 @cache
 def caption_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerBase:
-    """A WordPiece vocabulary of the captions' words."""
+    """Train a WordPiece vocabulary on the captions."""
     return train_tokenizer(training_texts(captioned_rows(NUM_CAPTIONED, seed)), vocab_size)
 
 
 def make_config(size: str, seed: int, dropout: float | None = None, **fields) -> MF2Config:
-    """A configuration of that size, with the captions' special tokens; `dropout` replaces the Q-Formers'.
+    """Make a configuration with the captions' special tokens; `dropout` replaces that of the Q-Formers.
 
-    Written text reads the queries as BLIP-2's does, whose passes MF² is held against.
+    Generated text attends to the queries as in BLIP-2, which MF² is compared with.
     """
-    tokenizer = caption_tokenizer(qformer_of(MF2Config.from_size(size)).vocab_size, seed)
+    tokenizer = caption_tokenizer(get_qformer_config(MF2Config.from_size(size)).vocab_size, seed)
     for name in ("emo_config", "au_config"):
         rates = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         fields[name] = {"text_reads_queries": "entering"} | rates | fields.get(name, {})
     return MF2Config.from_size(size, **vocabulary_fields(tokenizer), **fields)
 
 
-def qformer_of(config: MF2Config, branch: str = "emo") -> MF2QFormerConfig:
-    """The configuration of a branch's Q-Former; its field takes a mapping, too, and makes one of it."""
+def get_qformer_config(config: MF2Config, branch: str = "emo") -> MF2QFormerConfig:
+    """The configuration of a branch's Q-Former."""
     qformer = getattr(config, f"{branch}_config")
     assert isinstance(qformer, MF2QFormerConfig)
     return qformer
 
 
 def make_model(config: MF2Config, seed: int, device: str) -> MF2ForPreTraining:
-    """A model with random weights on the device, in training mode."""
+    """Make a model with random weights on the device, in training mode."""
     torch.manual_seed(seed)
     with torch.device(device):
         return MF2ForPreTraining(config).train()
 
 
 def make_batch(config: MF2Config, batch_size: int, image_size: int, seed: int, device: str) -> Batch:
-    """Everything that a training step takes; each kind of text is padded to its longest in the batch."""
+    """Make a training batch; each kind of text is padded to the longest in the batch."""
     rows = captioned_rows(max(NUM_CAPTIONED, batch_size), seed)
     labels = Labels.from_rows(rows, config.au_ids)
-    table = CaptionTable(rows, labels, config, caption_tokenizer(qformer_of(config).vocab_size, seed))
+    table = CaptionTable(rows, labels, config, caption_tokenizer(get_qformer_config(config).vocab_size, seed))
     chosen = np.arange(batch_size)
     size = (image_size, image_size)
     boxes = torch.from_numpy(au_boxes_from_landmarks(mean_face(size), size, config.au_ids))
@@ -102,7 +102,7 @@ def make_batch(config: MF2Config, batch_size: int, image_size: int, seed: int, d
 
 
 def pad_to_limits(batch: Batch, config: MF2Config) -> Batch:
-    """The batch with every text padded to its kind's limit, as `padding="max_length"` does (LAVIS)."""
+    """Pad all texts to the maximum length of their kind, as with `padding="max_length"` (LAVIS)."""
     per_au = config.au_text_mode == "per_au"
     limits = {"": config.emotion_text_length, "au_": config.au_sentence_length if per_au else config.au_text_length}
     padded = dict(batch)
@@ -113,10 +113,10 @@ def pad_to_limits(batch: Batch, config: MF2Config) -> Batch:
 
 
 def describe_texts(batches: Mapping[str, Batch]) -> list[dict[str, float | str]]:
-    """Of each branch's texts: the mean length in tokens, what each padding makes of it, and ITM's negatives.
+    """Describe the texts of each branch: mean length in tokens, padded length, and share with ITM negatives.
 
     Args:
-        batches: the same batch, by the name of its padding.
+        batches: name of the padding -> batch.
     """
     texts = []
     for branch, prefix in (("emo", ""), ("au", "au_")):
@@ -138,5 +138,5 @@ def text_of_length(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random ids and a mask of ones, both `(rows, length)`."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(100, qformer_of(config).vocab_size, (rows, length), generator=generator)
+    ids = torch.randint(100, get_qformer_config(config).vocab_size, (rows, length), generator=generator)
     return ids.to(device), torch.ones_like(ids, device=device)

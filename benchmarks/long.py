@@ -1,7 +1,7 @@
-"""What grows with the amount: `mf2 analyze` on very many frames and pictures, the report of an hour, a large index.
+"""Benchmarks of large inputs: `mf2 analyze` on many frames and pictures, the report of an hour, a large index.
 
-Rates are compared in the processor's seconds of this process, which other processes on the machine do not change much;
-elapsed seconds stand beside them.
+Rates are compared in CPU seconds of this process, which depend little on other processes; elapsed seconds are also
+given.
 """
 
 import argparse
@@ -43,58 +43,60 @@ from mf2.utils.videos import import_av
 
 PICTURE_PX = 96
 DISTINCT = 64
-"""Pictures and frames that are drawn; they come again and again."""
+"""Number of different pictures and frames, which are repeated."""
 TENTHS = 10
 GROWTH_TARGET = 1.03
-"""Seconds an image and memory of the last tenth over those of the first, at most."""
+"""Maximum ratio of CPU time per image, and of memory, between the last and the first tenth."""
 FRAME_RATE = 25
 REPORT_TARGETS = {"MB": 30.0, "s to open": 3.0}
 FACES_PER_SHARD = 4096
 
 
 # ------------------------------------------------------------------------------------------------------ analysis
-class WatchedRun(RunFolder):
-    """A run's folder that notes, whenever rows are added, how many there are, and when, and in how much memory."""
+class MeasuredRun(RunFolder):
+    """A run folder that records rows, time, CPU time and memory whenever rows are added."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.marks: list[tuple[int, float, float, int]] = []
 
     def add(self, rows: Sequence[dict[str, Any]], position: tuple[int, int]) -> None:
-        """As usual, with a note."""
+        """Add rows, and record a mark."""
         super().add(rows, position)
         count = len(rows) + (self.marks[-1][0] if self.marks else 0)
         self.marks.append((count, perf_counter(), process_time(), psutil.Process().memory_info().rss))
 
 
 def measure_analysis(kind: str, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Seconds an image and memory in each tenth of a run over so many pictures, or frames of one video."""
+    """Measure time per image and memory in each tenth of a run over pictures, or frames of one video."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model("tiny", folder / "tiny", seed)
         source = folder / "pictures"
         source.mkdir()
         (save_pictures if kind == "pictures" else save_frames)(source, count)
-        marks = in_fresh_process(analyze_watched, str(source), str(folder / "tiny"), str(folder / "run"))
-    yield from tenths_of(kind, marks)
+        marks = in_fresh_process(analyze_measured, str(source), str(folder / "tiny"), str(folder / "run"))
+    yield from summarize_tenths(kind, marks)
 
 
-def analyze_watched(source: str, model: str, output: str) -> list[tuple[int, float, float, int]]:
-    """What a run notes; called in a process of its own."""
+def analyze_measured(source: str, model: str, output: str) -> list[tuple[int, float, float, int]]:
+    """Analyse a folder and return the run's marks; called in a new process."""
     torch.set_num_threads(1)
     options = AnalyzeOptions(model, device="cpu", faces=FaceSearch(MEAN_FACE))
     recognizer = Recognizer.from_pretrained(model, device="cpu")
     sources, _ = find_sources([source])
-    run = WatchedRun(Path(output), {"sources": [each.name for each in sources]}, row_columns(recognizer.label_spaces))
+    run = MeasuredRun(
+        Path(output), {"sources": [found.name for found in sources]}, row_columns(recognizer.label_spaces)
+    )
     collect_rows(run, sources, recognizer, options)
     return run.marks
 
 
-def tenths_of(kind: str, marks: Sequence[tuple[int, float, float, int]]) -> Iterator[dict[str, Any]]:
-    """A row for each tenth of the images; the first beginning after a hundredth of them, which warms up."""
+def summarize_tenths(kind: str, marks: Sequence[tuple[int, float, float, int]]) -> Iterator[dict[str, Any]]:
+    """One row per tenth of the images; the first one starts after 1 % of the images, the warm-up."""
     total = marks[-1][0]
     shares = [0.01, *(tenth / TENTHS for tenth in range(1, TENTHS))]
-    starts = [next(place for place, mark in enumerate(marks) if mark[0] >= total * share) for share in shares]
+    starts = [next(index for index, mark in enumerate(marks) if mark[0] >= total * share) for share in shares]
     ends = [*starts[1:], len(marks) - 1]
     first: dict[str, float] = {}
     for tenth, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
@@ -110,7 +112,7 @@ def tenths_of(kind: str, marks: Sequence[tuple[int, float, float, int]]) -> Iter
 
 
 def save_pictures(folder: Path, count: int) -> None:
-    """So many JPEG files, of which `DISTINCT` differ."""
+    """Write `count` JPEG files, with `DISTINCT` different ones."""
     drawn = []
     for number in range(min(DISTINCT, count)):
         file = folder / f"{number:06d}.jpg"
@@ -121,7 +123,7 @@ def save_pictures(folder: Path, count: int) -> None:
 
 
 def save_frames(folder: Path, count: int) -> None:
-    """`video.mp4` of so many frames."""
+    """Write `video.mp4` with `count` frames."""
     av = import_av()
     size = (PICTURE_PX, PICTURE_PX)
     drawn = [av.VideoFrame.from_ndarray(draw_frame(number, size), format="rgb24") for number in range(DISTINCT)]
@@ -137,9 +139,9 @@ def save_frames(folder: Path, count: int) -> None:
 
 # -------------------------------------------------------------------------------------------------------- report
 def measure_report(frames: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The report of a video of so many frames with two faces throughout and others that come and go."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    """Measure the report of a video with two faces throughout and further faces for a short time."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         save_frames(folder, frames)
         save_run(folder, folder / "video.mp4", frames, seed)
         started = perf_counter()
@@ -147,13 +149,13 @@ def measure_report(frames: int, seed: int) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {"frames": frames, "rows": 3 * frames, "s to write": perf_counter() - started}
         row["MB"] = page.stat().st_size / 1e6
         row["s to open"], row["s to switch faces"] = open_in_browser(page)
-    for what, most in REPORT_TARGETS.items():
-        row[f"{what} ≤ {most:g}"] = row[what] <= most
+    for name, limit in REPORT_TARGETS.items():
+        row[f"{name} ≤ {limit:g}"] = row[name] <= limit
     yield row
 
 
 def save_run(folder: Path, video: Path, frames: int, seed: int) -> None:
-    """A finished analysis with probabilities that drift, as `mf2 analyze` leaves it."""
+    """Write a finished analysis with random-walk probabilities, in the format of `mf2 analyze`."""
     rng = np.random.default_rng(seed)
     tables = []
     guest_frames = 250
@@ -164,8 +166,8 @@ def save_run(folder: Path, video: Path, frames: int, seed: int) -> None:
         ids = face if face < 2 else 2 + np.arange(frames) // guest_frames
         table = pd.DataFrame({"source": str(video), "frame": np.arange(frames), "face": ids, "status": "ok"})
         table["time_s"] = table["frame"] / FRAME_RATE
-        for corner, place in (("x0", 10), ("y0", 10), ("x1", 60), ("y1", 60)):
-            table[corner] = float(place)
+        for corner, value in (("x0", 10), ("y0", 10), ("x1", 60), ("y1", 60)):
+            table[corner] = float(value)
         for au_id, values in zip(AU_IDS, (1 + np.sin(steps)).T / 2, strict=True):
             table[f"AU{au_id}"] = values
         for emotion, values in zip(EMOTIONS, emotions.T, strict=True):
@@ -178,7 +180,7 @@ def save_run(folder: Path, video: Path, frames: int, seed: int) -> None:
 
 
 def open_in_browser(page: Path) -> tuple[float | None, float | None]:
-    """Seconds until Chromium has loaded and drawn a page, and until it shows another face; None without Chromium."""
+    """Seconds until Chromium has drawn a page, and until it has switched to another face; None without Chromium."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         return None, None
@@ -203,7 +205,7 @@ def open_in_browser(page: Path) -> tuple[float | None, float | None]:
 
 # -------------------------------------------------------------------------------------------------------- search
 class ReadyIndex(FaceIndex):
-    """An index whose faces are there already, for the key that its folder has."""
+    """A prepared index, with the key in its folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -214,7 +216,7 @@ class ReadyIndex(FaceIndex):
 def measure_search(
     counts: Sequence[int], queries: int, width: int, seed: int, repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """Seconds to make the index from embeddings, bytes a face, and seconds a query, by the number of faces."""
+    """Measure building the index from embeddings, its size per face, and queries, by number of faces."""
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -226,7 +228,7 @@ def measure_search(
 
 
 def time_queries(index: FaceIndex, queries: int, width: int, seed: int, repeats: int) -> dict[str, float]:
-    """Median seconds of a search by a face, and by a text in four forms."""
+    """Median seconds of a search by a face, and by a text with four phrasings."""
     generator = torch.Generator().manual_seed(seed + 1)
     like, text = unit(queries, width, generator=generator), unit(4, width, generator=generator)
     scorers = {"face": face_scorer(like), "text": lambda embeds: MF2Model.get_retrieval_scores(embeds, text).mean(1)}
@@ -242,7 +244,7 @@ def unit(*shape: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def save_index(folder: Path, count: int, queries: int, width: int, seed: int) -> None:
-    """An index of so many faces of as many files, as `FaceIndex` keeps it."""
+    """Write an index of `count` faces in as many files, in the format of `FaceIndex`."""
     generator = torch.Generator().manual_seed(seed)
     files = []
     for shard, start in enumerate(range(0, count, FACES_PER_SHARD)):
@@ -262,10 +264,10 @@ def save_index(folder: Path, count: int, queries: int, width: int, seed: int) ->
 
 # ---------------------------------------------------------------------------------------------------------- main
 def run(args: argparse.Namespace) -> None:
-    """Measure and print.
+    """Run the benchmark and print its tables.
 
     Raises:
-        ValueError: too few images for tenths.
+        ValueError: there are too few images.
     """
     if args.images < 1000:
         raise ValueError(f"--images is {args.images}; tenths of less than 1000 tell nothing.")

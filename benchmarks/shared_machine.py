@@ -1,9 +1,9 @@
-"""Time a training step beside busy processes, by how many threads it has and how these wait for each other.
+"""Measures training steps on a busy machine, for different numbers of threads and wait policies.
 
     mf2 benchmark shared_machine --busy 0 6
 
-Each setting has a process of its own; they take turns, so that whatever else runs on the machine slows all of them.
-Steps of threads that spin take very long beside busy loops; what is not measured when `--busy_s` is over is left out.
+Each setting has its own process; they take turns, so that other load on the machine affects all of them. Steps with
+spinning threads take very long next to busy loops; settings not measured within `--busy_s` are left out.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from mf2.utils.markdown import markdown_table
 from mf2.utils.threads import WINDOW_S, fit_threads
 
 SETTLE_S = 2 * WINDOW_S
-"""A turn begins with so many seconds of steps that are not timed."""
+"""Seconds of untimed steps at the start of a turn."""
 BUSY_LOOP = "import sys, time\nend = time.monotonic() + float(sys.argv[1])\nwhile time.monotonic() < end: pass"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Threads of an operator, whether they are fitted to what is free, and the environment when OpenMP is loaded."""
+    """Number of threads, whether it is adapted to the free cores, and the environment for OpenMP."""
 
     threads: int
     fit: bool = False
@@ -42,7 +42,7 @@ class Setting:
 
 
 def make_settings(threads: int) -> dict[str, Setting]:
-    """What can be compared: as the commands do it; OpenMP's default; threads that sleep when they wait; one thread."""
+    """The compared settings: that of the commands, OpenMP's default, threads that sleep while waiting, one thread."""
     return {
         "fitted": Setting(threads, fit=True),
         "spinning": Setting(threads),
@@ -53,7 +53,7 @@ def make_settings(threads: int) -> dict[str, Setting]:
 
 # ------------------------------------------------------------------------------------------------------------- process
 class Stepper:
-    """A process that takes training steps when it is asked to, and sleeps otherwise."""
+    """A process that runs training steps on request."""
 
     def __init__(self, setting: Setting, size: str, batch_size: int):
         context = multiprocessing.get_context("spawn")
@@ -65,7 +65,7 @@ class Stepper:
             self._process.start()
 
     def measure(self, steps: int) -> list[float]:
-        """The seconds of each step, after as many as the fitting of threads takes."""
+        """Return the seconds of each step, after a warm-up in which threads are adapted."""
         self._connection.send(steps)
         return self._connection.recv()
 
@@ -77,7 +77,7 @@ class Stepper:
 
 @contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """These settings of OpenMP and no others, for processes that start in the block."""
+    """Set only these OpenMP variables for processes started in the block."""
     before = dict(os.environ)
     for name in [name for name in before if name.startswith(("OMP_", "GOMP_", "KMP_", "MKL_"))]:
         del os.environ[name]
@@ -90,7 +90,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _take_steps(connection: Connection, threads: int, fit: bool, size: str, batch_size: int) -> None:
-    """Take as many steps (forward, backward, update at a rate of 0) as are received; sends the seconds of each."""
+    """Run as many steps (forward, backward, update at a rate of 0) as requested, and send the seconds of each."""
     torch.set_num_threads(threads)
     config = make_config(size, seed=0)
     model = make_model(config, 0, "cpu")
@@ -117,7 +117,7 @@ def _take_steps(connection: Connection, threads: int, fit: bool, size: str, batc
 # ------------------------------------------------------------------------------------------------------------- measure
 @contextmanager
 def busy_loops(count: int, seconds: float) -> Iterator[Callable[[], bool]]:
-    """So many processes that compute without a pause while the block runs; yields whether they still do."""
+    """Run busy processes during the block; yields a function that tells whether they are still running."""
     end = time.monotonic() + seconds
     loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP, str(seconds)]) for _ in range(count)]
     try:
@@ -129,7 +129,7 @@ def busy_loops(count: int, seconds: float) -> Iterator[Callable[[], bool]]:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of a step by setting and number of busy loops, and the load average at the end of each."""
+    """Measure seconds per step by setting and number of busy loops, with the load average at the end."""
     settings = make_settings(args.threads)
     steppers = {name: Stepper(settings[name], args.size, args.batch_size) for name in args.settings}
     try:
@@ -151,7 +151,7 @@ def _measure_beside(count: int, steppers: Mapping[str, Stepper], args: argparse.
 
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Median seconds of a step, and how many times the fastest setting's beside the fewest busy loops that is."""
+    """Table of median seconds per step, also relative to the fastest setting with the fewest busy loops."""
     header = ["a step, s", *(f"{row['busy']} busy loops (load {row['load']})" for row in rows)]
     fastest = min(median(seconds) for seconds in rows[0]["seconds"].values() if seconds)
     names = list(rows[0]["seconds"])
@@ -164,7 +164,7 @@ def _show(seconds: Sequence[float], fastest: float) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- command
 def run(args: argparse.Namespace) -> None:
-    """Measure and print."""
+    """Run the benchmark and print its table."""
     if min(args.turns, args.steps, args.threads, args.batch_size) < 1 or args.busy_s <= 0 or min(args.busy) < 0:
         raise ValueError("Every number must be above 0, but --busy, which may be 0.")
     machine = describe_machine("cpu")

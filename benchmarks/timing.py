@@ -1,4 +1,4 @@
-"""Measuring side by side: times, floating-point operations, peak memory, and on which machine."""
+"""Measurement of times, floating-point operations and peak memory, and a description of the machine."""
 
 import datetime
 import gc
@@ -23,19 +23,19 @@ from mf2 import __version__
 Result = TypeVar("Result")
 Name = TypeVar("Name", bound=Hashable)
 Phases = Mapping[str, Callable[[], object]]
-"""What is timed apart, in order: each phase may use what the one before it left."""
+"""Phase name -> function, timed separately and in order; a phase may use results of the previous one."""
 
 
 # --------------------------------------------------------------------------------------------------------------- time
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every repeat, by phase."""
+    """Phase -> seconds of every repeat."""
 
     phases: dict[str, list[float]]
 
     @property
     def seconds(self) -> float:
-        """The median repeat, all phases together."""
+        """Median over repeats of the sum of all phases."""
         return median(map(sum, zip(*self.phases.values(), strict=True)))
 
     def phase(self, name: str) -> float:
@@ -51,15 +51,15 @@ def time_side_by_side(
     title: str,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[Name, Timing]:
-    """Time the runs in turns, so that whatever else slows the machine slows all of them.
+    """Time runs in turns, so that other load on the machine affects all of them.
 
     Args:
-        runs: what is compared, by name; every other repeat goes through them backwards.
+        runs: name -> phases; every other repeat goes through the runs in reverse order.
         repeats: timed repeats of each run.
-        warm_up: repeats before them that are not timed.
-        device: its queued work is waited for.
-        title: of the progress bar.
-        clock: gives seconds; `time.process_time` counts those of this process alone.
+        warm_up: untimed repeats before.
+        device: device to synchronise with.
+        title: title of the progress bar.
+        clock: returns seconds; `time.process_time` counts CPU time of this process only.
     """
     seconds: dict[Name, dict[str, list[float]]] = {
         name: {phase: [] for phase in phases} for name, phases in runs.items()
@@ -74,7 +74,7 @@ def time_side_by_side(
 
 
 def time_once(function: Callable[[], object], device: str, clock: Callable[[], float] = perf_counter) -> float:
-    """Seconds of a call, its work on the GPU included."""
+    """Seconds of a call, including its work on the GPU."""
     synchronize(device)
     start = clock()
     function()
@@ -83,13 +83,13 @@ def time_once(function: Callable[[], object], device: str, clock: Callable[[], f
 
 
 def synchronize(device: str) -> None:
-    """Wait for what a GPU has in its queue."""
+    """Wait for queued work on a GPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions in one call, 2 a multiply-add."""
+    """Floating-point operations of matrix products, convolutions and attention in one call (2 per multiply-add)."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
@@ -97,49 +97,49 @@ def count_flops(function: Callable[[], object]) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- memory
 def can_measure_memory(device: str) -> bool:
-    """Whether there are peaks to read: on CUDA, and of a process on Linux."""
+    """Whether peak memory can be measured: on CUDA, or on Linux."""
     return device == "cuda" or Path("/proc/self/clear_refs").exists()
 
 
 def release_memory(device: str) -> None:
-    """Give back what nothing uses any more."""
+    """Release unused memory."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
 
 
 def memory_in_use(device: str) -> int:
-    """Bytes: allocated on the GPU, or resident in this process."""
+    """Bytes allocated on the GPU, or resident in this process."""
     gc.collect()
     return torch.cuda.memory_allocated() if device == "cuda" else _process_bytes("VmRSS")
 
 
 def peak_memory_during(function: Callable[[], object], device: str) -> int:
-    """The most bytes in use while the function runs."""
+    """Peak memory in bytes while the function runs."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         function()
         return torch.cuda.max_memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     function()
     return _process_bytes("VmHWM")
 
 
 def _process_bytes(field: str) -> int:
-    """A size that Linux keeps of this process."""
+    """A memory size of this process from `/proc`."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[field].split()[0]) * 1024
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call an importable function in a process of its own, whose memory nothing else has used."""
+    """Call an importable function in a new process, for clean memory measurements."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 # ------------------------------------------------------------------------------------------------------------ machine
 def describe_machine(device: str) -> dict[str, Any]:
-    """What figures depend on: processor, threads, versions; and when it was."""
+    """Describe what timings depend on: processor, threads, load and versions, with the date."""
     facts = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),

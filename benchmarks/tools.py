@@ -1,7 +1,7 @@
-"""Other tools over the frames of a split: their predictions in the evaluator's form, and the time that they take.
+"""Runs other tools on the frames of a split: their predictions in the evaluator's format, and the time they take.
 
-Each tool is optional. One that is not installed, or whose weights are not on disk, is skipped with a line; none is let
-download anything.
+Each tool is optional: tools that are not installed, or whose weights are missing, are skipped with a message. Nothing
+is downloaded.
 """
 
 import argparse
@@ -33,42 +33,42 @@ from mf2.utils.markdown import markdown_table
 logger = logging.getLogger(__name__)
 
 MODEL = "enet_b0_8_best_vgaf"
-"""HSEmotion's EfficientNet-B0 of eight classes."""
+"""HSEmotion's EfficientNet-B0 with eight classes."""
 EMOTION_NAMES = {name.lower(): name for name in EMOTIONS} | {
     "angry": "Anger",
     "happy": "Happiness",
     "sad": "Sadness",
     "contempt": "Other",
 }
-"""What tools call emotions -> what they are called here; contempt is none of the eight and counts as Other."""
+"""Emotion name of a tool -> name here; contempt is not one of the eight and becomes Other."""
 PYFEAT_DETECTORS = ("Detectorv2", "Detectorv1", "Detector")
-"""py-feat's detectors of AUs and emotions, newest first; the last is that of releases before 2."""
+"""Names of py-feat's detector class, newest first; the last one is that of releases before 2."""
 NO_FACE = "Neutral"
-"""The emotion of a frame in which a tool finds no face; no AU is active there."""
+"""Emotion of frames in which a tool finds no face; their AUs are inactive."""
 
-Found: TypeAlias = pd.DataFrame
-"""A row a picture with a face: `picture`, its number, and `AU…` and `emotion` as far as the tool has them."""
+ToolPredictions: TypeAlias = pd.DataFrame
+"""One row per picture with a face: `picture` (its number), and `AU…` and `emotion` if the tool has them."""
 
 
-class Missing(Exception):  # noqa: N818 - it is no error: the tool is skipped
-    """A tool cannot run here; the message says what is to be put where."""
+class Missing(Exception):  # noqa: N818 - not an error: the tool is skipped
+    """A tool cannot run; the message says what is missing."""
 
 
 def require(module: str, package: str) -> None:
-    """Raise `Missing` where a package is not installed."""
+    """Raise `Missing` if a package is not installed."""
     if importlib.util.find_spec(module) is None:
         raise Missing(f"{package} is not installed (pip install {package})")
 
 
 def require_weights(file: Path, source: str) -> None:
-    """Raise `Missing` where a file of weights is not on disk."""
+    """Raise `Missing` if a file of weights does not exist."""
     if not file.is_file():
         raise Missing(f"its weights are not here: put {file.name} of {source} at {file}")
 
 
 # -------------------------------------------------------------------------------------------------------------- tools
-def emotiefflib(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:
-    """HSEmotion by its library: each picture is a face crop."""
+def emotiefflib(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], ToolPredictions]:
+    """HSEmotion in its own library; each picture is a face crop."""
     require("emotiefflib", "emotiefflib")
     source = "https://github.com/sb-ai-lab/EmotiEffLib, models/affectnet_emotions/onnx"
     require_weights(Path.home() / ".emotiefflib" / f"{MODEL}.onnx", source)
@@ -76,15 +76,15 @@ def emotiefflib(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[
 
     recognizer = EmotiEffLibRecognizer(engine="onnx", model_name=MODEL, device="cpu")
 
-    def predict() -> Found:
+    def predict() -> ToolPredictions:
         names = [recognizer.predict_emotions(read(picture), logits=False)[0][0] for picture in progress(pictures)]
-        return emotions_of(dict(enumerate(names)))
+        return emotion_table(dict(enumerate(names)))
 
     return predict
 
 
-def deepface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:
-    """DeepFace's emotion model: each picture is a face crop, and its channels are BGR."""
+def deepface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], ToolPredictions]:
+    """DeepFace's emotion model; each picture is a face crop in BGR."""
     require("deepface", "deepface")
     home = Path(os.environ.get("DEEPFACE_HOME", Path.home()))
     file = home / ".deepface" / "weights" / f"facial_expression_model_weights.{deepface_suffix()}"
@@ -93,15 +93,15 @@ def deepface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[],
 
     options = {"actions": ["emotion"], "detector_backend": "skip", "enforce_detection": False, "silent": True}
 
-    def predict() -> Found:
+    def predict() -> ToolPredictions:
         faces = [DeepFace.analyze(read(picture)[..., ::-1], **options)[0] for picture in progress(pictures)]
-        return emotions_of({number: face["dominant_emotion"] for number, face in enumerate(faces)})
+        return emotion_table({number: face["dominant_emotion"] for number, face in enumerate(faces)})
 
     return predict
 
 
 def deepface_suffix() -> str:
-    """Of the weights that DeepFace will read, by what it runs on; releases without engines need TensorFlow."""
+    """Extension of the weights that DeepFace loads, by its engine; releases without engines need TensorFlow."""
     try:
         from deepface.commons.backend_utils import get_backend_engine
     except ImportError:
@@ -109,8 +109,8 @@ def deepface_suffix() -> str:
     return {"tensorflow": "h5", "pytorch": "pth"}.get(get_backend_engine(), "onnx")
 
 
-def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:
-    """py-feat with its own detectors; its table is read as `mf2 evaluate` reads the file of it."""
+def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], ToolPredictions]:
+    """py-feat with its own detectors; its output is read as in `mf2 evaluate`."""
     require("feat", "py-feat")
     import feat
 
@@ -125,7 +125,7 @@ def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], F
         folder = Path(feat.__file__).with_name("resources")
         raise Missing(f"its weights are not in {folder}: run once with a net: {once}") from None
 
-    def predict() -> Found:
+    def predict() -> ToolPredictions:
         paths = [str(picture) for picture in pictures]
         if hasattr(detector, "detect"):
             table = detector.detect(paths, data_type="image")
@@ -140,7 +140,7 @@ def pyfeat(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], F
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """The Hub's client finds what is on disk and nothing else."""
+    """Set the Hub client to offline mode."""
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
@@ -148,14 +148,14 @@ def no_downloads() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def openface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], Found]:
-    """OpenFace's `FaceLandmarkImg` over the folder of pictures; its start is part of the time."""
+def openface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[], ToolPredictions]:
+    """OpenFace's `FaceLandmarkImg` on the folder of pictures; the time includes its start."""
     program = args.openface or shutil.which("FaceLandmarkImg")
     if not program or not Path(program).is_file():
         raise Missing("its executable is not here: name FaceLandmarkImg with --openface")
     folder = pictures[0].parents[1] / "openface_output"
 
-    def predict() -> Found:
+    def predict() -> ToolPredictions:
         command = [program, "-fdir", str(pictures[0].parent), "-out_dir", str(folder), "-aus", "-q"]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode:
@@ -165,51 +165,51 @@ def openface(pictures: Sequence[Path], args: argparse.Namespace) -> Callable[[],
     return predict
 
 
-RUNNERS: Mapping[str, Callable[[Sequence[Path], argparse.Namespace], Callable[[], Found]]] = {
+RUNNERS: Mapping[str, Callable[[Sequence[Path], argparse.Namespace], Callable[[], ToolPredictions]]] = {
     "emotiefflib": emotiefflib,
     "deepface": deepface,
     "pyfeat": pyfeat,
     "openface": openface,
 }
-"""What loads a tool, and returns what runs it."""
+"""Tool -> function that loads it and returns a function that runs it."""
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
 def read(picture: Path) -> np.ndarray:
-    """`(H, W, 3)` uint8 RGB."""
+    """Read a picture as `(H, W, 3)` uint8 RGB."""
     return np.asarray(Image.open(picture).convert("RGB"))
 
 
 def progress(pictures: Sequence[Path]) -> Any:
-    """The pictures, with a bar."""
+    """The pictures with a progress bar."""
     return tqdm(pictures, unit="picture", leave=False)
 
 
-def emotions_of(names: Mapping[int, str]) -> Found:
-    """The emotions of pictures by their numbers, in our words.
+def emotion_table(names: Mapping[int, str]) -> ToolPredictions:
+    """Map emotion names of a tool, by number of the picture, to names here.
 
     Raises:
-        ValueError: a tool names an emotion that nothing here is called.
+        ValueError: an emotion is unknown.
     """
     if unknown := {name for name in names.values() if name.lower() not in EMOTION_NAMES}:
         raise ValueError(f"The tool names {min(unknown)!r}; known are {', '.join(sorted(EMOTION_NAMES))}.")
     return pd.DataFrame({"picture": list(names), "emotion": [EMOTION_NAMES[name.lower()] for name in names.values()]})
 
 
-def by_picture(output: Path) -> Found:
-    """What a file or a folder that a tool wrote says of each picture, which is named by its number."""
+def by_picture(output: Path) -> ToolPredictions:
+    """Read a tool's output file or folder by picture; pictures are named by their number."""
     table = read_prediction_file(output).table
     table = table.assign(picture=[int(Path(str(name)).stem) for name in table["video"]])
     probs = [name for name in table.columns if name.startswith(EMOTION_PREFIX)]
     if probs:
         likeliest = table[probs].fillna(0).to_numpy(float).argmax(1)
-        table = table.assign(emotion=[probs[place].removeprefix(EMOTION_PREFIX) for place in likeliest])
-    kept = [name for name in table.columns if name == "emotion" or name in find_au_columns([name]).names.values()]
-    return table[["picture", *kept]]
+        table = table.assign(emotion=[probs[index].removeprefix(EMOTION_PREFIX) for index in likeliest])
+    columns = [name for name in table.columns if name == "emotion" or name in find_au_columns([name]).names.values()]
+    return table[["picture", *columns]]
 
 
-def complete(found: Found, split: Split) -> pd.DataFrame:
-    """A row a frame of the split as `mf2 evaluate --predictions` reads it, frames without a face among them."""
+def complete(found: ToolPredictions, split: Split) -> pd.DataFrame:
+    """Make a table for `mf2 evaluate --predictions`, one row per frame, including frames without a face."""
     keys = pd.DataFrame({"video": list(split.rows["video_id"]), "frame": list(split.rows["frame"])})
     table = keys.join(found.set_index("picture"))
     known = {ACTION_UNITS[au_id].code for au_id in AU_IDS}
@@ -221,7 +221,7 @@ def complete(found: Found, split: Split) -> pd.DataFrame:
 
 
 def write_pictures(split: Split, folder: Path) -> list[Path]:
-    """The frames of a split as `000000.png`, …, in order."""
+    """Write the frames of a split as `000000.png`, …, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{number:06d}.png" for number in range(len(split.rows))]
     for number, file in enumerate(files):
@@ -233,7 +233,7 @@ def write_pictures(split: Split, folder: Path) -> list[Path]:
 
 # ------------------------------------------------------------------------------------------------------------ command
 def run(args: argparse.Namespace) -> int:
-    """Run the tools that are here; the exit status is 1 where none is."""
+    """Run the available tools; the exit status is 1 if there are none."""
     if args.max_rows is not None and args.max_rows < 1:
         raise ValueError(f"--max_rows is {args.max_rows}; it must be >= 1.")
     output = Path(args.output_dir)
@@ -255,7 +255,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(name: str, pictures: Sequence[Path], split: Split, args: argparse.Namespace) -> dict[str, float]:
-    """Run one tool, write its CSV; what it took."""
+    """Run one tool and write its CSV; returns its times and counts."""
     start = perf_counter()
     predict = RUNNERS[name](pictures, args)
     loaded = perf_counter()

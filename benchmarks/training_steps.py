@@ -1,10 +1,10 @@
-r"""Seconds of a pre-training step of several systems or settings, from reading the images to the optimiser.
+r"""Measures seconds per pre-training step of several systems or settings, from loading images to the optimiser.
 
     mf2 benchmark training_steps --config training/configs/tables_pretrain.yaml --output seconds.json \
         --runs mf2='--train_data data/faces' linear='--train_data data/faces --baseline linear'
 
-One process takes them in turns, on one thread. On a CPU the clock is that of the process, which stands while others
-have the core; it still shares caches with them.
+One process runs them in turns, on one thread. On a CPU, the process time is measured, which excludes other processes
+except for shared caches.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mf2.utils.markdown import markdown_table
 
 
 def run(args: argparse.Namespace) -> None:
-    """Time the runs in turns, write what each took and print it."""
+    """Time the runs in turns, and write and print the results."""
     for name in ("turns", "steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be >= 1.")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_run(text: str) -> tuple[str, list[str]]:
-    """`NAME=FLAGS` as the name and the words of the flags."""
+    """Parse `NAME=FLAGS` to the name and the list of flags."""
     name, is_pair, flags = text.partition("=")
     if not (name and is_pair):
         raise ValueError(
@@ -74,12 +74,12 @@ def parse_run(text: str) -> tuple[str, list[str]]:
 
 
 def make_words(flags: list[str], config: str | None, output_dir: Path) -> list[str]:
-    """The words that training/pretrain.py would be given."""
+    """The command line of training/pretrain.py."""
     return [*(["--config", config] if config else []), *flags, "--output_dir", str(output_dir)]
 
 
 class Stepper:
-    """A training that is taken on by some steps at a time, outside of the Trainer's own loop."""
+    """A training run that advances a few steps at a time, outside the Trainer's loop."""
 
     def __init__(self, arguments: PretrainArguments):
         settings, _ = start_run(arguments)
@@ -97,7 +97,7 @@ class Stepper:
         return itertools.chain.from_iterable(itertools.repeat(loader))
 
     def turn(self, steps: int) -> None:
-        """Take some steps, which go through all stages of a training that has several."""
+        """Run some steps, spread over all stages of a training with stages."""
         for step in range(steps):
             if hasattr(self._model, "set_progress"):
                 self._model.set_progress(step / steps)
@@ -109,7 +109,7 @@ class Stepper:
 
 
 def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line a run; the first is what the others are compared with."""
+    """One line per run, compared with the first."""
     reference = next(iter(rows.values()))["seconds_per_step"]
     cells = [
         [

@@ -1,6 +1,6 @@
-"""What the benchmark compares: pairs of passes, whole training steps, and the model without AU regions.
+"""Workloads of the branch benchmark: pairs of passes, whole training steps, and the model without AU regions.
 
-Every comparison runs on the same parameters and inputs on both sides and, without dropout, gives the same values.
+Both sides of a comparison use the same parameters and inputs, and give the same values without dropout.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,11 +14,11 @@ from mf2.benchmarks.blip2_step import ReferenceBranch, ReferenceStep
 from mf2.benchmarks.inputs import (
     IMAGE_SIZES,
     Batch,
+    get_qformer_config,
     make_batch,
     make_config,
     make_model,
     pad_to_limits,
-    qformer_of,
     text_of_length,
 )
 from mf2.benchmarks.timing import Phases, Timing, count_flops, time_side_by_side
@@ -30,7 +30,7 @@ from mf2.qformer_mf2 import map_key_values
 
 @dataclass
 class Settings:
-    """How to measure; `batch_size` None takes the device's and size's own."""
+    """Settings of a benchmark; `batch_size` None for the default of device and size."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -42,21 +42,21 @@ class Settings:
 
     @property
     def step_repeats(self) -> int:
-        """Whole steps take long and vary little."""
+        """Repeats of whole steps, fewer as they take long and vary little."""
         return -(-self.repeats // 3)
 
-    def batch_size_of(self, size: str) -> int:
-        """56 images on a GPU; on a CPU what fits its memory."""
+    def get_batch_size(self, size: str) -> int:
+        """Batch size: 56 images on a GPU, fewer on a CPU."""
         if self.batch_size is not None:
             return self.batch_size
         return 56 if self.device == "cuda" else {"tiny": 32}.get(size, 2)
 
     def autocast(self) -> torch.autocast:
-        """bf16 autocast with fp32 parameters, or nothing."""
+        """bf16 autocast with fp32 parameters, or no autocast."""
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 
     def configure_torch(self) -> None:
-        """Apply the number of threads."""
+        """Set the number of threads."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
@@ -64,7 +64,7 @@ class Settings:
 # ------------------------------------------------------------------------------------------------------------- passes
 @dataclass
 class Pair:
-    """The same states computed by both sides."""
+    """Two functions that compute the same states."""
 
     ours: Callable[[], torch.Tensor]
     theirs: Callable[[], torch.Tensor]
@@ -104,15 +104,15 @@ def pass_pairs(
 def itg_pair(
     branch: MF2Branch, reference: ReferenceBranch, vision_states: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
 ) -> Pair:
-    """Text states of ITG: on the kept keys and values of a query-only pass, and in one masked pass.
+    """Text states of ITG: with cached keys and values of a query-only pass, and in one masked pass.
 
-    Backward, ours goes on to the keys and values, with which the query-only pass continues.
+    Ours is differentiated up to the keys and values, from where the query-only pass continues.
     """
     with torch.no_grad():
-        kept = branch.encode_image(vision_states[:, None], keep_key_values=True).key_values
+        cached = branch.encode_image(vision_states[:, None], keep_key_values=True).key_values
 
     def ours() -> torch.Tensor:
-        return branch.decode(ids, mask, map_key_values(lambda x: x.detach().requires_grad_(), kept))
+        return branch.decode(ids, mask, map_key_values(lambda x: x.detach().requires_grad_(), cached))
 
     def theirs() -> torch.Tensor:
         queries = branch.query_embeds().expand(len(ids), -1, -1)
@@ -133,13 +133,13 @@ class PassBench:
 
     @classmethod
     def build(cls, size: str, settings: Settings) -> "PassBench":
-        """The branch, its reference and the tokens, at that size."""
+        """Build branch, reference and tokens for a size."""
         config = make_config(size, settings.seed, dropout=0.0, use_au_vl=False)
         model = make_model(config, settings.seed, settings.device)
-        batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+        batch = make_batch(config, settings.get_batch_size(size), IMAGE_SIZES[size], settings.seed, settings.device)
         with torch.no_grad(), settings.autocast():
             tokens = model.encode_vision(batch["pixel_values"]).tokens
-        return cls(config, model.emo, ReferenceBranch(model.emo, qformer_of(config)), tokens, settings)
+        return cls(config, model.emo, ReferenceBranch(model.emo, get_qformer_config(config)), tokens, settings)
 
     def text(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random ids and their mask, `(B, length)`."""
@@ -147,7 +147,7 @@ class PassBench:
         return text_of_length(self.config, rows, length, self.settings.seed, self.settings.device)
 
     def time(self, pair: Pair, title: str) -> Iterator[tuple[str, Timing, Timing]]:
-        """Forward alone in evaluation mode, then forward and backward in training mode."""
+        """Time forward in evaluation mode, then forward and backward in training mode."""
         for mode in ("forward", "forward + backward"):
             is_training = mode != "forward"
             self.branch.train(is_training)
@@ -172,7 +172,7 @@ class PassBench:
 
 # --------------------------------------------------------------------------------------------------------------- step
 class OurStep(nn.Module):
-    """[`MF2ForPreTraining`] as a step: losses by name, and their weighted sum as `loss`."""
+    """`MF2ForPreTraining` as a step: losses by name, and their weighted sum as `loss`."""
 
     def __init__(self, model: MF2ForPreTraining):
         super().__init__()
@@ -186,7 +186,7 @@ class OurStep(nn.Module):
 
 @dataclass
 class StepBench:
-    """A model, and the training steps that are compared on it: each a module and its batch."""
+    """A model and the training steps to compare, each a module and its batch."""
 
     model: MF2ForPreTraining
     steps: dict[str, tuple[nn.Module, Batch]]
@@ -194,10 +194,10 @@ class StepBench:
 
     @classmethod
     def build(cls, size: str, au_text_mode: str, settings: Settings) -> "StepBench":
-        """The step and those that it is compared with, at that size."""
+        """Build the compared steps for a size."""
         config = make_config(size, settings.seed, settings.dropout, au_text_mode=au_text_mode)
         model = make_model(config, settings.seed, settings.device)
-        batch = make_batch(config, settings.batch_size_of(size), IMAGE_SIZES[size], settings.seed, settings.device)
+        batch = make_batch(config, settings.get_batch_size(size), IMAGE_SIZES[size], settings.seed, settings.device)
         reference = ReferenceStep(model)
         steps = {
             "MF²": (OurStep(model), batch),
@@ -207,32 +207,32 @@ class StepBench:
         return cls(model, steps, settings)
 
     def losses(self, name: str) -> dict[str, torch.Tensor]:
-        """Forward, with negatives drawn alike in every step."""
+        """Run forward, with the same negatives in every step."""
         step, batch = self.steps[name]
         torch.manual_seed(self.settings.seed)
         with self.settings.autocast():
             return step(**batch)
 
     def optimizer(self) -> torch.optim.AdamW:
-        """AdamW at a rate of 0: the full work, and weights that stay."""
+        """AdamW with a learning rate of 0, which does all work but keeps the weights."""
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=0.0)
 
     def phases(self, name: str, optimizer: torch.optim.Optimizer) -> Phases:
         """Forward, backward and update of a step."""
-        left: dict[str, torch.Tensor] = {}
+        state: dict[str, torch.Tensor] = {}
 
         def forward() -> None:
-            left["loss"] = self.losses(name)["loss"]
+            state["loss"] = self.losses(name)["loss"]
 
         def update() -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        return {"forward": forward, "backward": lambda: left.pop("loss").backward(), "AdamW": update}
+        return {"forward": forward, "backward": lambda: state.pop("loss").backward(), "AdamW": update}
 
     def count_flops(self, name: str) -> int:
-        """Of forward and backward."""
+        """Floating-point operations of forward and backward."""
         flops = count_flops(lambda: self.losses(name)["loss"].backward())
         self.model.zero_grad()
         return flops
@@ -240,7 +240,7 @@ class StepBench:
 
 # ------------------------------------------------------------------------------------------------------------ regions
 def without_regions(model: MF2Model) -> MF2Model:
-    """The model with its local branch switched off; tower and global branch are the same modules."""
+    """The model without its local branch, sharing tower and global branch."""
     config = MF2Config.from_dict(model.config.to_dict() | {"use_au_vl": False})
     with torch.device(model.device):
         other = MF2Model(config)

@@ -1,4 +1,4 @@
-"""The arguments of `mf2 tables` and `mf2 benchmark time_to_score`, which help shows without what computes."""
+"""The arguments of `mf2 tables` and `mf2 benchmark time_to_score`. Does not import torch, so that help is fast."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
 
 
 def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 tables`."""
+    """Add the arguments of `mf2 tables`."""
     add = parser.add_argument
     add("--tables", nargs="+", choices=TABLES, default=["II", "III", "IV", "V"], help="which tables")
     add("--data", required=True, help="MFA data set to pre-train and evaluate on")
@@ -40,13 +40,13 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
         "step, which are measured side by side first [steps]",
     )
     add("--task_data", help="data set of the table `methods` [--data]")
-    add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [those it labels]")
-    add("--task_emotions", help="emotions of that task [those it labels]")
+    add("--task_au_ids", help="AUs of that task, as [1, 2, 4] [the labelled ones]")
+    add("--task_emotions", help="emotions of that task [the labelled ones]")
     add("--transfer_data", nargs="+", default=[], metavar="NAME=DATA", help="data sets of the table `transfer`")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="[0 1 2]")
-    add("--output_dir", type=Path, required=True, help="where runs and tables go")
-    add("--pretrain_config", help="YAML file of the pre-trainings")
-    add("--finetune_config", help="YAML file of the fine-tunings")
+    add("--output_dir", type=Path, required=True, help="folder for runs and tables")
+    add("--pretrain_config", help="YAML file for pre-training")
+    add("--finetune_config", help="YAML file for fine-tuning")
     add("--parallel", type=int, default=1, help="seeds that run at once [1]")
     add("--rows", nargs="+", metavar="ROW", help="train these rows of the tables alone [all]")
     add(
@@ -54,17 +54,17 @@ def add_tables_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="train nothing, print the commands of what is not done, for a queue: lines are independent of each other",
     )
-    add("--only_show", action="store_true", help="train nothing, show what is done")
+    add("--only_show", action="store_true", help="train nothing, only show the results so far")
 
 
 def add_time_to_score_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `mf2 benchmark time_to_score`."""
+    """Add the arguments of `mf2 benchmark time_to_score`."""
     add = parser.add_argument
     add("--model", required=True, help="checkpoint to adapt")
     add("--data", required=True, help="data set of the task")
-    add("--au_ids", help="its AUs, as [1, 2, 4] [those it labels]")
-    add("--emotions", help="its emotions [those it labels]")
+    add("--au_ids", help="its AUs, as [1, 2, 4] [the labelled ones]")
+    add("--emotions", help="its emotions [the labelled ones]")
     add("--configs", nargs="+", required=True, metavar="METHOD=FILE.yaml", help="methods and their settings")
     add("--eval_steps", default="8", help="steps between evaluations [8]")
     add("--seed", type=int, default=0, help="[0]")
-    add("--output_dir", type=Path, required=True, help="where runs and `time_to_score.md` go")
+    add("--output_dir", type=Path, required=True, help="folder for runs and `time_to_score.md`")

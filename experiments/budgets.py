@@ -1,4 +1,4 @@
-"""Equal time: each system gets as many steps as the time of MF²'s pays for."""
+"""Equal training time: the number of steps of each system is scaled by its seconds per step."""
 
 import shlex
 import subprocess
@@ -13,20 +13,22 @@ from mf2.utils.files import read_json
 from mf2.utils.yaml_files import load_yaml
 
 STEP_SECONDS_NAME = "step_seconds.json"
-"""What the results folder holds of `mf2 benchmark training_steps`; a file that is there is not measured again."""
+"""Output of `mf2 benchmark training_steps` in the results folder; it is reused if it exists."""
 SAME_PACE = 0.05
-"""A system that is so near MF²'s pace keeps its steps: times are not known better."""
+"""Relative difference of the speed within which a system keeps its steps, as timings are not more precise."""
 
 
 def give_equal_time(tables: Mapping[str, Table], reference: Run, folder: RunFolder) -> dict[str, Table]:
-    """The tables with the systems trained for as long as MF² is.
+    """Return the tables with all systems trained for as long as MF².
 
-    Seconds a step are measured side by side by one process, not taken from the runs, which may have shared a machine.
+    Seconds per step are measured together in one process, not taken from the runs, which may have shared a machine.
 
     Args:
-        reference: MF²'s run, whose steps are those of the pre-training configuration.
+        tables: tables with other systems.
+        reference: MF²'s run, with the steps of the pre-training configuration.
+        folder: the results folder.
     Raises:
-        ValueError: that configuration does not say how many steps.
+        ValueError: the configuration has no `max_steps`.
         ChildProcessError: the measurement failed.
     """
     config = folder.config.get("pretrain")
@@ -36,14 +38,16 @@ def give_equal_time(tables: Mapping[str, Table], reference: Run, folder: RunFold
             "--budgets time counts in steps of MF², so --pretrain_config must name a YAML file with max_steps."
         )
     systems = {run.name: run for table in tables.values() for run in table.rows.values() if "baseline" in run.flags}
-    seconds = seconds_a_step(folder, [reference, *systems.values()])
+    seconds = measure_step_seconds(folder, [reference, *systems.values()])
     pace = {name: seconds[name] / seconds[reference.name] for name in systems}
-    steps = {name: num_steps if abs(1 - of) <= SAME_PACE else round(num_steps / of) for name, of in pace.items()}
+    steps = {
+        name: num_steps if abs(1 - ratio) <= SAME_PACE else round(num_steps / ratio) for name, ratio in pace.items()
+    }
     return {name: _with_steps(table, steps, num_steps) for name, table in tables.items()}
 
 
-def seconds_a_step(folder: RunFolder, runs: list[Run]) -> dict[str, float]:
-    """By name of the run; measured where the results folder has no file of it."""
+def measure_step_seconds(folder: RunFolder, runs: list[Run]) -> dict[str, float]:
+    """Name of the run -> seconds per step, measured unless the results folder has them."""
     file = folder.root / STEP_SECONDS_NAME
     if not file.is_file():
         _measure(folder.config["pretrain"], runs, file)
@@ -66,7 +70,7 @@ def _measure(config: str | None, runs: list[Run], file: Path) -> None:
 
 
 def _with_steps(table: Table, steps: Mapping[str, int], reference: int) -> Table:
-    """The rows with their own numbers of steps, in folders of their own, and a note that says them."""
+    """Set the number of steps of each row, with separate folders and a note."""
     rows = {
         title: run
         if steps.get(run.name, reference) == reference

@@ -1,4 +1,4 @@
-"""The figures that the paper prints, for the rows beside ours. In per cent unless a column says otherwise."""
+"""The paper's results, for comparison in the tables; in per cent unless stated otherwise."""
 
 AU_IDS = (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)
 EMOTIONS = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
@@ -26,7 +26,7 @@ TABLE_IV = {
     "w/o Emo-VL": (88.57, 94.55, 86.82, 86.76, 84.66, 84.86, 50.71, 78.44, 82.42, 8.4, 4.5, 186.7),
     "w/o AU-VL": (90.52, 93.39, 86.85, 87.17, 71.39, 88.92, 71.18, 61.56, 81.87, 4.1, 2.1, 186.7),
 }
-"""As Table III, then training and inference minutes an epoch and trainable parameters in millions."""
+"""As Table III, then training and inference minutes per epoch, and trainable parameters in millions."""
 
 TABLE_V = {"Exp-BLIP": (78.91,), "MF² (Intern-VL)": (80.07,)}
 """Mean one-vs-rest accuracy after pre-training on AUs and fine-tuning on emotion."""
@@ -45,4 +45,4 @@ NOTES = {
     ),
     "V": ("The paper's 78.91 for Exp-BLIP contradicts its Table III, which has 82.14.",),
 }
-"""What is known to be wrong with, or easily misread in, the paper's tables."""
+"""Known errors of the paper's tables, and points that are easily misread."""

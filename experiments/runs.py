@@ -1,6 +1,6 @@
-"""The trainings behind the tables, each run once: in a folder of its own, continued where it was stopped.
+"""The runs behind the tables: each is run once, in its own folder, and resumes after an interruption.
 
-A run is done when its folder has `metrics.json`, which the training scripts write last.
+A run is finished when its folder has `metrics.json`, which the training scripts write last.
 """
 
 import itertools
@@ -24,7 +24,7 @@ SCRIPTS = {
     "finetune": (str(PACKAGE / "training" / "finetune.py"),),
     "evaluation": ("-m", "mf2.cli", "evaluate"),
 }
-"""What Python runs."""
+"""Script -> arguments of Python."""
 LOG_NAME = "run.log"
 
 
@@ -33,10 +33,10 @@ class Run:
     """One training (or evaluation), for one seed.
 
     Args:
-        name: of the folder, below that of its seed; it stands for the run.
+        name: name of its folder, which identifies the run.
         script: `pretrain`, `finetune` or `evaluation`.
-        flags: its flags but the seed and the output folder.
-        base: the run whose result it starts from.
+        flags: its flags, without seed and output folder.
+        base: the run that it starts from.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Run:
     base: "Run | None" = None
 
     def with_bases(self) -> list["Run"]:
-        """The run after all that it needs."""
+        """The run, preceded by all runs that it needs."""
         return [*(self.base.with_bases() if self.base else []), self]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the runs of a results folder are.
+    """The runs in a results folder.
 
     Args:
         root: the results folder.
@@ -66,7 +66,7 @@ class RunFolder:
         return self.root / "runs" / f"seed-{seed}" / run.name
 
     def metrics(self, run: Run, seed: int) -> dict[str, Any] | None:
-        """What the run has measured; None where it is not done."""
+        """The metrics of a run; None if it is not finished."""
         file = self.path(run, seed) / METRICS_NAME
         return read_json(file) if file.is_file() else None
 
@@ -85,12 +85,12 @@ class RunFolder:
 
 
 def needed_runs(runs: Iterable[Run]) -> list[Run]:
-    """The runs and what they start from, each once, bases first."""
+    """The distinct runs with their bases, bases first."""
     return list({needed.name: needed for run in runs for needed in run.with_bases()}.values())
 
 
 def list_commands(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int]) -> list[str]:
-    """A line for what must run in order (a base, then all that start from it) and is not done."""
+    """One line per chain of unfinished runs, a base and all runs that start from it."""
     chains: dict[tuple[str, int], list[str]] = {}
     for seed, run in itertools.product(seeds, needed_runs(runs)):
         if folder.metrics(run, seed) is None:
@@ -99,12 +99,12 @@ def list_commands(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int]) 
 
 
 def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_parallel: int) -> None:
-    """Run what is not done, seed by seed, bases first.
+    """Run everything that is not finished, by seed, bases first.
 
     Args:
-        num_parallel: seeds that run at once.
+        num_parallel: number of seeds to run in parallel.
     Raises:
-        ChildProcessError: a run failed; its last lines are shown, and what is done stays.
+        ChildProcessError: a run failed; the message shows its last line. Finished runs are kept.
     """
     ordered = needed_runs(runs)
     with tqdm(total=len(ordered) * len(seeds), desc="runs", unit="run") as bar:
@@ -120,7 +120,7 @@ def run_all(folder: RunFolder, runs: Iterable[Run], seeds: Sequence[int], num_pa
 
 
 def run_once(folder: RunFolder, run: Run, seed: int) -> None:
-    """Run one, unless it is done."""
+    """Run it unless it is finished."""
     if folder.metrics(run, seed) is not None:
         return
     path = folder.path(run, seed)

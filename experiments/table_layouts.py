@@ -1,7 +1,7 @@
-"""The tables: which runs each needs, and what it shows of their metrics.
+"""The tables: the runs that each needs, and the metrics that it shows.
 
-A row is a run under a name; a column is a number of its metrics. With several seeds a cell is mean ± standard
-deviation, and a difference stands with its 95 % interval (Student's t over the pairs of equal seeds).
+A row is a named run, a column a number in its metrics. With several seeds, a cell is mean ± standard deviation, and
+differences have 95 % intervals (Student's t over pairs of equal seeds).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from mf2.experiments import paper_results
 from mf2.experiments.runs import Run, RunFolder
 
 Measure = Callable[[dict[str, Any]], float | None]
-"""A number of a run's metrics; None where it has none."""
+"""Metrics of a run -> number, or None."""
 LEVEL = 0.95
 OURS = "MF² (pre-train)"
 """The row that those of other systems are compared with."""
@@ -40,7 +40,7 @@ def emotion(score: str) -> Measure:
 
 
 def one_vs_rest(name: str) -> Measure:
-    """The paper's accuracy of one emotion: how often "it is that one" is said rightly, in per cent."""
+    """The paper's accuracy of one emotion: binary accuracy of this emotion against the rest, in per cent."""
 
     def measure(metrics: dict[str, Any]) -> float | None:
         scores = metrics["evaluation"]["emotion"]
@@ -54,18 +54,18 @@ def one_vs_rest(name: str) -> Measure:
 
 
 def per_cent(value: float | None) -> float | None:
-    """A fraction in per cent."""
+    """Convert a fraction to per cent."""
     return None if value is None else 100 * value
 
 
 def seconds_per_epoch(metrics: dict[str, Any]) -> float | None:
-    """Training time, what was prepared for it included."""
+    """Training time per epoch, including its preparation."""
     training = metrics["training"]
     return (training["seconds"] + training.get("preparation_seconds", 0.0)) / max(training["epochs"], 1e-9)
 
 
 def millions_trained(metrics: dict[str, Any]) -> float:
-    """Trainable parameters."""
+    """Trainable parameters in millions."""
     return metrics["model"]["trainable_parameters"] / 1e6
 
 
@@ -73,8 +73,8 @@ AU_COLUMNS: dict[str, Measure] = {f"AU{au_id}": au_f1(au_id) for au_id in paper_
 EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper_results.EMOTIONS} | {
     "mean": emotion("paper_compatible_accuracy")
 }
-OWN_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
-SHORT_COLUMNS: dict[str, Measure] = {"AU F1": au_f1()} | OWN_EMOTION_COLUMNS
+STANDARD_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
+SHORT_COLUMNS: dict[str, Measure] = {"AU F1": au_f1()} | STANDARD_EMOTION_COLUMNS
 COST_COLUMNS: dict[str, Measure] = {"s an epoch": seconds_per_epoch, "trained, M": millions_trained}
 
 
@@ -85,11 +85,11 @@ class Table:
 
     Args:
         rows: name -> run.
-        columns: name -> number of a run's metrics.
-        paper: the paper's rows, of the first columns.
-        paper_columns: their names.
-        compare_with: the row that differences are taken from.
-        notes: what a reader must know.
+        columns: name -> number in a run's metrics.
+        paper: the paper's rows.
+        paper_columns: columns of the paper's rows.
+        compare_with: the row that others are compared with.
+        notes: notes for the reader.
     """
 
     title: str
@@ -101,8 +101,8 @@ class Table:
     notes: Sequence[str] = ()
 
 
-OF_MF2_ALONE = {"feature_views": "null", "probes": "false"}
-"""What a YAML file of pre-trainings may ask for and other systems do not have."""
+MF2_ONLY_FLAGS = {"feature_views": "null", "probes": "false"}
+"""Flags that disable settings of a pre-training configuration that baselines do not support."""
 TRAINED_HERE = (
     "The systems without “the paper” were trained here on the same faces, course and (but for HSEmotion, which brings "
     "EfficientNet-B0) tower; their cards and docs/baselines.md say what differs from their publications."
@@ -110,7 +110,7 @@ TRAINED_HERE = (
 
 
 def baseline_rows(table: str, names: Sequence[str], data: str) -> dict[str, Run]:
-    """The runs of other systems (names, or files of your own) that stand in a table, by their titles."""
+    """Title -> run of the baselines (names or files) in a table."""
     rows = {}
     for name in map(add_system, names):
         system = load_system(name)
@@ -120,7 +120,7 @@ def baseline_rows(table: str, names: Sequence[str], data: str) -> dict[str, Run]
         flags = {f"baseline_options.{option}": str(value) for option, value in options.items()}
         flags["baseline"] = str(further_files().get(name, name))
         folder = "-".join(["baseline", name, *(str(value) for value in options.values())])
-        rows[system.about.title] = Run(folder, "pretrain", {"train_data": data} | OF_MF2_ALONE | flags)
+        rows[system.about.title] = Run(folder, "pretrain", {"train_data": data} | MF2_ONLY_FLAGS | flags)
     return rows
 
 
@@ -131,14 +131,14 @@ def make_tables(
     systems: Mapping[str, str],
     baselines: Sequence[str] = (),
 ) -> dict[str, Table]:
-    """All tables of one data set.
+    """Make all tables of one data set.
 
     Args:
         data: the MFA data set.
         llm_data: the same images with a language model's captions, for the caption table.
         task: flags of the task that methods are compared on (`data`, `au_ids`, `emotions`).
-        systems: name -> predictions of other systems, which stand as rows.
-        baselines: the systems to train beside MF²: names, see `baselines/systems`, or files of your own.
+        systems: name -> predictions of other systems, shown as rows.
+        baselines: systems to train, as names in `baselines/systems` or files.
     """
     pretrain = Run("pretrain", "pretrain", {"train_data": data})
     dfn = Run("dfn", "finetune", {"method": "dfn", "data": data}, pretrain)
@@ -162,7 +162,7 @@ def make_tables(
         "III": Table(
             "Emotion recognition, one-vs-rest accuracy as the paper's (%), and what it stands for",
             baseline_rows("III", baselines, data) | both,
-            EMOTION_COLUMNS | OWN_EMOTION_COLUMNS,
+            EMOTION_COLUMNS | STANDARD_EMOTION_COLUMNS,
             paper_results.TABLE_III,
             list(EMOTION_COLUMNS),
             OURS,
@@ -184,7 +184,7 @@ def make_tables(
 
 
 def describe_paper_cost() -> list[str]:
-    """The paper's cost columns in words: their units differ from ours."""
+    """Notes on the paper's cost columns, whose units differ from ours."""
     rows = (
         f"{name} {training:g} and {inference:g} min, {parameters:g} M"
         for name, (*_, training, inference, parameters) in paper_results.TABLE_IV.items()
@@ -197,7 +197,7 @@ def describe_paper_cost() -> list[str]:
 
 
 def transition_table(data: str) -> Table:
-    """Table V, and the other way."""
+    """Table V, and the same in the other direction."""
     aus_only = Run(
         "pretrain-on-aus",
         "pretrain",
@@ -228,10 +228,10 @@ def transition_table(data: str) -> Table:
 
 
 def captions_table(data: str, llm_data: str | None) -> Table:
-    """Whether language helps: everything equal but the captions."""
-    silent = {f"model.{name}_weight": "0" for name in ("itc", "itm", "itg")}
+    """Whether captions help: runs that only differ in the captions."""
+    no_captions = {f"model.{name}_weight": "0" for name in ("itc", "itm", "itg")}
     rows = {
-        "no captions": Run("captions-none", "pretrain", {"train_data": data} | silent),
+        "no captions": Run("captions-none", "pretrain", {"train_data": data} | no_captions),
         "shuffled captions": Run("captions-shuffled", "pretrain", {"train_data": data, "captions": "shuffled"}),
         "the data set's captions": Run("pretrain", "pretrain", {"train_data": data}),
     }
@@ -241,7 +241,7 @@ def captions_table(data: str, llm_data: str | None) -> Table:
 
 
 def methods_table(base: Run, task: Mapping[str, str]) -> Table:
-    """Methods of adaptation on one task, from one base."""
+    """Fine-tuning methods on one task, from the same base."""
     methods = {"DFN": "dfn", "full fine-tuning": "full", "LoRA": "lora", "head only": "head"}
     rows = {
         name: Run(f"task-{method}", "finetune", {"method": method, **task}, base) for name, method in methods.items()
@@ -270,19 +270,19 @@ def methods_table(base: Run, task: Mapping[str, str]) -> Table:
 # ------------------------------------------------------------------------------------------------------------- values
 @dataclass(frozen=True)
 class FilledTable:
-    """A table's numbers: by row and column those of every seed, in order; None is not measured."""
+    """The numbers of a table: row -> column -> values of all seeds; None if not measured."""
 
     table: Table
     values: Mapping[str, Mapping[str, list[float | None]]]
 
     @classmethod
     def read(cls, table: Table, folder: RunFolder, seeds: Sequence[int]) -> "FilledTable":
-        """From the metrics of the runs that are done."""
+        """Read the metrics of the finished runs."""
         values = {}
         for name, run in table.rows.items():
             metrics = [folder.metrics(run, seed) for seed in seeds]
             values[name] = {
-                column: [None if one is None else measure(one) for one in metrics]
+                column: [None if run_metrics is None else measure(run_metrics) for run_metrics in metrics]
                 for column, measure in table.columns.items()
             }
         return cls(table, values)
@@ -295,7 +295,7 @@ class FilledTable:
         return f"{mean(known):.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")
 
     def difference(self, row: str, column: str) -> str:
-        """From the compared row, with its interval over pairs of equal seeds."""
+        """Mean difference from the compared row, with its interval over pairs of equal seeds."""
         if self.table.compare_with is None:
             return "–"
         pairs = zip(self.values[row][column], self.values[self.table.compare_with][column], strict=True)
@@ -306,6 +306,6 @@ class FilledTable:
 
 
 def format_interval(differences: Sequence[float]) -> str:
-    """The 95 % interval of their mean, by Student's t."""
+    """The 95 % interval of the mean, by Student's t."""
     half = student_t.ppf(0.5 + LEVEL / 2, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
     return f"{mean(differences) - half:+.2f}, {mean(differences) + half:+.2f}"

@@ -1,10 +1,10 @@
-r"""The paper's tables, and those that it lacks, from trainings that are run as they are needed.
+r"""Makes the paper's tables and further ones, running the required trainings.
 
     mf2 tables --tables II III IV V captions methods --data data/faces --output_dir results \
         --seeds 0 1 2 --pretrain_config training/configs/demo.yaml --finetune_config training/configs/dfn.yaml
 
-Stopped, the same command goes on: what is done is kept. OUTPUT_DIR gets `tables.md`, and a CSV file a table with the
-values of every seed.
+Repeating the command resumes an interrupted run. Writes `tables.md` and one CSV file per table, with the values of all
+seeds, into OUTPUT_DIR.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from mf2.utils.files import write_text
 from mf2.utils.markdown import markdown_table
 
 COMPARED = ("II", "III")
-"""The tables in which other systems stand."""
+"""Tables with other systems."""
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run what is not done, write the tables and print them."""
+    """Run what is not finished, and write and print the tables."""
     task = {"data": args.task_data or args.data, "au_ids": args.task_au_ids, "emotions": args.task_emotions}
     systems = dict(parse_named(text, "--systems") for text in args.systems)
     tables = make_tables(
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 def choose_tables(
     tables: Mapping[str, Table], names: Sequence[str], budgets: Sequence[str], folder: RunFolder
 ) -> dict[str, Table]:
-    """The named tables, those that compare systems once for each budget."""
+    """Select the named tables; those with other systems once per budget."""
     found = {name: tables[name] for name in names if name in tables and ("steps" in budgets or name not in COMPARED)}
     if "time" in budgets and (compared := [name for name in names if name in COMPARED]):
         timed = give_equal_time({name: tables[name] for name in COMPARED}, tables["II"].rows[OURS], folder)
@@ -68,7 +68,7 @@ def choose_tables(
 
 
 def choose_rows(tables: Mapping[str, Table], names: Sequence[str] | None) -> list[Run]:
-    """The runs of the named rows; of all where none is named.
+    """Select the runs of the named rows, or of all rows.
 
     Raises:
         ValueError: no table has such a row.
@@ -82,7 +82,7 @@ def choose_rows(tables: Mapping[str, Table], names: Sequence[str] | None) -> lis
 
 
 def parse_named(text: str, flag: str) -> tuple[str, str]:
-    """`NAME=VALUE` as a pair; a `ValueError` otherwise."""
+    """Parse `NAME=VALUE`; raises a `ValueError` for other texts."""
     name, is_pair, value = text.partition("=")
     if not (name and is_pair and value):
         raise ValueError(f"{flag} is {text!r}; it must be NAME=PATH.")
@@ -90,7 +90,7 @@ def parse_named(text: str, flag: str) -> tuple[str, str]:
 
 
 def to_markdown(name: str, filled: FilledTable) -> str:
-    """A table with the paper's rows first, then ours, then the differences."""
+    """Format a table: the paper's rows, ours, and the differences."""
     table = filled.table
     columns = list(table.columns)
     rows = [[f"{row}, the paper", *paper_cells(table, values)] for row, values in table.paper.items()]
@@ -107,13 +107,13 @@ def to_markdown(name: str, filled: FilledTable) -> str:
 
 
 def paper_cells(table: Table, values: Sequence[float]) -> list[str]:
-    """The paper's values under the columns that it has."""
+    """The cells of a row of the paper; empty in columns that it lacks."""
     known = dict(zip(table.paper_columns, values, strict=True))
     return [f"{known[column]:.2f}" if column in known else "" for column in table.columns]
 
 
 def to_csv(filled: FilledTable, seeds: Sequence[int]) -> str:
-    """A line for each row, column and seed."""
+    """Format as CSV, one line per row, column and seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "column", "seed", "value"])

@@ -1,10 +1,10 @@
-r"""How long each fine-tuning method takes to the same validation score, what it prepares (DFN's cache) included.
+r"""Measures the time of each fine-tuning method to the same validation score, including preparation (DFN's cache).
 
     mf2 benchmark time_to_score --model outputs/demo --data data/mine --output_dir outputs/time_to_score \
         --configs dfn=training/configs/dfn.yaml full=training/configs/full.yaml --eval_steps 8
 
-Methods run one after another, each with its own settings. Evaluating costs time as well; the shorter the way, the more
-of it. The common score is the least of the methods' best.
+Methods run one after another, each with its own settings. The time includes evaluations. The common score is the
+lowest of the methods' best scores.
 """
 
 import argparse
@@ -36,10 +36,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def to_markdown(trained: Mapping[str, Mapping[str, Any]], seed: int) -> str:
-    """A table for each score that the runs have.
+    """Format one table per score that all runs have.
 
     Args:
-        trained: the `training` part of the metrics, by method.
+        trained: method -> `training` part of its metrics.
     """
     parts = [f"# Time to the same validation score, seed {seed}\n"]
     for score in SCORES:

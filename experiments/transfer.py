@@ -1,4 +1,4 @@
-"""Trained on one data set, tested on another: the base, DFN adapters and full fine-tuning, as a matrix."""
+"""Transfer between data sets: the base, DFN adapters and full fine-tuning, trained on one and tested on all."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ SCORES: dict[str, Measure] = {name: SHORT_COLUMNS[name] for name in ("AU F1", "m
 
 @dataclass(frozen=True)
 class TransferTable:
-    """Who is tested where.
+    """The matrix of trained models and test data sets.
 
     Args:
         data: name -> data set.
-        base: the pre-training that all start from.
+        base: the pre-training that all runs start from.
     """
 
     data: Mapping[str, str]
@@ -39,7 +39,7 @@ class TransferTable:
 
     @property
     def trained(self) -> dict[str, Run]:
-        """Who is tested, by name."""
+        """Name -> trained model."""
         adapted = {
             f"{title} on {name}": Run(f"{method}-on-{name}", "finetune", {"method": method, "data": data}, self.base)
             for (title, method), (name, data) in itertools.product(METHODS.items(), self.data.items())
@@ -47,16 +47,16 @@ class TransferTable:
         return {"base": self.base} | adapted
 
     def evaluation(self, trained: Run, name: str) -> Run:
-        """The test of a run on a data set."""
+        """The evaluation of a run on a data set."""
         return Run(f"{trained.name}-tested-on-{name}", "evaluation", {"data": self.data[name]}, trained)
 
     @property
     def runs(self) -> list[Run]:
-        """All tests; what they need comes with them."""
+        """All evaluations, which include the trainings that they need."""
         return [self.evaluation(run, name) for run in self.trained.values() for name in self.data]
 
     def to_markdown(self, folder: RunFolder, seeds: Sequence[int]) -> str:
-        """The matrices in Markdown."""
+        """Format the matrices as Markdown."""
         matrices = self._matrices(folder, seeds)
         parts = ["## transfer. Trained on the row, tested on the column\n"]
         for score, values in matrices.items():
@@ -75,7 +75,7 @@ class TransferTable:
         return {score: self._matrix(folder, seeds, measure) for score, measure in SCORES.items()}
 
     def _matrix(self, folder: RunFolder, seeds: Sequence[int], measure: Measure) -> dict[tuple[str, str], list[float]]:
-        """(row, column) -> the values of all seeds, where there is one."""
+        """(row, column) -> values of the finished seeds."""
         matrix: dict[tuple[str, str], list[float]] = {}
         for (row, run), name in itertools.product(self.trained.items(), self.data):
             measured = (folder.metrics(self.evaluation(run, name), seed) for seed in seeds)
@@ -87,14 +87,14 @@ class TransferTable:
     def _draw(self, matrices: Mapping[str, Mapping[tuple[str, str], list[float]]], file: Path) -> None:
         figure = Figure(figsize=(1.5 + 2.6 * len(matrices) + len(self.data), 1.5 + 0.45 * len(self.trained)))
         rows, columns = list(self.trained), list(self.data)
-        for place, (score, values) in enumerate(matrices.items(), start=1):
-            axes = figure.add_subplot(1, len(matrices), place)
+        for index, (score, values) in enumerate(matrices.items(), start=1):
+            axes = figure.add_subplot(1, len(matrices), index)
             grid = np.array([[mean(values.get((row, name), [np.nan])) for name in columns] for row in rows])
             axes.imshow(grid, cmap="viridis", aspect="auto")
             for (y, x), value in np.ndenumerate(grid):
                 axes.text(x, y, "–" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", color="white")
             axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
-            axes.set_yticks(range(len(rows)), rows if place == 1 else [])
+            axes.set_yticks(range(len(rows)), rows if index == 1 else [])
             axes.set_title(f"{score} (%)")
         figure.tight_layout()
         with replacing(file) as partial:

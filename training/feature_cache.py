@@ -29,7 +29,7 @@ from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model
 from mf2.training.arguments import PretrainArguments
 from mf2.training.readout_fit import ReadoutFit, Targets, feature_importance, fit_key, fit_readout
-from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks
+from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks, fill_stores
 
 FEATURE_NAMES = ("vision_tokens", "region_features", "region_places", "readout_logits")
 """Inputs of the model that replace pictures."""
@@ -171,20 +171,10 @@ def cache_features(
         FeatureStore(root, facts | randomness, train, images, num_kept=0, dtype=dtype, num_views=views),
         FeatureStore(root, facts, evaluation, unaugmented, num_kept=0, dtype=dtype),
     )
-    missing = [store for store in stores if not store.is_complete]
-    settings.distributed_state.wait_for_everyone()  # all processes check before any of them writes
     was_training = model.training
     model.eval().to(settings.device)
-    for store in missing:
-        store.fill(
-            model,
-            arguments.per_device_eval_batch_size,
-            arguments.dataloader_num_workers,
-            settings.process_index,
-            settings.world_size,
-        )
+    fill_stores(stores, lambda: model, arguments, settings)
     model.train(was_training)
-    settings.distributed_state.wait_for_everyone()
     rows = FeatureRows(stores[0], collator.captions, collator.seed), FeatureRows(stores[1], None, collator.seed)
     if config.readout_grids:
         add_readout(arguments, settings, model, rows, train, stores[0].folder)

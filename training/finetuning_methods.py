@@ -32,6 +32,7 @@ from mf2.training.state_cache import (
     StatesModel,
     StatesStore,
     collate_states,
+    fill_stores,
     hash_weights,
 )
 from mf2.training.trainer import PretrainingTrainer, compute_metrics_for
@@ -228,19 +229,11 @@ def cache_states(
         num_views=arguments.views if collator.augmentation else 1,
     )
     evaluation = make_store(facts=facts, split=task.evaluation, images=FaceCollator(collator.image_processor))
-    missing = [store for store in (train, evaluation) if not store.is_complete]
-    settings.distributed_state.wait_for_everyone()  # all processes check before any of them writes
-    if missing:
-        model = MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
-    for store in missing:
-        store.fill(
-            model,
-            arguments.per_device_eval_batch_size,
-            arguments.dataloader_num_workers,
-            settings.process_index,
-            settings.world_size,
-        )
-    settings.distributed_state.wait_for_everyone()
+
+    def load_model() -> MF2Model:
+        return MF2Model.from_pretrained(task.base).eval().requires_grad_(False).to(settings.device)
+
+    fill_stores((train, evaluation), load_model, arguments, settings)
     return train.open(), evaluation.open()
 
 

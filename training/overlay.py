@@ -13,7 +13,7 @@ from mf2.evaluation.caption_scores import caption_kinds
 from mf2.labels_mf2 import EMOTION_UNLABELLED, LabelSpace
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
 from mf2.processing_mf2 import MF2Processor
-from mf2.utils.drawing import FaceState, boxes_to_corners, compose, panel_height
+from mf2.utils.drawing import FaceState, boxes_to_corners, compose, panel_height, to_pixels
 from mf2.utils.files import replacing
 
 CAPTION_LINES = 18  # lines for the captions of a face
@@ -38,7 +38,7 @@ def draw_overlay(
     panel_px = panel_height(len(model.label_space.au_ids), CAPTION_LINES)
     drawn = []
     for index, example in enumerate(examples):
-        face = _face_picture(inputs["pixel_values"][index], processor)
+        face = Image.fromarray(to_pixels(inputs["pixel_values"][index], processor.image_processor))
         regions = _region_corners(inputs["au_boxes"][index], face.size)
         state = _describe(states[index], captions[index], regions, example, model.label_space)
         drawn.append(compose(face, [state], 1, panel_px))
@@ -54,13 +54,6 @@ def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, 
         ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
         written[kind] = processor.batch_decode(ids)
     return [{kind: texts[index] for kind, texts in written.items()} for index in range(len(inputs["pixel_values"]))]
-
-
-def _face_picture(pixel_values: torch.Tensor, processor: MF2Processor) -> Image.Image:
-    """Convert normalised `(3, H, W)` pixel values to a picture."""
-    mean, std = (np.asarray(getattr(processor.image_processor, name)) for name in ("image_mean", "image_std"))
-    pixels = np.clip(pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean, 0, 1)
-    return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
 
 
 def _region_corners(boxes: torch.Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -18,7 +18,7 @@ Symbols in shapes: B rows of a batch, K views of a branch (1, or one per AU regi
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from transformers import TrainingArguments
 
 from mf2.alignment_mf2 import split_floors
 from mf2.branch_mf2 import SharedSpace
@@ -39,6 +40,7 @@ from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNSide, kept_layers
 from mf2.recognition_mf2 import PLACES, READOUT, MF2Recognizers, PooledTexts
+from mf2.training.arguments import ScriptArguments
 from mf2.utils.files import replacing, sha256_of_file, write_json
 
 ROWS_PER_CHUNK = 1024
@@ -189,6 +191,32 @@ class StatesStore:
                 dtype = torch.float32 if name == PLACES else self.dtype  # float16 is too coarse for positions
                 parts.setdefault(name, []).append(select_layers(states, self.num_kept).to("cpu", dtype))
         return {name: torch.cat(states) for name, states in parts.items()}
+
+
+def fill_stores(
+    stores: Sequence[StatesStore],
+    load_model: Callable[[], MF2Model],
+    arguments: ScriptArguments,
+    settings: TrainingArguments,
+) -> None:
+    """Fill incomplete stores, each process its share; every process must call it.
+
+    Args:
+        load_model: returns the frozen model in evaluation mode on its device; only called if a store is incomplete.
+    """
+    missing = [store for store in stores if not store.is_complete]
+    settings.distributed_state.wait_for_everyone()  # all processes check before any of them writes
+    if missing:
+        model = load_model()
+    for store in missing:
+        store.fill(
+            model,
+            arguments.per_device_eval_batch_size,
+            arguments.dataloader_num_workers,
+            settings.process_index,
+            settings.world_size,
+        )
+    settings.distributed_state.wait_for_everyone()
 
 
 class KeyedRows(Dataset):

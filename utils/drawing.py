@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -87,6 +88,17 @@ def probability_color(prob: float) -> tuple[int, int, int]:
 def load_font(size: float) -> Font:
     """Load Pillow's font in that size, or its bitmap font if Pillow is built without FreeType."""
     return ImageFont.load_default(size)
+
+
+def to_pixels(pixel_values: Any, image_processor: Any) -> np.ndarray:
+    """Convert normalised pixel values, a `(3, H, W)` tensor, back to `(H, W, 3)` uint8.
+
+    Args:
+        image_processor: has the `image_mean` and `image_std` of the normalisation.
+    """
+    mean, std = (np.asarray(getattr(image_processor, name)) for name in ("image_mean", "image_std"))
+    pixels = pixel_values.cpu().numpy().transpose(1, 2, 0) * std + mean
+    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def boxes_to_corners(boxes: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_it_is_not_asked_for_captions(data, finished, tmp_path, capsys):
     assert "linear writes no captions" in capsys.readouterr().err
 
 
-OF_MF2_ALONE = {
+MF2_ONLY_FLAGS = {
     "mf2 export": ("export", "--onnx", "PICTURE.onnx"),
     "mf2 search": ("search", "a smile", "PICTURE"),
     "mf2 explain": ("explain", "PICTURE"),
@@ -135,10 +135,10 @@ OF_MF2_ALONE = {
 }
 
 
-@pytest.mark.parametrize("what", OF_MF2_ALONE)
+@pytest.mark.parametrize("what", MF2_ONLY_FLAGS)
 def test_what_mf2_alone_can_do_is_refused_in_a_line(data, finished, tmp_path, capsys, what):
     write_picture(picture := tmp_path / "face.png", 100, size=64)
-    words = [word.replace("PICTURE", str(picture)).replace("DATA", str(data)) for word in OF_MF2_ALONE[what]]
+    words = [word.replace("PICTURE", str(picture)).replace("DATA", str(data)) for word in MF2_ONLY_FLAGS[what]]
     assert main([*words, "--model", str(finished[0])]) == 1
     said = capsys.readouterr()
     assert f"holds linear, another system than MF², and {what} needs MF²" in said.err

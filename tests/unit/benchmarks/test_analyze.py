@@ -28,7 +28,7 @@ def test_both_sides_see_every_picture(tmp_path, monkeypatch):
     landmarks = str(tmp_path / "landmarks.csv")
     options = AnalyzeOptions(str(tmp_path / "tiny"), device="cpu", batch_size=2, faces=FaceSearch(landmarks))
     for kind in benchmark_analyze.PICTURE_SIZES:
-        benchmark_analyze.analysis_of(tmp_path / kind, recognizer, options)()
+        benchmark_analyze.make_analysis(tmp_path / kind, recognizer, options)()
         assert seen == [2, 2, 1], "every picture has the face that the landmark file gives it"
         seen.clear()
 

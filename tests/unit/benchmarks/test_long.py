@@ -16,7 +16,7 @@ def test_tenths_cover_the_run_after_its_warm_up():
     for count in range(1, 1001):
         at += 0.001 * (1 + 0.1 * ((count - 1) // 100))
         marks.append((count, 2 * at, at, 10**8))
-    rows = list(long.tenths_of("pictures", marks))
+    rows = list(long.summarize_tenths("pictures", marks))
     assert [row["CPU ms an image"] for row in rows] == pytest.approx([1 + 0.1 * tenth for tenth in range(10)])
     assert rows[-1]["ms an image"] == pytest.approx(3.8)
     assert rows[-1]["memory, MB, of the first"] == 1 and rows[-1]["CPU ms an image, of the first"] == pytest.approx(
@@ -30,7 +30,7 @@ def test_a_run_is_noted_to_its_end(tmp_path):
     (tmp_path / "pictures").mkdir()
     long.save_pictures(tmp_path / "pictures", 70)
     threads = torch.get_num_threads()
-    marks = long.analyze_watched(str(tmp_path / "pictures"), str(tmp_path / "tiny"), str(tmp_path / "run"))
+    marks = long.analyze_measured(str(tmp_path / "pictures"), str(tmp_path / "tiny"), str(tmp_path / "run"))
     torch.set_num_threads(threads)
     assert marks[-1][0] == 70 and len(marks) > 1
     assert all(before < after for before, after in itertools.pairwise(marks))
