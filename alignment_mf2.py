@@ -1,8 +1,9 @@
-"""The losses of MF²: image-text contrast, matching and generation (Eq. 3-5), and the recognisers'.
+"""The losses of MF²: image-text contrast, matching and generation (Eq. 3-5), and the losses of the recognisers.
 
-Every loss is one of the *whole* batch, however it is split: embeddings are gathered from all processes with gradient,
-means are taken over all processes' counts, and negatives are drawn from shared random numbers. What a process returns
-is scaled so that the mean over processes (what DDP takes of gradients) is the loss of the whole batch.
+Every loss is computed over the *global* batch, independent of its distribution to processes: embeddings are gathered
+from all processes with gradients, means are taken over the counts of all processes, and negatives are drawn from
+shared random numbers. The loss of a process is scaled so that the mean over processes, which DDP computes for
+gradients, is the loss of the global batch.
 
 Alignment works on *items*, one visual input and one text each. Symbols in shapes: I images of this process, M of all,
 G groups of items that are only compared among themselves (1, or one per AU), Q queries, T text tokens, P projection
@@ -21,23 +22,23 @@ from .labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
 from .qformer_mf2 import KeyValue, map_key_values, select_rows
 
 MF2Branch = Any
-"""The branch of the model, which this file serves and therefore does not import."""
+"""The branch of the model; its class is not imported, because its module imports this one."""
 
 MIN_TEXT_LENGTH = 2
-"""Tokens: what opens a text, and one to write. Batches without any text are narrower and are padded to it."""
+"""Minimal number of tokens: the start token and one to predict. Batches without any text are padded to it."""
 MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 32
-"""The texts of a pass are cut by length into at most so many parts, of so many items at least: more parts are less
-padding, and more additions of weight gradients."""
+"""The texts of a pass are split by length into at most 4 parts with at least 32 items each: more parts need less
+padding, but more additions of weight gradients."""
 
 
 # ------------------------------------------------------------------------------------------- batches over processes
 def world_size() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows; a row's gradient is the sum of what all processes have for it.
+    """Gathers the rows of all processes; the gradient of a row is the sum of its gradients in all processes.
 
     `torch.distributed.nn.functional.all_gather` permutes gradients that are not contiguous (gloo), as einsum's are.
     """
@@ -57,12 +58,12 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """(I, …) -> (M, …): the rows of all processes in rank order, with gradient where the tensor has one."""
+    """(I, …) -> (M, …): the rows of all processes in rank order, with gradient if the tensor has one."""
     return tensor if world_size() == 1 else _GatherRows.apply(tensor.contiguous())
 
 
 def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """(M, …) -> (I, …): this process's part of what `gather_rows` made."""
+    """(M, …) -> (I, …): the rows of this process in the result of `gather_rows`."""
     if world_size() == 1:
         return tensor
     start = dist.get_rank() * num_rows
@@ -70,7 +71,7 @@ def _local_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 def _pad_to_common_length(tensor: torch.Tensor, value: int) -> torch.Tensor:
-    """Pad the last dimension to the longest of all processes, so that rows can be gathered."""
+    """Pad the last dimension to the maximal length over all processes, so that rows can be gathered."""
     if world_size() == 1:
         return tensor
     length = torch.tensor(tensor.shape[-1], device=tensor.device)
@@ -79,7 +80,7 @@ def _pad_to_common_length(tensor: torch.Tensor, value: int) -> torch.Tensor:
 
 
 def mean_over_batch(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """`total / count` of the whole batch, scaled so that the mean over processes is that ratio."""
+    """`total / count` of the global batch, scaled so that the mean over processes is that ratio."""
     if world_size() > 1:
         count = count.clone()
         dist.all_reduce(count)
@@ -88,7 +89,7 @@ def mean_over_batch(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 
 
 def _shared_uniform(*shape: int, device: torch.device) -> torch.Tensor:
-    """Uniform numbers that are the same in every process, drawn from the default generator of the first."""
+    """Uniform random numbers, equal in all processes, seeded by the default generator of the first process."""
     seed = torch.randint(2**62, (1,))
     if world_size() > 1:
         seed = seed.to(device)
@@ -100,14 +101,14 @@ def _shared_uniform(*shape: int, device: torch.device) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------- items
 @dataclass
 class VisualItems:
-    """The visual side of an alignment: I images × G groups, each item with its own queries.
+    """The visual side of an alignment: I images × G groups of items.
 
     Args:
         states: `(I, G, Q, D)` last query states.
-        query_embeds: `(G, Q, D)` the queries that made them.
-        key_values: A layer's own keys and values, `(I · G, H, Q, D / H)`: what ITG's text sees.
-        vision_key_values: A layer's projected image, `(I · G, regions, H, N, D / H)`.
-        vision_states: `(I, G, regions, N, W)` the image before projection.
+        query_embeds: `(G, Q, D)` the input queries.
+        key_values: For each layer the queries' keys and values, `(I · G, H, Q, D / H)`, which the text of ITG reads.
+        vision_key_values: For each layer the keys and values of the image, `(I · G, regions, H, N, D / H)`.
+        vision_states: `(I, G, regions, N, W)` the image tokens before projection.
     """
 
     states: torch.Tensor
@@ -121,8 +122,8 @@ class VisualItems:
 class TextItems:
     """The text side: `input_ids` and `attention_mask` `(I, G, T)`, `caption_ids`, `valid` and `to_write` `(I, G)`.
 
-    Equal caption ids are the same text. An item without text (its mask is empty) is not valid. ITG learns to write the
-    items of `to_write`; None is all that are valid.
+    Items with equal caption ids have the same text. An item without text (its mask is empty) is not valid. ITG is
+    trained on the items of `to_write`; None means all valid items.
     """
 
     input_ids: torch.Tensor
@@ -140,7 +141,7 @@ class TextItems:
         pad_id: int,
         to_write: torch.Tensor | None = None,
     ) -> "TextItems":
-        """From ids of shape (I, G, T); without a mask, padding is masked, without caption ids, rows are compared."""
+        """Make items from ids (I, G, T); by default the mask excludes padding, and caption ids compare rows."""
         if attention_mask is None:
             attention_mask = (input_ids != pad_id).long()
         missing = max(MIN_TEXT_LENGTH - input_ids.shape[-1], 0)
@@ -155,21 +156,21 @@ class TextItems:
 
     @property
     def written(self) -> torch.Tensor:
-        """`(I, G)` bool: the items that ITG learns to write."""
+        """`(I, G)` bool: the items that ITG is trained on."""
         return self.valid if self.to_write is None else self.valid & self.to_write
 
     @property
     def num_length_parts(self) -> int:
-        """Into how many parts a pass is cut; by shape alone, since sharded processes must make the same calls."""
+        """The number of parts of a pass; it depends on shapes alone, since sharded processes must make equal calls."""
         return min(MAX_LENGTH_PARTS, -(-self.valid.numel() // ITEMS_PER_LENGTH_PART))
 
     def select_groups(self, groups: torch.Tensor) -> "TextItems":
-        """The items of the given groups only."""
+        """Select the items of the given groups."""
         return TextItems(*(None if x is None else x[:, groups] for x in vars(self).values()))
 
 
 def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
-    """Indexes of the groups that a step aligns: all, or `num_groups` drawn from those with text. Equal everywhere.
+    """Indexes of the groups that a step aligns: all, or `num_groups` from those with text; equal everywhere.
 
     Args:
         valid: `(I, G)` bool.
@@ -183,12 +184,12 @@ def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
 
 
 def split_by_length(attention_mask: torch.Tensor, num_parts: int) -> list[tuple[torch.Tensor, int]]:
-    """Cut rows of text into parts of similar length, so that short texts are not padded to the longest of all.
+    """Split rows of text into parts of similar length, so that short texts are not padded to the maximal length.
 
     Args:
         attention_mask: `(rows, T)`, padded on the right.
     Returns:
-        `num_parts` times the indexes of a part's rows and its longest length; a part may be empty.
+        `num_parts` pairs of the row indexes and the maximal length of a part; a part may be empty.
     """
     lengths, order = attention_mask.sum(-1).sort()
     longest = torch.stack([part[-1:].sum() for part in lengths.tensor_split(num_parts)]).tolist()
@@ -198,7 +199,7 @@ def split_by_length(attention_mask: torch.Tensor, num_parts: int) -> list[tuple[
 
 # --------------------------------------------------------------------------------------------------- loss functions
 def image_text_similarity(image_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity of every image with every text: the best over an image's queries.
+    """Cosine similarity of every image with every text: the maximum over the queries of an image.
 
     Args:
         image_embeds: `(I, G, Q, P)`, L2-normalised.
@@ -213,13 +214,13 @@ def image_text_similarity(image_embeds: torch.Tensor, text_embeds: torch.Tensor)
 def contrastive_loss(
     logits: torch.Tensor, positives: torch.Tensor, candidates: torch.Tensor, label_smoothing: float
 ) -> torch.Tensor:
-    """Cross-entropy of each row against all of its positives in equal parts, one direction of Eq. 3.
+    """Cross-entropy of each row against all of its positives with equal weights, one direction of Eq. 3.
 
     Args:
         logits: `(…, M)` similarities divided by the temperature.
-        positives: `(…, M)` bool, at least one a row; a subset of the candidates. One positive a row is BLIP-2's loss;
-            several are captions that say the same, which Eq. 3 would count as negatives.
-        candidates: `(…, M)` bool, the columns a row is compared with.
+        positives: `(…, M)` bool, at least one per row, a subset of the candidates. With one per row this is BLIP-2's
+            loss; several are equal captions, which Eq. 3 would count as negatives.
+        candidates: `(…, M)` bool, the columns that a row is compared with.
         label_smoothing: Share of the target that is spread over the candidates.
     Returns:
         `(…)` losses.
@@ -230,7 +231,7 @@ def contrastive_loss(
 
 
 def contrastive_targets(positives: torch.Tensor, candidates: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """What each row is to be: `(…, M)` shares that sum to 1. Arguments as in [`contrastive_loss`]."""
+    """The target distribution of each row, `(…, M)`. Arguments as in [`contrastive_loss`]."""
     targets = (1 - label_smoothing) * positives / positives.sum(-1, keepdim=True)
     return targets + label_smoothing * candidates / candidates.sum(-1, keepdim=True)
 
@@ -238,32 +239,33 @@ def contrastive_targets(positives: torch.Tensor, candidates: torch.Tensor, label
 def sample_hard_negatives(
     logits: torch.Tensor, allowed: torch.Tensor, uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw one column a row with probability softmax(logits) over the allowed columns, by inverting its sum.
+    """Draw one column per row with probability softmax(logits) over the allowed columns, by inverse sampling.
 
     Args:
         logits: `(…, M)`; no gradient flows through them.
         allowed: `(…, M)` bool.
-        uniform: `(…)` numbers in [0, 1), one a row.
+        uniform: `(…)` numbers in [0, 1), one per row.
     Returns:
-        `(…)` column indexes, and `(…)` bool: whether the row had an allowed column.
+        `(…)` column indexes, and `(…)` bool: whether the row has an allowed column.
     """
     logits = logits.detach().float().masked_fill(~allowed, -torch.inf)
-    found = allowed.any(-1)
-    mass = torch.where(found[..., None], logits.softmax(-1), 1.0).cumsum(-1)
+    has_negative = allowed.any(-1)
+    mass = torch.where(has_negative[..., None], logits.softmax(-1), 1.0).cumsum(-1)
     index = torch.searchsorted(mass, (uniform * mass[..., -1])[..., None].contiguous(), right=True).squeeze(-1)
     # Rounding can end one column past the last allowed one; step back onto it.
     last_allowed = logits.shape[-1] - 1 - allowed.flip(-1).int().argmax(-1)
-    return torch.minimum(index, last_allowed), found
+    return torch.minimum(index, last_allowed), has_negative
 
 
 def _check_labels(name: str, labels: torch.Tensor, num_classes: int, unlabelled: int) -> None:
-    """Raise for a label that is no class; on the CPU alone, where looking costs no synchronisation."""
+    """Raise a `ValueError` for an invalid label; only on the CPU, where the check needs no synchronisation."""
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
     is_class = (labels >= 0) & (labels < num_classes) & (labels == labels.floor())
-    if len(wrong := labels[~(is_class | (labels == unlabelled))]):
+    if len(invalid := labels[~(is_class | (labels == unlabelled))]):
+        value = invalid[0].item()
         raise ValueError(
-            f"{name} has {wrong[0].item()!r}: labels are 0 … {num_classes - 1}, and {unlabelled} where there is none."
+            f"{name} has {value!r}: labels are 0 … {num_classes - 1}, and {unlabelled} where there is none."
         )
 
 
@@ -280,7 +282,7 @@ def recognition_losses(
     Args:
         au_logits, au_labels: `(B, A)`; -1 is unlabelled.
         emotion_logits, emotion_labels: `(B, E)` and `(B,)`; -100 is unlabelled.
-        au_pos_weight: One factor an AU on its active rows.
+        au_pos_weight: A factor for the active rows of each AU.
         emotion_logit_shift: Added to the emotion logits.
     Returns:
         `au` and `emotion`, whichever has logits and labels.
@@ -343,7 +345,7 @@ def affect_loss(affect: torch.Tensor, labels: torch.Tensor, mse_weight: float) -
 # --------------------------------------------------------------------------------------------------------- alignment
 @dataclass
 class Comparison:
-    """All items against all: similarities over the temperature, and which pairs count; every field is `(G, I, M)`."""
+    """The comparison of all images and texts: similarities divided by the temperature, and masks; all `(G, I, M)`."""
 
     image_to_text: torch.Tensor
     text_to_image: torch.Tensor
@@ -353,15 +355,15 @@ class Comparison:
 
 @dataclass
 class MatchPairs:
-    """Who meets whom in ITM, an entry `(P,)` for each item that has negatives.
+    """The pairs of ITM: `(P,)` indexes, one entry for each item that has negatives.
 
-    `own` and `group` index this process's items; `other_image` and `other_text` those of all processes.
+    `item` and `group` index the items of this process; `negative_image` and `negative_text` those of all processes.
     """
 
-    own: torch.Tensor
+    item: torch.Tensor
     group: torch.Tensor
-    other_image: torch.Tensor
-    other_text: torch.Tensor
+    negative_image: torch.Tensor
+    negative_text: torch.Tensor
 
 
 def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -> dict[str, torch.Tensor]:
@@ -369,8 +371,8 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
 
     With `itc` comes `itc_floor`, see [`itc_floor`] and [`split_floors`].
 
-    Captions that are equal are positives of each other in ITC and never each other's negatives in ITM. BLIP-2 has only
-    the diagonal, which template-like captions and frames of one video would make wrong.
+    Equal captions are positives of each other in ITC, and never negatives of each other in ITM. BLIP-2 only uses the
+    diagonal, which would be wrong for template-like captions and for frames of one video.
     """
     config, losses = branch.config, {}
     if config.itc_weight or config.itm_weight:
@@ -386,7 +388,7 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
 
 
 def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
-    """Compare this process's images and texts with everybody's, within their groups."""
+    """Compare the images and texts of this process with those of all processes, within their groups."""
     image_embeds = branch.embed_image(images.states)
     text_embeds = read_distinct_texts(texts, lambda *text: branch.embed_text(branch.encode_text(*text)))
     return compare_embeds(image_embeds, text_embeds, branch.temperature, texts.caption_ids, texts.valid)
@@ -401,23 +403,24 @@ def compare_embeds(
 ) -> Comparison:
     """As [`compare`], of embeddings `(I, G, Q, P)` and `(I, G, P)` of texts `(I, G)`."""
     temperature = temperature.clamp(0.001, 0.5)  # ALBEF's bounds
-    everybodys_captions, everybodys_valid = gather_rows(caption_ids).T, gather_rows(valid).T  # (G, M)
-    candidates = valid.T[:, :, None] & everybodys_valid[:, None]
+    all_caption_ids, all_valid = gather_rows(caption_ids).T, gather_rows(valid).T  # (G, M)
+    candidates = valid.T[:, :, None] & all_valid[:, None]
     return Comparison(
         image_to_text=image_text_similarity(image_embeds, gather_rows(text_embeds)) / temperature,
         text_to_image=image_text_similarity(gather_rows(image_embeds), text_embeds).transpose(1, 2) / temperature,
-        positives=(caption_ids.T[:, :, None] == everybodys_captions[:, None]) & candidates,
+        positives=(caption_ids.T[:, :, None] == all_caption_ids[:, None]) & candidates,
         candidates=candidates,
     )
 
 
 def read_distinct_texts(texts: TextItems, read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """What a text-only pass makes of the texts; each distinct caption goes through it once.
+    """Apply a text-only pass to the texts, once for each distinct caption.
 
     Args:
+        texts: the texts.
         read: `(rows, T)` ids and mask -> `(rows, …)`.
     Returns:
-        `(I, G, …)`; zeros where an item has no text.
+        `(I, G, …)`; zeros for items without text.
     """
     rows = texts.valid.flatten().nonzero().squeeze(1)
     distinct, inverse = torch.unique(texts.caption_ids.flatten()[rows], return_inverse=True)
@@ -432,9 +435,9 @@ def read_distinct_texts(texts: TextItems, read: Callable[[torch.Tensor, torch.Te
 
 
 def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """Eq. 3, the mean of both directions; items without text do not count.
+    """Eq. 3, the mean of both directions over the items with text.
 
-    The numerator of Eq. 3's second direction mixes i and j; it is read as the matching pair's similarity.
+    The numerator of the second direction in Eq. 3 mixes i and j; it is read as the similarity of the matching pair.
 
     Args:
         valid: `(I, G)` bool.
@@ -447,41 +450,44 @@ def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float
 
 
 def itc_floor(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """The least that [`itc_loss`] can be: the entropy of its targets, which equal captions and smoothing spread."""
+    """The lower bound of [`itc_loss`]: the entropy of its targets, due to equal captions and label smoothing."""
     rows = valid.T
     targets = contrastive_targets(comparison.positives[rows], comparison.candidates[rows], label_smoothing)
     return mean_over_batch(torch.special.entr(targets).sum(), rows.sum())
 
 
 def split_floors(losses: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Losses, and the floors among them under the names of their losses."""
+    """Separate losses from their floors; returns both by the name of the loss."""
     floors = {name.removesuffix("_floor"): value for name, value in losses.items() if name.endswith("_floor")}
     return {name: value for name, value in losses.items() if not name.endswith("_floor")}, floors
 
 
 def draw_match_pairs(comparison: Comparison, hardness: float) -> MatchPairs:
-    """A negative text and a negative image for each item, drawn by softmax(hardness · logits).
+    """Draw a negative text and a negative image for each item, with probability softmax(hardness · logits).
 
-    Items whose comparable texts all equal their own have no negative and are left out.
+    Items whose candidates all have the same text have no negative and are left out.
     """
     num_groups, num_images = comparison.candidates.shape[:2]
     device = comparison.candidates.device
     uniform = _shared_uniform(num_images * world_size(), 2, num_groups, device=device)
     uniform = _local_rows(uniform, num_images).permute(1, 2, 0)  # (2, G, I)
     allowed = comparison.candidates & ~comparison.positives
-    negative_text, found = sample_hard_negatives(hardness * comparison.image_to_text, allowed, uniform[0])
+    negative_text, has_negative = sample_hard_negatives(hardness * comparison.image_to_text, allowed, uniform[0])
     negative_image, _ = sample_hard_negatives(hardness * comparison.text_to_image, allowed, uniform[1])
-    own, group = found.T.nonzero(as_tuple=True)  # of each item that has negatives
-    return MatchPairs(own, group, negative_image[group, own], negative_text[group, own])
+    item, group = has_negative.T.nonzero(as_tuple=True)
+    return MatchPairs(item, group, negative_image[group, item], negative_text[group, item])
 
 
 def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
-    """Eq. 4 over three pairs an item: its own, a hard negative image with its text, a hard negative text."""
+    """Eq. 4 over three pairs per item: the matching one, one with a negative image, one with a negative text."""
     pairs = draw_match_pairs(comparison, branch.config.itm_hardness)
     groups = pairs.group.repeat(3)
-    own, other = (pairs.own, pairs.group), (pairs.other_text, pairs.group)
-    ids, masks = (torch.cat([x[own], x[own], gather_rows(x)[other]]) for x in (texts.input_ids, texts.attention_mask))
-    key_values, image_rows = _own_negative_own(branch, images, pairs)
+    positive, negative = (pairs.item, pairs.group), (pairs.negative_text, pairs.group)
+    ids, masks = (
+        torch.cat([x[positive], x[positive], gather_rows(x)[negative]])
+        for x in (texts.input_ids, texts.attention_mask)
+    )
+    key_values, image_rows = _images_of_pairs(branch, images, pairs)
     parts = split_by_length(masks, texts.num_length_parts)
     logits = torch.cat(
         [
@@ -494,7 +500,7 @@ def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, compariso
             for part, length in parts
         ]
     )
-    is_match = torch.cat([part for part, _ in parts]) < len(pairs.own)
+    is_match = torch.cat([part for part, _ in parts]) < len(pairs.item)
     return match_loss(logits, is_match)
 
 
@@ -504,28 +510,28 @@ def match_loss(logits: torch.Tensor, is_match: torch.Tensor) -> torch.Tensor:
     return mean_over_batch(total, torch.tensor(len(logits), device=logits.device))
 
 
-def _own_negative_own(
+def _images_of_pairs(
     branch: MF2Branch, images: VisualItems, pairs: MatchPairs
 ) -> tuple[list[KeyValue | None], torch.Tensor]:
-    """Projected images, and which of them ITM's three pairs see: `(3P,)` rows.
+    """Projected images, and the `(3P,)` rows among them for the three kinds of ITM pairs.
 
-    One process has projected all of them for the query-only pass. From the others only the images themselves come, and
-    the negatives among them are projected here.
+    A single process has projected all images for the query-only pass. With several processes, the unprojected images
+    are gathered, and the negatives among them are projected here.
     """
     num_images, num_groups = images.vision_states.shape[:2]
-    own, negative = (image * num_groups + pairs.group for image in (pairs.own, pairs.other_image))
+    positive, negative = (image * num_groups + pairs.group for image in (pairs.item, pairs.negative_image))
     if world_size() == 1:
-        return images.vision_key_values, torch.cat([own, negative, own])
+        return images.vision_key_values, torch.cat([positive, negative, positive])
     negatives = branch.project_vision(gather_rows(images.vision_states).flatten(0, 1)[negative])
     key_values = map_key_values(lambda *both: torch.cat(both), images.vision_key_values, negatives)
     negative = num_images * num_groups + torch.arange(len(negative), device=negative.device)
-    return key_values, torch.cat([own, negative, own])
+    return key_values, torch.cat([positive, negative, positive])
 
 
 def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.Tensor:
-    """Eq. 5, which is written as masked prediction, as the left-to-right generation that the task is.
+    """Eq. 5 as left-to-right generation, which is the task, although the equation is written as masked prediction.
 
-    The text sees the queries through the keys and values of the query-only pass, with gradient.
+    The text reads the queries through the keys and values of the query-only pass, with gradient.
     """
     rows = texts.written.flatten().nonzero().squeeze(1)
     ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
@@ -538,12 +544,12 @@ def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.
 
 
 def _itg_total(branch: MF2Branch, ids: torch.Tensor, mask: torch.Tensor, prefix: list[KeyValue]) -> torch.Tensor:
-    """The sum over the predicted tokens of `(rows, T)` texts that begin with `[CLS]`."""
+    """The summed loss over the predicted tokens of `(rows, T)` texts that begin with `[CLS]`."""
     inputs = ids[:, :-1].clone()
     inputs[:, 0] = branch.config.bos_token_id
     states = branch.decode(inputs, mask[:, :-1], prefix)
-    wanted = mask[:, 1:].bool()
-    logits = branch.predict_tokens(states[wanted])
+    is_target = mask[:, 1:].bool()
+    logits = branch.predict_tokens(states[is_target])
     return F.cross_entropy(
-        logits.float(), ids[:, 1:][wanted], label_smoothing=branch.config.label_smoothing, reduction="sum"
+        logits.float(), ids[:, 1:][is_target], label_smoothing=branch.config.label_smoothing, reduction="sum"
     )

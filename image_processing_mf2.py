@@ -1,15 +1,15 @@
-"""Pictures of faces to aligned, normalised `pixel_values` and AU boxes.
+"""Converts pictures of faces to aligned, normalised `pixel_values` and AU boxes.
 
-The way of one picture: read (any format, upright, 8-bit RGB) → faces located (68 points, given or detected, or none) →
-alignment, resize and augmentation composed into *one* affine matrix → sampled once → colour and normalisation. The
-landmarks go through the same matrix, and the AU boxes are made from them at the end, so boxes follow the picture under
-every transform.
+The steps for one picture: read (any format, upright, 8-bit RGB) → locate faces (68 points, given or detected, or none)
+→ compose alignment, resize and augmentation into *one* affine matrix → sample once → colour changes and normalisation.
+The landmarks are mapped by the same matrix, and the AU boxes are computed from them at the end, so that the boxes are
+consistent with the picture under every transform.
 
-Coordinates are those of `regions_mf2`: continuous, an image spans [0, width] × [0, height]. What lies outside of a
-picture is black.
+Coordinates are those of `regions_mf2`: continuous, an image spans [0, width] × [0, height]. Pixels outside of a
+picture are black.
 
-Two backends differ only in how they sample: `MF2ImageProcessor` with torch, in batches and on any device (it carries
-transformers' "torchvision" name but does not need torchvision), `MF2ImageProcessorPil` with Pillow.
+The two backends only differ in sampling: `MF2ImageProcessor` uses torch, in batches and on any device (it has
+transformers' name "torchvision" but does not need torchvision), `MF2ImageProcessorPil` uses Pillow.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,16 +47,16 @@ LUMA = (0.299, 0.587, 0.114)
 # ---------------------------------------------------------------------------------------------------- augmentation
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes for training: a crop, a mirror image, a turn, and colours.
+    """Random augmentation for training: crop, horizontal flip, rotation and colour changes.
 
-    The crop is torchvision's RandomResizedCrop about the aligned face, but keeps its proportions, which AUs are read
-    from; AU boxes therefore follow exactly. A mirror image also swaps the left and right points.
+    The crop is torchvision's RandomResizedCrop of the aligned face with a fixed aspect ratio, because AUs depend on
+    the proportions of the face. A flip also swaps the left and right points.
 
     Args:
         crop_scale: range of the crop's area as a fraction of the aligned image, within (0, 1].
-        flip: probability of the mirror image.
-        rotation_deg: largest turn about the centre, either way, in degrees.
-        brightness, contrast, saturation: largest relative change, either way, in [0, 1].
+        flip: probability of the horizontal flip.
+        rotation_deg: maximal rotation about the centre in both directions, in degrees.
+        brightness, contrast, saturation: maximal relative change in both directions, in [0, 1].
     """
 
     crop_scale: tuple[float, float] = (0.8, 1.0)
@@ -77,7 +77,7 @@ class Augmentation:
             raise ValueError(f"rotation_deg is {self.rotation_deg}; it must lie in [0, 180].")
 
     def sample(self, rng: np.random.Generator) -> "AugmentationSample":
-        """Draw one augmentation. Every call draws the same number of values, whatever the ranges are."""
+        """Draw one augmentation. Every call draws the same number of random values, for any ranges."""
         area, x, y, flip, angle, *colours = rng.random(8)
         low, high = self.crop_scale
         side = float(np.sqrt(low + (high - low) * area))
@@ -106,11 +106,11 @@ class AugmentationSample(NamedTuple):
     saturation: float = 1.0
 
     def matrix(self, size: tuple[int, int]) -> np.ndarray:
-        """`(3, 3)`: pixels of the aligned image to pixels of the augmented one; turn, then crop, then mirror."""
+        """`(3, 3)`: pixels of the aligned image to pixels of the augmented one; rotate, then crop, then flip."""
         extent = np.array(size[::-1], dtype=np.float64)
         cos, sin = np.cos(self.angle_rad), np.sin(self.angle_rad)
-        turn = np.array([[cos, -sin], [sin, cos]])
-        matrix = affine(turn, extent / 2 - turn @ extent / 2)
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        matrix = affine(rotation, extent / 2 - rotation @ extent / 2)
         matrix = affine(np.eye(2) / self.crop_side, -np.array(self.crop_xy) * extent / self.crop_side) @ matrix
         if self.flip:
             matrix = affine(np.diag((-1.0, 1.0)), (extent[0], 0.0)) @ matrix
@@ -120,7 +120,7 @@ class AugmentationSample(NamedTuple):
 def draw_augmentations(
     augment: Augmentation, seeds: Sequence[int] | None, num_images: int
 ) -> list[AugmentationSample]:
-    """One augmentation for each image, a function of its seed alone; fresh randomness without seeds."""
+    """Draw one augmentation per image, as a function of its seed, or of fresh randomness without seeds."""
     if seeds is None:
         return [augment.sample(np.random.default_rng()) for _ in range(num_images)]
     if len(seeds) != num_images:
@@ -131,7 +131,7 @@ def draw_augmentations(
 def augment_geometry(
     samples: Sequence[AugmentationSample], matrices: np.ndarray, landmarks_px: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices into the target, `(N, 3, 3)`, and landmarks there, `(N, 68, 2)`, with one augmentation each added."""
+    """Add an augmentation to each matrix into the target, `(N, 3, 3)`, and to the landmarks there, `(N, 68, 2)`."""
     changes = np.stack([sample.matrix(size) for sample in samples])
     landmarks_px = apply_matrix(landmarks_px, changes)
     flipped = np.array([sample.flip for sample in samples])
@@ -140,15 +140,15 @@ def augment_geometry(
 
 
 def jitter_colors(pixels: torch.Tensor, samples: Sequence[AugmentationSample]) -> torch.Tensor:
-    """Brightness, then contrast, then saturation, as one linear map of the colours of each image.
+    """Change brightness, contrast and saturation, in this order, by one linear map of the colours of each image.
 
-    Each blends the image with a fixed one, as torchvision does: black, its mean grey, and its own grey version.
+    Each change blends the image with another one, as in torchvision: black, its mean grey, and its grey version.
 
     Args:
         pixels: `(batch, 3, H, W)` float in [0, 255].
-        samples: one for each image.
+        samples: one augmentation per image.
     Returns:
-        The same shape, clamped to [0, 255] once, at the end.
+        The same shape, clamped to [0, 255] once at the end.
     """
     factors = torch.tensor([(s.brightness, s.contrast, s.saturation) for s in samples])
     brightness, contrast, saturation = factors.to(pixels).view(-1, 3, 1, 1).unbind(dim=1)
@@ -164,13 +164,13 @@ def jitter_colors(pixels: torch.Tensor, samples: Sequence[AugmentationSample]) -
 
 # -------------------------------------------------------------------------------------------------------- sampling
 def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], device: Any = None) -> torch.Tensor:
-    """Bilinear samples of pictures of one shape, black outside of them.
+    """Sample pictures of equal shape bilinearly; pixels outside of them are black.
 
     Args:
         images: `(batch, H, W, 3)` uint8.
         matrices: `(batch, 3, 3)`, pixels of the images to pixels of the target.
         size: height and width of the target.
-        device: where to sample.
+        device: device of the computation.
     Returns:
         `(batch, 3, height, width)` float32 in [0, 255].
     """
@@ -189,7 +189,7 @@ def sample_torch(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int]
 
 
 def crop_boxes(pixels: torch.Tensor, boxes: torch.Tensor, crop_size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear crops of normalised boxes: `(N, 3, H, W)`, `(N, A, 2, 4)` to `(N, A, 2, 3, height, width)`."""
+    """Crop normalised boxes bilinearly: `(N, 3, H, W)`, `(N, A, 2, 4)` -> `(N, A, 2, 3, height, width)`."""
     height, width = crop_size
     x1, y1, x2, y2 = boxes.flatten(1, 2)[..., None].unbind(dim=2)  # (N, 2A, 1) each
     xs = x1 + (x2 - x1) * (torch.arange(width, device=boxes.device) + 0.5) / width
@@ -209,22 +209,22 @@ Landmarks = GivenLandmarks | str | LandmarkDetector | None
 def given_faces(
     landmarks: GivenLandmarks, images: Sequence[np.ndarray], names: Sequence[str]
 ) -> list[np.ndarray | None]:
-    """Given landmarks as one `(faces, 68, 2)` array, or None, for each picture.
+    """Convert given landmarks to one `(faces, 68, 2)` array, or None, for each picture.
 
     Args:
         landmarks: `(68, 2)` for a single picture, `(pictures, 68, 2)`, or a list with `(68, 2)`, `(faces, 68, 2)` or
-            None for each picture. A face of nothing but NaN counts as None.
-        images: the pictures, `(height, width, 3)`; points that lie outside are said.
-        names: what to call the pictures.
+            None for each picture. A face with only NaN counts as None.
+        images: the pictures, `(height, width, 3)`; a warning names those whose points lie outside.
+        names: names of the pictures in messages.
     """
     is_one_face = len(landmarks) > 0 and np.shape(landmarks[0]) == (2,)
     entries = [landmarks] if is_one_face else list(landmarks)
     if len(entries) != len(images):
         raise ValueError(f"{len(entries)} sets of landmarks for {len(images)} images; give one (or None) for each.")
-    return [_faces_of_picture(*each) for each in zip(entries, images, names, strict=True)]
+    return [_check_picture_landmarks(*entry) for entry in zip(entries, images, names, strict=True)]
 
 
-def _faces_of_picture(entry: ArrayLike | None, image: np.ndarray, name: str) -> np.ndarray | None:
+def _check_picture_landmarks(entry: ArrayLike | None, image: np.ndarray, name: str) -> np.ndarray | None:
     if entry is None:
         return None
     try:
@@ -237,9 +237,9 @@ def _faces_of_picture(entry: ArrayLike | None, image: np.ndarray, name: str) -> 
         faces = check_landmarks(faces)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The landmarks of {name} cannot be used: {error}") from error
-    middles, (height, width) = faces.mean(axis=1), image.shape[:2]
-    if not ((middles >= 0) & (middles <= (width, height))).all():
-        x, y = middles[0]
+    centers, (height, width) = faces.mean(axis=1), image.shape[:2]
+    if not ((centers >= 0) & (centers <= (width, height))).all():
+        x, y = centers[0]
         logger.warning(
             f"The landmarks of {name} lie about ({x:.0f}, {y:.0f}), outside of its {width}×{height} pixels; they must "
             "be in pixels of this picture, EXIF orientation applied."
@@ -250,26 +250,26 @@ def _faces_of_picture(entry: ArrayLike | None, image: np.ndarray, name: str) -> 
 def detect_faces(
     detector: LandmarkDetector, images: Sequence[np.ndarray], names: Sequence[str]
 ) -> list[np.ndarray | None]:
-    """The `(faces, 68, 2)` landmarks of each image, None and a warning where there is no face."""
-    faces = [[face.landmarks_px for face in found] for found in detect_in_pictures(detector, images)]
-    for name, found in zip(names, faces, strict=True):
-        if not found:
+    """Detect the `(faces, 68, 2)` landmarks of each image; None with a warning if there is no face."""
+    landmarks = [[face.landmarks_px for face in faces] for faces in detect_in_pictures(detector, images)]
+    for name, points in zip(names, landmarks, strict=True):
+        if not points:
             logger.warning(f"No face was found in {name}: it is taken as a face crop, with mean-face regions.")
-    return [np.stack(found).astype(np.float64) if found else None for found in faces]
+    return [np.stack(points).astype(np.float64) if points else None for points in landmarks]
 
 
 def largest_face(faces: np.ndarray) -> np.ndarray:
-    """Of `(faces, 68, 2)` the one whose points span the largest box, as `(1, 68, 2)`."""
+    """The face whose points have the largest bounding box: `(faces, 68, 2)` -> `(1, 68, 2)`."""
     width_height = faces.max(axis=1) - faces.min(axis=1)
     return faces[[width_height.prod(axis=-1).argmax()]]
 
 
 # -------------------------------------------------------------------------------------- the base class's settings
-def _refuse_meaningless(settings: dict[str, Any]) -> None:
-    """Raise a `ValueError` for a setting of transformers' base class that would have no effect here."""
+def _refuse_unsupported(settings: dict[str, Any]) -> None:
+    """Raise a `ValueError` for a setting of transformers' base class that has no effect here."""
     bilinear = Image.Resampling.BILINEAR
     resample = settings.get("resample")
-    meaningless = {
+    unsupported = {
         "resample": (
             resample not in (None, bilinear),
             "pictures are sampled bilinearly, without aliasing; leave it out",
@@ -281,13 +281,13 @@ def _refuse_meaningless(settings: dict[str, Any]) -> None:
         ),
         "return_tensors": (settings.get("return_tensors") not in (None, "pt", "np"), "it must be 'pt' or 'np'"),
     }
-    for name, (is_given, advice) in meaningless.items():
-        if is_given:
+    for name, (is_set, advice) in unsupported.items():
+        if is_set:
             raise ValueError(f"{name} is {settings[name]}: {advice}.")
 
 
 def _check_sizes(pictures: Sequence[np.ndarray], names: Sequence[str], settings: dict[str, Any]) -> None:
-    """Hold pictures that are not to be resized, `do_resize=False`, against the model's size."""
+    """Check that pictures have the size of the model if `do_resize` is False."""
     if settings.get("do_resize") is not False:
         return
     size = (settings["size"].height, settings["size"].width)
@@ -301,8 +301,10 @@ def _check_sizes(pictures: Sequence[np.ndarray], names: Sequence[str], settings:
 
 
 def _scale_factors(images: Sequence[ImageSource], names: Sequence[str], settings: dict[str, Any]) -> list[float]:
-    """What the 0…255 of each picture are multiplied by: `rescale_factor`, or with `do_rescale=False` what gives back
-    the values that came in, which are then normalised as they are."""
+    """The factor for the 0…255 values of each picture.
+
+    It is `rescale_factor` or, with `do_rescale=False`, the factor that restores the values of the input.
+    """
     if settings["do_rescale"]:
         return [settings["rescale_factor"]] * len(images)
     factors = [1 / 255 if is_rescaled(source) else 1.0 for source in images]
@@ -316,15 +318,15 @@ def _scale_factors(images: Sequence[ImageSource], names: Sequence[str], settings
 
 # ------------------------------------------------------------------------------------------------------ processors
 class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
-    """What can be set on the processor, or given at a call.
+    """Settings of the processor, which can also be passed in a call.
 
     do_align (`bool`): align faces with landmarks by their eyes; otherwise an image is only resized.
-    au_ids (`list[int]`): the AUs to make boxes for, in output order.
+    au_ids (`list[int]`): the AUs for which boxes are made, in output order.
     au_region_size (`float`): side of an AU box as a fraction of the image.
     eye_centers (`list[list[float]]`): the template, x and y of both eye centres as fractions, image left first.
-    landmark_detector (`str`): the registered detector that `landmarks="detect"` prefers; at a call, the one it runs.
-    landmark_model_file (`str`): that detector's model file, at a call only; see `landmarks_mf2.find_model_file`.
-    max_pixels (`int`): larger pictures are refused.
+    landmark_detector (`str`): the registered detector that `landmarks="detect"` prefers; in a call, the one it runs.
+    landmark_model_file (`str`): model file of that detector, in a call only; see `landmarks_mf2.find_model_file`.
+    max_pixels (`int`): maximal number of pixels of a picture.
     """
 
     do_align: bool | None
@@ -337,7 +339,7 @@ class MF2ImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class _FaceCall(NamedTuple):
-    """What `preprocess` is given besides the pictures and the settings."""
+    """The arguments of `preprocess` besides the pictures and the settings."""
 
     landmarks: Landmarks
     face: str
@@ -349,7 +351,7 @@ class _FaceCall(NamedTuple):
 
 
 class _FaceImageProcessing(BaseImageProcessor):
-    """Everything that the two backends share; they add `_sample`."""
+    """The common parts of the two backends, which add `_sample`."""
 
     valid_kwargs = MF2ImageProcessorKwargs
     size = {"height": 224, "width": 224}
@@ -381,27 +383,28 @@ class _FaceImageProcessing(BaseImageProcessor):
         Args:
             images: one or several pictures of any sizes, see `read_image`.
             landmarks: 68 points in pixels of the (EXIF-upright) picture: `(68, 2)` for one, `(images, 68, 2)`, or a
-                list with None where there are none; `"detect"` or a detector finds them; `"mean_face"` or None takes
-                every picture as a face crop, whose centre fills the target, with the boxes of the mean face.
-            face: `"largest"`, or `"all"` for a row for each face of a picture.
-            augment: what to vary at random, for training.
-            augment_seeds: one for each image; what is drawn depends on nothing else. Fresh randomness without.
+                list with None for pictures without points; `"detect"` or a detector to detect them; `"mean_face"` or
+                None to treat every picture as a face crop, whose centre fills the target, with the boxes of the mean
+                face.
+            face: `"largest"`, or `"all"` for one row per face of a picture.
+            augment: random augmentation, for training.
+            augment_seeds: one seed per image, which determines its augmentation; random by default.
             return_au_crops: also return the pixels of the AU boxes.
             return_tensors: `"pt"` or `"np"`.
-            **kwargs: any of `MF2ImageProcessorKwargs`, for this call; `device` is where to sample. With
-                `do_rescale=False` floats in [0, 1] stay what they are; 0…255 stays, too, and cannot be normalised.
+            **kwargs: any of `MF2ImageProcessorKwargs`, for this call; `device` is the device of the sampling. With
+                `do_rescale=False`, floats in [0, 1] stay unchanged; so do values in 0…255, which cannot be normalised.
         Returns:
             For N faces, A AUs:
             - **pixel_values** `(N, 3, H, W)` float32.
             - **au_boxes** `(N, A, 2, 4)` float32, x1 y1 x2 y2 in [0, 1] of the processed image.
-            - **au_ids** `(N, A)` int64, whose boxes they are.
+            - **au_ids** `(N, A)` int64, the AUs of the boxes.
             - **align_matrix** `(N, 2, 3)` float32, pixels of the picture to pixels of the processed image.
             - **landmarks_px** `(N, 68, 2)` float32, pixels of the processed image.
-            - **landmarks_found** `(N,)` bool, False where the mean face stands in.
-            - **image_index** `(N,)` int64, the picture that a row comes from.
-            - **au_crops** `(N, A, 2, 3, h, w)` float32, if asked for.
+            - **landmarks_found** `(N,)` bool, False if the mean face was used.
+            - **image_index** `(N,)` int64, the index of the picture of each row.
+            - **au_crops** `(N, A, 2, 3, h, w)` float32, if requested.
         Raises:
-            ValueError: an unreadable picture, wrong landmarks or a wrong option; what and what to do are said.
+            ValueError: an unreadable picture, invalid landmarks or an invalid option; the message has a remedy.
         """
         detector, model_file = (kwargs.pop(name, None) for name in ("landmark_detector", "landmark_model_file"))
         call = _FaceCall(landmarks, face, augment, augment_seeds, return_au_crops, detector, model_file)
@@ -414,7 +417,7 @@ class _FaceImageProcessing(BaseImageProcessor):
         for name in ("crop_size", "do_center_crop", "pad_size", "do_pad"):
             if kwargs.get(name):
                 raise ValueError(f"{name} is {kwargs[name]}, which has no effect here; set size, do_align or augment.")
-        _refuse_meaningless(kwargs)
+        _refuse_unsupported(kwargs)
         kwargs["au_ids"] = [get_action_unit(int(au_id)).id for au_id in kwargs["au_ids"]]
         if np.shape(kwargs["eye_centers"]) != (2, 2):
             raise ValueError(f"eye_centers is {kwargs['eye_centers']}; give x and y of both, image left first.")
@@ -464,7 +467,7 @@ class _FaceImageProcessing(BaseImageProcessor):
     def _locate(
         self, pictures: Sequence[np.ndarray], names: Sequence[str], call: _FaceCall, settings: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The faces to process: the image of each, `(N,)`, and its landmarks there, `(N, 68, 2)`, NaN without any."""
+        """The faces to process: image index `(N,)` and landmarks in that image `(N, 68, 2)`, NaN without landmarks."""
         if call.face not in ("largest", "all"):
             raise ValueError(f"face is {call.face!r}; it must be 'largest' or 'all'.")
         landmarks = check_landmark_word(call.landmarks)
@@ -477,13 +480,13 @@ class _FaceImageProcessing(BaseImageProcessor):
             faces = detect_faces(landmarks, pictures, names)
         elif landmarks is not None:
             faces = given_faces(landmarks, pictures, names)
-        rows = [np.full((1, NUM_LANDMARKS, 2), np.nan) if found is None else found for found in faces]
+        rows = [np.full((1, NUM_LANDMARKS, 2), np.nan) if points is None else points for points in faces]
         if call.face == "largest":
             rows = [largest_face(row) for row in rows]
         return np.repeat(np.arange(len(rows)), [len(row) for row in rows]), np.concatenate(rows)
 
     def _normalize(self, pixels: torch.Tensor, settings: dict[str, Any]) -> torch.Tensor:
-        """`(N, 3, H, W)`, rescaled, to the model's range, in place."""
+        """Normalise rescaled pixels `(N, 3, H, W)` in place."""
         if settings["do_normalize"]:
             mean, std = (pixels.new_tensor(settings[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
             pixels.sub_(mean).div_(std)
@@ -492,11 +495,11 @@ class _FaceImageProcessing(BaseImageProcessor):
     def _sample(
         self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
     ) -> torch.Tensor:
-        """`(H, W, 3)` uint8 pictures under `(N, 3, 3)` matrices: `(N, 3, height, width)` float32 in [0, 255]."""
+        """Sample `(H, W, 3)` uint8 pictures by `(N, 3, 3)` matrices -> `(N, 3, height, width)` float32 in [0, 255]."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings. In `auto_map` both backends are named (Pillow's first), so that remote code finds either."""
+        """The settings. `auto_map` names both backends (Pillow's first), so that remote code finds either."""
         settings = super().to_dict()
         if "AutoImageProcessor" in settings.get("auto_map", {}):
             module = __name__.rsplit(".", 1)[-1]
@@ -506,24 +509,24 @@ class _FaceImageProcessing(BaseImageProcessor):
 
 
 class MF2ImageProcessor(_FaceImageProcessing, TorchvisionBackend):
-    """Faces to `pixel_values` and AU boxes, sampled with torch; see `MF2ImageProcessorKwargs` for the settings."""
+    """The image processor with torch; see `MF2ImageProcessorKwargs` for the settings."""
 
     def _sample(
         self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any
     ) -> torch.Tensor:
         sources = [shrink_source(image, matrix, size) for image, matrix in zip(images, matrices, strict=True)]
-        rows_of_shape: dict[tuple[int, ...], list[int]] = {}
+        rows_by_shape: dict[tuple[int, ...], list[int]] = {}
         for row, (source, _) in enumerate(sources):
-            rows_of_shape.setdefault(source.shape, []).append(row)
+            rows_by_shape.setdefault(source.shape, []).append(row)
         pixels = torch.empty(len(images), 3, *size, device=device)
-        for rows in rows_of_shape.values():
+        for rows in rows_by_shape.values():
             batch, batch_matrices = (np.stack(parts) for parts in zip(*(sources[row] for row in rows), strict=True))
             pixels[rows] = sample_torch(batch, batch_matrices, size, device)
         return pixels
 
 
 class MF2ImageProcessorPil(_FaceImageProcessing, PilBackend):
-    """The same with Pillow; its samples differ from torch's by the rounding of floats only."""
+    """The image processor with Pillow; its samples only differ from those of torch by rounding."""
 
     def _sample(
         self, images: Sequence[np.ndarray], matrices: np.ndarray, size: tuple[int, int], device: Any

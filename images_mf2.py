@@ -1,4 +1,4 @@
-"""Pictures as people have them to 8-bit RGB arrays, with one clear error for what cannot be read."""
+"""Reads pictures from any source as 8-bit RGB arrays, with one clear error for unreadable ones."""
 
 import base64
 import binascii
@@ -21,11 +21,11 @@ ImageSource = Union[str, os.PathLike, bytes, BinaryIO, Mapping[str, Any], Image.
 
 MIN_SIDE = 8
 UPRIGHT = 1
-"""The EXIF orientation of a picture that is the right way up."""
+"""The EXIF orientation of an upright picture."""
 
 
 def _is_tensor(source: Any) -> "TypeGuard[torch.Tensor]":
-    """Whether it is a tensor; where torch was not imported there is none."""
+    """Whether `source` is a tensor, without importing torch."""
     return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
@@ -34,7 +34,7 @@ def _is_array(source: Any) -> "TypeGuard[np.ndarray | torch.Tensor]":
 
 
 def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
-    """One picture, a list of them, or a batched array `(batch, …)` to a list of single pictures."""
+    """Split one picture, a list of pictures, or a batched array `(batch, …)` into a list of single pictures."""
     if isinstance(images, (str, bytes, os.PathLike, Image.Image, Mapping)) or hasattr(images, "read"):
         return [cast(ImageSource, images)]
     if _is_array(images):
@@ -48,22 +48,21 @@ def split_images(images: ImageSource | Iterable[ImageSource]) -> list[ImageSourc
 def read_image(
     source: ImageSource, name: str = "the image", max_pixels: int = 2**26, channels: str | None = None
 ) -> np.ndarray:
-    """Any picture as 8-bit RGB, the right way up.
+    """Read any picture as upright 8-bit RGB.
 
     Args:
         source: a path, the bytes of an image file, a file object open for reading bytes, a data URI
             (`data:image/…;base64,…`), the undecoded image of a data set (`{"bytes": …, "path": …}`), a PIL image, or
             an array or tensor: `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels. Integers are 8-bit, or
-            16-bit where a value exceeds 255 or the type is uint16; floats lie in [0, 1], or in [0, 255] where one
-            exceeds 1.
-        name: what to call it in an error.
-        max_pixels: the largest accepted number of pixels; checked before a file is decoded.
-        channels: `"channels_first"` or `"channels_last"` for arrays; inferred otherwise, last preferred.
+            16-bit if a value exceeds 255 or the type is uint16; floats lie in [0, 1], or in [0, 255] if one exceeds 1.
+        name: name of the picture in error messages.
+        max_pixels: the maximal number of pixels, checked before a file is decoded.
+        channels: `"channels_first"` or `"channels_last"` for arrays; inferred by default, with a preference for last.
     Returns:
-        `(height, width, 3)` uint8. The EXIF orientation is applied; transparency lies on white.
+        `(height, width, 3)` uint8. The EXIF orientation is applied; transparent pixels are blended with white.
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be read as a picture, or is too small or too large; named, with what to do about it.
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as a picture, or is too small or too large; the message has a remedy.
     """
     source = _unwrap(source, name)
     if _is_array(source):
@@ -82,13 +81,13 @@ def read_image(
 
 
 def _unwrap(source: ImageSource, name: str) -> Any:
-    """The bytes or the path in a file object, a data URI or an undecoded image; anything else as it is."""
+    """The bytes or the path in a file object, a data URI or an undecoded image; other sources stay unchanged."""
     if isinstance(source, Mapping):
-        found = source.get("bytes")
-        found = source.get("path") if found is None else found
-        if found is None:
+        content = source.get("bytes")
+        content = source.get("path") if content is None else content
+        if content is None:
             raise ValueError(f"{name} has {', '.join(map(str, source)) or 'no keys'}; it needs 'bytes' or a 'path'.")
-        return found
+        return content
     if isinstance(source, str) and source.startswith("data:"):
         header, _, content = source.partition(",")
         try:
@@ -106,7 +105,7 @@ def _unwrap(source: ImageSource, name: str) -> Any:
 
 
 def _open_file(source: str | bytes | os.PathLike, name: str) -> Image.Image:
-    """Open a file, reading no more than its header; what Pillow raises becomes a `ValueError`."""
+    """Open a file, reading only its header; errors of Pillow become a `ValueError`."""
     if not isinstance(source, bytes):
         is_address = str(source).startswith(("http://", "https://"))
         source = Path(source)
@@ -134,18 +133,18 @@ def _open_lazily(source: bytes | Path) -> Image.Image:
 
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-"""What a HEIC or HEIF file says after `ftyp`."""
+"""The brands of HEIC and HEIF files, which follow `ftyp`."""
 
 
 def _is_heif(source: bytes | Path) -> bool:
-    """Whether it is a picture as iPhones make them."""
+    """Whether it is a HEIC or HEIF picture, as iPhones make them."""
     if isinstance(source, Path):
         source = source.read_bytes() if source.is_file() else b""
     return source[4:8] == b"ftyp" and source[8:12] in HEIF_BRANDS
 
 
 def _register_heif(name: str) -> bool:
-    """Have Pillow read HEIC; False where it does already, a `ValueError` where what does it is missing."""
+    """Register HEIC with Pillow; False if it is registered already, a `ValueError` if pillow-heif is missing."""
     if "HEIF" in Image.OPEN:
         return False
     try:
@@ -198,7 +197,7 @@ def _from_array(source: "np.ndarray | torch.Tensor", name: str, max_pixels: int,
 
 
 def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    """`(H, W)`, or `(H, W, C)` with 1, 3 or 4 channels, of any type, to `(H, W, 3)` uint8; transparent is white."""
+    """`(H, W)`, or `(H, W, C)` with 1, 3 or 4 channels, of any type -> `(H, W, 3)` uint8 on white."""
     array = np.atleast_3d(_to_uint8(array, name))
     if array.shape[-1] == 4:
         alpha = array[..., 3:] / 255.0
@@ -207,7 +206,7 @@ def _to_rgb(array: np.ndarray, name: str) -> np.ndarray:
 
 
 CHANNEL_AXES = {"channels_first": 0, "channels_last": 2}
-"""The axis of the channels, by the names that transformers gives them."""
+"""The axis of the channels, by transformers' names."""
 
 
 def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> int:
@@ -222,7 +221,7 @@ def _channel_axis(shape: tuple[int, ...], name: str, channels: str | None) -> in
 
 
 def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
-    """Values of any type to 0…255, by the rules of `read_image`."""
+    """Convert values of any type to 0…255, by the rules of `read_image`."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
@@ -242,7 +241,7 @@ def _to_uint8(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def is_rescaled(source: ImageSource) -> bool:
-    """Whether it is an array or a tensor of floats within [0, 1] already, as `do_rescale` would leave them."""
+    """Whether it is an array or a tensor of floats within [0, 1], as `do_rescale` returns them."""
     if not _is_array(source):
         return False
     is_float = source.is_floating_point() if _is_tensor(source) else cast(np.ndarray, source).dtype.kind == "f"
@@ -250,7 +249,7 @@ def is_rescaled(source: ImageSource) -> bool:
 
 
 def image_name(source: ImageSource, image_idx: int) -> str:
-    """What an error calls a picture: its place in the batch, and its file where it has one."""
+    """The name of a picture in error messages: its position in the batch, and its file if it has one."""
     path = source.get("path") if isinstance(source, Mapping) else source
     if not isinstance(path, (str, os.PathLike)):
         path = next((getattr(source, key) for key in ("filename", "name") if hasattr(source, key)), "")

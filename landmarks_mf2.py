@@ -1,8 +1,8 @@
-"""Which detector finds faces and their 68 landmarks: the registry, and the way from `"detect"` to a detector.
+"""The registry of detectors of faces and their 68 landmarks, and the choice of the detector for `"detect"`.
 
 `"face-alignment"` (FAN, the detector of the paper) and `"mediapipe"` (real time on a CPU) are built in, see
-`face_detectors_mf2`; others are added with `register_detector`. A model file that a detector wants from its user is
-named by an argument, by an environment variable, or lies in the `detectors_folder`. `mf2 detectors` shows all of it.
+`face_detectors_mf2`; others are added with `register_detector`. The model file that a detector requires is given by an
+argument, by an environment variable, or by its name in the `detectors_folder`. `mf2 detectors` lists all detectors.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from .face_detectors_mf2 import (
     Need,
 )
 from .labels_mf2 import NUM_LANDMARKS
-from .regions_mf2 import check_landmarks, seen_box
+from .regions_mf2 import check_landmarks, visible_box
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,7 @@ DETECTOR_VARIABLE = "MF2_LANDMARK_DETECTOR"
 FOLDER_VARIABLE = "MF2_DETECTORS"
 """Environment variable: the folder of model files."""
 DETECT, MEAN_FACE = "detect", "mean_face"
-"""The words for where faces are, wherever landmarks are asked for: find them, or take the picture as a face crop."""
+"""Values of `landmarks` arguments: detect faces, or treat the picture as a face crop."""
 WITHOUT_DETECTOR = 'Or pass landmarks=<array of (68, 2) pixels>, another detector, or "mean_face".'
 
 
@@ -59,9 +59,9 @@ def detector_names() -> list[str]:
 
 
 def register_detector(name: str, factory: DetectorFactory) -> None:
-    """Make a detector known as `name`; an earlier one of that name is replaced.
+    """Register a detector as `name`, replacing an earlier one of that name.
 
-    `factory(device)` builds it, or `factory(device, model_file=…)` if it reads a file that the user names.
+    `factory(device)` builds it, or `factory(device, model_file=…)` if it requires a model file.
     """
     _FACTORIES[name] = factory
     for key in [key for key in _LOADED if key[0] == name]:
@@ -78,7 +78,7 @@ def _factory(name: str) -> DetectorFactory:
 
 
 def reads_model_file(name: str) -> bool:
-    """Whether that detector reads a file that the user names."""
+    """Whether that detector takes a model file."""
     return "model_file" in inspect.signature(_factory(name)).parameters
 
 
@@ -88,15 +88,17 @@ def load_detector(
     model_file: str | os.PathLike | None = None,
     instead: str = WITHOUT_DETECTOR,
 ) -> LandmarkDetector:
-    """The detector of that name, built once for each device and model file; a detector is returned as it is.
+    """Load a registered detector, once per device and model file; a detector object is returned unchanged.
 
     Args:
-        model_file: of the detector; None takes what `find_model_file` finds.
-        instead: what to do where the detector cannot be set up; ends the error.
+        name_or_detector: the name of a registered detector, or a detector.
+        device: device of the detector; None uses a GPU if there is one.
+        model_file: model file of the detector; None uses the result of `find_model_file`.
+        instead: the remedy if the detector cannot be loaded, at the end of the error message.
     Raises:
-        ValueError: the name is not registered, lists those that are; or a model file for one that takes none.
-        TypeError: neither a name nor something with `detect` and `name`.
-        ImportError, OSError: its package or its weights are missing; says what to do.
+        ValueError: the name is not registered, or the detector takes no model file.
+        TypeError: neither a name nor an object with `detect` and `name`.
+        ImportError, OSError: its package or its weights are missing; the message says how to install them.
     """
     if not isinstance(name_or_detector, str):
         if not isinstance(name_or_detector, LandmarkDetector):
@@ -115,20 +117,20 @@ def load_detector(
             if model_file is not None and not os.path.isfile(model_file):
                 raise
             kind = ImportError if isinstance(error, ImportError) else OSError
-            raise kind(f"{error} {_where_to_put(name)}{instead}") from error
+            raise kind(f"{error} {_model_file_hint(name)}{instead}") from error
     return _LOADED[key]
 
 
-def _where_to_put(name: str) -> str:
-    """Where the model file of a detector is looked for; nothing of one that reads none."""
-    if (file := _place_of_model(name)) is None:
+def _model_file_hint(name: str) -> str:
+    """Says where the model file of a detector is searched; empty for a detector without one."""
+    if (file := _default_model_file(name)) is None:
         return ""
     return f"It is looked for at {file}, and where the environment variable {_variable(name)} says. "
 
 
 # ----------------------------------------------------------------------------------------------------- model files
 def detectors_folder() -> Path:
-    """Where model files of detectors are looked for: what `MF2_DETECTORS` says, else `~/.cache/mf2/detectors`."""
+    """The folder in which model files of detectors are searched: `MF2_DETECTORS`, else `~/.cache/mf2/detectors`."""
     if folder := os.environ.get(FOLDER_VARIABLE):
         return Path(folder).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -136,65 +138,64 @@ def detectors_folder() -> Path:
 
 
 def find_model_file(name: str, model_file: str | os.PathLike | None = None) -> Path | None:
-    """The model file of a detector: as given, else as its environment variable says, else in the folder, or None.
+    """Find the model file of a detector: the argument, its environment variable, or its file in the folder, or None.
 
     Raises:
-        FileNotFoundError: the environment variable names a file that is not there.
+        FileNotFoundError: the environment variable names a missing file.
     """
     if model_file is not None:
         return Path(model_file)
-    variable, place = _variable(name), _place_of_model(name)
-    if variable and (named := os.environ.get(variable)):
-        if not Path(named).expanduser().is_file():
-            raise FileNotFoundError(f"{variable} names {named}, which is no file; correct or unset it.")
-        return Path(named).expanduser()
-    return place if place is not None and place.is_file() else None
+    variable, default = _variable(name), _default_model_file(name)
+    if variable and (file := os.environ.get(variable)):
+        if not Path(file).expanduser().is_file():
+            raise FileNotFoundError(f"{variable} names {file}, which is no file; correct or unset it.")
+        return Path(file).expanduser()
+    return default if default is not None and default.is_file() else None
 
 
 def _variable(name: str) -> str | None:
     return getattr(_factory(name), "model_variable", None)
 
 
-def _place_of_model(name: str) -> Path | None:
+def _default_model_file(name: str) -> Path | None:
     model_name = getattr(_factory(name), "model_name", None)
     return model_name and detectors_folder() / model_name
 
 
 # ------------------------------------------------------------------------------------------------------ "detect"
 def detector_needs(name: str, model_file: str | os.PathLike | None = None) -> list[Need]:
-    """What a detector needs and whether it is there; nothing is known of the needs of registered ones."""
+    """The requirements of a built-in detector and whether they are met; empty for other registered detectors."""
     factory = _factory(name)
     if not (inspect.isclass(factory) and issubclass(factory, BoxDetector)):
         return []
-    found, place = find_model_file(name, model_file), _place_of_model(name)
-    return factory.needs(found or place)
+    return factory.needs(find_model_file(name, model_file) or _default_model_file(name))
 
 
 def is_ready(name: str) -> bool:
-    """Whether everything that a detector needs is there, so that it starts without a network."""
+    """Whether all requirements of a detector are met, so that it works without a network."""
     return all(need.is_there for need in detector_needs(name))
 
 
 def choose_detector(preferred: str, name: str | None = None, model_file: str | os.PathLike | None = None) -> str:
-    """The detector that `"detect"` runs.
+    """Choose the detector that `"detect"` runs.
 
-    It is the one that is named; else the one that reads a model file, where one is given; else that of the environment
-    variable `MF2_LANDMARK_DETECTOR`; else the preferred one; but where that one is not ready and another is, the other
-    with a warning.
+    It is `name` if given; else a detector that takes a model file, if one is given; else that of the environment
+    variable `MF2_LANDMARK_DETECTOR`; else the preferred one. If the preferred one is not ready but another is, that is
+    used with a warning.
 
     Args:
-        preferred: the checkpoint's.
-        name: the user's.
-        model_file: the user's.
+        preferred: the checkpoint's detector.
+        name: the user's choice.
+        model_file: the user's model file.
     """
     if name is not None:
         return name
     preferred = os.environ.get(DETECTOR_VARIABLE) or preferred
     if model_file is not None:
-        return next((each for each in (preferred, *detector_names()) if reads_model_file(each)), preferred)
+        return next((other for other in (preferred, *detector_names()) if reads_model_file(other)), preferred)
     if DETECTOR_VARIABLE in os.environ or is_ready(preferred):
         return preferred
-    others = [each for each in detector_names() if each != preferred and is_ready(each)]
+    others = [other for other in detector_names() if other != preferred and is_ready(other)]
     if not others:
         return preferred
     missing = ", ".join(need.name for need in detector_needs(preferred) if not need.is_there)
@@ -217,7 +218,7 @@ def find_detector(
     model_file: str | os.PathLike | None = None,
     instead: str = WITHOUT_DETECTOR,
 ) -> LandmarkDetector:
-    """The detector of `"detect"`, loaded: see `choose_detector` and `load_detector`."""
+    """Load the detector of `"detect"`, see `choose_detector` and `load_detector`."""
     chosen = choose_detector(preferred, name, model_file)
     return load_detector(
         chosen, device, model_file, f"With mf2-face installed, `mf2 detectors` shows what is there. {instead}"
@@ -225,7 +226,7 @@ def find_detector(
 
 
 def check_landmark_word(landmarks: Any) -> Any:
-    """`landmarks`, with None for the mean face; a `ValueError` for a word that is not in the vocabulary."""
+    """Return `landmarks`, with None for `"mean_face"`; a `ValueError` for any other text than `"detect"`."""
     if isinstance(landmarks, str) and landmarks not in (DETECT, MEAN_FACE):
         raise ValueError(
             f"landmarks is {landmarks!r}; give {DETECT!r}, {MEAN_FACE!r}, a detector, 68 points in pixels, or None, "
@@ -237,32 +238,32 @@ def check_landmark_word(landmarks: Any) -> Any:
 def detect_in_pictures(
     detector: LandmarkDetector, images: Sequence[np.ndarray], in_tiles: bool = True
 ) -> list[list[DetectedFace]]:
-    """The faces of pictures; in tiles, small ones of large pictures too, where the detector is a `BoxDetector`.
+    """Detect the faces in pictures; a `BoxDetector` also searches large pictures in tiles for small faces.
 
-    Other detectors are given the pictures as they are.
-
+    Returns:
+        A list of faces for each picture.
     Raises:
-        ValueError: the detector does not give the 68 points of a face, or no list for each picture.
+        ValueError: the detector does not return a list for each picture, or not 68 points for a face.
     """
     if in_tiles and isinstance(detector, BoxDetector):
-        found = detector.detect(images, in_tiles=True)
+        faces_of_images = detector.detect(images, in_tiles=True)
     else:
-        found = list(detector.detect(images))
-    if len(found) != len(images):
+        faces_of_images = list(detector.detect(images))
+    if len(faces_of_images) != len(images):
         raise ValueError(
-            f"The detector {detector.name} returned {len(found)} lists of faces for {len(images)} pictures."
+            f"The detector {detector.name} returned {len(faces_of_images)} lists of faces for {len(images)} pictures."
         )
-    for face in (face for faces in found for face in faces):
+    for face in (face for faces in faces_of_images for face in faces):
         if np.shape(face.landmarks_px) != (NUM_LANDMARKS, 2):
             raise ValueError(
                 f"The detector {detector.name} returned landmarks of the shape {np.shape(face.landmarks_px)}; they "
                 f"must be the ({NUM_LANDMARKS}, 2) iBUG points in pixels. Let its `detect` choose those of its points."
             )
-    return found
+    return faces_of_images
 
 
 def describe_detector(name: str, model_file: str | os.PathLike | None = None) -> dict[str, Any]:
-    """What a result was found with: the detector's name, its package's version and the SHA-256 of its model files."""
+    """The detector's name, the version of its package and the SHA-256 of its model files."""
     factory = _factory(name)
     if inspect.isclass(factory) and issubclass(factory, BoxDetector):
         return factory.describe(find_model_file(name, model_file))
@@ -271,27 +272,27 @@ def describe_detector(name: str, model_file: str | os.PathLike | None = None) ->
 
 # ----------------------------------------------------------------------------------------------------------- faces
 def faces_from_landmarks(landmarks_px: Any) -> list[DetectedFace]:
-    """Given points, `(68, 2)` or `(faces, 68, 2)`, as faces whose boxes span their points."""
+    """Make faces from points, `(68, 2)` or `(faces, 68, 2)`; their boxes are the bounding boxes of the points."""
     points = check_landmarks(np.reshape(landmarks_px, (-1, *np.shape(landmarks_px)[-2:])))
     boxes = np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1).tolist()
     return [DetectedFace(tuple(box), face, 1.0) for box, face in zip(boxes, points, strict=True)]
 
 
 def largest_first(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
-    """The faces by the area of their boxes, the largest first."""
+    """Sort faces by the area of their boxes, the largest first."""
     return sorted(faces, key=lambda face: face.area_px, reverse=True)
 
 
 def describe_place(
     face: DetectedFace | None, align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]
 ) -> dict[str, Any]:
-    """Where a face is, as results say it: `box`, the detector's `score`, `landmarks_found`.
+    """The entries of a result on the position of a face: `box`, the detector's `score`, `landmarks_found`.
 
     Args:
-        face: None is a face crop, whose box is what was seen of the picture, without a score.
-        align_matrix, size, picture_size: see `seen_box`.
+        face: the face; None for a face crop, whose box is the processed part of the picture, without a score.
+        align_matrix, size, picture_size: see `visible_box`.
     """
-    box = seen_box(align_matrix, size, picture_size) if face is None else face.box_xyxy_px
+    box = visible_box(align_matrix, size, picture_size) if face is None else face.box_xyxy_px
     return {
         "box": dict(zip(BOX_SIDES, map(float, box), strict=True)),
         "score": None if face is None else float(face.score),

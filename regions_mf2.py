@@ -1,10 +1,10 @@
-"""Where things are in a face: alignment by the eyes, and the regions of the action units. NumPy only.
+"""Geometry of faces: alignment by the eyes, and the regions of the action units. NumPy only.
 
 Coordinates are continuous: x to the right, y down, and an image spans [0, width] × [0, height], so that the centre of
 its first pixel is (0.5, 0.5). Sizes are (height, width). Matrices are homogeneous and map column vectors (x, y, 1).
 
-A point (x, y) is written as the complex number x + iy where that makes the geometry plain: a similarity is
-z ↦ a·z + b, and i·u is the direction "down" of a face whose eye line runs along the unit vector u.
+Points (x, y) are also represented as complex numbers x + iy: a similarity transform is z ↦ a·z + b, and i·u is the
+direction "down" of a face whose eye line has the direction of the unit vector u.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ MIN_EYE_DISTANCE_PX = 1.0
 
 # ------------------------------------------------------------------------------------------------------- matrices
 def apply_matrix(points: ArrayLike, matrix: ArrayLike) -> np.ndarray:
-    """Points under an affine map.
+    """Apply an affine map to points.
 
     Args:
         points: `(..., points, 2)`.
@@ -43,7 +43,7 @@ def affine(linear: ArrayLike, shift: ArrayLike) -> np.ndarray:
 
 
 def cover_matrix(image_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """The resize, without distortion, with which the centre of an image fills the target.
+    """The undistorted resize with which the centre of an image fills the target.
 
     Args:
         image_size: height and width of the image.
@@ -59,10 +59,10 @@ def cover_matrix(image_size: tuple[int, int], size: tuple[int, int]) -> np.ndarr
 
 # ------------------------------------------------------------------------------------------------------ alignment
 def check_landmarks(landmarks_px: ArrayLike) -> np.ndarray:
-    """The landmarks as a `(..., 68, 2)` float array.
+    """Check landmarks and return them as a `(..., 68, 2)` float array.
 
     Raises:
-        ValueError: another shape, values that are not finite, or eyes that coincide.
+        ValueError: another shape, values that are not finite, or coinciding eyes.
     """
     landmarks_px = np.asarray(landmarks_px, dtype=np.float64)
     if landmarks_px.shape[-2:] != (NUM_LANDMARKS, 2):
@@ -77,7 +77,7 @@ def check_landmarks(landmarks_px: ArrayLike) -> np.ndarray:
 
 
 def eye_centers(landmarks_px: np.ndarray) -> np.ndarray:
-    """`(..., 68, 2)` landmarks to the `(..., 2, 2)` means of the points of each eye, image left first."""
+    """`(..., 68, 2)` landmarks -> `(..., 2, 2)` means of the points of each eye, image left first."""
     eyes = (landmarks_px[..., eye, :].mean(axis=-2) for eye in (LEFT_EYE, RIGHT_EYE))
     return np.stack(tuple(eyes), axis=-2)
 
@@ -100,7 +100,7 @@ def _eye_line(eyes_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alignment_matrix(points_px: ArrayLike, size: tuple[int, int], template: ArrayLike = EYE_CENTERS) -> np.ndarray:
-    """The similarity (rotation, scale, shift) that puts the two eye centres at the places of the template.
+    """The similarity transform (rotation, scale, shift) that maps the two eye centres to those of the template.
 
     Args:
         points_px: `(..., 68, 2)` landmarks or `(..., 2, 2)` eye centres, in pixels of the image.
@@ -109,7 +109,7 @@ def alignment_matrix(points_px: ArrayLike, size: tuple[int, int], template: Arra
     Returns:
         `(..., 3, 3)` float, image pixels to aligned pixels.
     Raises:
-        ValueError: the points are no landmarks, or the eyes coincide.
+        ValueError: invalid landmarks, or coinciding eyes.
     """
     points_px = np.asarray(points_px, dtype=np.float64)
     is_eyes = points_px.shape[-2:] == (2, 2)
@@ -127,7 +127,7 @@ def alignment_matrix(points_px: ArrayLike, size: tuple[int, int], template: Arra
 
 
 def mean_face(size: tuple[int, int], template: ArrayLike = EYE_CENTERS) -> np.ndarray:
-    """The mean face as it stands in an aligned image: `(68, 2)` float, pixels of that image."""
+    """The mean face in an aligned image: `(68, 2)` float, pixels of that image."""
     points = np.asarray(MEAN_FACE_68) * max(size)
     return apply_matrix(points, alignment_matrix(points, size, template))
 
@@ -139,17 +139,17 @@ def align_faces(
     template: ArrayLike = EYE_CENTERS,
     do_align: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The way of faces into the images that a model reads.
+    """Compute the transforms from pictures to the aligned images that a model reads.
 
     Args:
-        landmarks_px: `(N, 68, 2)` in the pictures, NaN where there are none.
+        landmarks_px: `(N, 68, 2)` in the pictures, NaN for faces without landmarks.
         covers: `(N, 3, 3)`, the plain resize of each picture, see `cover_matrix`.
         size: height and width of the aligned image.
         template: as `alignment_matrix`.
         do_align: whether faces with landmarks are aligned; otherwise all pictures are only resized.
     Returns:
-        `(N, 3, 3)` matrices into the aligned image, `(N, 68, 2)` landmarks there, those of the mean face where none
-        were found, and `(N,)` bool whether they were.
+        `(N, 3, 3)` matrices into the aligned image, `(N, 68, 2)` landmarks there (those of the mean face for faces
+        without landmarks), and `(N,)` bool whether a face has landmarks.
     """
     is_found = ~np.isnan(landmarks_px[:, 0, 0])
     matrices = covers.copy()
@@ -160,8 +160,8 @@ def align_faces(
     return matrices, target_landmarks, is_found
 
 
-def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
-    """What of a picture was looked at, x0 y0 x1 y1 in its pixels.
+def visible_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tuple[int, int]) -> list[float]:
+    """The part of a picture that is visible in the processed image, x0 y0 x1 y1 in pixels of the picture.
 
     Args:
         align_matrix: `(2, 3)`, pixels of the picture to pixels of the processed image.
@@ -179,8 +179,8 @@ def seen_box(align_matrix: np.ndarray, size: tuple[int, int], picture_size: tupl
 def _center_rules(au_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The table of `labels_mf2` as arrays: landmark indexes and downward offsets in rulers, both `(num_aus, 2)`.
 
-    The two centres of an AU are ordered as they lie in an upright face: image left first, the upper one of a vertical
-    pair first.
+    The two centres of an AU are ordered by their position in an upright face: image left first, or the upper one of a
+    vertical pair first.
     """
 
     def upright_order(center: tuple[int, float]) -> tuple[float, float]:
@@ -193,19 +193,18 @@ def _center_rules(au_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def au_centers_from_landmarks(landmarks_px: ArrayLike, au_ids: Sequence[int] = AU_IDS) -> np.ndarray:
-    """The two centres of each AU's region, by the published rules.
+    """Compute the two centres of each AU's region by the published rules.
 
-    An offset goes along the face's own "down", perpendicular to its eye line, and is measured in rulers: the distance
-    of the inner eye corners along the eye line, which is |x39 − x42| of the face rotated upright. So the centres turn,
-    grow and move with the face.
+    An offset is perpendicular to the eye line, and its unit is the "ruler": the distance of the inner eye corners
+    along the eye line, which is |x39 − x42| of the upright face. So the centres rotate, scale and move with the face.
 
     Args:
-        landmarks_px: `(..., 68, 2)`, pixels. Not fractions of an image that is not square: those are distorted.
+        landmarks_px: `(..., 68, 2)`, pixels; not fractions of a non-square image, which are distorted.
         au_ids: FACS numbers; `labels_mf2.ACTION_UNITS` has their rules.
     Returns:
         `(..., num_aus, 2, 2)` float, x and y in pixels; image left first, or the upper one of a vertical pair.
     Raises:
-        ValueError: no landmarks, coinciding eyes, or an AU without a rule.
+        ValueError: invalid landmarks, coinciding eyes, or an AU without a rule.
     Source: JAA-Net (arXiv 1803.05588) and EAC-Net, with the centres of `labels_mf2`.
     """
     landmarks_px = check_landmarks(landmarks_px)
@@ -223,13 +222,14 @@ def au_centers_from_landmarks(landmarks_px: ArrayLike, au_ids: Sequence[int] = A
 
 @lru_cache(maxsize=64)
 def nearest_au_indexes(au_ids: tuple[int, ...], known_ids: tuple[int, ...]) -> list[int]:
-    """For each AU the position among the known ones of itself, else of the one whose centres are nearest.
+    """For each AU its index in `known_ids`, or else the index of the known AU whose centres are nearest.
 
-    Distances are those of the mean face, summed over both centres; of AUs that share a region the first is taken.
+    Distances are measured in the mean face and summed over both centres; of AUs with the same region the first is
+    used.
     """
     face = mean_face((1000, 1000))
-    known, wanted = au_centers_from_landmarks(face, known_ids), au_centers_from_landmarks(face, au_ids)
-    distances = np.linalg.norm(wanted[:, None] - known[None], axis=-1).sum(-1).round(3)  # (wanted, known)
+    known, queried = au_centers_from_landmarks(face, known_ids), au_centers_from_landmarks(face, au_ids)
+    distances = np.linalg.norm(queried[:, None] - known[None], axis=-1).sum(-1).round(3)  # (queried, known)
     nearest = distances.argmin(axis=1).tolist()
     return [known_ids.index(a) if a in known_ids else index for a, index in zip(au_ids, nearest, strict=True)]
 
@@ -240,9 +240,9 @@ def au_boxes_from_landmarks(
     au_ids: Sequence[int] = AU_IDS,
     region_size: float = 0.14,
 ) -> np.ndarray:
-    """The two boxes of each AU: ± 7 % of the image around the two centres.
+    """Compute the two boxes of each AU, ± 7 % of the image around its two centres by default.
 
-    Centres too close to the border are moved inside, so that every box has the full size and lies in the image.
+    Centres too close to the border are moved inwards, so that every box has the full size and lies in the image.
 
     Args:
         landmarks_px: `(..., 68, 2)`, pixels of the (aligned) image.

@@ -1,4 +1,4 @@
-"""Pictures under an affine map, without torch: NumPy and Pillow only. Coordinates are those of `regions_mf2`."""
+"""Samples pictures by affine maps with NumPy and Pillow, without torch. Coordinates are those of `regions_mf2`."""
 
 import numpy as np
 from PIL import Image
@@ -7,10 +7,10 @@ from .regions_mf2 import affine, apply_matrix
 
 
 def shrink_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Make a picture nearly as small as it will be shown, so that bilinear sampling skips no pixel.
+    """Reduce a picture to about the target's resolution, so that bilinear sampling does not skip pixels.
 
-    A box average by the nearest whole factor leaves at most a factor of 1.5 to the bilinear kernel, which then still
-    touches every pixel. Only the part that will be seen is kept of a large picture.
+    A box filter by the nearest integer factor leaves at most a factor of 1.5 to the bilinear kernel, which then still
+    covers every pixel. Large pictures are also cropped to the visible part.
 
     Args:
         image: `(H, W, 3)` uint8.
@@ -27,9 +27,9 @@ def shrink_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) 
 
     margin = 2 * factor
     corners = np.array([(0, 0), (size[1], 0), (0, size[0]), (size[1], size[0])])
-    seen = apply_matrix(corners, np.linalg.inv(matrix))
-    x0, y0 = np.clip(np.floor(seen.min(axis=0)) - margin, 0, (width - 1, height - 1)).astype(int)
-    x1, y1 = np.clip(np.ceil(seen.max(axis=0)) + margin, (x0 + 1, y0 + 1), (width, height)).astype(int)
+    visible = apply_matrix(corners, np.linalg.inv(matrix))
+    x0, y0 = np.clip(np.floor(visible.min(axis=0)) - margin, 0, (width - 1, height - 1)).astype(int)
+    x1, y1 = np.clip(np.ceil(visible.max(axis=0)) + margin, (x0 + 1, y0 + 1), (width, height)).astype(int)
     window = image[y0:y1, x0:x1]
     if factor > 1:
         window = np.asarray(Image.fromarray(window).reduce(factor))
@@ -37,9 +37,9 @@ def shrink_source(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) 
 
 
 def sample_pil(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear samples of one picture, black outside of it.
+    """Sample one picture bilinearly; pixels outside of it are black.
 
-    Channels are sampled in Pillow's float mode, one by one, because its 8-bit transforms truncate.
+    Channels are sampled one by one in Pillow's float mode, because its 8-bit transforms truncate.
 
     Args:
         image: `(H, W, 3)` uint8.

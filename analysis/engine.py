@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..head_pose_mf2 import head_poses
 from ..onnx_runtime.description import INPUT_NAMES
-from ..regions_mf2 import seen_box
+from ..regions_mf2 import visible_box
 from ..utils.devices import TF32
 from ..utils.face_table import STATUS_ERROR, STATUS_NO_FACE, STATUS_OK
 from ..utils.videos import import_av
@@ -337,7 +337,7 @@ def _face_columns(frames: Sequence[LocatedFrame], batch: Mapping[str, Any]) -> I
         row = {"face": face.id, "status": STATUS_OK, "landmarks_found": face.detected is not None}
         if face.detected is None:
             height, width = batch["pixel_values"].shape[-2:]
-            crop = seen_box(batch["align_matrix"][row_idx], (height, width), size)
+            crop = visible_box(batch["align_matrix"][row_idx], (height, width), size)
             yield row | dict(zip(BOX, crop, strict=True))
         else:
             row |= dict(zip(BOX, map(float, face.detected.box_xyxy_px), strict=True)) | next(poses)

@@ -241,10 +241,10 @@ def _itm_loss(
     reference: ReferenceBranch, images: ReferenceItems, texts: TextItems, comparison: Comparison
 ) -> torch.Tensor:
     pairs = draw_match_pairs(comparison, reference.branch.config.itm_hardness)
-    if not len(pairs.own):
+    if not len(pairs.item):
         return images.states.sum() * 0  # `Blip2QFormerModel` takes no empty batch
-    image_rows = torch.cat([pairs.own, pairs.other_image, pairs.own])
-    text_rows = torch.cat([pairs.own, pairs.own, pairs.other_text])
+    image_rows = torch.cat([pairs.item, pairs.negative_image, pairs.item])
+    text_rows = torch.cat([pairs.item, pairs.item, pairs.negative_text])
     groups = pairs.group.repeat(3)
     logits = reference.match(
         images.queries[groups],
@@ -252,7 +252,7 @@ def _itm_loss(
         texts.attention_mask[text_rows, groups],
         images.vision_states[image_rows, groups],
     )
-    is_match = torch.arange(len(logits), device=logits.device) < len(pairs.own)
+    is_match = torch.arange(len(logits), device=logits.device) < len(pairs.item)
     return match_loss(logits, is_match)
 
 

@@ -128,7 +128,7 @@ def test_hardness_decides_how_far_negatives_follow_similarity(hardness):
     torch.manual_seed(0)
     pairs = draw_match_pairs(Comparison(logits, logits, ~different, different | ~different), hardness)
     share = torch.sigmoid(torch.tensor(2.0 * hardness)).item()
-    for drawn in (pairs.other_text, pairs.other_image):
+    for drawn in (pairs.negative_text, pairs.negative_image):
         assert (drawn < size // 2).float().mean().item() == pytest.approx(share, abs=0.04)
 
 
