@@ -1,8 +1,8 @@
-"""The detectors that are built in: FAN, the paper's, by face-alignment, and MediaPipe's FaceLandmarker.
+"""The built-in detectors: FAN of the package face-alignment, as in the paper, and MediaPipe's FaceLandmarker.
 
-A detector takes RGB pictures and gives, for each, the faces found with their 68 iBUG points. Both find boxes first,
-then the points in each box; for small faces, boxes are also looked for in tiles, see `face_tiles_mf2`. Nothing is
-imported, read or downloaded before a detector is built.
+A detector returns, for each RGB picture, its faces with their 68 iBUG points. Both detect boxes first and then the
+points in each box; for small faces, boxes are also detected in tiles, see `face_tiles_mf2`. Packages and model files
+are loaded or downloaded when a detector is built.
 """
 
 import atexit
@@ -54,14 +54,14 @@ class DetectedFace:
 
 @runtime_checkable
 class LandmarkDetector(Protocol):
-    """What the processor and the data tools ask of a detector."""
+    """The interface of a detector for the processor and the data tools."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the detector."""
 
     def detect(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
-        """The faces of each picture, in any order, an empty list where there is none.
+        """Detect the faces of each picture, in any order; an empty list for a picture without a face.
 
         Args:
             images: `(height, width, 3)` uint8 RGB arrays of any sizes.
@@ -70,7 +70,7 @@ class LandmarkDetector(Protocol):
 
 @dataclass(frozen=True)
 class Need:
-    """Something that a detector needs: what it is, whether it is there, and what to do where it is not."""
+    """A requirement of a detector: its name, whether it is met, and how to meet it."""
 
     name: str
     is_there: bool
@@ -79,14 +79,14 @@ class Need:
 
 # ------------------------------------------------------------------------------------------------------------- base
 class BoxDetector(ABC):
-    """A detector that finds boxes, then the landmarks in each; subclasses say how.
+    """Base class of detectors that detect boxes, and then the landmarks in each box.
 
     Attributes:
-        name: what it is called.
-        package: the package that it is made of, as it is imported.
-        reach: the smallest face that it finds well, as a share of the longer side of a picture.
-        model_name: the file that it reads where the user has put it, see `landmarks_mf2.find_model_file`.
-        model_variable: the environment variable that names that file.
+        name: name of the detector.
+        package: import name of its package.
+        reach: the smallest face that it finds reliably, as a fraction of the longer side of a picture.
+        model_name: default name of its model file, see `landmarks_mf2.find_model_file`.
+        model_variable: environment variable with the path of its model file.
     """
 
     name: ClassVar[str]
@@ -106,16 +106,16 @@ class BoxDetector(ABC):
 
     @abstractmethod
     def _find_boxes(self, image: np.ndarray) -> np.ndarray:
-        """`(faces, 5)` float: x1 y1 x2 y2 in pixels of the picture, and the score."""
+        """Detect `(faces, 5)` float boxes: x1 y1 x2 y2 in pixels of the picture, and the score."""
 
     @abstractmethod
     def _find_landmarks(self, image: np.ndarray, boxes: np.ndarray) -> list[DetectedFace]:
-        """The faces of `(faces, 5)` boxes, without those in which none is seen on a closer look."""
+        """Detect the landmarks in `(faces, 5)` boxes; boxes without a face are left out."""
 
     @classmethod
     @abstractmethod
     def model_files(cls, model_file: Path | None) -> dict[Path, str]:
-        """The files that it reads, each with where it comes from."""
+        """Its model files -> the address of each."""
 
     @classmethod
     def needs(cls, model_file: Path | None = None) -> list[Need]:
@@ -155,7 +155,7 @@ def _version_of(package: str) -> str | None:
 
 
 def _import_package(name: str, install: str) -> ModuleType:
-    """A detector's package, without its warnings; an `ImportError` that says how to install it."""
+    """Import the package of a detector without its warnings; an `ImportError` says how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -171,16 +171,16 @@ def _import_package(name: str, install: str) -> ModuleType:
 class FaceAlignmentDetector(BoxDetector):
     """FAN landmarks on S3FD boxes, by the package face-alignment (Bulat and Tzimiropoulos, ICCV 2017).
 
-    Boxes are searched in a picture of at most `max_side` pixels, which bounds time and memory; the landmarks are then
-    found in the full picture. Scores are those of the boxes.
+    Boxes are detected in a picture reduced to at most `max_side` pixels, which bounds time and memory; the landmarks
+    are then detected in the full picture. Scores are those of the boxes.
 
     Args:
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None takes a GPU where there is one.
-        max_side: the longer side, in pixels, of the picture in which boxes are searched.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`; None uses a GPU if there is one.
+        max_side: maximal length of the longer side, in pixels, for the detection of boxes.
     Raises:
-        ImportError: the package is not installed; says how to get it.
-        OSError: it cannot be set up, mostly because its weights are neither in the cache nor to be downloaded; says
-            which file goes where.
+        ImportError: the package is not installed; the message says how to install it.
+        OSError: it cannot be loaded, usually because its weights are neither cached nor can be downloaded; the message
+            names the files and their places.
     """
 
     name = "face-alignment"
@@ -188,7 +188,7 @@ class FaceAlignmentDetector(BoxDetector):
     reach = 16 / 1280  # S3FD finds faces of 16 pixels in a picture of max_side
 
     def __init__(self, device: "str | torch.device | None" = None, max_side: int = 1280):
-        import torch  # not above: who gives points, or uses MediaPipe, does not wait for it
+        import torch  # imported here because other detectors do not need it
 
         self.device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_side = max_side
@@ -208,7 +208,7 @@ class FaceAlignmentDetector(BoxDetector):
 
     @classmethod
     def model_files(cls, model_file: Path | None = None) -> dict[Path, str]:
-        """The files that it reads, and where each comes from."""
+        """Its model files -> the address of each."""
         import torch
 
         folder = Path(torch.hub.get_dir(), "checkpoints")
@@ -221,11 +221,11 @@ class FaceAlignmentDetector(BoxDetector):
         height, width = image.shape[:2]
         scale = min(1.0, self.max_side / max(height, width))
         if scale < 1:
-            smaller = (round(width * scale), round(height * scale))
-            image = np.asarray(Image.fromarray(image).resize(smaller, Image.Resampling.BILINEAR))
+            reduced_size = (round(width * scale), round(height * scale))
+            image = np.asarray(Image.fromarray(image).resize(reduced_size, Image.Resampling.BILINEAR))
         boxes = self._model.face_detector.detect_from_image(image.copy())
-        found = [np.append(np.asarray(box[:4], dtype=np.float64) / scale, box[4]) for box in boxes]
-        return np.stack(found) if found else np.zeros((0, 5))
+        scaled = [np.append(np.asarray(box[:4], dtype=np.float64) / scale, box[4]) for box in boxes]
+        return np.stack(scaled) if scaled else np.zeros((0, 5))
 
     def _find_landmarks(self, image: np.ndarray, boxes: np.ndarray) -> list[DetectedFace]:
         landmarks = self._model.get_landmarks_from_image(image, detected_faces=list(boxes))
@@ -265,21 +265,21 @@ FACE_LANDMARKER_PAGE = "https://ai.google.dev/edge/mediapipe/solutions/vision/fa
 
 
 class MediaPipeDetector(BoxDetector):
-    """MediaPipe's FaceLandmarker: finds faces and the 478 points of a face mesh, 68 of which are kept.
+    """MediaPipe's FaceLandmarker, which detects faces and 478 points of a face mesh, of which 68 are used.
 
-    The bundle's own face detector finds boxes and gives the score; FaceLandmarker then looks at each box with its
-    surroundings, and where it sees no face there is none. It runs on the CPU whatever `device` is, in real time on
-    small pictures. A face's box is that of its mesh.
+    The face detector of the bundle detects boxes with scores. FaceLandmarker is then applied to each box with its
+    surroundings; boxes in which it detects no face are dropped. It runs on the CPU for any `device`, in real time on
+    small pictures. The box of a face is that of its mesh.
 
     Args:
-        device: not used.
+        device: ignored.
         model_file: the FaceLandmarker bundle, a `.task` file.
-        max_faces: how many faces are found in one picture at the most, those with the best scores.
-        min_confidence: of detection and of the mesh, in [0, 1].
+        max_faces: maximal number of faces in a picture, by score.
+        min_confidence: minimal confidence of the detection and of the mesh, in [0, 1].
     Raises:
-        ImportError: the package is not installed; says how to get it.
-        FileNotFoundError: no model file was named, or it is not there; says where there is one.
-        OSError: the file is no FaceLandmarker bundle.
+        ImportError: the package is not installed; the message says how to install it.
+        FileNotFoundError: no model file is given, or it does not exist; the message says where to find one.
+        OSError: the file is not a FaceLandmarker bundle.
     """
 
     name = "mediapipe"
@@ -307,7 +307,7 @@ class MediaPipeDetector(BoxDetector):
 
     @classmethod
     def model_files(cls, model_file: Path | None = None) -> dict[Path, str]:
-        """The files that it reads, and where each comes from."""
+        """Its model files -> the address of each."""
         return {} if model_file is None else {Path(model_file): FACE_LANDMARKER_PAGE}
 
     def _load(self, model_file: str, min_confidence: float) -> tuple[Any, Any]:
@@ -323,7 +323,7 @@ class MediaPipeDetector(BoxDetector):
             landmarker = vision.FaceLandmarker.create_from_options(
                 vision.FaceLandmarkerOptions(
                     base_options=base_options(model_asset_path=model_file),
-                    num_faces=NEIGHBOURS,
+                    num_faces=MAX_FACES_IN_WINDOW,
                     min_face_detection_confidence=min_confidence * CLOSE_CONFIDENCE,
                     min_face_presence_confidence=min_confidence,
                 )
@@ -333,36 +333,36 @@ class MediaPipeDetector(BoxDetector):
                 f"{model_file} is no FaceLandmarker bundle ({error}); {FACE_LANDMARKER_PAGE} links to one."
             ) from error
         for task in (detector, landmarker):
-            atexit.register(_leave_open, weakref.ref(task))
+            atexit.register(_prevent_close, weakref.ref(task))
         return detector, landmarker
 
-    def _picture(self, image: np.ndarray) -> Any:
+    def _to_mediapipe(self, image: np.ndarray) -> Any:
         data = np.ascontiguousarray(image, dtype=np.uint8)
         return self._package.Image(image_format=self._package.ImageFormat.SRGB, data=data)
 
     def _find_boxes(self, image: np.ndarray) -> np.ndarray:
-        found = []
-        for face in self._detector.detect(self._picture(image)).detections:
+        boxes = []
+        for face in self._detector.detect(self._to_mediapipe(image)).detections:
             box = face.bounding_box
             x, y = box.origin_x, box.origin_y
-            found.append((x, y, x + box.width, y + box.height, face.categories[0].score))
-        return np.array(found, dtype=np.float64).reshape(-1, 5)
+            boxes.append((x, y, x + box.width, y + box.height, face.categories[0].score))
+        return np.array(boxes, dtype=np.float64).reshape(-1, 5)
 
     def _find_landmarks(self, image: np.ndarray, boxes: np.ndarray) -> list[DetectedFace]:
         best_first = boxes[np.argsort(-boxes[:, 4], kind="stable")]
-        faces = [self._look_closely(image, box) for box in best_first[: self.max_faces]]
-        seen = [face for face in faces if face is not None]
-        kept = merge_boxes(np.array([(*face.box_xyxy_px, face.score) for face in seen]).reshape(-1, 5))
-        is_kept = {tuple(row) for row in kept.tolist()}
-        return [face for face in seen if (*face.box_xyxy_px, face.score) in is_kept]
+        candidates = [self._find_mesh(image, box) for box in best_first[: self.max_faces]]
+        faces = [face for face in candidates if face is not None]
+        merged = merge_boxes(np.array([(*face.box_xyxy_px, face.score) for face in faces]).reshape(-1, 5))
+        kept_boxes = {tuple(row) for row in merged.tolist()}
+        return [face for face in faces if (*face.box_xyxy_px, face.score) in kept_boxes]
 
-    def _look_closely(self, image: np.ndarray, box: np.ndarray) -> DetectedFace | None:
-        """The face of a box: of the meshes in and around it the one that covers it best."""
-        middle, reach = (box[:2] + box[2:4]) / 2, SURROUNDINGS * (box[2:4] - box[:2]).max() / 2
-        x1, y1 = np.floor(middle - reach).clip(min=0).astype(int)
-        x2, y2 = np.ceil(middle + reach).astype(int)
+    def _find_mesh(self, image: np.ndarray, box: np.ndarray) -> DetectedFace | None:
+        """Detect the face of a box: of the meshes in the window around it, the one with the largest overlap."""
+        center, half_side = (box[:2] + box[2:4]) / 2, WINDOW_SCALE * (box[2:4] - box[:2]).max() / 2
+        x1, y1 = np.floor(center - half_side).clip(min=0).astype(int)
+        x2, y2 = np.ceil(center + half_side).astype(int)
         window = image[y1:y2, x1:x2]
-        meshes = self._landmarker.detect(self._picture(window)).face_landmarks
+        meshes = self._landmarker.detect(self._to_mediapipe(window)).face_landmarks
         best, best_iou = None, MIN_IOU
         for mesh in meshes:
             points = np.array([(point.x, point.y) for point in mesh]) * window.shape[1::-1] + (x1, y1)  # (478, 2)
@@ -373,25 +373,24 @@ class MediaPipeDetector(BoxDetector):
         return best
 
 
-SURROUNDINGS = 2.0
-"""Side of what FaceLandmarker is shown of a face, in sides of its box."""
-NEIGHBOURS = 2
-"""Faces that it may find there."""
+WINDOW_SCALE = 2.0
+"""Side of the window for FaceLandmarker, relative to the side of the box."""
+MAX_FACES_IN_WINDOW = 2
 CLOSE_CONFIDENCE = 0.6
-"""Where a face was found before, FaceLandmarker's own detector asks for so much less."""
+"""Factor of FaceLandmarker's minimal detection confidence in a window, in which a face was detected before."""
 MIN_IOU = 0.3
-"""A mesh that covers less of the box is of another face."""
+"""Minimal overlap of a mesh and the box; a mesh with less is that of another face."""
 
 
 def _iou(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Intersection over union of two boxes x1 y1 x2 y2."""
     width, height = (min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
-    shared = max(0.0, width) * max(0.0, height)
+    intersection = max(0.0, width) * max(0.0, height)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return float(shared / (sum(areas) - shared))
+    return float(intersection / (sum(areas) - intersection))
 
 
-def _leave_open(reference: "weakref.ref[Any]") -> None:
-    """Keep a task of MediaPipe from being closed when Python ends: its threads have ended by then."""
+def _prevent_close(reference: "weakref.ref[Any]") -> None:
+    """Prevent that a task of MediaPipe is closed when Python exits, after the end of its threads."""
     if (task := reference()) is not None:
         task._handle = None

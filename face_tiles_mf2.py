@@ -1,9 +1,9 @@
-"""Looking for small faces: a picture is also searched in overlapping tiles, and what was found is merged.
+"""Detection of small faces in overlapping tiles of a picture; the detections of all tiles are merged.
 
-A face detector shrinks what it is shown to the size that its network takes, so that a face of a small part of the
-picture vanishes. In a tile of half the picture's side the same face is twice as large. Tiles of halved sides follow
-until faces of `SMALLEST_FACE_PX` are large enough, three times at the most, so that the cost is bounded: 6, then 30,
-then 130 searches of a 4:3 picture besides that of the whole. MediaPipe takes 3 ms of a core for each.
+A face detector resizes its input to the size of its network, so that faces which are small relative to the picture are
+lost. In a tile of half the side of the picture, the same face is twice as large. Tiles are halved until faces of
+`SMALLEST_FACE_PX` are large enough, at most three times, which bounds the cost: 6, 30 and 130 additional detections in
+a 4:3 picture. MediaPipe takes 3 ms of a core for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,31 +11,31 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 MIN_TILED_SIDE = 480
-"""Pictures whose longer side is shorter, in pixels, are searched as a whole only."""
+"""Minimal length of the longer side, in pixels, of pictures that are searched in tiles."""
 SMALLEST_FACE_PX = 32
-"""Smaller faces are not worth more tiles: too little of an action unit is to be seen."""
+"""Size for which tiles are made; action units are hardly visible in smaller faces."""
 MAX_LEVELS = 3
 OVERLAP = 0.4
-"""Of neighbouring tiles, as a share of their side: a face up to that size is whole in one of them."""
+"""Overlap of neighbouring tiles as a fraction of their side; faces up to that size are complete in one of them."""
 CUT_MARGIN = 0.02
-"""A box that comes so close to an inner edge of its tile, as a share of the side, is of a face that is cut."""
+"""A box within this distance of an inner edge of its tile, as a fraction of the side, counts as cut off."""
 SAME_IOU = 0.3
-"""From this intersection over union on, two boxes are of one face."""
+"""Minimal intersection over union of two boxes of the same face."""
 SAME_INSIDE = 0.6
-"""So is a box of which this share lies in another …"""
+"""A box with this fraction of its area in another box is of the same face …"""
 PART_AREA = 1 / 3
-"""… and where it is so much smaller, it is of a part of that face, whatever its score."""
+"""… and if its area is below this fraction of the other, it is a part of that face, regardless of its score."""
 
 Tile = tuple[int, int, int, int]
 """x, y, width and height in pixels of the picture."""
 
 
 def tile_sides(size: tuple[int, int], reach: float) -> list[int]:
-    """The sides of the tiles in which a picture is searched, in pixels, the largest first; none of a small picture.
+    """The sides of the tiles of a picture in pixels, in descending order; empty for a small picture.
 
     Args:
         size: height and width of the picture.
-        reach: the smallest face that the detector finds well, as a share of the longer side of what it is shown.
+        reach: the smallest face that the detector finds reliably, as a fraction of the longer side of its input.
     """
     side = max(size)
     sides: list[int] = []
@@ -46,7 +46,7 @@ def tile_sides(size: tuple[int, int], reach: float) -> list[int]:
 
 
 def tiles_of(size: tuple[int, int], side: int) -> Iterator[Tile]:
-    """Overlapping tiles of at most that side that cover a picture of that height and width evenly."""
+    """Yield overlapping tiles of at most that side that cover a picture of that height and width evenly."""
     height, width = size
     for y in _starts(height, side):
         for x in _starts(width, side):
@@ -63,26 +63,26 @@ def _starts(length: int, side: int) -> list[int]:
 def find_in_tiles(
     find_boxes: Callable[[np.ndarray], np.ndarray], image: np.ndarray, sides: Sequence[int]
 ) -> np.ndarray:
-    """The faces of a picture and of its tiles, each once.
+    """Detect faces in a picture and in its tiles, and merge the detections.
 
     Args:
-        find_boxes: `(height, width, 3)` uint8 to `(faces, 5)`: x1 y1 x2 y2 in its pixels and the score.
+        find_boxes: `(height, width, 3)` uint8 -> `(faces, 5)`: x1 y1 x2 y2 in pixels of its input, and the score.
         image: the picture.
-        sides: of the tiles, see `tile_sides`.
+        sides: sides of the tiles, see `tile_sides`.
     Returns:
-        `(faces, 5)` in pixels of the picture, the best score first.
+        `(faces, 5)` in pixels of the picture, sorted by descending score.
     """
-    found = [find_boxes(image)]
+    all_boxes = [find_boxes(image)]
     for side in sides:
         for tile in tiles_of(image.shape[:2], side):
             x, y, width, height = tile
             boxes = find_boxes(image[y : y + height, x : x + width])
-            found.append(boxes[_is_whole(boxes, tile, image.shape[:2])] + (x, y, x, y, 0))
-    return merge_boxes(np.concatenate(found))
+            all_boxes.append(boxes[_is_complete(boxes, tile, image.shape[:2])] + (x, y, x, y, 0))
+    return merge_boxes(np.concatenate(all_boxes))
 
 
-def _is_whole(boxes: np.ndarray, tile: Tile, size: tuple[int, int]) -> np.ndarray:
-    """`(faces,)` bool: whether a box of a tile keeps away from those of its edges that are not the picture's."""
+def _is_complete(boxes: np.ndarray, tile: Tile, size: tuple[int, int]) -> np.ndarray:
+    """`(faces,)` bool: whether a box of a tile has a distance from the inner edges of the tile."""
     x, y, width, height = tile
     margin = CUT_MARGIN * max(width, height)
     x1, y1, x2, y2 = boxes[:, :4].T
@@ -95,7 +95,13 @@ def _is_whole(boxes: np.ndarray, tile: Tile, size: tuple[int, int]) -> np.ndarra
 
 
 def merge_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Of boxes of one face that with the best score, but no part of a face: `(N, 5)` to `(M, 5)`, the best first."""
+    """Keep the box with the best score of each face, and no boxes of parts of a face.
+
+    Args:
+        boxes: `(N, 5)` x1 y1 x2 y2 and score.
+    Returns:
+        `(M, 5)`, sorted by descending score.
+    """
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:4], boxes[:, 2:4])
     shared = (high - low).clip(min=0).prod(axis=-1)  # (N, N)

@@ -1,11 +1,11 @@
-"""Where heads are turned to, in closed form, from 68 landmarks."""
+"""Head pose from 68 landmarks, in closed form."""
 
 import numpy as np
 
 from .labels_mf2 import EYE_CENTERS, MEAN_FACE_68
 
-# What moves least with an expression: nose bridge, nostrils and eye corners. How far each lies in front of the outer
-# eye corners, in distances between the eye centres, as in an average adult head.
+# The points that move least with expressions: nose bridge, nostrils and eye corners -> depth in front of the outer eye
+# corners, in units of the distance between the eye centres, for an average adult head.
 _DEPTHS = {
     **{27: 0.38, 28: 0.50, 29: 0.63, 30: 0.69},
     **{31: 0.33, 32: 0.43, 33: 0.46, 34: 0.43, 35: 0.33},
@@ -25,15 +25,15 @@ _RIGID_HEAD_INVERSE = np.linalg.pinv(_rigid_head())
 
 
 def head_pose(landmarks_px: np.ndarray, image_size: tuple[int, int] | None = None) -> tuple[float, float, float]:
-    """Where a head is turned to, see `head_poses`.
+    """Estimate the pose of one head, see `head_poses`.
 
     Args:
         landmarks_px: `(68, 2)` points in pixels.
-        image_size: height and width of the picture; None for a face crop, where the ray's direction is not known.
+        image_size: height and width of the picture; None for a face crop, whose direction from the camera is unknown.
     Returns:
         pitch, yaw and roll in degrees.
     Raises:
-        ValueError: not `(68, 2)` finite points, or all in one place or on one line.
+        ValueError: not `(68, 2)` finite points, or points that coincide or lie on one line.
     """
     points = np.asarray(landmarks_px, dtype=np.float64)
     if points.shape != (len(MEAN_FACE_68), 2) or not np.isfinite(points).all():
@@ -45,46 +45,46 @@ def head_pose(landmarks_px: np.ndarray, image_size: tuple[int, int] | None = Non
 
 
 def head_poses(landmarks_px: np.ndarray, image_sizes: np.ndarray | None = None) -> np.ndarray:
-    """Where heads are turned to, in closed form: the rotation that best carries an average head to a face's points.
+    """Estimate head poses in closed form: the rotation of an average head that best fits the points of a face.
 
-    The head is seen in a scaled parallel projection along the ray through it, which needs no camera and holds for
-    faces that are small beside their distance. The ray's own direction is taken from a camera whose focal length is
-    the longer side of the picture, a field of view of about 53°.
+    The model is a scaled orthographic projection along the viewing ray through the head, which needs no camera and is
+    accurate for faces that are small relative to their distance. The direction of the ray assumes a focal length equal
+    to the longer side of the picture, a field of view of about 53°.
 
     Args:
         landmarks_px: `(faces, 68, 2)` finite points in pixels.
-        image_sizes: `(faces, 2)`, height and width of each face's picture; None for face crops, where the ray's
-            direction is not known.
+        image_sizes: `(faces, 2)`, height and width of the picture of each face; None for face crops, for which the
+            direction of the ray is unknown.
     Returns:
         `(faces, 3)` pitch, yaw and roll in degrees: down, to the right of the picture and clockwise are positive. The
-        head is turned by yaw first, then by pitch, then by roll. NaN where the points lie on one line.
+        head is rotated by yaw first, then by pitch, then by roll. NaN for points on one line.
     """
     seen = np.asarray(landmarks_px, dtype=np.float64)[:, _RIGID_POINTS]
-    middles = seen.mean(axis=1)
-    projections = (_RIGID_HEAD_INVERSE @ (seen - middles[:, None])).swapaxes(1, 2)  # (faces, 2, 3), scale × rotation
+    centers = seen.mean(axis=1)
+    projections = (_RIGID_HEAD_INVERSE @ (seen - centers[:, None])).swapaxes(1, 2)  # (faces, 2, 3), scale × rotation
     left, scales, right = np.linalg.svd(projections, full_matrices=False)
     across, down = (left @ right).swapaxes(0, 1)
     rotations = np.stack([across, down, np.cross(across, down)], axis=1)
     if image_sizes is not None:
-        rotations = _turns_from_rays(middles, image_sizes) @ rotations
+        rotations = _rotations_from_rays(centers, image_sizes) @ rotations
     pitch = np.arcsin(np.clip(-rotations[:, 2, 1], -1, 1))
     yaw = np.arctan2(-rotations[:, 2, 0], rotations[:, 2, 2])
     roll = np.arctan2(-rotations[:, 0, 1], rotations[:, 1, 1])
     poses = np.degrees(np.stack([pitch, yaw, roll], axis=1))
-    poses[scales[:, 1] <= 1e-9 * np.maximum(1.0, np.abs(middles).max(axis=1))] = np.nan
+    poses[scales[:, 1] <= 1e-9 * np.maximum(1.0, np.abs(centers).max(axis=1))] = np.nan
     return poses
 
 
-def _turns_from_rays(points_px: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
-    """`(faces, 3, 3)` turns from the frame of the ray through each point, `(faces, 2)`, to that of the camera.
+def _rotations_from_rays(points_px: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+    """`(faces, 3, 3)` rotations from the frame of the viewing ray through each point, `(faces, 2)`, to the camera's.
 
-    A head that faces along the camera's axis looks turned away from the picture's middle, by the ray's angle.
+    A head parallel to the camera's axis appears rotated away from the centre of the picture, by the angle of the ray.
     """
     heights_widths = np.asarray(image_sizes, dtype=np.float64)
-    places = (points_px - heights_widths[:, ::-1] / 2) / heights_widths.max(axis=1, keepdims=True)
-    rays = np.column_stack([places, np.ones(len(places))])
+    positions = (points_px - heights_widths[:, ::-1] / 2) / heights_widths.max(axis=1, keepdims=True)
+    rays = np.column_stack([positions, np.ones(len(positions))])
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    # The shortest turn of the axis (0, 0, 1) to (-x, -y, 1): Rodrigues' formula without its angle.
-    turns = np.zeros((len(rays), 3, 3))
-    turns[:, :2, 2], turns[:, 2, :2] = -rays[:, :2], rays[:, :2]
-    return np.eye(3) + turns + turns @ turns / (1 + rays[:, 2, None, None])
+    # The minimal rotation of the axis (0, 0, 1) to (-x, -y, 1), by Rodrigues' formula without its angle.
+    skew = np.zeros((len(rays), 3, 3))
+    skew[:, :2, 2], skew[:, 2, :2] = -rays[:, :2], rays[:, :2]
+    return np.eye(3) + skew + skew @ skew / (1 + rays[:, 2, None, None])
