@@ -15,21 +15,21 @@ from .recognition_mf2 import PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
 QUERIES_AT_ONCE = 1536
-"""In a pass on the CPU that nothing differentiates; more need memory and are no faster."""
+"""Maximal number of queries in a pass on the CPU without gradients; more need memory and are not faster."""
 
 
 @dataclass
 class BranchView:
-    """A branch's query-only pass over a batch, in K views an image: 1 (the face) or A (its regions).
+    """The query-only pass of a branch over a batch, with K views per image: 1 (the face) or A (its regions).
 
     Args:
         states: `(B, K, Q, D)` last query states.
         pooled: `(B, K, J, D)` means over the queries, of the embeddings and of the states after each layer; with
             `direct_states` the first is the mean of the values that the first cross-attention reads.
-        query_embeds: `(K, Q, D)` the queries that made them.
-        vision_states: `(B, K, N, W)` what the queries attended to.
-        key_values: A layer's keys and values of the queries, `(B · K, H, Q, D / H)`; empty unless they were kept.
-        vision_key_values: Those of the image, `(B · K, 1, H, N, D / H)`; likewise.
+        query_embeds: `(K, Q, D)` the input queries.
+        vision_states: `(B, K, N, W)` the image tokens that the queries attend to.
+        key_values: For each layer the queries' keys and values, `(B · K, H, Q, D / H)`; empty unless kept.
+        vision_key_values: For each layer those of the image, `(B · K, 1, H, N, D / H)`; empty unless kept.
     """
 
     states: torch.Tensor
@@ -41,12 +41,12 @@ class BranchView:
 
 
 class FaceViews(dict[str, BranchView]):
-    """What was seen of faces: the branches' views by name, what the linear readout says, and where the regions are.
+    """The encoded faces of a batch: the views of each branch, the logits of the linear readout, and region positions.
 
     Args:
-        views: by branch, the global one first.
+        views: branch -> view, the global branch first.
         readout: `(B, A + E)` logits; None without a readout.
-        places: `(B, A, 4)` as in [`SampledFeatures`]; None where they are not known.
+        places: `(B, A, 4)` as in [`SampledFeatures`]; None if unknown.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FaceViews(dict[str, BranchView]):
 
     @property
     def pooled(self) -> dict[str, torch.Tensor]:
-        """What recognisers read, see `recognition_mf2.py`."""
+        """The inputs of recognisers, see `recognition_mf2.py`."""
         pooled = {name: view.pooled for name, view in self.items()}
         if self.readout is not None:
             pooled[READOUT] = self.readout[:, None, None]
@@ -70,7 +70,7 @@ class FaceViews(dict[str, BranchView]):
 
 
 class SharedSpace(nn.Module):
-    """Where images and texts of a branch meet: two projections onto the unit sphere, and a temperature."""
+    """The shared embedding space of images and texts: two projections onto the unit sphere, and a temperature."""
 
     PARTS = ("vision_projection", "text_projection", "temperature")
 
@@ -88,20 +88,20 @@ class SharedSpace(nn.Module):
 
 
 def _read_directly(key_values: Iterator[KeyValue | None], direct: list[torch.Tensor]) -> Iterator[KeyValue | None]:
-    """The same; the mean of the first values, (rows, 1, H, N, D / H) -> (rows, D), goes to `direct`."""
+    """Pass keys and values on, and append the mean of the first values, (rows, D), to `direct`."""
     first = next(key_values)
     direct.append(first[1].mean(-2).flatten(1))
     yield first
-    del first  # a layer's are not held while the next ones are computed
+    del first  # frees them while those of the next layers are computed
     yield from key_values
 
 
 class MF2Branch(SharedSpace):
     """A Q-Former with its queries, text side and heads: Emo-VL over the face, or AU-VL over the AU regions.
 
-    Both are this one class. The local branch adds an embedding per AU to its shared queries: AUs such as 12 and 15
-    read the same region and are told apart by it. It also adds one per place in a region to the vision tokens, which
-    are otherwise a bag: nothing in them says which centre and which cell they come from.
+    Both branches are instances of this class. The local branch adds an embedding per AU to its shared queries, which
+    distinguishes AUs with the same region, such as 12 and 15. It also adds an embedding per position in a region to
+    the vision tokens, which otherwise carry no information on their centre and cell.
     """
 
     def __init__(self, config: MF2Config, qformer_config: MF2QFormerConfig, is_local: bool):
@@ -122,17 +122,20 @@ class MF2Branch(SharedSpace):
         self.temperature = nn.Parameter(torch.tensor([float(config.itc_temperature)]))  # FSDP takes no scalars
 
     def query_embeds(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
-        """(G, Q, D): the queries, with each AU's embedding in the local branch (G = A), as they are in the global.
+        """(G, Q, D) queries: in the local branch with the embedding of each AU (G = A), in the global one G = 1.
 
         Args:
-            au_ids: Other AUs than the branch was trained on; an unknown one gets the embedding of the trained AU whose
+            au_ids: Other AUs than those of the training; an unknown AU gets the embedding of the trained AU whose
                 regions are nearest.
         """
         return self(au_ids)
 
     def forward(self, au_ids: Sequence[int] | None = None) -> torch.Tensor:
-        """See `query_embeds`. The queries are the branch's own weight: what wraps modules (offloading) lets them be
-        read in a call of the branch alone."""
+        """See `query_embeds`.
+
+        The queries are a weight of the branch itself, and with offloading such weights are only available in a call of
+        the module.
+        """
         if not hasattr(self, "au_embeddings"):
             return self.query_tokens
         known, device = tuple(self.config.au_ids), self.query_tokens.device
@@ -143,7 +146,7 @@ class MF2Branch(SharedSpace):
         return self.query_tokens + self.au_embeddings(rows)[:, None]
 
     def normalize_vision(self, vision_states: torch.Tensor) -> torch.Tensor:
-        """(…, N, W) tokens of the tower -> what the queries attend to, of the same shape."""
+        """(…, N, W) tokens of the tower -> normalised tokens of the same shape, which the queries attend to."""
         states = self.vision_layernorm(vision_states)
         if not hasattr(self, "region_embeddings"):
             return states
@@ -160,8 +163,8 @@ class MF2Branch(SharedSpace):
 
         Args:
             vision_states: `(B, 1, N, W)` tokens of the face, or `(B, A, R, W)` tokens of its regions.
-            au_ids: Whose regions they are, as in `query_embeds`.
-            keep_key_values: Leave the keys and values of queries and image, for passes with text.
+            au_ids: The AUs of the regions, as in `query_embeds`.
+            keep_key_values: Keep the keys and values of queries and image, for passes with text.
         """
         query_embeds = self.query_embeds(au_ids)
         if keep_key_values or not self._is_split(vision_states):
@@ -172,8 +175,11 @@ class MF2Branch(SharedSpace):
         return BranchView(states, pooled, query_embeds, vision_states)
 
     def _is_split(self, vision_states: torch.Tensor) -> bool:
-        """Whether images go through in parts, which takes less memory: not on a GPU, which is best used by all at
-        once, nor in a graph that is compiled, nor where autograd keeps everything anyway."""
+        """Whether images are encoded in parts to save memory.
+
+        Not on a GPU, which is most efficient with large batches, not in a compiled graph, and not with gradients, for
+        which autograd keeps all activations.
+        """
         if vision_states.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         if not torch.is_grad_enabled():
@@ -218,36 +224,37 @@ class MF2Branch(SharedSpace):
         prefix: Sequence[KeyValue | None],
         kv_cache: Cache | None = None,
     ) -> torch.Tensor:
-        """Text states under a causal mask that lets every token see all queries: `(rows, T)` -> `(rows, T, D)`.
+        """Text states with a causal mask in which every token sees all queries: `(rows, T)` -> `(rows, T, D)`.
 
-        The queries never see the text, so their keys and values are those of the query-only pass; nothing of theirs is
+        The queries do not see the text, so that their keys and values are those of the query-only pass and need not be
         computed again. Text positions start at 0.
 
         Args:
-            attention_mask: `(rows, past text + T)`; None where nothing is padded.
-            prefix: The queries' keys and values, a layer.
-            kv_cache: Grows by the text's keys and values; an empty one takes the prefix first.
+            input_ids: `(rows, T)` token ids.
+            attention_mask: `(rows, past text + T)`; None without padding.
+            prefix: For each layer the queries' keys and values.
+            kv_cache: Is extended by the keys and values of the text; an empty cache gets the prefix first.
         """
         num_queries = prefix[0][0].shape[2]
-        seen = DynamicCache() if kv_cache is None else kv_cache
-        num_past = max(seen.get_seq_length() - num_queries, 0)
-        if seen.get_seq_length() == 0:
-            # Without a cache to keep, one layer is enough to tell the mask how many keys come before the text.
+        cache = DynamicCache() if kv_cache is None else kv_cache
+        num_past = max(cache.get_seq_length() - num_queries, 0)
+        if cache.get_seq_length() == 0:
+            # Without a cache to keep, one layer suffices for the mask to know the number of keys before the text.
             for index, key_value in enumerate(prefix if kv_cache is not None else prefix[:1]):
-                seen.update(*key_value, index)
+                cache.update(*key_value, index)
         if attention_mask is None:
             attention_mask = input_ids.new_ones(input_ids.shape[0], num_past + input_ids.shape[1])
         embeds = self.embeddings(input_ids, first_position=num_past)
         visible = F.pad(attention_mask, (num_queries, 0), value=1)
-        mask = create_causal_mask(self.config, embeds, visible, seen, allow_is_causal_skip=False)
+        mask = create_causal_mask(self.config, embeds, visible, cache, allow_is_causal_skip=False)
         return self.qformer(embeds, attention_mask=mask, prefix=prefix, kv_cache=kv_cache).last
 
     def predict_tokens(self, text_states: torch.Tensor) -> torch.Tensor:
         """(…, D) text states -> (…, vocabulary) logits of the next token."""
         words = self.embeddings.word_embeddings
-        if words.weight.is_meta:  # offloaded: the weight is there in a call alone
-            every = torch.arange(self.lm_head.bias.shape[0], device=text_states.device)
-            return self.lm_head(text_states, words(every))
+        if words.weight.is_meta:  # offloaded: the weight is only available in a call
+            all_ids = torch.arange(self.lm_head.bias.shape[0], device=text_states.device)
+            return self.lm_head(text_states, words(all_ids))
         return self.lm_head(text_states, words.weight)
 
     def match(
@@ -257,7 +264,7 @@ class MF2Branch(SharedSpace):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """ITM logits `(rows, 2)`: queries and text see each other, the head reads every query, logits are averaged.
+        """ITM logits `(rows, 2)`: queries and text attend to each other; logits are averaged over queries.
 
         Args:
             query_embeds: `(rows, Q, D)`.

@@ -1,13 +1,13 @@
-"""The best of several captions: they are written beside each other, and the one that the model agrees with is kept.
+"""Re-ranking of captions: several candidates are generated in parallel, and the one with the best score is kept.
 
-Two things in a model know whether a sentence fits a face: its image-text matching head (Eq. 4), which learned to tell
-a face's caption from another's, and its recognisers, which a caption should not contradict. The recognisers are asked
-at the end of every clause, so that a caption that begins to contradict them gives way to a copy of one that does not:
-one good clause of several at each place is enough, where whole captions would have to be right by chance. Inputs
-of which every candidate contradicts them are written of again. The paper does not rank captions.
+Two parts of the model measure whether a caption fits a face: the image-text matching head (Eq. 4), and the
+recognisers, which a caption should not contradict. Candidates are compared with the recognisers at the end of every
+clause, and one that contradicts them is replaced by a copy of one that does not (as in a particle filter), so that it
+is sufficient if some candidates have a correct clause at each point. If all candidates of an input contradict the
+recognisers, its captions are generated again. The paper does not rank captions.
 
-Words are drawn with random numbers that follow from the image alone, so that what is written of it depends neither on
-its batch nor on what was written before.
+The random numbers of the sampling are seeded by the image alone, so that a caption depends neither on the batch nor on
+earlier calls.
 
 Symbols in shapes: R visual inputs (faces, or regions of active AUs), K candidates of each, T tokens, D branch width.
 """
@@ -30,25 +30,26 @@ from .recognition_mf2 import Recognition
 
 NUM_CANDIDATES = 8
 MIN_P = 0.1
-"""Words are drawn that have at least so much of the likeliest one's probability: label smoothing leaves a little to
-every word of the vocabulary, and any of those would spoil a sentence."""
+"""Minimal probability of a sampled token relative to the most likely one (min-p sampling): label smoothing gives every
+token of the vocabulary some probability, and a single such token would spoil a sentence."""
 ATTEMPTS = 3
-"""How often an input is written of at most."""
+"""Maximal number of generations for an input."""
 MAX_WORDS_DRAWN_FROM = 64
 CLAUSE_ENDS = (",", ".", ";", ":", ")", "and")
 
 
 @dataclass
-class Described:
-    """The visual inputs that captions are written of.
+class CaptionInputs:
+    """The visual inputs of captions.
 
     Args:
-        visual_prefix: `(R, L, 2, H, Q, D / H)`, the keys and values that the queries leave for text.
+        visual_prefix: `(R, L, 2, H, Q, D / H)`, the queries' keys and values in every layer, which the text reads.
         query_embeds: `(R, Q, D)`, for the matching head.
-        vision_key_values: A layer's projected image, `(R, regions, H, N, D / H)`, for the matching head.
-        states: What the recognisers say of each input's face.
-        seeds: What the words of each input's candidates are drawn by.
-        own_aus: The AU that each input's sentence is about; None of whole captions.
+        vision_key_values: For each layer the keys and values of the image, `(R, regions, H, N, D / H)`, for the
+            matching head.
+        states: The recognised state of each input's face.
+        seeds: The seeds of each input's candidates.
+        own_aus: The AU that each input's sentence describes; None for whole captions.
     """
 
     visual_prefix: torch.Tensor
@@ -58,10 +59,10 @@ class Described:
     seeds: Sequence[tuple[int, ...]]
     own_aus: Sequence[int] | None = None
 
-    def select(self, rows: torch.Tensor) -> "Described":
-        """Some of the inputs."""
+    def select(self, rows: torch.Tensor) -> "CaptionInputs":
+        """Select inputs by their indexes."""
         numbers = rows.tolist()
-        return Described(
+        return CaptionInputs(
             self.visual_prefix[rows],
             self.query_embeds[rows],
             select_rows(self.vision_key_values, rows),
@@ -72,12 +73,12 @@ class Described:
 
 
 def image_seeds(pixel_values: torch.Tensor) -> list[int]:
-    """`(B, 3, H, W)` -> a number for each image, which its pixels decide."""
+    """`(B, 3, H, W)` -> a seed for each image, a checksum of its pixels."""
     return [zlib.crc32(image.float().cpu().numpy().tobytes()) for image in pixel_values]
 
 
 def recognised_states(seen: Recognition, label_space: LabelSpace, batch_size: int) -> list[RecognisedState]:
-    """What recognisers say of each image of a batch, AUs at the label space's thresholds."""
+    """The recognised states of the images of a batch, with AUs at the thresholds of the label space."""
     active, emotions = [None] * batch_size, [None] * batch_size
     if seen.au_logits is not None:
         is_active = seen.au_logits.float().sigmoid() >= seen.au_logits.new_tensor(label_space.thresholds).float()
@@ -90,17 +91,17 @@ def recognised_states(seen: Recognition, label_space: LabelSpace, batch_size: in
 # ------------------------------------------------------------------------------------------------------------ writing
 @dataclass
 class CaptionRanking:
-    """Writes several captions of each input and keeps the best.
+    """Generates several captions for each input and keeps the best.
 
     Args:
-        branch: which writes and matches.
-        caption_kind: which it is to write.
-        max_length: tokens of a caption, `[DEC]` and the kind's prompt included.
+        branch: the branch that generates and matches.
+        caption_kind: the kind of caption.
+        max_length: maximal number of tokens, including `[DEC]` and the prompt of the kind.
         rerank: one of `RERANKINGS`.
-        num_candidates: of each input; the first is greedy.
-        tokenizer: of the branch's vocabulary.
+        num_candidates: number of candidates per input; the first is greedy.
+        tokenizer: tokenizer of the branch's vocabulary.
     Raises:
-        ValueError: an unknown way, no candidate, no tokenizer, or a matching head that was never trained.
+        ValueError: an unknown `rerank`, less than one candidate, no tokenizer, or an untrained matching head.
     """
 
     branch: Any
@@ -124,8 +125,8 @@ class CaptionRanking:
         ends = {self.tokenizer.convert_tokens_to_ids(end) for end in CLAUSE_ENDS} - {self.tokenizer.unk_token_id}
         self._clause_ends = torch.tensor([config.eos_token_id, *sorted(ends)])
 
-    def write_best(self, described: Described) -> torch.Tensor:
-        """The best caption of each input, `(R, T)` from `[DEC]` on, without the kind's prompt."""
+    def write_best(self, described: CaptionInputs) -> torch.Tensor:
+        """Generate the best caption of each input, `(R, T)` from `[DEC]` on, without the prompt of the kind."""
         best, match, wrong = self._attempt(described, 0)
         for attempt in range(1, ATTEMPTS if self.rerank == "agreement" else 1):
             rows = wrong.nonzero().flatten()
@@ -138,8 +139,8 @@ class CaptionRanking:
         length = int((best != self.branch.config.pad_token_id).sum(1).max())
         return best[:, :length]
 
-    def _attempt(self, described: Described, attempt: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of each input the best candidate of one writing `(R, max_length)`, its match `(R,)` and its disagreement."""
+    def _attempt(self, described: CaptionInputs, attempt: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Generate once; returns the best candidate `(R, max_length)`, its match score and its disagreement `(R,)`."""
         ids = self.write(described, attempt)
         match, wrong = self.match_scores(described, ids), torch.zeros(ids.shape[:2], dtype=torch.long)
         if self.rerank == "agreement":
@@ -151,41 +152,40 @@ class CaptionRanking:
         ids = F.pad(ids, (0, self.max_length - ids.shape[-1]), value=self.branch.config.pad_token_id)
         return ids[best], match[best], wrong[best]
 
-    def write(self, described: Described, attempt: int = 0) -> torch.Tensor:
-        """All candidates, `(R, K, T)`, padded after their end; another attempt draws other words."""
+    def write(self, described: CaptionInputs, attempt: int = 0) -> torch.Tensor:
+        """Generate all candidates, `(R, K, T)`, padded after their end; every attempt has other random numbers."""
         config, device = self.branch.config, described.visual_prefix.device
         num_rows = len(described.states) * self.num_candidates
         prefix = described.visual_prefix.repeat_interleave(self.num_candidates, dim=0)
         prefix = [tuple(layer.unbind(1)) for layer in prefix.unbind(1)]
         seeds = [(*seed, attempt) for seed in described.seeds]
-        cache, drawing = DynamicCache(), Drawing(seeds, self.num_candidates, self.max_length)
+        cache, sampler = DynamicCache(), CandidateSampler(seeds, self.num_candidates, self.max_length)
         wrong = np.zeros((len(described.states), self.num_candidates), dtype=int)
         ids = torch.tensor([[config.bos_token_id, *self._prompt]], device=device).expand(num_rows, -1)
         fed, is_over = ids, torch.zeros(num_rows, dtype=torch.bool, device=device)
         while ids.shape[1] < self.max_length and not is_over.all():
             scores = self.branch.predict_tokens(self.branch.decode(fed, None, prefix, cache)[:, -1])
-            words = drawing.draw(scores, ids.shape[1]).masked_fill(is_over, config.pad_token_id)
+            words = sampler.draw(scores, ids.shape[1]).masked_fill(is_over, config.pad_token_id)
             ids = torch.cat([ids, words[:, None]], dim=1)
             if self.rerank == "agreement":
                 self._count_wrong(described, ids, wrong)
-                if (order := drawing.survivors(wrong, ids.shape[1] - 1)) is not None:
+                if (order := sampler.survivors(wrong, ids.shape[1] - 1)) is not None:
                     ids, wrong = ids[order.to(device)], wrong.ravel()[order.numpy()].reshape(wrong.shape)
                     cache.reorder_cache(order.to(device))
             fed, is_over = ids[:, -1:], ((ids[:, -1] == config.eos_token_id) | (ids[:, -1] == config.pad_token_id))
         ids = torch.cat([ids[:, :1], ids[:, 1 + len(self._prompt) :]], dim=1)
         return ids.unflatten(0, (-1, self.num_candidates))
 
-    def _count_wrong(self, described: Described, ids: torch.Tensor, wrong: np.ndarray) -> None:
-        """Count anew what is not supported in the candidates that have come to the end of a clause."""
+    def _count_wrong(self, described: CaptionInputs, ids: torch.Tensor, wrong: np.ndarray) -> None:
+        """Update the disagreement of the candidates that are at the end of a clause."""
         for number in torch.isin(ids[:, -1].cpu(), self._clause_ends).nonzero().flatten().tolist():
             row, candidate = divmod(number, self.num_candidates)
             text = ids[number, 1 + len(self._prompt) :]
             wrong[row, candidate] = self.disagreement(described, row, text, is_whole=False)
 
     # -------------------------------------------------------------------------------------------------------- judging
-    def match_scores(self, described: Described, ids: torch.Tensor) -> torch.Tensor:
-        """ITM's log-odds of each `(R, K, T)` candidate with its input, `(R, K)`; a head that was never trained prefers
-        the first."""
+    def match_scores(self, described: CaptionInputs, ids: torch.Tensor) -> torch.Tensor:
+        """ITM log-odds `(R, K)` of each candidate `(R, K, T)`; with an untrained head, scores fall with the index."""
         config = self.branch.config
         if not config.itm_weight:
             return -torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[:2]).float()
@@ -198,10 +198,10 @@ class CaptionRanking:
             scores.append(logits[:, 1] - logits[:, 0])
         return torch.stack(scores, dim=1)
 
-    def disagreement(self, described: Described, row: int, ids: torch.Tensor, is_whole: bool = True) -> int:
-        """How much of a text the recognisers do not support, see `RecognisedState.disagreement`.
+    def disagreement(self, described: CaptionInputs, row: int, ids: torch.Tensor, is_whole: bool = True) -> int:
+        """The number of statements that the recognisers do not support, see `RecognisedState.disagreement`.
 
-        A sentence about an AU may name no other without naming its own.
+        A sentence on an AU that names other AUs must also name that AU.
         """
         text = restore_case(self.tokenizer.decode(ids, skip_special_tokens=True))
         wrong = described.states[row].disagreement(self.caption_kind, text, is_whole)
@@ -210,14 +210,14 @@ class CaptionRanking:
         return wrong
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
-class Drawing:
-    """The random numbers of all candidates, and what is drawn with them.
+# ------------------------------------------------------------------------------------------------------------ sampler
+class CandidateSampler:
+    """Samples tokens and surviving candidates with seeded random numbers.
 
     Args:
-        seeds: what the numbers of each input's candidates follow from.
-        num_candidates: of each input; row r · K + k is candidate k of input r.
-        num_steps: words of a candidate.
+        seeds: the seeds of each input.
+        num_candidates: number of candidates per input; row r · K + k is candidate k of input r.
+        num_steps: maximal number of tokens of a candidate.
     """
 
     def __init__(self, seeds: Sequence[tuple[int, ...]], num_candidates: int, num_steps: int):
@@ -227,8 +227,10 @@ class Drawing:
         self._is_greedy = torch.arange(len(keys)) % num_candidates == 0
 
     def draw(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        """`(R · K, vocabulary)` scores -> `(R · K)` words, by inverting the sum of the probabilities; the likeliest in
-        the first candidate of each input."""
+        """Sample tokens by inverse transform sampling: `(R · K, vocabulary)` scores -> `(R · K)` token ids.
+
+        The first candidate of each input takes the most likely token.
+        """
         probs, words = scores.double().softmax(-1).topk(min(MAX_WORDS_DRAWN_FROM, scores.shape[-1]))
         probs = probs * (probs >= MIN_P * probs[:, :1])
         mass = probs.cumsum(-1)
@@ -237,11 +239,13 @@ class Drawing:
         return words.gather(1, drawn.masked_fill(self._is_greedy[:, None].to(drawn.device), 0)).squeeze(1)
 
     def survivors(self, wrong: np.ndarray, step: int) -> torch.Tensor | None:
-        """Which candidate each is to go on from, `(R · K)`: itself, or one of its input's with the least wrong, drawn
-        evenly. None where all go on from themselves.
+        """The candidate from which each one continues, `(R · K)`; None if every candidate continues from itself.
+
+        Candidates with more disagreement than the best of their input are replaced by a random one of the best.
 
         Args:
-            wrong: `(R, K)`, how much of each is not supported so far.
+            wrong: `(R, K)`, the disagreement of each candidate so far.
+            step: index of the token.
         """
         is_least = wrong == wrong.min(1, keepdims=True)
         if is_least.all():
@@ -255,7 +259,7 @@ class Drawing:
 
 
 def refuse_settings(settings: Mapping[str, Any]) -> None:
-    """Raise for settings of generation that candidates are not written by."""
+    """Raise a `ValueError` for settings of `generate` that re-ranking does not support."""
     neutral = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False, "use_cache": True}
     if given := sorted(name for name, value in settings.items() if value not in (None, neutral.get(name))):
         raise ValueError(f"rerank writes its own candidates; leave out {', '.join(given)}.")

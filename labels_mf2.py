@@ -1,6 +1,6 @@
 """The vocabulary of MF²: action units, emotions, label spaces, the form of an AU caption and the 68-point face.
 
-Standard library only, so that the data tools can read it without loading torch or transformers.
+Uses the standard library only, so that the data tools need not import torch or transformers.
 
 Conventions: AU labels are 1 active, 0 not active, -1 unlabelled. Emotion labels are 0..7 in the order of `EMOTIONS`,
 -100 unlabelled in a batch and null on disk. Valence and arousal lie in -1..1, NaN unlabelled. Landmarks are the
@@ -32,12 +32,12 @@ class ActionUnit:
 
     @property
     def title(self) -> str:
-        """`AU12 (Lip Corner Puller)`, how captions call it."""
+        """`AU12 (Lip Corner Puller)`, its name in captions."""
         return f"{self.code} ({self.name})"
 
 
 # Centre rules: JAA-Net (arXiv 1803.05588) and EAC-Net; AC2D covers the 12 AUs of Aff-Wild2. AU5 and AU20 have no
-# published rule; theirs (the upper lids, the lip corners) are ours.
+# published rule; theirs (the upper lids, the lip corners) were chosen here.
 ACTION_UNITS: dict[int, ActionUnit] = {
     au.id: au
     for au in (
@@ -82,11 +82,15 @@ PROTOTYPES: dict[str, tuple[int, ...]] = {
     "Anger": (4, 7, 23, 24),
     "Disgust": (4, 10, 15),
 }
-"""FACS prototypes within the 12 AUs. Priors and warnings; never used to rewrite a label."""
+"""FACS prototypes within the 12 AUs, used for priors and warnings, never to change a label."""
 
 
 def get_action_unit(au_id: int) -> ActionUnit:
-    """The AU of that number; a `ValueError` that lists the known ones otherwise."""
+    """The AU of that number.
+
+    Raises:
+        ValueError: an unknown AU; the known ones are listed.
+    """
     if au_id not in ACTION_UNITS:
         raise ValueError(f"AU {au_id} has no region rule; known AUs are {', '.join(map(str, ACTION_UNITS))}.")
     return ACTION_UNITS[au_id]
@@ -97,10 +101,10 @@ NO_ACTIVE_AU_CAPTION = "No facial action unit is active; the face is at rest."
 
 
 def unlabelled_aus(labels: Mapping[int, int | None]) -> tuple[int, ...]:
-    """The AUs of which nothing is known: those of `AU_IDS` and of `labels` without a label of 0 or 1.
+    """The unlabelled AUs: those of `AU_IDS` and of `labels` without a label of 0 or 1.
 
     Args:
-        labels: AU number -> 1, 0, or -1 or None where it is not labelled; an AU that is not there is not labelled.
+        labels: AU number -> 1, 0, or -1 or None if unlabelled; a missing AU is unlabelled.
     """
     return tuple(sorted(au_id for au_id in {*AU_IDS, *labels} if labels.get(au_id) not in (0, 1)))
 
@@ -188,7 +192,7 @@ FLIP_68: tuple[int, ...] = (
     *range(64, 59, -1),  # inner lip, upper
     *range(67, 64, -1),  # inner lip, lower
 )
-"""`flipped[i] = mirrored[FLIP_68[i]]`: which point takes the place of point i when an image is mirrored."""
+"""`flipped[i] = mirrored[FLIP_68[i]]`: the point that becomes point i when an image is mirrored."""
 
 # The mean face, eye centres at `EYE_CENTERS` of the unit square. Points 17..67 are the mean shape
 # known from dlib's and face-alignment's users; the jaw is a smooth curve around it.
@@ -211,7 +215,7 @@ _JAW_HALF = (
     (0.195, 1.060), (0.330, 1.130), (0.490127, 1.155),
 )  # fmt: skip
 EYE_CENTERS = ((0.33, 0.37), (0.67, 0.37))
-"""Where the processor puts the two eye centres (image left, image right), as fractions of the target size."""
+"""Positions of the two eye centres (image left, image right) in aligned images, as fractions of the target size."""
 
 
 def _mean_face() -> tuple[tuple[float, float], ...]:
@@ -227,4 +231,4 @@ def _mean_face() -> tuple[tuple[float, float], ...]:
 
 
 MEAN_FACE_68: tuple[tuple[float, float], ...] = _mean_face()
-"""68 points of the mean face in fractions of an aligned image: what stands in where no face was found."""
+"""68 points of the mean face in fractions of an aligned image, used for pictures without landmarks."""

@@ -44,8 +44,8 @@ from .alignment_mf2 import (
 from .branch_mf2 import BranchView, FaceViews, MF2Branch
 from .caption_ranking_mf2 import (
     NUM_CANDIDATES,
+    CaptionInputs,
     CaptionRanking,
-    Described,
     image_seeds,
     recognised_states,
     refuse_settings,
@@ -838,11 +838,11 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
             items = MF2ForPreTraining._face_items(view)
             queries = items.query_embeds.expand(len(seeds), -1, -1)
             keys = [(seed,) for seed in seeds]
-            return ranking.write_best(Described(visual_prefix, queries, items.vision_key_values, states, keys))
+            return ranking.write_best(CaptionInputs(visual_prefix, queries, items.vision_key_values, states, keys))
         image_idx, au_idx = ((rows // view.states.shape[1]).tolist(), (rows % view.states.shape[1]).tolist())
         own_aus = [self.label_space.au_ids[au] for au in au_idx]
         return ranking.write_best(
-            Described(
+            CaptionInputs(
                 visual_prefix,
                 view.query_embeds[au_idx],
                 select_rows(view.vision_key_values, rows),

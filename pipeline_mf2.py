@@ -1,10 +1,10 @@
-"""The pipeline `facial-state-analysis`: pictures in, the named facial state of every face out.
+"""The pipeline `facial-state-analysis`: the named facial states of all faces in pictures.
 
     pipe = pipeline("facial-state-analysis", model="org/mf2", trust_remote_code=True)
     pipe("people.jpg")[0]["au_probs"]["AU12"]
 
-It comes with a checkpoint and needs no package but its own. Where faces are in a picture is said by a detector, by
-given landmarks, or not at all: then every picture is one face crop.
+It is part of a checkpoint's code and does not need the package. Faces are located by a detector or by given landmarks;
+otherwise every picture is treated as one face crop.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,27 +42,27 @@ FaceLandmarks = str | LandmarkDetector | np.ndarray | Sequence[Any] | None
 
 
 WHERE_POSSIBLE = object()
-"""The default of `landmarks`: a detector, and the mean face where there is none."""
+"""The default of `landmarks`: a detector if one is ready, and the mean face otherwise."""
 
 
 # -------------------------------------------------------------------------------------------------------- pipeline
 class FacialStatePipeline(ChunkPipeline):
-    """Action units, emotion and, on request, sentences of all faces of pictures.
+    """Action units, emotion and, on request, captions of all faces in pictures.
 
     Options, of the pipeline or of a call:
-        landmarks: `"detect"` runs the processor's detector, a detector is run itself; points in pixels of the upright
-            picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each, are used as they
-            are (None: that picture is a face crop); `"mean_face"` or None takes every picture as a face crop. Left
-            out, it is `"detect"` or, where no detector is ready, `"mean_face"`, with one warning.
-        landmark_detector, landmark_model_file: the detector that `"detect"` runs, by name, and the model file that it
-            reads; `mf2 detectors` shows what there is, and where a file is found without being named.
-        captions: which sentences to write: any of `emotion`, `key_au`, `au`.
-        rerank: which of eight candidates is kept: the one that the recognisers support most (`"agreement"`, the
-            default) or that the matching head prefers (`"match"`); `"none"` writes one, in an eighth of the time.
-        thresholds: probabilities from which an AU is active, instead of the checkpoint's; see
+        landmarks: `"detect"` runs the processor's detector; a detector object is run itself; points in pixels of the
+            upright picture, `(68, 2)` or `(faces, 68, 2)` for one picture or a list with an entry for each, are used
+            directly (None: that picture is a face crop); `"mean_face"` or None treats every picture as a face crop.
+            The default is `"detect"` or, if no detector is ready, `"mean_face"` with one warning.
+        landmark_detector, landmark_model_file: name and model file of the detector that `"detect"` runs;
+            `mf2 detectors` lists the detectors and the default places of their files.
+        captions: the captions to generate: any of `emotion`, `key_au`, `au`.
+        rerank: how to choose among eight candidates: by the support of the recognisers (`"agreement"`, the default) or
+            by the matching head (`"match"`); `"none"` generates a single candidate, in an eighth of the time.
+        thresholds: probabilities from which on an AU is active, instead of the checkpoint's; see
             `MF2Processor.post_process_facial_states`.
         timeout: seconds to wait for a picture from the web.
-    `batch_size` counts faces, whichever pictures they come from.
+    `batch_size` counts faces, of any pictures.
     """
 
     _load_processor = True
@@ -79,19 +79,19 @@ class FacialStatePipeline(ChunkPipeline):
                 tensor; a list, generator or data set of them; or of `{"image": …, "landmarks": …}`.
             landmarks, **kwargs: see the class; `batch_size` and `num_workers` as for every pipeline.
         Returns:
-            For each picture a list of its faces, the largest first, empty where a detector found none; each has
-            - **face** int, its place in the list.
-            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; of a face crop, what was seen.
-            - **score** the detector's, in [0, 1]; 1 for given landmarks, None for a face crop.
-            - **landmarks_found** bool, False where the mean face stands in.
-            - **au_probs** code to probability, independent of each other, in the order of the label space.
-            - **active_aus** the codes of the AUs whose probability reaches their threshold, which comes with the
+            For each picture a list of its faces, the largest first, empty if no face was detected; each has
+            - **face** int, its index in the list.
+            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; for a face crop, the visible
+            part. - **score** of the detector, in [0, 1]; 1 for given landmarks, None for a face crop. -
+            **landmarks_found** bool, False if the mean face was used. - **au_probs** AU code -> probability
+            (independent of each other), in the order of the label space. - **active_aus** the codes of the AUs whose
+            probability reaches their threshold, by default that of the
               checkpoint (`pipe.model.label_space.thresholds`).
-            - **emotion**, **emotion_probs** the likeliest emotion, and all of them; they sum to 1.
-            - **captions** kind to sentence, if asked for.
+            - **emotion**, **emotion_probs** the most likely emotion, and the probabilities of all, which sum to 1.
+            - **captions** caption kind -> text, if requested.
         Raises:
-            ValueError: a picture cannot be read, or points are no landmarks; names it.
-            ImportError, OSError: the detector's package or weights are missing; says what to do.
+            ValueError: a picture cannot be read, or landmarks are invalid; the picture is named.
+            ImportError, OSError: the detector's package or weights are missing; the message has a remedy.
         """
         is_one_for_all = landmarks is None or isinstance(landmarks, (str, LandmarkDetector))
         if landmarks is not WHERE_POSSIBLE and not is_one_for_all:
@@ -138,19 +138,19 @@ class FacialStatePipeline(ChunkPipeline):
         landmark_model_file: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """One chunk for each face; a picture without any has one chunk, which `postprocess` leaves out."""
-        given = inputs if isinstance(inputs, Mapping) and "image" in inputs else {"image": inputs}
-        picture = self._read(given["image"], timeout)
-        if "landmarks" in given:
-            landmarks = check_landmark_word(given["landmarks"])
+        """Yield one chunk per face; a picture without faces has one chunk, which `postprocess` drops."""
+        entry = inputs if isinstance(inputs, Mapping) and "image" in inputs else {"image": inputs}
+        picture = self._read(entry["image"], timeout)
+        if "landmarks" in entry:
+            landmarks = check_landmark_word(entry["landmarks"])
             landmarks = MEAN_FACE if landmarks is None else landmarks
         elif landmarks is WHERE_POSSIBLE:
-            is_asked_for = landmark_detector is not None or landmark_model_file is not None
-            landmarks = DETECT if is_asked_for else self._detector_or_mean_face()
+            names_detector = landmark_detector is not None or landmark_model_file is not None
+            landmarks = DETECT if names_detector else self._detector_or_mean_face()
         is_mean_face = isinstance(landmarks, str) and landmarks == MEAN_FACE
         faces = [] if is_mean_face else self._locate(picture, landmarks, landmark_detector, landmark_model_file)
         points = np.stack([face.landmarks_px for face in faces]) if faces else None
-        # The label space is the active adapter's; the model takes boxes for just its AUs.
+        # The label space is that of the active adapter; the model requires boxes of exactly its AUs.
         image_processor = self.processor.for_label_spaces(self.model.label_space).image_processor
         batch = image_processor([picture], landmarks=[points], face="all")
         num_rows = len(batch["pixel_values"])
@@ -166,17 +166,17 @@ class FacialStatePipeline(ChunkPipeline):
         self, model_inputs: dict[str, Any], captions: Sequence[str] = (), rerank: str = "agreement"
     ) -> dict[str, Any]:
         pixels, boxes = model_inputs["pixel_values"], model_inputs["au_boxes"]
-        seen = self.model.recognize(self.model.encode_branches(pixels, boxes))
-        outputs = {"au_logits": seen.au_logits, "emotion_logits": seen.emotion_logits}
+        recognition = self.model.recognize(self.model.encode_branches(pixels, boxes))
+        outputs = {"au_logits": recognition.au_logits, "emotion_logits": recognition.emotion_logits}
         for kind in captions:
             settings = {} if rerank == "none" else {"rerank": rerank, "tokenizer": self.processor.tokenizer}
             ids = self.model.generate(pixels, boxes, caption_kind=kind, **settings)
-            written = self.processor.batch_decode(ids, au_ids=self.model.label_space.au_ids)
-            outputs[f"caption_{kind}"] = written if isinstance(model_inputs["is_last"], list) else written[0]
+            texts = self.processor.batch_decode(ids, au_ids=self.model.label_space.au_ids)
+            outputs[f"caption_{kind}"] = texts if isinstance(model_inputs["is_last"], list) else texts[0]
         return outputs | {name: model_inputs[name] for name in ("is_last", "face")}
 
     def postprocess(self, model_outputs: list[dict[str, Any]], thresholds: Any = None) -> list[dict[str, Any]]:
-        """Logits to names and probabilities, see the class."""
+        """Convert logits to names and probabilities, see `__call__`."""
         return [self._describe(chunk, thresholds) for chunk in model_outputs if chunk["face"] is not None]
 
     # ------------------------------------------------------------------------------------------------------- parts
@@ -187,7 +187,7 @@ class FacialStatePipeline(ChunkPipeline):
         return read_image(source, name, max_pixels=self.processor.image_processor.max_pixels)
 
     def _detector_or_mean_face(self) -> LandmarkDetector | str:
-        """The processor's detector or, where none can be set up, the mean face, which is said once."""
+        """The processor's detector or, if none can be loaded, the mean face, with one warning."""
         if self._default_landmarks is None:
             try:
                 self._default_landmarks = find_detector(self.processor.image_processor.landmark_detector, self.device)
@@ -212,12 +212,12 @@ class FacialStatePipeline(ChunkPipeline):
     def _describe_face(
         self, batch: Mapping[str, Any], idx: int, picture: np.ndarray, faces: Sequence[DetectedFace]
     ) -> dict[str, Any]:
-        """What is known of a face before the model sees it."""
+        """The entries of a face's result that do not depend on the model."""
         matrix, size = batch["align_matrix"][idx].numpy(), tuple(batch["pixel_values"].shape[-2:])
         return {"face": idx, **describe_place(faces[idx] if faces else None, matrix, size, picture.shape[:2])}
 
     def _describe(self, chunk: dict[str, Any], thresholds: Any) -> dict[str, Any]:
-        """The face and its state under the names of `__call__`."""
+        """The result of a face with the names in `__call__`."""
         logits = SimpleNamespace(au_logits=chunk["au_logits"], emotion_logits=chunk["emotion_logits"])
         (state,) = self.processor.post_process_facial_states(logits, self.model.label_space, thresholds)
         result = chunk["face"] | {name: state[key] for name, key in RESULT_KEYS.items() if key in state}
@@ -226,7 +226,7 @@ class FacialStatePipeline(ChunkPipeline):
 
 
 def _join_landmarks(inputs: Any, landmarks: Any) -> Any:
-    """Pictures, one or a list, with the points that belong to each."""
+    """Combine one picture or a list of pictures with the landmarks of each."""
     if not isinstance(inputs, (list, tuple)):
         return {"image": inputs, "landmarks": landmarks}
     if len(landmarks) != len(inputs):

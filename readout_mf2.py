@@ -1,9 +1,9 @@
-"""The linear readout: action units and the emotion straight from what a frozen tower left of a face.
+"""The linear readout: a regression from the features of a frozen tower to action units and emotions.
 
-A few thousand faces teach a branch slowly, and a penalised regression on a published tower's features at once. The
-readout is that regression. It is fitted before training and fixed from then on. The recognisers learn without it, and
-what both say is averaged: trained on what it leaves over of the same faces, they would learn its errors by heart. It
-is ours, beside the paper's branches: without `readout_grids` in the configuration there is none.
+With a few thousand faces, a branch learns slowly, but a penalised regression on the features of a pre-trained tower
+works well. The readout is that regression; it is fitted before training and then fixed. The recognisers are trained
+without it, and their logits are averaged with its own: trained on its residuals on the same faces, they would overfit.
+It is an addition to the paper: without `readout_grids` in the configuration there is none.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ NUM_CENTERS = 2
 
 
 def describe_regions(regions: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """What a region says: the mean of the samples around each of its centres, and where the centres lie.
+    """The features of a region: the mean of the samples around each of its centres, and the positions of the centres.
 
     Args:
         regions: `(B, A, R, ΣW_l)`, the samples of the first centre before those of the second.
@@ -34,14 +34,14 @@ def describe_regions(regions: torch.Tensor, places: torch.Tensor) -> torch.Tenso
 
 
 class FaceReadout(nn.Module):
-    """Logits of a label space, linear in a face's features: its maps, then its regions one after the other.
+    """Logits of a label space, linear in the features of a face: its maps, followed by its regions.
 
-    The weights are buffers: no optimiser changes them, and they are no trainable parameters.
+    The weights are buffers, so that they are no trainable parameters.
 
     Args:
-        config: whose `readout_grids` are not empty.
-        level_widths: of the levels.
-        has_regions: whether there is a local branch, and with it regions.
+        config: configuration with `readout_grids`.
+        level_widths: widths of the feature levels.
+        has_regions: whether there is a local branch with regions.
     """
 
     mean: torch.Tensor
@@ -73,11 +73,12 @@ class FaceReadout(nn.Module):
         places: torch.Tensor | None,
         au_ids: Sequence[int],
     ) -> torch.Tensor:
-        """What it reads of faces, `(B, F)`: every map averaged to its grid, and its own regions.
+        """The features of faces, `(B, F)`: every map averaged to its grid, and the readout's regions.
 
         Args:
-            regions, places: As in `describe_regions`, of `au_ids`; of an own AU that is not among them the nearest
-                is taken. None without a local branch.
+            vision: the tower's features.
+            regions, places: As in `describe_regions`, for `au_ids`; None without a local branch.
+            au_ids: the AUs of the regions; an AU of the readout that is not among them is replaced by the nearest.
         """
         maps = zip(vision.maps, self.grids, strict=True)
         parts = [F.adaptive_avg_pool2d(of.float(), grid).flatten(1) for of, grid in maps]
@@ -90,8 +91,10 @@ class FaceReadout(nn.Module):
 
     @torch.no_grad()
     def resized(self, old: LabelSpace, config: MF2Config, level_widths: Sequence[int]) -> "FaceReadout":
-        """The readout of the configuration's label space: what it shares with the old one is kept, a new AU or emotion
-        has 0, and a new region is not read."""
+        """The readout for the label space of `config`, with the weights of the AUs and emotions in both label spaces.
+
+        New AUs and emotions have zero weights, and so have new regions.
+        """
         new, space = FaceReadout(config, level_widths, bool(self.region_au_ids)), config.label_space
         new.to(self.weight)
         columns = [slice(0, self.map_width)] * 2, *self._shared_columns(new.region_au_ids)
@@ -107,11 +110,14 @@ class FaceReadout(nn.Module):
         return new
 
     def _shared_columns(self, new_au_ids: Sequence[int]) -> list[tuple[slice, slice]]:
-        """Where a region that both know stands in the new features, and where in these."""
+        """The columns of common regions in the new features, and in these."""
 
-        def of(place: int) -> slice:
-            start = self.map_width + place * self.region_width
+        def region_columns(index: int) -> slice:
+            start = self.map_width + index * self.region_width
             return slice(start, start + self.region_width)
 
-        both = [au_id for au_id in new_au_ids if au_id in self.region_au_ids]
-        return [(of(new_au_ids.index(au_id)), of(self.region_au_ids.index(au_id))) for au_id in both]
+        common = [au_id for au_id in new_au_ids if au_id in self.region_au_ids]
+        return [
+            (region_columns(new_au_ids.index(au_id)), region_columns(self.region_au_ids.index(au_id)))
+            for au_id in common
+        ]

@@ -23,26 +23,26 @@ _ATTENTION_SUPPORT = {
     "flash_attention_2": "_supports_flash_attn",
     "flash_attention_3": "_supports_flash_attn",
 }
-"""Where a transformers model says whether it has an attention implementation; convolutional ones have none."""
+"""Attention implementation -> class attribute of transformers models that says whether it is supported."""
 
 
 def build_vision_tower(config: MF2Config) -> PreTrainedModel:
-    """The tower of `config.vision_config`, without parts that nothing reads (poolers)."""
+    """Build the tower of `config.vision_config`, without its unused pooler."""
     is_eva = config.vision_config.model_type == "blip_2_vision_model"  # AutoModel does not list it
     model_class = Blip2VisionModel if is_eva else AutoModel._model_mapping[type(config.vision_config)]
     accepted = inspect.signature(model_class.__init__).parameters
     kwargs = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
     if not getattr(model_class, _ATTENTION_SUPPORT.get(config.vision_config._attn_implementation, ""), True):
-        kwargs["attn_implementation"] = "eager"  # what was asked of the whole model is then for the branches alone
+        kwargs["attn_implementation"] = "eager"  # the requested implementation is then only used by the branches
     tower = model_class._from_config(config.vision_config, **kwargs)
     if is_eva:
-        # It is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy of it.
+        # This is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy.
         tower.post_layernorm = nn.Identity()
     return tower
 
 
 def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
-    """Height and width of the images that a tower is built for; 224 px where it takes any."""
+    """Height and width of the images that a tower is built for; 224 px if it accepts any size."""
     size = getattr(tower.config, "image_size", None)
     if size is None:  # timm keeps it in the patch embedding
         size = next((module.img_size for module in tower.modules() if getattr(module, "img_size", None)), 224)
@@ -52,8 +52,8 @@ def image_size_of(tower: PreTrainedModel) -> tuple[int, int]:
 def tokens_to_map(tokens: torch.Tensor, height: int, width: int, patch_size: int | None = None) -> torch.Tensor:
     """(B, prefix + h · w, W) tokens of an image of that size in pixels -> (B, W, h, w).
 
-    Prefix tokens (class, registers) are what is over after the grid: one of whole patches or, where no patch size is
-    known, the largest one of the image's aspect ratio.
+    Prefix tokens (class, registers) are those besides the grid, which is that of the patches or, without a known patch
+    size, the largest grid with the aspect ratio of the image.
     """
     count = tokens.shape[1]
     if patch_size:
@@ -71,20 +71,20 @@ def tokens_to_map(tokens: torch.Tensor, height: int, width: int, patch_size: int
 
 
 def map_to_tokens(feature_map: torch.Tensor) -> torch.Tensor:
-    """(B, W, h, w) features of a convolutional tower -> (B, h · w, W) tokens that know where they are.
+    """(B, W, h, w) features of a convolutional tower -> (B, h · w, W) tokens with position encodings.
 
-    A ViT's tokens carry positions; these get DETR's fixed sine encoding (Carion et al., arXiv 2005.12872), half of the
-    channels for y and half for x, added to the normalised features.
+    The tokens of a ViT have positions; these get DETR's fixed sine encoding (Carion et al., arXiv 2005.12872), half of
+    the channels for y and half for x, added to the normalised features.
     """
     width, rows, cols = feature_map.shape[1:]
     encodings = []
     for count in (rows, cols):
-        # From half a wave over the image to half a wave a cell.
+        # From half a period over the image to half a period per cell.
         frequencies = torch.pi * torch.logspace(0, 1, width // 4, base=count, device=feature_map.device)
         angles = (torch.arange(count, device=feature_map.device) + 0.5)[:, None] / count * frequencies
         encodings.append(torch.cat([angles.sin(), angles.cos()], dim=-1))
-    of_rows, of_cols = encodings
-    position = torch.cat([of_rows[:, None].expand(-1, cols, -1), of_cols[None].expand(rows, -1, -1)], dim=-1)
+    row_encoding, col_encoding = encodings
+    position = torch.cat([row_encoding[:, None].expand(-1, cols, -1), col_encoding[None].expand(rows, -1, -1)], dim=-1)
     tokens = F.layer_norm(feature_map.flatten(2).transpose(1, 2), (width,))
     return tokens + F.pad(position.flatten(0, 1), (0, width - position.shape[-1])).to(tokens.dtype)
 
@@ -99,16 +99,15 @@ class VisionFeatures:
 
 @dataclass
 class SampledFeatures:
-    """What the branches read of a frozen tower, so that it can be kept instead of the picture.
+    """The features of a frozen tower that the branches read, which can be cached instead of the picture.
 
     Args:
-        tokens: `(B, N, W)` of the whole face.
-        regions: `(B, A, R, ΣW_l)`: what is sampled in the AU regions of the maps, levels side by side; None without
-            the local branch.
-        face: `(B, F)` what the linear readout reads; None without one.
-        readout: `(B, A + E)` what it says, where that is known already.
-        places: `(B, A, 4)` x and y of the two centres of each AU's regions; None without the
+        tokens: `(B, N, W)` tokens of the whole face.
+        regions: `(B, A, R, ΣW_l)` samples of the maps in the AU regions, with concatenated levels; None without the
             local branch.
+        face: `(B, F)` features of the linear readout; None without one.
+        readout: `(B, A + E)` logits of the readout, if already computed.
+        places: `(B, A, 4)` x and y of the two centres of each AU's regions; None without the local branch.
     """
 
     tokens: torch.Tensor
@@ -119,7 +118,7 @@ class SampledFeatures:
 
 
 def read_levels(tower: PreTrainedModel, pixel_values: torch.Tensor, levels: Sequence[int]) -> list[torch.Tensor]:
-    """What a tower leaves after these levels, -1 its output: maps `(B, W_l, h_l, w_l)` or tokens `(B, N, W_l)`.
+    """The features of a tower at these levels (-1 is its output): maps `(B, W_l, h_l, w_l)` or tokens `(B, N, W_l)`.
 
     Raises:
         ValueError: the tower has no such level.
@@ -157,7 +156,7 @@ def read_tower(tower: PreTrainedModel, config: MF2Config, pixel_values: torch.Te
 
 
 def probe_tower(config: MF2Config, read: Callable[[PreTrainedModel, torch.Tensor], VisionFeatures]) -> VisionFeatures:
-    """What `read` finds in an image by the configuration's tower: shapes alone, on the meta device."""
+    """Apply `read` to an image and the tower of the configuration on the meta device, to get the shapes."""
     with torch.device("meta"), torch.no_grad():
         tower = build_vision_tower(config)
         return read(tower, torch.empty(1, 3, *image_size_of(tower), device="meta"))
@@ -165,7 +164,7 @@ def probe_tower(config: MF2Config, read: Callable[[PreTrainedModel, torch.Tensor
 
 # ------------------------------------------------------------------------------------------------------- AU regions
 def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: int) -> torch.Tensor:
-    """Read a grid of features inside boxes of a feature map, bilinearly (RoIAlign with one sample a cell).
+    """Sample a grid of features in boxes of a feature map bilinearly (RoIAlign with one sample per cell).
 
     In fp32: `grid_sample` has no bf16 kernel on the CPU, and positions need more than eight bits.
 
@@ -201,23 +200,25 @@ def box_centers(au_boxes: torch.Tensor) -> torch.Tensor:
 def select_boxes(
     au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None, wanted: Sequence[int]
 ) -> torch.Tensor | None:
-    """The boxes of the wanted AUs, in their order, of boxes that say whose they are.
+    """Select the boxes of the wanted AUs, in their order.
 
     Args:
         au_boxes: `(B, K, 2, 4)`.
-        au_ids: `(B, K)` or `(K,)` AU numbers, as the processor returns them; None takes the boxes as they are.
+        au_ids: `(B, K)` or `(K,)` AU numbers of the boxes, as the processor returns them; None returns all boxes.
         wanted: A AU numbers.
     Returns:
         `(B, A, 2, 4)`.
     Raises:
-        ValueError: a wanted AU has no box, or it is not clear whose the boxes are.
+        ValueError: a wanted AU has no box, or `au_ids` does not match the boxes.
     """
     if au_boxes is None or au_ids is None:
         return au_boxes
-    owners = torch.as_tensor(au_ids)
-    if owners.shape[-1:] != au_boxes.shape[1:2]:
-        raise ValueError(f"au_ids has shape {tuple(owners.shape)}, but there are {au_boxes.shape[1]} au_boxes a face.")
-    given, *others = owners.reshape(-1, au_boxes.shape[1]).unique(dim=0).tolist() or [list(wanted)]
+    box_aus = torch.as_tensor(au_ids)
+    if box_aus.shape[-1:] != au_boxes.shape[1:2]:
+        raise ValueError(
+            f"au_ids has shape {tuple(box_aus.shape)}, but there are {au_boxes.shape[1]} au_boxes per face."
+        )
+    given, *others = box_aus.reshape(-1, au_boxes.shape[1]).unique(dim=0).tolist() or [list(wanted)]
     if others:
         raise ValueError(f"Faces of one batch have boxes of different AUs, {given} and {others[0]}; give them apart.")
     if missing := [au_id for au_id in wanted if au_id not in given]:

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from tiny_mf2 import make_tiny, write_pictures
 
 from mf2.caption_meaning_mf2 import RecognisedState
-from mf2.caption_ranking_mf2 import MIN_P, CaptionRanking, Described, Drawing
+from mf2.caption_ranking_mf2 import MIN_P, CandidateSampler, CaptionInputs, CaptionRanking
 
 WORDS = [
     "[PAD]",
@@ -80,8 +80,8 @@ class PlantedBranch:
 EMOTIONS, AUS = {"happy": 0.3, "sad": 0.5, "angry": 0.2}, {"au12": 0.4, "au4": 0.6}
 
 
-def describe(num_inputs: int, active=("AU12",), emotion: str | None = "Happiness") -> Described:
-    return Described(
+def describe(num_inputs: int, active=("AU12",), emotion: str | None = "Happiness") -> CaptionInputs:
+    return CaptionInputs(
         visual_prefix=torch.zeros(num_inputs, 1, 2, 1, 2, 1),
         query_embeds=torch.zeros(num_inputs, 2, 1),
         vision_key_values=[],
@@ -98,13 +98,13 @@ def texts(ids: torch.Tensor) -> list[str]:
     return [WordTokenizer().decode(row) for row in ids]
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
+# ------------------------------------------------------------------------------------------------------------ sampler
 def test_words_are_drawn_by_their_probabilities_and_the_unlikely_never():
     probs = torch.tensor([0.5, 0.3, 0.15, 0.04, 0.01])  # the last two are below a tenth of the likeliest
     assert probs[3] < MIN_P * probs[0] < probs[2]
     count = 20_000
-    drawing = Drawing([(number,) for number in range(count // 4)], num_candidates=4, num_steps=3)
-    words = drawing.draw(probs.log().expand(count, -1), step=2).unflatten(0, (-1, 4))
+    sampler = CandidateSampler([(number,) for number in range(count // 4)], num_candidates=4, num_steps=3)
+    words = sampler.draw(probs.log().expand(count, -1), step=2).unflatten(0, (-1, 4))
     assert not words[:, 0].any()  # the first candidate is greedy
     counts = torch.bincount(words[:, 1:].flatten(), minlength=5)
     assert counts[3:].tolist() == [0, 0]
@@ -114,19 +114,19 @@ def test_words_are_drawn_by_their_probabilities_and_the_unlikely_never():
 
 def test_what_is_drawn_follows_from_the_seed_alone():
     scores = torch.randn(8, 30, generator=torch.Generator().manual_seed(0))
-    alone, among = Drawing([(7,)], 4, 5), Drawing([(3,), (7,)], 4, 5)
+    alone, among = CandidateSampler([(7,)], 4, 5), CandidateSampler([(3,), (7,)], 4, 5)
     torch.manual_seed(1)
     assert torch.equal(alone.draw(scores[4:], 1), among.draw(scores, 1)[4:])
 
 
 def test_the_wrong_go_on_from_copies_of_the_least_wrong_of_their_input():
-    drawing = Drawing([(0,), (1,), (2,)], 4, 3)
+    sampler = CandidateSampler([(0,), (1,), (2,)], 4, 3)
     wrong = np.array([[0, 2, 0, 1], [1, 1, 1, 1], [3, 2, 2, 4]])
-    order = drawing.survivors(wrong, step=1).reshape(3, 4)
+    order = sampler.survivors(wrong, step=1).reshape(3, 4)
     assert order[0, [0, 2]].tolist() == [0, 2] and set(order[0, [1, 3]].tolist()) <= {0, 2}
     assert order[1].tolist() == [4, 5, 6, 7]
     assert order[2, [1, 2]].tolist() == [9, 10] and set(order[2, [0, 3]].tolist()) <= {9, 10}
-    assert drawing.survivors(np.ones((3, 4), int), step=1) is None
+    assert sampler.survivors(np.ones((3, 4), int), step=1) is None
 
 
 # ------------------------------------------------------------------------------------------------------------ ranking
