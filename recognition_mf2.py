@@ -29,22 +29,22 @@ from .labels_mf2 import AFFECT, LabelSpace
 from .regions_mf2 import au_centers_from_landmarks, mean_face, nearest_au_indexes
 
 BASE = "base"
-"""The name of a checkpoint's own recognisers among those of its adapters."""
+"""The name of the recognisers of the checkpoint, besides those of its adapters."""
 
 READOUT = "readout"
-"""The name of the linear readout's logits among the pooled states."""
+"""The key of the linear readout's logits in the pooled states."""
 
 PLACES = "places"
-"""The name of where the AU regions lie among the pooled states."""
+"""The key of the positions of the AU regions in the pooled states."""
 
 
 @dataclass
 class Recognition:
-    """What recognisers say.
+    """The output of recognisers.
 
     Args:
-        au_logits: `(B, A)`; None where the label space has no AU.
-        emotion_logits: `(B, E)`; None where it has no emotion.
+        au_logits: `(B, A)`; None for a label space without AUs.
+        emotion_logits: `(B, E)`; None for one without emotions.
         affect_logits: `(B, 2)`, valence and arousal before tanh; None where it has neither.
         side_states: By branch, `(B, K, D)`: where an adapter's side network ended.
     """
@@ -62,7 +62,7 @@ class Recognition:
 
 @dataclass
 class PooledTexts:
-    """Texts as an adapter reads them: I images × G groups (1, or one per AU).
+    """The encoded texts that an adapter reads, for I images × G groups (1, or one per AU).
 
     Args:
         states: `(I, G, J, D)` of the text-only pass: position 0 after each layer.
@@ -76,22 +76,23 @@ class PooledTexts:
 
 
 class JointView(nn.Module):
-    """All views of a face, seen together: each is projected, tells which it is and attends to all; none is pooled.
+    """Joint self-attention over all views of a face, each projected and with an embedding of its index.
 
-    The views stand side by side in what is returned, so that a head has weights of its own for each of them. Attention
-    alone, pooled or read at one view, gains less.
+    The output is the concatenation of all views, so that a head has separate weights for each; pooling the views, or
+    reading only one of them, gained less.
 
     Args:
         widths: Width of each branch that is on, the global one first.
         num_views: Views of each branch.
-        width: Of a view in the joint one.
-        dropout: In training, of the views as they come, of attention's outcome and of what is returned.
-        mean_places: `(A, 4)` of the mean face, where one more view is where the regions lie; None is without.
+        width: Width of a view in the joint view.
+        dropout: Dropout of the input views, of the attention output and of the output.
+        mean_places: `(A, 4)` region positions in the mean face, for an additional view with the region positions; None
+            for no such view.
     """
 
     HEADS = 4
     PLACES_SCALE = 20.0
-    """Places of faces differ by a few hundredths of the image."""
+    """Scale of position differences, which are a few hundredths of the image."""
 
     place_projection: nn.Sequential
 
@@ -153,8 +154,8 @@ class RecognitionHeads(nn.Module):
         widths: Width of each branch that is on, the global one first.
         config: of a model or an adapter: its `label_space`, `au_pos_weight`, `emotion_logit_shift`, `joint_width` and
             `recognition_dropout`.
-        num_regions: How many of the label space's regions, from the first, emotion and joint view read; all by
-            default. Those after them are read by the heads of their AUs alone.
+        num_regions: Number of the label space's first regions that the emotion head and the joint view read; all by
+            default. The other regions are only read by the heads of their AUs.
     """
 
     def __init__(self, widths: Mapping[str, int], config: Any, num_regions: int | None = None):
@@ -183,7 +184,7 @@ class RecognitionHeads(nn.Module):
             self.va_head = nn.Linear(head_width, len(AFFECT))
 
     def _mean_places(self) -> list[list[float]]:
-        """`(A, 4)`: where the regions lie in the mean face, as fractions of the image."""
+        """`(A, 4)` positions of the regions in the mean face, as fractions of the image."""
         side, region_au_ids = 1000, self.config.label_space.region_au_ids[: self.num_regions]
         centers = au_centers_from_landmarks(mean_face((side, side), self.config.eye_centers), region_au_ids)
         return (centers.reshape(-1, 4) / side).tolist()
@@ -205,7 +206,7 @@ class RecognitionHeads(nn.Module):
             num_views = max(view.shape[1] for view in views.values())
             beside = [*reversed(views.values()), *(view[:, None] for view in joint)]
             joined = torch.cat([view.expand(-1, num_views, -1) for view in beside], dim=-1)
-            logits = self.au_head(joined)  # (B, A, A): the layer is called, so that what wraps it is seen
+            logits = self.au_head(joined)  # (B, A, A); the layer is called because adapters may wrap it
             seen.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
         return seen
 
@@ -234,17 +235,17 @@ class RecognitionHeads(nn.Module):
 
 
 class MF2Recognizers(RecognitionHeads):
-    """The checkpoint's own recognisers, on the branches' last states."""
+    """The recognisers of the checkpoint, which read the last states of the branches."""
 
     trains_branches = True
     reads_texts = False
 
     @torch.no_grad()
     def resized(self, old: LabelSpace, config: MF2Config) -> "MF2Recognizers":
-        """Recognisers of the configuration's label space, which know what they share with those of the old one.
+        """Recognisers for the label space of `config`, with the weights of the AUs and emotions in both label spaces.
 
-        In the joint view a new AU's region is seen as that of the known AU whose regions are nearest, and read by
-        nothing yet, nor is its place.
+        In the joint view, the region of a new AU gets the embedding of the known AU with the nearest regions; the
+        heads have zero weights for it and for its position.
         """
         new = MF2Recognizers(self.widths, config).to(next(self.parameters()))
         space = config.label_space
@@ -274,7 +275,7 @@ class MF2Recognizers(RecognitionHeads):
     def _copy_joint_view(
         self, new: JointView, au_ids: Sequence[int], old_au_ids: Sequence[int], views: Sequence[int]
     ) -> None:
-        """Fill a joint view of other regions; `views` has for each new view the old one."""
+        """Copy the weights to a joint view of other regions; `views` maps each new view to an old one."""
         of_regions = ("view_embeddings.weight", "place_projection.0.weight")
         state = self.joint_view.state_dict()
         new.load_state_dict({name: tensor for name, tensor in state.items() if name not in of_regions}, strict=False)
@@ -287,7 +288,7 @@ class MF2Recognizers(RecognitionHeads):
                     target[:, index] = source[:, old_au_ids.index(au_id)]
 
     def _columns(self, weights: torch.Tensor, views: Sequence[int], known: Sequence[bool]) -> torch.Tensor:
-        """A row of a head for other views: the joint view's parts are taken along, those of new AUs are zero."""
+        """A row of a head for other views: the weights of known views are copied, those of new ones are zero."""
         own, joint = weights.split([sum(self.widths.values()), len(weights) - sum(self.widths.values())])
         if not len(joint):
             return own
@@ -296,7 +297,7 @@ class MF2Recognizers(RecognitionHeads):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
+        """The label space of the outputs."""
         return self.config.label_space
 
     @property
@@ -318,7 +319,7 @@ class MF2Recognizers(RecognitionHeads):
         return seen
 
     def _average(self, seen: Recognition, readout: torch.Tensor) -> None:
-        """Average what the heads say with the readout's logits, in place."""
+        """Average the logits of the heads with those of the readout, in place."""
         num_aus, share = len(self.config.au_ids), self.config.readout_share
         if seen.au_logits is not None:
             seen.au_logits = seen.au_logits.lerp(readout[:, :num_aus].to(seen.au_logits.dtype), share)

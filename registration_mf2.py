@@ -1,9 +1,9 @@
-"""When the family becomes known to PEFT and to transformers' Auto classes. Standard library only.
+"""Registers the model family with PEFT and with transformers' Auto classes. Uses the standard library only.
 
-Neither has an extension point that is asked before a name is looked up. So the family registers when one of its own
-names is asked for, and as soon as PEFT has been imported, before or after `import mf2`: PEFT's configurations are
-looked up in a table that must hold DFN by then. Auto classes alone, without PEFT and without a name of this package,
-find a checkpoint by its own code (`trust_remote_code=True`).
+Neither has an extension point for lazy registration. So the family is registered when one of its names is accessed,
+and as soon as PEFT has been imported, before or after `import mf2`, because PEFT looks up configurations in a table
+that must contain DFN. Auto classes without PEFT, and without a name of this package, load a checkpoint by its own code
+(`trust_remote_code=True`).
 """
 
 import importlib
@@ -19,7 +19,7 @@ _registered = False
 
 
 def register() -> None:
-    """Make the family known, once."""
+    """Register the family, once."""
     global _registered
     if _registered:
         return
@@ -28,7 +28,7 @@ def register() -> None:
 
 
 def register_with_peft() -> None:
-    """The same now, where PEFT is imported, else right after it will be."""
+    """Register the family now if PEFT is imported, or else right after its import."""
     if getattr(sys.modules.get("peft"), "PeftConfig", None) is not None:
         _register_beside_peft()
     else:
@@ -45,7 +45,7 @@ def _register_beside_peft() -> None:
 
 
 class _AfterPeft(MetaPathFinder):
-    """Finds PEFT as others do, and adds the registration to the end of its import."""
+    """Finds PEFT by the other finders, and adds the registration to the end of its import."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "peft":

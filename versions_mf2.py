@@ -7,7 +7,7 @@ from packaging.specifiers import SpecifierSet
 from transformers.utils import logging
 
 logger = logging.get_logger("transformers.mf2")
-"""One for all copies of this file that a process loads, so that it says things once."""
+"""Shared by all copies of this file in a process, so that a warning is shown once."""
 
 TESTED_WITH = {
     "huggingface_hub": ">=1.31,<3",
@@ -19,14 +19,14 @@ TESTED_WITH = {
     "torchvision": ">=0.25,<1",
     "transformers": ">=5.23,<5.25",
 }
-"""Ranges by distribution, of what a checkpoint's own code imports."""
+"""Distribution -> range of releases, for the packages that the code of a checkpoint imports."""
 
 
 def untested_versions(ranges: Mapping[str, str]) -> list[str]:
-    """What is installed outside of its range, such as `"torch 2.5.1 (tested: >=2.10,<3)"`; the rest is left out.
+    """The installed packages outside of their ranges, such as `"torch 2.5.1 (tested: >=2.10,<3)"`.
 
     Raises:
-        packaging.specifiers.InvalidSpecifier: a range is none.
+        packaging.specifiers.InvalidSpecifier: a range is invalid.
     """
     found = []
     for name, specifiers in sorted(ranges.items()):
@@ -40,7 +40,7 @@ def untested_versions(ranges: Mapping[str, str]) -> list[str]:
 
 
 def warn_of_untested_versions(ranges: Mapping[str, str]) -> None:
-    """One line, once in a process, where something installed lies outside of its range."""
+    """Log one warning per process if an installed package is outside of its range."""
     if found := untested_versions(ranges):
         logger.warning_once(
             f"MF² was not tested with {', '.join(found)}; it may fail or give other results. Install releases of the "
