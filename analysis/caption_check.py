@@ -75,7 +75,7 @@ def split_by_flags(caption: str, flags: CaptionFlags) -> list[tuple[str, bool]]:
     longest_first = sorted(patterns, key=len, reverse=True)
     either = "|".join(pattern.replace(" ", r"\s+") for pattern in longest_first)
     pieces = re.split(rf"\b((?:{either})(?!\w))", caption, flags=re.IGNORECASE)
-    return [(piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece]
+    return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
 
 
 @dataclass

@@ -82,16 +82,16 @@ def load_abaw_validation(path: str, au_ids: Sequence[int], affect: bool = False)
     parts = [load_labelled_split(path, name, au_ids, affect) for name in manifest["splits"]]
     rows = datasets.concatenate_datasets([part.rows for part in parts])
     names = ("aus", "emotion", "affect") if affect else ("aus", "emotion")
-    of_rows = {name: np.concatenate([getattr(part.labels, name) for part in parts]) for name in names}
+    arrays = {name: np.concatenate([getattr(part.labels, name) for part in parts]) for name in names}
     videos = np.asarray(rows["video_id"])
     tasks = ("au", "expr", "va") if affect else ("au", "expr")
     counts_for = {task: np.isin(videos, official[task]) for task in tasks}
     if not any(counts.any() for counts in counts_for.values()):
         raise ValueError(f"{path} holds none of ABAW's validation videos; import all of Aff-Wild2: {ABAW_IMPORT}.")
     labels = Labels(
-        np.where(counts_for["au"][:, None], of_rows["aus"], AU_UNLABELLED),
-        np.where(counts_for["expr"], of_rows["emotion"], EMOTION_UNLABELLED),
-        np.where(counts_for["va"][:, None], of_rows["affect"], np.float32(np.nan)) if affect else None,
+        np.where(counts_for["au"][:, None], arrays["aus"], AU_UNLABELLED),
+        np.where(counts_for["expr"], arrays["emotion"], EMOTION_UNLABELLED),
+        np.where(counts_for["va"][:, None], arrays["affect"], np.float32(np.nan)) if affect else None,
     )
     for task, counts in counts_for.items():
         absent = sorted(set(official[task]) - set(videos[counts].tolist()))

@@ -257,7 +257,7 @@ def make_captions(
 
 
 def may_skip_parameters(model: MF2ForPreTraining | BaselineModel) -> bool:
-    """Whether a step may leave parameters without a gradient, which DDP has to be told."""
+    """Whether a step may leave parameters without a gradient, which DDP needs to know."""
     if isinstance(model, BaselineModel):
         return model.system.skips_parameters
     config = model.config
