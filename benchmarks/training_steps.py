@@ -13,6 +13,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(1)
         device = next(iter(steppers.values())).device
         timings = time_side_by_side(
-            {name: {"steps": lambda stepper=stepper: stepper.turn(args.steps)} for name, stepper in steppers.items()},
+            {name: {"steps": partial(stepper.turn, args.steps)} for name, stepper in steppers.items()},
             args.turns,
             warm_up=1,
             device=device,

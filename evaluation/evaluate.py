@@ -149,8 +149,14 @@ def measure_system(arguments: argparse.Namespace) -> Iterator[Measurement]:
 
 def load_rows(arguments: argparse.Namespace, label_space: LabelSpace) -> tuple[Split, list[Any] | None]:
     """Load the rows that the protocol scores, and their groups."""
-    labels = {"au_ids": label_space.au_ids, "affect": label_space.affect}
-    split = load_protocol(arguments.data, arguments.split, arguments.protocol, max_rows=arguments.max_rows, **labels)
+    split = load_protocol(
+        arguments.data,
+        arguments.split,
+        arguments.protocol,
+        label_space.au_ids,
+        arguments.max_rows,
+        affect=label_space.affect,
+    )
     return split, column_values(split.rows, arguments.group_by) if arguments.group_by else None
 
 

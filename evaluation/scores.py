@@ -69,7 +69,7 @@ def _make_resampler(groups: np.ndarray, num_bootstrap: int, seed: int) -> Resamp
 
 def score_tasks(predictions: Predictions, label_space: LabelSpace, resampler: Resampler | None) -> dict[str, Any]:
     """`aus`, `aus_tuned`, `emotion` and maybe `affect` and `mtl_sum`, with intervals if there is a resampler."""
-    scores = {
+    scores: dict[str, Any] = {
         "aus": score_aus(predictions, label_space, 0.5, resampler),
         "aus_tuned": score_aus(predictions, label_space, label_space.thresholds, resampler),
         "emotion": score_emotion(predictions, label_space, resampler),
