@@ -89,9 +89,14 @@ def export_onnx(
                 f"The exported graph differs from PyTorch by {worst:.2g}, more than {TOLERANCES[dtype]:g}; {file} was "
                 "not written. Try --dtype float32 or another --opset."
             )
-        for part in sorted(Path(scratch).iterdir(), key=lambda part: part == written):  # the graph comes last
-            part.replace(file.parent / part.name)
+        keep_files(Path(scratch), file)
     return worst
+
+
+def keep_files(scratch: Path, file: Path) -> None:
+    """Move a finished file and what lies beside it to its place, the graph last."""
+    for part in sorted(scratch.iterdir(), key=lambda part: part.name == file.name):
+        part.replace(file.parent / part.name)
 
 
 def _import_onnx() -> ModuleType:

@@ -133,7 +133,7 @@ def measure_speed(size: str, args: argparse.Namespace, folder: Path) -> Iterator
             }
 
 
-def record_cpu_time(function: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+def record_cpu_time(function: Callable[[], object], seconds: list[float]) -> Callable[[], None]:
     """Wrap a function to record the CPU time of all threads, which depends little on other processes."""
 
     def run() -> None:

@@ -30,6 +30,10 @@ GPU_SECTIONS = (
 )
 PARTS = ("speed", "start", "memory")
 """Sections of `mf2 benchmark analyze`."""
+RUNTIMES = ("PyTorch", "torch.compile", "ONNX float32", "ONNX int8")
+"""Runtimes compared by `mf2 benchmark throughput`."""
+LAYERS = ("convolutions and products", "products")
+"""Layers in int8: the recipes of `mf2 export --dtype int8`."""
 LONG_PARTS = ("frames", "pictures", "report", "search")
 """Sections of `mf2 benchmark long`."""
 HOUR_FRAMES = 90_000
@@ -128,6 +132,26 @@ def add_analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU [torch's own]")
     parser.add_argument("--seed", type=int, default=0, help="of the weights [0]")
     parser.add_argument("--output", metavar="FILE.json", help="also write the results to this file")
+
+
+def add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `mf2 benchmark throughput`."""
+    add = parser.add_argument
+    add(
+        "--models",
+        nargs="+",
+        default=["tiny", "base"],
+        metavar="SIZE|NAME=CHECKPOINT",
+        help=f"a size of {', '.join(SIZES)} with random weights, or a checkpoint with a name for it [tiny base]",
+    )
+    add("--runtimes", nargs="+", choices=RUNTIMES[1:], default=RUNTIMES[1:], help="beside eager PyTorch [all]")
+    add("--layers", choices=LAYERS, default="products", help="what int8 computes in int8 [%(default)s]")
+    add("--batch_sizes", type=int, nargs="+", default=[1, 16], help="faces in a pass [1 16]")
+    add("--threads", type=int, nargs="+", default=[1, 2], help="of an operator [1 2]")
+    add("--pictures", metavar="FOLDER", help="also time from these pictures on, their faces detected [no]")
+    add("--repeats", type=int, default=10, help="timed repeats [%(default)s]")
+    add("--seed", type=int, default=0, help="of random weights [%(default)s]")
+    add("--output", metavar="FILE.json", help="write the results there, too")
 
 
 def add_shared_machine_arguments(parser: argparse.ArgumentParser) -> None:

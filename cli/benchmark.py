@@ -23,6 +23,12 @@ COMMANDS = {
         "mf2 benchmark analyze --sizes tiny --threads 1",
         "benchmarks.arguments:add_analyze_arguments",
     ),
+    "throughput": Command(
+        "benchmarks.throughput",
+        "time the image path on a CPU: PyTorch, torch.compile, onnxruntime in float32 and int8",
+        "mf2 benchmark throughput --models tiny demo=outputs/demo --threads 1",
+        "benchmarks.arguments:add_throughput_arguments",
+    ),
     "long": Command(
         "benchmarks.long",
         "see what grows with the amount: 100,000 frames and pictures, the report of an hour, an index of faces",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class FileDescription:
         au_region_size: side of an AU box as a fraction of the image.
         eye_centers: x and y of both eye centres in an aligned image as fractions, image left first.
         landmark_detector: the detector that the checkpoint prefers.
+        int8: of a file in int8 its layers, faces and scores, see `Int8Record`; None of others.
     """
 
     version: str
@@ -57,6 +58,7 @@ class FileDescription:
     au_region_size: float
     eye_centers: list[list[float]]
     landmark_detector: str
+    int8: dict[str, Any] | None = None
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], file: Path) -> "FileDescription":
@@ -68,13 +70,13 @@ class FileDescription:
         if METADATA_KEY not in metadata:
             raise ValueError(f"{file} was not written by `mf2 export --onnx`: its metadata have no {METADATA_KEY!r}.")
         content = json.loads(metadata[METADATA_KEY])
-        names = [field.name for field in fields(cls)]
-        if missing := [name for name in names if name not in content]:
+        required = [field.name for field in fields(cls) if field.default is MISSING]
+        if missing := [name for name in required if name not in content]:
             raise ValueError(
                 f"{file} was exported by mf2 {content.get('version')}, which did not write {', '.join(missing)}; "
                 "export it again: mf2 export --model CHECKPOINT --onnx FILE"
             )
-        return cls(**{name: content[name] for name in names})
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
 
     @property
     def label_space(self) -> LabelSpace:

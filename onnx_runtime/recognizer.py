@@ -76,7 +76,7 @@ def default_threads() -> int:
     return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
 
 
-class _ExportedModel:
+class ExportedModel:
     """An ONNX file in an onnxruntime session."""
 
     def __init__(self, file: Path, num_threads: int):
@@ -126,9 +126,7 @@ class Recognizer:
                 f"Adapters are called {', '.join(name[:-1] for name in prefixes[1:])}; names must differ."
             )
         num_threads = num_threads or default_threads()
-        self._models = {
-            prefix: _ExportedModel(file, num_threads) for prefix, file in zip(prefixes, files, strict=True)
-        }
+        self._models = {prefix: ExportedModel(file, num_threads) for prefix, file in zip(prefixes, files, strict=True)}
         self.description = self._models[""].description
         for file, exported in zip(files, self._models.values(), strict=True):
             if not exported.description.has_same_preprocessing(self.description):
