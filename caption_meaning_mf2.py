@@ -32,7 +32,7 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?]\s+|\):\s+)[a-z]")
 
 
 def restore_case(text: str) -> str:
-    """Undo what BERT's lower-casing and splitting did to a caption.
+    """Restore the case and spacing of a caption after BERT's tokenisation.
 
     Spaces around punctuation go, AU codes and FACS names get their capitals (`AU12 (Lip Corner Puller)`), each AU of a
     numbered caption its own line, and every sentence its capital. Other proper nouns stay lower-case.
@@ -173,7 +173,7 @@ def _plain(caption: str) -> str:
 # ----------------------------------------------------------------------------------------------------- contradictions
 @dataclass(frozen=True)
 class RecognisedState:
-    """What the recognisers say of a face.
+    """The recognised state of a face.
 
     Args:
         active: Codes of the AUs at or above their threshold; None where they recognise no AU at all.

@@ -58,7 +58,7 @@ _FRAMEWORK_KEYS = {
 
 
 def _refuse_unknown_fields(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    """Raise for keyword arguments that no field takes; transformers would silently keep them as attributes."""
+    """Raise a `ValueError` for unknown keyword arguments, which transformers would silently keep as attributes."""
     known = set(type(config).__dataclass_fields__)
     own = sorted(known - set(PreTrainedConfig.__dataclass_fields__))
     for key in kwargs:
@@ -87,7 +87,7 @@ def _names_of(id2label: Mapping[Any, str]) -> list[str]:
 
 
 def _name_emotions(kwargs: dict[str, Any], own: Sequence[str]) -> None:
-    """Let `emotions` say what `id2label`, `label2id` and `num_labels` do among the arguments of a loader, in place.
+    """Replace `id2label`, `label2id` and `num_labels` in the arguments of a loader by `emotions`, in place.
 
     Args:
         own: those of the checkpoint.
@@ -357,7 +357,7 @@ class MF2Config(PreTrainedConfig):
         warn_of_untested_versions(self.tested_with)
 
     def name_labels(self, emotions: Sequence[str] | None = None) -> None:
-        """Let `id2label` and `label2id`, which stock code reads, be an adapter's emotions, or the checkpoint's own."""
+        """Set `id2label` and `label2id`, which transformers reads, to an adapter's emotions or the checkpoint's."""
         names = self.emotions if emotions is None else emotions
         self.id2label = dict(enumerate(names))
         self.label2id = {name: index for index, name in enumerate(names)}
@@ -370,7 +370,7 @@ class MF2Config(PreTrainedConfig):
         return content
 
     def check(self) -> None:
-        """Hold every field against its bounds; for whoever changes fields of a finished configuration."""
+        """Check all fields; to be called after changing fields of a configuration."""
         self.name_labels()
         self._check_values()
         self._check_widths()
@@ -462,7 +462,7 @@ class MF2Config(PreTrainedConfig):
 
     @property
     def vision_width(self) -> int | None:
-        """Width of what the global branch reads; `None` where only the built tower tells (timm, inner levels)."""
+        """Width of the tokens of the global branch; `None` if only the built tower has it (timm, inner levels)."""
         if self.global_feature_level != -1:
             return None
         hidden_sizes = getattr(self.vision_config, "hidden_sizes", None)
@@ -475,7 +475,7 @@ class MF2Config(PreTrainedConfig):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean: AUs with thresholds, emotions, and whether valence and arousal are among them."""
+        """The label space of the outputs: AUs with thresholds, emotions, and whether there are valence and arousal."""
         thresholds = tuple(self.au_thresholds or ())
         return LabelSpace(tuple(self.au_ids), tuple(self.emotions), thresholds, affect=self.affect)
 

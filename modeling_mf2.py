@@ -111,7 +111,7 @@ class MF2Output(ModelOutput):
 
 # ------------------------------------------------------------------------------------------------------------- model
 class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
-    """What every model of this file has in common: configuration, initial weights and transformers' switches."""
+    """The base class of the models: configuration, weight initialisation and transformers' flags."""
 
     config: MF2Config
     config_class = MF2Config
@@ -132,7 +132,7 @@ class MF2PreTrainedModel(AdapterCalls, PreTrainedModel):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean."""
+        """The label space of the outputs."""
         return self.config.label_space
 
     @torch.no_grad()
@@ -195,12 +195,12 @@ class MF2Model(MF2PreTrainedModel):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean, of the active adapter or the checkpoint: AUs with their thresholds, and emotions."""
+        """The label space of the active adapter or the checkpoint: AUs with their thresholds, and emotions."""
         return self.recognizers.label_space
 
     @property
     def label_spaces(self) -> dict[str, LabelSpace]:
-        """What each loaded adapter's outputs mean, by its name; `"base"` are the checkpoint's own."""
+        """The label space of each loaded adapter by name; `"base"` is that of the checkpoint."""
         return self.recognizers.label_spaces
 
     @property
@@ -215,7 +215,7 @@ class MF2Model(MF2PreTrainedModel):
         return self.branches[name]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch embedding of the tower, or what it has in its place."""
+        """The patch embedding of the tower, or its equivalent."""
         return next(iter(self.branches.values())).embeddings.word_embeddings
 
     def train(self, mode: bool = True):
@@ -334,7 +334,7 @@ class MF2Model(MF2PreTrainedModel):
         return sampled.readout if sampled.face is None else self.readout(sampled.face)
 
     def recognize(self, views: FaceViews) -> Recognition:
-        """What the checkpoint's recognisers, or those of the active adapter, say."""
+        """The output of the recognisers of the active adapter or the checkpoint."""
         return self.recognizers(views.pooled)
 
     def _describe(self, views: FaceViews) -> dict[str, torch.Tensor]:
@@ -372,7 +372,7 @@ class MF2Model(MF2PreTrainedModel):
         return TextItems.from_batch(input_ids, attention_mask, caption_ids, self.config.pad_token_id, to_write)
 
     def pool_texts(self, branch: str, *text: torch.Tensor | None) -> PooledTexts:
-        """What an adapter reads of a branch's texts: ids, mask and caption ids as in [`MF2ForPreTraining`]."""
+        """The encoded texts of a branch for an adapter; ids, mask and caption ids as in [`MF2ForPreTraining`]."""
         items = self._text_items(*text)
         states = read_distinct_texts(items, self.get_branch(branch).pool_text)
         return PooledTexts(states, items.caption_ids, items.valid)
@@ -469,7 +469,7 @@ class MF2Model(MF2PreTrainedModel):
         au_ids: torch.Tensor | Sequence[int] | None = None,
         **kwargs,
     ) -> dict[str, MF2Output]:
-        """What several adapters see, from one pass of the tower and the branches, which none of them changes.
+        """The outputs of several adapters from a single pass of the tower and the branches, which they share.
 
         Args:
             names: Of loaded adapters; `"base"` is the checkpoint itself.
@@ -580,7 +580,7 @@ class MF2ForPreTraining(MF2Model):
         return losses | super()._losses(views, seen, emotion_labels, au_labels, texts, affect_labels)
 
     def _pair(self, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
-        """What is aligned with what: a face or all of its regions with one text, or regions with a sentence each."""
+        """The items to align: a face or all of its regions with one text, or each region with a sentence."""
         if texts.valid.shape[1] == 1:
             return self._face_items(view), texts
         aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
@@ -627,7 +627,7 @@ class MF2ForPreTraining(MF2Model):
 
 
 class MF2ForImageClassification(MF2Model):
-    """The emotion of a face as `logits` with `id2label`: what the stock image-classification pipeline reads."""
+    """The emotion of a face as `logits` with `id2label`, for transformers' image-classification pipeline."""
 
     @can_return_tuple
     def forward(

@@ -51,7 +51,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}  # Table VI names both
 STARTS = ("base", "nothing")
 MODALITIES = ("image", "text")
 PEFT_BASE = "__base__"
-"""What PEFT's `adapter_names` calls the model without an adapter."""
+"""The name of the model without an adapter in PEFT's `adapter_names`."""
 
 
 def _extend_peft_types() -> None:
@@ -176,7 +176,7 @@ class DFNConfig(PeftConfig):
         self._check_label_space()
 
     def _check_label_space(self) -> None:
-        """Hold what is known of the label space against itself."""
+        """Check the label space, as far as it is known, for consistency."""
         self.label_space  # noqa: B018 - building it checks ids, names and thresholds
         if self.au_ids is not None and self.au_pos_weight and len(self.au_pos_weight) != len(self.au_ids):
             raise ValueError(
@@ -269,7 +269,7 @@ class SideCell(nn.Module):
 
 
 class SideTower(nn.Module):
-    """Cells in a row, one for each state that is kept of a branch; each mixes its state into what came before.
+    """A sequence of cells, one per kept state of a branch; each mixes its state into the output of the one before.
 
         u_j = g_j · x_j + (1 − g_j) · h_j,   g_j = σ(α_j / T)
         h_{j+1} = u_j + W_up · act(W_down · u_j),   h_0 = 0
@@ -433,7 +433,7 @@ class DFNSide(RecognitionHeads):
         return seen
 
     def _ask(self, base: MF2Recognizers, pooled: Mapping[str, torch.Tensor]) -> Recognition:
-        """What the base says of its own regions, without dropout."""
+        """The output of the base for its own regions, without dropout."""
         was_training = base.training
         base.eval()
         try:
@@ -443,7 +443,7 @@ class DFNSide(RecognitionHeads):
             base.train(was_training)
 
     def _read_out(self, seen: Recognition, pooled: Mapping[str, torch.Tensor]) -> None:
-        """Add what the readout says to the logits."""
+        """Add the logits of the readout."""
         logits = self.readout(torch.cat(self.readout_features(pooled), dim=1))
         num_aus = len(self.config.label_space.au_ids)
         if seen.au_logits is not None:
@@ -512,7 +512,7 @@ class DFNSide(RecognitionHeads):
 
 # ----------------------------------------------------------------------------------------------------------- adapter
 class DFNLayer(nn.Module, BaseTunerLayer):
-    """Stands in the place of a model's recognisers and has their interface; holds every loaded adapter."""
+    """Replaces the recognisers of a model, with the same interface, and holds all loaded adapters."""
 
     adapter_layer_names = ("dfn_sides",)
 
@@ -552,7 +552,7 @@ class DFNLayer(nn.Module, BaseTunerLayer):
         self._name_outputs()
 
     def _name_outputs(self) -> None:
-        """Write the emotions of what answers into the model's `id2label`: of several active adapters none does."""
+        """Write the active adapter's emotions, or else the checkpoint's, into `id2label`; not for several adapters."""
         names = self._active_names
         space = (self.dfn_sides[names[0]] if len(names) == 1 else self.base_layer).config.label_space
         self.base_layer.config.name_labels(space.emotions)
@@ -632,25 +632,25 @@ class DFNLayer(nn.Module, BaseTunerLayer):
 
     @property
     def label_space(self) -> LabelSpace:
-        """What the outputs mean: the active adapter's, else the checkpoint's."""
+        """The label space of the outputs: that of the active adapter, else the checkpoint's."""
         if self._row_names:
             return self.label_spaces[self._row_names[0]]
         return self._answering.config.label_space
 
     @property
     def label_spaces(self) -> dict[str, LabelSpace]:
-        """What each adapter's outputs mean, and the checkpoint's own."""
+        """The label spaces of all adapters and of the checkpoint, by name."""
         return self.base_layer.label_spaces | {name: s.config.label_space for name, s in self.dfn_sides.items()}
 
     def forward(self, pooled: Mapping[str, torch.Tensor]) -> Recognition:
-        """What the active adapter says of `{branch: (B, K, J, D)}`, or each row's own."""
+        """The output of the active adapter, or of the adapter of each row, for `{branch: (B, K, J, D)}`."""
         if self._row_names is not None:
             return self._answer_rows(pooled, self._row_names)
         side = self.active_side
         return self.base_layer(pooled) if side is None else side(pooled, self.base_layer)
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
-        """What the adapter of that name says, active or not."""
+        """The output of the adapter of that name, active or not."""
         return self.base_layer(pooled) if name == BASE else self.dfn_sides[name](pooled, self.base_layer)
 
     def losses(self, *args: Any) -> dict[str, torch.Tensor]:
@@ -719,7 +719,7 @@ class DFNModel(BaseTuner):
         target.update_layer(adapter_name, peft_config, **side_sizes(self.model.config))
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """PEFT's own rebinds a weight and a bias, which recognisers do not have."""
+        """PEFT's method rebinds a weight and a bias, which recognisers lack."""
         setattr(parent, child_name, new_module)
         if isinstance(new_module, MF2Recognizers):
             new_module.config.name_labels()
@@ -754,7 +754,7 @@ class DFNModel(BaseTuner):
 
 # ------------------------------------------------------------------------------------------------------ registration
 def _register() -> type[BaseTuner]:
-    """Register the method, or take the classes of whichever copy of this file (package, checkpoint) came first."""
+    """Register the method, or use the classes of the first loaded copy of this file (package or checkpoint)."""
     registered = PEFT_TYPE_TO_TUNER_MAPPING.get(PeftType.DFN)
     if registered is None:
         register_peft_method(name="dfn", config_cls=DFNConfig, model_cls=DFNModel, prefix=DFNModel.prefix)

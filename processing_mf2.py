@@ -71,7 +71,7 @@ class MF2Processor(ProcessorMixin):
         self.image_processor.au_ids = [get_action_unit(int(au_id)).id for au_id in au_ids]
 
     def for_label_spaces(self, *label_spaces: Any) -> "MF2Processor":
-        """A copy whose boxes serve all these label spaces: the union of their AUs, in order of appearance."""
+        """A copy that makes boxes for all these label spaces: the union of their AUs, in order of appearance."""
         processor = copy.copy(self)
         processor.image_processor = copy.copy(self.image_processor)
         processor.au_ids = dict.fromkeys(au_id for space in label_spaces for au_id in space.region_au_ids)
@@ -79,7 +79,7 @@ class MF2Processor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the models read of a batch."""
+        """The names of the models' inputs."""
         texts = [prefix + name for prefix in ("", "au_") for name in ("input_ids", "attention_mask")]
         return [*self.image_processor.model_input_names, *texts]
 

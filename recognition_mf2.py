@@ -1,18 +1,18 @@
-"""The recognisers of MF²: from the branches' states to action units, an emotion and, if wanted, valence and arousal.
+"""The recognisers of MF²: they map the states of the branches to action units, an emotion and, optionally, affect.
 
-They read *pooled* states, `{branch: (B, K, J, D)}`: the mean over a branch's queries in K views (1 face, or the A
-regions of its AUs) after each of J layers. The recognisers below read the last; an adapter that wraps them (DFN) reads
-others as well. Whatever sits in their place has this interface.
+They read *pooled* states, `{branch: (B, K, J, D)}`: the mean over the queries of a branch in K views (1 face, or the A
+regions of its AUs) after each of J layers. The recognisers below read the last layer; an adapter that wraps them (DFN)
+also reads others, through the same interface.
 
-Where the model has a linear readout (`readout_mf2.py`), `"readout"` among them is what it says, `(B, 1, 1, A + E)`
-logits of the checkpoint's label space, which its recognisers average with theirs. It says nothing of valence and
-arousal: its regressions are of classes, and an average of log-odds is none of values.
+With a linear readout (`readout_mf2.py`), the pooled states include `"readout"`, its `(B, 1, 1, A + E)` logits in the
+checkpoint's label space, which the recognisers average with their own. It has no valence and arousal: it classifies,
+and averaging log-odds has no meaning for continuous values.
 
-With the local branch `"places"` among them, `(B, A, 1, 4)`, are x and y of the two centres of each AU's regions, as
+With the local branch they include `"places"`, `(B, A, 1, 4)`: x and y of the two centres of each AU's regions, as
 fractions of the image.
 
-The paper's recognisers read a region and the face (`joint_width=0`). AUs occur together, and a face shows each of them
-in more places than its own region, so that others have a joint view of all of them beside it.
+The paper's recognisers read a region and the face (`joint_width=0`). Because AUs co-occur, and each is visible outside
+of its region as well, other configurations add a joint view of all regions.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
-"""What differs between the releases of transformers that this code runs under, in one place.
+"""Compatibility with the supported releases of transformers.
 
-The installed one is known by its signatures, not by its number.
+Differences are detected by signatures, not by version numbers.
 """
 
 import difflib
@@ -22,7 +22,7 @@ if is_peft_available():
 
 # ------------------------------------------------------------------------------------------------------- generation
 CACHE_NAMES = ("cache", "past_key_values")
-"""What `generate` calls the keys and values that it hands from word to word, in model outputs, too; newest first."""
+"""Names of the key-value cache in `generate` and in model outputs, the newest first."""
 
 
 def cache_name(generation_mixin: type) -> str:
@@ -47,10 +47,10 @@ def cache_of(kwargs: dict[str, Any]) -> Cache | None:
 
 # --------------------------------------------------------------------------------------------------------- adapters
 class AdapterCalls:
-    """A model's adapters through PEFT's public functions, `peft.functional`; to be inherited before `PreTrainedModel`.
+    """Adapter methods by PEFT's public functions in `peft.functional`; a mixin to place before `PreTrainedModel`.
 
-    transformers' methods of these names do the same, but first ask for the PEFT that was current when they were
-    released, or for one that is still to come, whatever the adapter needs.
+    transformers' methods of these names do the same, but require the PEFT release that was current, or planned, when
+    they were released, even if the adapter does not need it.
     """
 
     def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs: Any) -> Any:
@@ -95,21 +95,21 @@ class AdapterCalls:
         self.set_adapter(name)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
-        """Let this adapter answer, and train."""
+        """Make this adapter active and trainable."""
         self._check_adapters(*([adapter_name] if isinstance(adapter_name, str) else adapter_name))
         functional.set_adapter(self, adapter_name)
 
     def active_adapters(self) -> list[str]:
-        """Names of the adapters that answer, or would if they were not disabled."""
+        """Names of the active adapters, also if adapters are disabled."""
         self._check_adapters()
         return next(module.active_adapters for module in self.modules() if isinstance(module, BaseTunerLayer))
 
     def enable_adapters(self) -> None:
-        """Let the active adapters answer again."""
+        """Enable the active adapters again."""
         self._switch_adapters(enabled=True)
 
     def disable_adapters(self) -> None:
-        """Let the checkpoint itself answer."""
+        """Disable all adapters, so that the checkpoint itself is used."""
         self._switch_adapters(enabled=False)
 
     def _switch_adapters(self, enabled: bool) -> None:
@@ -127,7 +127,7 @@ class AdapterCalls:
         return functional.get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
 
     def delete_adapter(self, adapter_names: str | list[str]) -> None:
-        """Forget adapters; another that is loaded takes the place of the active one."""
+        """Delete adapters; if the active one is deleted, another one becomes active."""
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         self._check_adapters(*names)
         for name in names:
@@ -140,19 +140,19 @@ class AdapterCalls:
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether activations are recomputed; PEFT asks by this name, of which transformers warns."""
+        """Whether gradient checkpointing is on; PEFT reads this property, which transformers has deprecated."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
 UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
-"""What a processor returns besides what a model reads."""
+"""Outputs of a processor that the models ignore."""
 _FRAMEWORK_INPUTS = ("return_dict", "use_cache")
 _NOT_RETURNED = ("output_attentions", "output_hidden_states")
 
 
 def refuse_not_returned(kwargs: dict[str, Any]) -> None:
-    """Raise where attentions or hidden states are asked for, which no model here returns."""
+    """Raise a `ValueError` for requested attentions or hidden states, which no model here returns."""
     for name in _NOT_RETURNED:
         if kwargs.get(name):
             kind = name.removeprefix("output_").replace("_", " ")
@@ -162,7 +162,7 @@ def refuse_not_returned(kwargs: dict[str, Any]) -> None:
 
 
 def refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
-    """Raise for keyword arguments that nothing reads; labels under a misspelt name would be missing silently."""
+    """Raise a `TypeError` for unknown keyword arguments; misspelt labels would otherwise be silently ignored."""
     refuse_not_returned(kwargs)
     for name in kwargs:
         if name in UNREAD_INPUTS or name in _FRAMEWORK_INPUTS + _NOT_RETURNED or kwargs[name] is None:
