@@ -15,7 +15,13 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `mf2 evaluate`."""
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="MF² checkpoint or adapter: a folder or a Hub id")
-    add("--adapter", metavar="FOLDER", nargs="+", default=[], help="adapters to evaluate on top of --model")
+    add(
+        "--adapter",
+        metavar="FOLDER",
+        nargs="+",
+        default=[],
+        help="adapters of --model to evaluate instead of the model itself",
+    )
     add(
         "--predictions",
         metavar="FILE",
