@@ -119,7 +119,12 @@ def format_count(number: int, noun: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- running
-def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOptions) -> Summary:
+def analyze(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    options: AnalyzeOptions,
+    recognizer: FaceRecognizer | None = None,
+) -> Summary:
     """Analyse pictures, folders and videos.
 
     Args:
@@ -128,6 +133,7 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
             sub-folders. An interrupted run resumes. If the run is finished, only new sources are analysed; their rows
             are appended.
         options: see `AnalyzeOptions`.
+        recognizer: that of the options, if it is loaded already.
     Returns:
         The counts of the run.
     Raises:
@@ -141,7 +147,7 @@ def analyze(paths: Sequence[str | Path], output: str | Path, options: AnalyzeOpt
     if any(source.is_video for source in sources):
         import_av()
     started = time.perf_counter()
-    recognizer = load_recognizer(options)
+    recognizer = recognizer or load_recognizer(options)
     check_peer_formats(options.formats, recognizer.label_spaces[""])
     detector = describe_finder(options.faces, recognizer.landmark_detector)
     settings = options.row_settings() | {"detector": detector, "sources": [source.name for source in sources]}

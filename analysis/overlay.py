@@ -40,13 +40,14 @@ RATE, TIME_BASE = 30, Fraction(1, 90_000)
 """Nominal frame rate of written videos, and the unit of their timestamps, which are those of the source."""
 
 
-def write_overlays(folder: Path) -> Path:
+def write_overlays(folder: Path, with_panels: bool = True) -> Path:
     """Draw the sources of a run into `overlay/`: pictures as PNG, videos and animations as MP4.
 
     A source that cannot be drawn gives a warning.
 
     Args:
         folder: a finished run with `faces.parquet`.
+        with_panels: put probabilities and captions beside the pictures.
     Returns:
         The folder with the drawings.
     """
@@ -60,7 +61,7 @@ def write_overlays(folder: Path) -> Path:
     for name, rows in tqdm(sources, desc="overlay", unit="source", total=len(max_faces)):
         source = Source(Path(name), name, Path(name).suffix.lower() in VIDEO_SUFFIXES)
         num_panels = min(MAX_VIDEO_PANELS if source.is_video else MAX_PANELS, max_faces[name])
-        frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], num_panels)
+        frames = artist.draw_frames(source, rows, manifest["settings"]["fps"], num_panels if with_panels else 0)
         stem = folder / OVERLAY_NAME / free_name(name, taken)
         with illustration(stem):
             _write_drawing(frames, stem)

@@ -1,6 +1,7 @@
 """Inference with a checkpoint and any number of adapters: from pictures and landmarks to named results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ class Recognizer:
     def __init__(self, model: Any, processor: MF2Processor, adapters: Sequence[str] = (), precision: str = TF32):
         self.model, self.processor, self.precision = model, processor, precision
         primary = [name for name in model.label_spaces if name not in adapters][-1]
-        if adapters:
-            model.disable_adapters() if primary == BASE else model.set_adapter(primary)
         self._prefixes = {primary: "", **{name: f"{name}." for name in adapters}}
+        if adapters:
+            self._set_active(primary)
         spaces = [model.label_spaces[name] for name in self._prefixes]
         self.label_spaces: dict[str, LabelSpace] = dict(zip(self._prefixes.values(), spaces, strict=True))
         self.image_processor = processor.for_label_spaces(*spaces).image_processor
@@ -150,6 +151,29 @@ class Recognizer:
         """`pixel_values` and the `au_boxes` of the primary label space alone, on the model's device."""
         pixels, boxes = (inputs[name].to(self.device) for name in INPUT_NAMES)
         return pixels, boxes[:, self._primary_boxes]
+
+    @contextmanager
+    def activate(self, prefix: str) -> Iterator[list[int]]:
+        """Within the block the model itself answers for the label space of that column prefix.
+
+        Args:
+            prefix: `""`, or `"<adapter>."`.
+        Yields:
+            Where the boxes of its AUs are among `au_boxes`.
+        """
+        names = {of_name: name for name, of_name in self._prefixes.items()}
+        self._set_active(names[prefix])
+        try:
+            yield [self.image_processor.au_ids.index(au_id) for au_id in self.label_spaces[prefix].region_au_ids]
+        finally:
+            self._set_active(names[""])
+
+    def _set_active(self, name: str) -> None:
+        if name == BASE and len(self._prefixes) > 1:
+            self.model.disable_adapters()
+        elif name != BASE:
+            self.model.set_adapter(name)
+            self.model.enable_adapters()
 
     def write_captions(
         self, inputs: Mapping[str, torch.Tensor], kinds: Sequence[str], rerank: str | None = "agreement"

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with TemporaryDirectory(prefix="mf2-app-") as folder:
         examples = find_examples(args.examples) if args.examples else draw_examples(Path(folder))
-        page = build_page(Viewer.load(settings, examples), settings)
+        page = build_page(Viewer.load(settings, examples), settings, Path(folder, "index"))
         address = {"server_name": args.host, "server_port": args.port, "inbrowser": args.open}
         page.launch(**launch_options(settings), **address)
     return 0

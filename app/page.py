@@ -7,8 +7,16 @@ from typing import Any
 import gradio as gr
 
 from .. import __version__
-from .components import picture_input
-from .handlers import EMPTY, PictureHandlers
+from .components import picture_input, video_input
+from .handlers import (
+    CHOOSE_PICTURE,
+    CHOOSE_TWO,
+    CHOOSE_VIDEO,
+    DESCRIBE,
+    START_WEBCAM,
+    OtherHandlers,
+    PictureHandlers,
+)
 from .limits import render_limits
 from .rendering import Shown, render, render_message
 from .settings import AppSettings
@@ -17,6 +25,15 @@ from .viewer import Viewer
 STATIC = Path(__file__).parent / "static"
 MODEL_QUEUE = "model"
 """Everything that computes waits in one queue: the model serves one visitor at a time."""
+LIVE_VISITORS = 4
+"""Webcams that are followed at once."""
+FRAME_EVERY_S = 0.25
+SEARCHES = (
+    "raised inner brows, parted lips",
+    "lowered brows, pressed lips",
+    "lip corners pulled up, raised cheeks",
+    "surprised",
+)
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 ACCENT = gr.themes.Color(
     name="mf2",
@@ -49,19 +66,30 @@ def make_theme() -> gr.themes.Base:
     return theme.set(**colors, block_radius="14px", block_shadow="none", block_border_width="1px")
 
 
-def build_page(viewer: Viewer, settings: AppSettings) -> gr.Blocks:
+def build_page(viewer: Viewer, settings: AppSettings, folder: Path) -> gr.Blocks:
     """The page of a model.
 
     Args:
         viewer: sees the pictures.
         settings: of the page.
+        folder: takes the index of the search.
     """
     limits = settings.limits
     kept = (min(60, limits.kept_s), limits.kept_s)
     with gr.Blocks(title=f"{settings.headline} · MF²", analytics_enabled=False, delete_cache=kept) as page:
         gr.HTML(render_head(viewer, settings), apply_default_css=False)
-        with gr.Tabs(), gr.Tab("Picture", id="picture"):
-            _add_picture_tab(viewer, settings)
+        others = OtherHandlers(viewer, settings, folder)
+        with gr.Tabs():
+            with gr.Tab("Picture", id="picture"):
+                _add_picture_tab(viewer, settings)
+            with gr.Tab("Live", id="live"):
+                _add_live_tab(others)
+            with gr.Tab("Video", id="video"):
+                _add_video_tab(others)
+            with gr.Tab("Compare", id="compare"):
+                _add_pair_tab(others)
+            with gr.Tab("Search", id="search"):
+                _add_search_tab(others)
         foot = render(
             "foot.html.jinja", limits=render_limits(settings.model), version=__version__, model=settings.headline
         )
@@ -112,13 +140,69 @@ def _add_picture_tab(viewer: Viewer, settings: AppSettings) -> None:
         with gr.Column(scale=2, min_width=280):
             picture = picture_input("Picture", height=300)
             asked = _add_choice(viewer)
-            _add_examples(viewer, picture)
+            _add_examples(viewer, [picture])
         with gr.Column(scale=5, min_width=320):
-            result = _result(EMPTY)
+            result = _result(CHOOSE_PICTURE)
     shown = gr.State(None, time_to_live=settings.limits.kept_s)
     _on(picture.change, handlers.see, [picture, asked], [result, shown])
     _on(result.select, _with_target(handlers.choose), [shown, asked], [result, shown])
     asked.change(handlers.render, [shown, asked], result, show_progress="hidden", api_visibility="private")
+
+
+def _add_live_tab(handlers: OtherHandlers) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            webcam = gr.Image(label="Webcam", sources="webcam", streaming=True, type="numpy", buttons=[], height=300)
+            asked = _add_choice(handlers.viewer)
+        with gr.Column(scale=5, min_width=320):
+            result = _result(START_WEBCAM)
+    webcam.stream(
+        handlers.follow,
+        [webcam, asked],
+        result,
+        stream_every=FRAME_EVERY_S,
+        time_limit=handlers.settings.limits.live_s,
+        concurrency_id="live",
+        concurrency_limit=LIVE_VISITORS,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _add_video_tab(handlers: OtherHandlers) -> None:
+    limits = handlers.settings.limits
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            video = video_input("Video", sources=["upload", "webcam"], height=300)
+            note = f"At most {limits.video_s:g} s and {limits.upload_mb} MB; {limits.video_fps:g} frames a second."
+            gr.HTML(render("note.html.jinja", text=note), apply_default_css=False)
+        with gr.Column(scale=5, min_width=320):
+            result = _result(CHOOSE_VIDEO)
+    _on(video.change, handlers.watch, [video], [result])
+
+
+def _add_pair_tab(handlers: OtherHandlers) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            pictures = [picture_input(label, height=220) for label in ("First picture", "Second picture")]
+            _add_examples(handlers.viewer, pictures)
+        with gr.Column(scale=5, min_width=320):
+            result = _result(CHOOSE_TWO)
+    for picture in pictures:
+        _on(picture.change, handlers.compare, pictures, [result])
+
+
+def _add_search_tab(handlers: OtherHandlers) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            text = gr.Textbox(label="Description", placeholder=SEARCHES[0], max_length=200, submit_btn="Search")
+            suggestions = gr.Examples(
+                [[each] for each in SEARCHES], [text], label="For example", api_visibility="private"
+            )
+        with gr.Column(scale=5, min_width=320):
+            result = _result(DESCRIBE)
+    _on(text.submit, handlers.search, [text], [result])
+    _on(suggestions.load_input_event.then, handlers.search, [text], [result])
 
 
 def _add_choice(viewer: Viewer) -> gr.CheckboxGroup:
@@ -128,10 +212,12 @@ def _add_choice(viewer: Viewer) -> gr.CheckboxGroup:
     return gr.CheckboxGroup(names, value=prefixes, label="Answers of", visible=len(names) > 1)
 
 
-def _add_examples(viewer: Viewer, picture: gr.Image) -> None:
+def _add_examples(viewer: Viewer, pictures: list[gr.Image]) -> None:
+    """Pictures to try; where several are wanted, neighbours are put in together."""
     label = "Generated faces to try" if viewer.examples.is_generated else "Pictures to try"
-    files = [[str(path)] for path in viewer.examples.pictures]
-    gr.Examples(files, [picture], label=label, examples_per_page=12, cache_examples=False, api_visibility="private")
+    files = [str(path) for path in viewer.examples.pictures]
+    rows = [list(row) for row in zip(*(files[place:] for place in range(len(pictures))), strict=False)]
+    gr.Examples(rows, pictures, label=label, examples_per_page=12, cache_examples=False, api_visibility="private")
 
 
 def _result(text: str) -> gr.HTML:
@@ -145,7 +231,7 @@ def _with_target(choose: Callable[..., Any]) -> Callable[..., Any]:
     """The handler of a click as Gradio calls it, with what was clicked."""
 
     def choose_target(shown: Shown | None, asked: list[str], event: gr.EventData):
-        yield from choose(shown, asked, {"code": event.code, "face": event.face})
+        yield from choose(shown, asked, {name: getattr(event, name) for name in ("code", "prefix", "face")})
 
     return choose_target
 

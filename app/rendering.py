@@ -22,10 +22,14 @@ from ..analysis.tables import BOX, LANDMARKS, row_columns
 from ..analysis.thumbnails import to_data_uri
 from ..labels_mf2 import ACTION_UNITS, LabelSpace
 from ..utils.drawing import CAPTION_TITLES, probability_color
+from .searching import Found
+from .videos import SeenVideo
 from .viewer import SeenFace, SeenPicture, Sentence, thresholds_of
 
 MAX_SHOWN_PX = 960
 """Longest side of a picture on the page."""
+LIVE_PX = 480
+"""Longest side of a webcam's frame on the page."""
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -42,6 +46,7 @@ class AuMap:
     """A saliency map of an AU of a face."""
 
     face: int
+    prefix: str
     code: str
     picture: Image.Image
 
@@ -108,8 +113,25 @@ def render_shown(
     )
 
 
+def render_live(picture: SeenPicture, label_spaces: Mapping[str, LabelSpace], asked: Collection[str]) -> str:
+    """A webcam's frame with its largest face; no sentences, no table."""
+    face = picture.faces[0] if picture.faces else None
+    readings = [describe_reading(face, prefix, label_spaces[prefix]) for prefix in label_spaces if prefix in asked]
+    return render(
+        "live.html.jinja",
+        figure=describe_figure(picture, 0, label_spaces, asked, LIVE_PX),
+        face=face,
+        readings=readings,
+        seconds=picture.seconds,
+    )
+
+
 def describe_figure(
-    picture: SeenPicture, chosen: int, label_spaces: Mapping[str, LabelSpace], asked: Collection[str] = ("",)
+    picture: SeenPicture,
+    chosen: int,
+    label_spaces: Mapping[str, LabelSpace],
+    asked: Collection[str] = ("",),
+    longest_px: int = MAX_SHOWN_PX,
 ) -> dict[str, Any]:
     """The picture and the shapes on it: the box of every face, the regions of the chosen one, the likeliest on top."""
     height, width = picture.image.shape[:2]
@@ -120,7 +142,7 @@ def describe_figure(
         if prefix is not None:
             shapes = _describe_regions(picture.faces[chosen], prefix, label_spaces[prefix])
     return {
-        "uri": to_data_uri(shrink(picture.image)),
+        "uri": to_data_uri(shrink(picture.image, longest_px)),
         "width": width,
         "height": height,
         "boxes": boxes,
@@ -164,6 +186,7 @@ def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> d
     ]
     return {
         "name": prefix.removesuffix("."),
+        "prefix": prefix,
         "aus": aus,
         "emotions": sorted(emotions, key=lambda emotion: -emotion["prob"]),
         "active": [au for au in aus if au["is_active"]],
@@ -183,14 +206,50 @@ def describe_sentence(sentence: Sentence) -> dict[str, Any]:
 def describe_map(au_map: AuMap) -> dict[str, Any]:
     """A saliency map with the AU's name."""
     name = ACTION_UNITS[int(au_map.code.removeprefix("AU"))].name
-    return {"code": au_map.code, "name": name, "uri": to_data_uri(au_map.picture)}
+    by = au_map.prefix.removesuffix(".")
+    return {"code": au_map.code, "name": name, "by": by, "uri": to_data_uri(au_map.picture)}
 
 
-def shrink(image: np.ndarray, longest_px: int = MAX_SHOWN_PX) -> Image.Image:
+def shrink(image: np.ndarray, longest_px: int) -> Image.Image:
     """A picture that is no larger than the page shows it."""
     picture = Image.fromarray(image)
     picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
     return picture
+
+
+# ----------------------------------------------------------------------------------------------- other kinds of result
+def render_pair(
+    pictures: tuple[SeenPicture, SeenPicture], likeness: float, label_spaces: Mapping[str, LabelSpace]
+) -> str:
+    """Two faces side by side, the largest of each picture: every AU and emotion of both, and where they differ."""
+    space, rows = label_spaces[""], [picture.faces[0].row for picture in pictures]
+    thresholds = thresholds_of(space)
+    aus = []
+    for code, name in zip(space.au_codes, space.au_names, strict=True):
+        probs = [row[code] for row in rows]
+        active = [prob >= thresholds[code] for prob in probs]
+        colors = ["rgb({}, {}, {})".format(*probability_color(prob)) for prob in probs]
+        aus.append({"code": code, "name": name, "probs": probs, "active": active, "colors": colors})
+    return render(
+        "pair.html.jinja",
+        figures=[describe_figure(picture, 0, label_spaces) for picture in pictures],
+        readings=[describe_reading(picture.faces[0], "", space) for picture in pictures],
+        aus=aus,
+        likeness=likeness,
+        differing=[au["code"] for au in aus if au["active"][0] != au["active"][1]],
+        seconds={name: sum(each.seconds[name] for each in pictures) for name in pictures[0].seconds},
+    )
+
+
+def render_video(video: SeenVideo) -> str:
+    """A video with its regions, its report, and the table."""
+    return render("video.html.jinja", video=video)
+
+
+def render_found(text: str, found: Sequence[Found], seconds: float) -> str:
+    """The faces that fit a text."""
+    faces = [{"name": each.name, "score": each.score, "uri": to_data_uri(each.face)} for each in found]
+    return render("found.html.jinja", text=text, faces=faces, seconds={"search": seconds})
 
 
 # --------------------------------------------------------------------------------------------------------------- table

@@ -45,7 +45,7 @@ def open_space(model: Commit, adapters: Sequence[Commit] = ()) -> tuple["gr.Bloc
     )
     examples = folder / "examples"
     examples.mkdir()
-    page = build_page(Viewer.load(settings, draw_examples(examples)), settings)
+    page = build_page(Viewer.load(settings, draw_examples(examples)), settings, folder / "index")
     return page, launch_options(settings)
 
 

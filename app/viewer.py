@@ -15,11 +15,12 @@ from PIL import Image
 from ..analysis.caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
 from ..analysis.engine import complete_rows, make_chunks
 from ..analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
-from ..analysis.faces import FindFaces, LocatedFrame, locate_faces, make_finder
+from ..analysis.faces import LocatedFrame, locate_faces, make_finder
 from ..analysis.media import Frame, Source, read_frames
 from ..analysis.overlay import region_corners
-from ..analysis.recognizer import Recognizer, choose_device
+from ..analysis.recognizer import INPUT_NAMES, Recognizer, choose_device
 from ..analysis.saliency import au_saliency, draw_saliency
+from ..analysis.search.ranking import face_scorer
 from ..analysis.tables import LANDMARKS
 from ..dataset_tools.detectors import choose_backend
 from ..evaluation.caption_scores import caption_kinds
@@ -84,7 +85,7 @@ class Viewer:
 
     Args:
         recognizer: sees the faces.
-        find: where they are.
+        faces: how they are found.
         detector: what finds them; None where every picture is taken as one face, cut out.
         examples: pictures whose faces are known.
         device: where to compute, if the model is to be moved there for each call.
@@ -93,13 +94,14 @@ class Viewer:
     def __init__(
         self,
         recognizer: Recognizer,
-        find: FindFaces,
+        faces: FaceSearch,
         detector: str | None,
         examples: Examples,
         device: str | None = None,
     ):
-        self.recognizer, self.detector, self.examples = recognizer, detector, examples
-        self._find, self._device = find, device
+        self.recognizer, self.faces, self.detector, self.examples = recognizer, faces, detector, examples
+        self._find = make_finder(faces, recognizer.landmark_detector, str(recognizer.device), [])
+        self._device = device
         self._lock = threading.Lock()
 
     @classmethod
@@ -112,8 +114,7 @@ class Viewer:
         moves = is_zero_gpu()
         recognizer = Recognizer.from_pretrained(settings.model, settings.adapters, "cpu" if moves else settings.device)
         faces, detector = choose_faces(settings.faces, recognizer.landmark_detector)
-        find = make_finder(faces, recognizer.landmark_detector, str(recognizer.device), [])
-        return cls(recognizer, find, detector, examples, "cuda" if moves else None)
+        return cls(recognizer, faces, detector, examples, "cuda" if moves else None)
 
     @property
     def label_spaces(self) -> Mapping[str, LabelSpace]:
@@ -202,6 +203,20 @@ class Viewer:
             for prefix, space in self.label_spaces.items()
         }
 
+    def compare(self, first: SeenFace, second: SeenFace) -> float:
+        """How alike two faces are to the model: the mean cosine of their retrieval embeddings, in [-1, 1]."""
+        with self.computing() as recognizer:
+            ours, theirs = (self._embed(recognizer, face) for face in (first, second))
+        return float(face_scorer(ours)(theirs[None])[0])
+
+    @torch.inference_mode()
+    def _embed(self, recognizer: Recognizer, face: SeenFace) -> torch.Tensor:
+        """`(Q, P)` embeddings of a face in the space of the global branch, or of the AU branch where it is alone."""
+        pixels, boxes = recognizer.primary_inputs(face.inputs)
+        model = recognizer.model
+        branch = next(iter(model.branches))
+        return model.get_image_features(pixel_values=pixels, au_boxes=boxes, branch=branch).pooler_output[0].cpu()
+
     # ------------------------------------------------------------------------------------------------------- sentences
     def write(self, face: SeenFace, kind: str) -> Sentence:
         """A sentence of that kind, the one of eight that the recognisers support best."""
@@ -211,11 +226,12 @@ class Viewer:
         return Sentence(kind, text, flag_caption(kind, text, face.row, thresholds_of(self.label_spaces[""])))
 
     # -------------------------------------------------------------------------------------------------------- saliency
-    def draw_map(self, face: SeenFace, code: str) -> Image.Image:
-        """Where in the face an AU of the checkpoint is seen."""
-        place = self.label_spaces[""].au_codes.index(code)
-        with self.computing() as recognizer:
-            (pixels,), (boxes,) = recognizer.primary_inputs(face.inputs)
+    def draw_map(self, face: SeenFace, prefix: str, code: str) -> Image.Image:
+        """Where in the face an AU of the checkpoint (an empty prefix) or of an adapter is seen."""
+        place = self.label_spaces[prefix].au_codes.index(code)
+        with self.computing() as recognizer, recognizer.activate(prefix) as own:
+            pixels, boxes = (face.inputs[name][0].to(recognizer.device) for name in INPUT_NAMES)
+            boxes = boxes[own]
             (saliency,) = au_saliency(recognizer.model, pixels, boxes, [place])
         return draw_saliency(to_pixels(pixels, self.recognizer.image_processor), saliency, MAP_PX)
 

@@ -37,6 +37,26 @@ def count_video_frames(path: Path) -> int:
         raise ValueError(f"{path} cannot be opened as a video: {error}") from error
 
 
+def find_video_duration(path: Path) -> float:
+    """The end of a video's last frame in seconds, from its packets: a header may lack it or be wrong.
+
+    Raises:
+        ValueError: it cannot be opened, or has no video stream.
+    """
+    av = import_av()
+    try:
+        with av.open(os.fspath(path)) as container:
+            ends = [
+                (packet.pts + (packet.duration or 0)) * packet.time_base
+                for packet in container.demux(video=0)
+                if packet.pts is not None
+            ]
+            start_s = max(container.start_time or 0, 0) / 1e6
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"{path} cannot be opened as a video: {error}") from error
+    return max(float(max(ends, default=0)) - start_s, 0.0)
+
+
 def pixel_aspect_of(stream: Any) -> Fraction:
     """The aspect ratio (width / height) of a stream's pixels."""
     aspect = stream.sample_aspect_ratio

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ...caption_meaning_mf2 import EMOTION_OF_WORD
 from ...dataset_tools.captions import template_captions
@@ -162,19 +163,25 @@ def encode_face(encoder: Encoder, path: Path) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ results
 def draw_matches(matches: Sequence[Match]) -> Any:
     """Draw a contact sheet of the faces, best first."""
-    times_by_path: dict[str, dict[int, float]] = {}
-    for match in matches:
-        times_by_path.setdefault(match.path, {})[match.frame] = match.time_s
-    faces: dict[Match, Any] = {}
-    for path, times in times_by_path.items():
-        for frame, image in read_frames(path, times):
-            in_frame = (match for match in matches if (match.path, match.frame) == (path, frame))
-            faces |= {match: crop_face(image, match.box, SHEET_FACE_PX) for match in in_frame}
+    faces = crop_matches(matches, SHEET_FACE_PX)
     cells = [
         (faces[match], f"{rank}.  {match.score:.3f}", shorten(_format_location(match), 30))
         for rank, match in enumerate(matches, start=1)
     ]
     return draw_grid(cells, min(SHEET_COLUMNS, len(cells)), SHEET_FACE_PX)
+
+
+def crop_matches(matches: Sequence[Match], size: int) -> dict[Match, Image.Image]:
+    """Crop the faces from their sources, as squares of `size` pixels; sources that are gone are omitted."""
+    times_by_path: dict[str, dict[int, float]] = {}
+    for match in matches:
+        times_by_path.setdefault(match.path, {})[match.frame] = match.time_s
+    faces: dict[Match, Image.Image] = {}
+    for path, times in times_by_path.items():
+        for frame, image in read_frames(path, times):
+            in_frame = (match for match in matches if (match.path, match.frame) == (path, frame))
+            faces |= {match: crop_face(image, match.box, size) for match in in_frame}
+    return faces
 
 
 def _format_location(match: Match) -> str:

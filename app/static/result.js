@@ -5,7 +5,9 @@ const light = (code) => {
 };
 element.addEventListener("click", (event) => {
   const target = event.target.closest("[data-code], [data-face]");
-  if (target) trigger("select", { code: target.dataset.code ?? null, face: target.dataset.face ?? null });
+  if (!target) return;
+  const { code = null, prefix = null, face = null } = target.dataset;
+  trigger("select", { code, prefix, face });
 });
 element.addEventListener("pointerover", (event) => light(codeAt(event)));
 element.addEventListener("pointerleave", () => light(undefined));

@@ -21,7 +21,7 @@ def served_page(settings: AppSettings, folder: Path, num_examples: int = 3) -> I
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         examples = draw_examples(folder, num_examples, size_px=64)
-        page: Any = build_page(Viewer.load(settings, examples), settings)
+        page: Any = build_page(Viewer.load(settings, examples), settings, folder / "index")
         options = launch_options(settings) | {"prevent_thread_lock": True, "quiet": True}
         _, address, _ = page.launch(**options, server_name="127.0.0.1")
         try:
