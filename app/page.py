@@ -124,7 +124,7 @@ def launch_options(settings: AppSettings) -> dict[str, Any]:
     """How the page is served: no link to share it, no files but uploads, and how large these may be."""
     return {
         "theme": make_theme(),
-        "css_paths": STATIC / "page.css",
+        "head": f"<style>{(STATIC / 'page.css').read_text('utf-8')}</style>",  # `css` would be scoped to the content
         "max_file_size": f"{settings.limits.upload_mb}mb",
         "share": False,
         "ssr_mode": False,
@@ -138,7 +138,7 @@ def _add_picture_tab(viewer: Viewer, settings: AppSettings) -> None:
     handlers = PictureHandlers(viewer)
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            picture = picture_input("Picture", height=300)
+            picture = picture_input("Picture", height=300, elem_id="picture")
             asked = _add_choice(viewer)
             _add_examples(viewer, [picture])
         with gr.Column(scale=5, min_width=320):
@@ -152,7 +152,15 @@ def _add_picture_tab(viewer: Viewer, settings: AppSettings) -> None:
 def _add_live_tab(handlers: OtherHandlers) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            webcam = gr.Image(label="Webcam", sources="webcam", streaming=True, type="numpy", buttons=[], height=300)
+            webcam = gr.Image(
+                label="Webcam",
+                sources="webcam",
+                streaming=True,
+                type="numpy",
+                buttons=[],
+                height=300,
+                elem_id="webcam",
+            )
             asked = _add_choice(handlers.viewer)
         with gr.Column(scale=5, min_width=320):
             result = _result(START_WEBCAM)
@@ -173,7 +181,7 @@ def _add_video_tab(handlers: OtherHandlers) -> None:
     limits = handlers.settings.limits
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            video = video_input("Video", sources=["upload", "webcam"], height=300)
+            video = video_input("Video", sources=["upload", "webcam"], height=300, elem_id="video")
             note = f"At most {limits.video_s:g} s and {limits.upload_mb} MB; {limits.video_fps:g} frames a second."
             gr.HTML(render("note.html.jinja", text=note), apply_default_css=False)
         with gr.Column(scale=5, min_width=320):
@@ -184,7 +192,9 @@ def _add_video_tab(handlers: OtherHandlers) -> None:
 def _add_pair_tab(handlers: OtherHandlers) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            pictures = [picture_input(label, height=220) for label in ("First picture", "Second picture")]
+            pictures = [
+                picture_input(f"{name} picture", height=220, elem_id=name.lower()) for name in ("First", "Second")
+            ]
             _add_examples(handlers.viewer, pictures)
         with gr.Column(scale=5, min_width=320):
             result = _result(CHOOSE_TWO)
@@ -195,7 +205,13 @@ def _add_pair_tab(handlers: OtherHandlers) -> None:
 def _add_search_tab(handlers: OtherHandlers) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            text = gr.Textbox(label="Description", placeholder=SEARCHES[0], max_length=200, submit_btn="Search")
+            text = gr.Textbox(
+                label="Description",
+                elem_id="description",
+                placeholder=SEARCHES[0],
+                max_length=200,
+                submit_btn="Search",
+            )
             suggestions = gr.Examples(
                 [[each] for each in SEARCHES], [text], label="For example", api_visibility="private"
             )
@@ -213,10 +229,11 @@ def _add_choice(viewer: Viewer) -> gr.CheckboxGroup:
 
 
 def _add_examples(viewer: Viewer, pictures: list[gr.Image]) -> None:
-    """Pictures to try; where several are wanted, neighbours are put in together."""
+    """Pictures to try; where several are wanted, as many are put in together."""
     label = "Generated faces to try" if viewer.examples.is_generated else "Pictures to try"
     files = [str(path) for path in viewer.examples.pictures]
-    rows = [list(row) for row in zip(*(files[place:] for place in range(len(pictures))), strict=False)]
+    count = len(pictures)
+    rows = [files[start : start + count] for start in range(0, len(files) - count + 1, count)]
     gr.Examples(rows, pictures, label=label, examples_per_page=12, cache_examples=False, api_visibility="private")
 
 

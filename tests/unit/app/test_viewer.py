@@ -1,7 +1,6 @@
 """What the page shows of a picture, without Gradio: faces, sentences, maps, the HTML of them, and what goes wrong."""
 
 import base64
-import copy
 import csv
 import io
 import json
@@ -11,46 +10,17 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_mf2 import save_tiny, write_pictures
 
 from mf2.analysis.caption_check import CaptionFlags
 from mf2.analysis.engine import AnalyzeOptions, analyze
 from mf2.analysis.face_arguments import FaceSearch
 from mf2.app import viewer as viewer_module
-from mf2.app.examples import draw_examples, find_examples
+from mf2.app.examples import find_examples
 from mf2.app.handlers import PictureHandlers
 from mf2.app.limits import find_limits, render_limits
 from mf2.app.rendering import Shown, describe_sentence, render_message, render_shown
-from mf2.app.settings import AppSettings
-from mf2.app.viewer import Sentence, Viewer, choose_faces
+from mf2.app.viewer import Sentence, choose_faces
 from mf2.landmarks_mf2 import faces_from_landmarks
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory):
-    return draw_examples(tmp_path_factory.mktemp("examples"), count=2, size_px=64)
-
-
-@pytest.fixture(scope="module")
-def loaded(model, examples):
-    return Viewer.load(AppSettings(str(model), faces=FaceSearch("mean_face")), examples)
-
-
-@pytest.fixture
-def viewer(loaded):
-    """With no detector."""
-    return copy.copy(loaded)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    (file,) = write_pictures(tmp_path, 1)
-    return file
 
 
 def finish(updates):
@@ -174,9 +144,8 @@ def test_a_bar_has_its_threshold_and_is_active_from_there(viewer, picture):
     page = render_shown(Shown(seen), viewer.label_spaces, [""])
     space = viewer.label_spaces[""]
     for code, threshold in zip(space.au_codes, space.thresholds, strict=True):
-        bar = re.search(
-            rf'<li class="au([^"]*)">\s*<button type=button class="bar" data-code="{code}" style="([^"]*)"', page
-        )
+        attributes = rf'class="bar" data-code="{code}" data-prefix="" style="(.*?)"'
+        bar = re.search(rf'<li class="au([^"]*)">\s*<button type=button {attributes}', page)
         prob = seen.faces[0].row[code]
         assert ("active" in bar[1]) == (prob >= threshold)
         assert f"--share: {round(prob, 4)}; --threshold: {round(threshold, 4)}" in bar[2]

@@ -40,6 +40,7 @@ NOT_READ = {
     "mf2 app": {
         "analysis.faces._GivenLandmarks": "takes no file of points",
         "analysis.engine": "gives every option of the analysis of a video itself",
+        "analysis.run_folder": "analyses into a folder of its own",
         "analysis.peer_formats": "writes no such tables",
     },
     "mf2 publish": {"dataset_tools.schema.check_target": "writes no data set"},
