@@ -35,7 +35,17 @@ logger = logging.get_logger(__name__)
 
 CAPTION_KINDS = ("emotion", "key_au", "au")
 
-RESULT_KEYS = {"au_probs": "aus", "active_aus": "active", "emotion": "emotion", "emotion_probs": "emotions"}
+ANSWERS = ("au_logits", "emotion_logits", "affect")
+"""What the recognisers return."""
+
+RESULT_KEYS = {
+    "au_probs": "aus",
+    "active_aus": "active",
+    "emotion": "emotion",
+    "emotion_probs": "emotions",
+    "valence": "valence",
+    "arousal": "arousal",
+}
 """Name in a result -> key of `MF2Processor.post_process_facial_states`."""
 
 FaceLandmarks = str | LandmarkDetector | np.ndarray | Sequence[Any] | None
@@ -81,13 +91,14 @@ class FacialStatePipeline(ChunkPipeline):
         Returns:
             For each picture a list of its faces, the largest first, empty if no face was detected; each has
             - **face** int, its index in the list.
-            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; for a face crop, the visible
-            part. - **score** of the detector, in [0, 1]; 1 for given landmarks, None for a face crop. -
-            **landmarks_found** bool, False if the mean face was used. - **au_probs** AU code -> probability
-            (independent of each other), in the order of the label space. - **active_aus** the codes of the AUs whose
-            probability reaches their threshold, by default that of the
+            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; for a face crop, the visible part.
+            - **score** of the detector, in [0, 1]; 1 for given landmarks, None for a face crop.
+            - **landmarks_found** bool, False if the mean face was used.
+            - **au_probs** AU code -> probability (independent of each other), in the order of the label space.
+            - **active_aus** the codes of the AUs whose probability reaches their threshold, by default that of the
               checkpoint (`pipe.model.label_space.thresholds`).
             - **emotion**, **emotion_probs** the most likely emotion, and the probabilities of all, which sum to 1.
+            - **valence**, **arousal** from -1 to 1, if the model recognises them.
             - **captions** caption kind -> text, if requested.
         Raises:
             ValueError: a picture cannot be read, or landmarks are invalid; the picture is named.
@@ -167,7 +178,7 @@ class FacialStatePipeline(ChunkPipeline):
     ) -> dict[str, Any]:
         pixels, boxes = model_inputs["pixel_values"], model_inputs["au_boxes"]
         recognition = self.model.recognize(self.model.encode_branches(pixels, boxes))
-        outputs = {"au_logits": recognition.au_logits, "emotion_logits": recognition.emotion_logits}
+        outputs = {name: getattr(recognition, name) for name in ANSWERS}
         for kind in captions:
             settings = {} if rerank == "none" else {"rerank": rerank, "tokenizer": self.processor.tokenizer}
             ids = self.model.generate(pixels, boxes, caption_kind=kind, **settings)
@@ -218,8 +229,8 @@ class FacialStatePipeline(ChunkPipeline):
 
     def _describe(self, chunk: dict[str, Any], thresholds: Any) -> dict[str, Any]:
         """The result of a face with the names in `__call__`."""
-        logits = SimpleNamespace(au_logits=chunk["au_logits"], emotion_logits=chunk["emotion_logits"])
-        (state,) = self.processor.post_process_facial_states(logits, self.model.label_space, thresholds)
+        answers = SimpleNamespace(**{name: chunk[name] for name in ANSWERS})
+        (state,) = self.processor.post_process_facial_states(answers, self.model.label_space, thresholds)
         result = chunk["face"] | {name: state[key] for name, key in RESULT_KEYS.items() if key in state}
         captions = {kind: chunk[f"caption_{kind}"] for kind in CAPTION_KINDS if f"caption_{kind}" in chunk}
         return result | ({"captions": captions} if captions else {})

@@ -1,6 +1,7 @@
 """Export of a checkpoint's image path to ONNX, checked against PyTorch before the file is put in place.
 
-    pixel_values (B, 3, H, W), au_boxes (B, A, 2, 4)  ->  au_logits (B, A), au_probs (B, A), emotion_probs (B, E)
+    pixel_values (B, 3, H, W), au_boxes (B, A, 2, 4)  ->  au_logits (B, A), au_probs (B, A), emotion_probs (B, E),
+                                                          affect (B, 2): valence and arousal, of models that have them
 
 Inputs and outputs are float32 for every dtype of the weights. The file's metadata describe the outputs and the
 preprocessing. Aligning faces and computing AU boxes is done by the processor and is not part of the graph.
@@ -37,6 +38,7 @@ class ImagePath(nn.Module):
         self.model = model
         space = model.label_space
         self.output_names = ["au_logits", "au_probs"] * bool(space.au_ids) + ["emotion_probs"] * bool(space.emotions)
+        self.output_names += ["affect"] * space.affect
 
     def forward(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`(B, 3, H, W)` and `(B, A, 2, 4)` -> one float32 tensor per name in `output_names`."""
@@ -47,6 +49,8 @@ class ImagePath(nn.Module):
             outputs += [au_logits, au_logits.sigmoid()]
         if recognition.emotion_logits is not None:
             outputs.append(recognition.emotion_logits.float().softmax(-1))
+        if recognition.affect is not None:
+            outputs.append(recognition.affect.float())
         return tuple(outputs)
 
 
@@ -160,6 +164,7 @@ def describe(model: MF2Model, processor: MF2Processor, dtype: str) -> FileDescri
         au_region_size=images.au_region_size,
         eye_centers=[list(center) for center in images.eye_centers],
         landmark_detector=images.landmark_detector,
+        affect=space.affect,
     )
 
 

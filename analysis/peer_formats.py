@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from ..labels_mf2 import EMOTIONS, LabelSpace
+from ..labels_mf2 import AFFECT, EMOTIONS, LabelSpace
 from ..utils.face_table import STATUS_ERROR, STATUS_OK, free_name
 from ..utils.files import replacing
 from ..utils.suffixes import VIDEO_SUFFIXES
@@ -25,7 +25,8 @@ def write_openface(batches: Iterable[Sequence[Row]], label_space: LabelSpace, fo
     """Write `openface/<source>.csv`, as OpenFace 2 does with `-2Dfp -aus`.
 
     Each AU has a column `AU01_c`, 1 if its probability reaches the threshold. There is no `AU01_r`, as a probability
-    is not an intensity. Frames of videos count from 1; a frame without a face has `success` 0 and zeros.
+    is not an intensity. Frames of videos count from 1; a frame without a face has `success` 0 and zeros. OpenFace has
+    no valence and arousal; of models that recognise them, they are the last columns, which its readers pass over.
     """
     aus = {f"AU{au_id:02d}_c": (f"AU{au_id}", limit) for au_id, limit in _sorted_thresholds(label_space)}
     target = folder / "openface"
@@ -34,8 +35,9 @@ def write_openface(batches: Iterable[Sequence[Row]], label_space: LabelSpace, fo
         stem = free_name(source, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
-        lines = (_openface_line(row, aus, is_video) for row in rows)
-        _write_lines(target / f"{stem}.csv", [*first, *POINT_COLUMNS, *aus], lines)
+        affect = AFFECT if label_space.affect else ()
+        lines = (_openface_line(row, aus, is_video) | _affect_columns(row, affect, 0.0) for row in rows)
+        _write_lines(target / f"{stem}.csv", [*first, *POINT_COLUMNS, *aus, *affect], lines)
     return target
 
 
@@ -62,13 +64,15 @@ def write_pyfeat(batches: Iterable[Sequence[Row]], label_space: LabelSpace, fold
     """Write `pyfeat.csv` with the columns of a py-feat `Fex`, which `feat.utils.io.read_feat` reads.
 
     AUs and emotions are probabilities. Pose is empty because its axes differ; AUs that MF² does not recognise are
-    empty, too.
+    empty, too. `valence` and `arousal`, as in py-feat's second detector, are there if the model recognises them.
     """
     pose, time_columns = ("Pitch", "Roll", "Yaw"), ("input", "frame", "approx_time", "Identity")
     aus = [f"AU{au_id:02d}" for au_id in PYFEAT_AUS]
-    columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *time_columns]
+    affect = AFFECT if label_space.affect else ()
+    columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *affect, *time_columns]
     file = folder / "pyfeat.csv"
-    _write_lines(file, columns, map(_pyfeat_line, _readable_rows(batches)))
+    lines = (_pyfeat_line(row) | _affect_columns(row, affect, None) for row in _readable_rows(batches))
+    _write_lines(file, columns, lines)
     return file
 
 
@@ -104,8 +108,9 @@ def check_peer_formats(formats: Sequence[str], label_space: LabelSpace) -> None:
 
 
 def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder: Path) -> Path:
-    """Write `abaw/au.txt` and `abaw/expr.txt` in the format of the ABAW competitions.
+    """Write `abaw/au.txt`, `abaw/expr.txt` and, if they are recognised, valence and arousal as `abaw/va.txt`.
 
+    These are the formats of the ABAW competitions' submissions.
     AUs are 0 or 1 by the thresholds, in the order of the label space, which for MFA is that of the competitions; the
     expression is its number. A frame has one line, for its first face; frames without a face have none. The frames of
     a video are `<video>/00001.jpg`, counted from 1.
@@ -116,16 +121,23 @@ def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder
     check_peer_formats(["abaw"], label_space)
     target = folder / "abaw"
     limits = dict(zip(label_space.au_codes, label_space.thresholds, strict=True))
-    au_file, expression_file = target / "au.txt", target / "expr.txt"
+    headers = {"au": list(limits), "expr": list(EMOTIONS)} | ({"va": list(AFFECT)} if label_space.affect else {})
     with ExitStack() as stack:
-        partials = [stack.enter_context(replacing(file)) for file in (au_file, expression_file)]
-        aus, expressions = (stack.enter_context(file.open("w", encoding="utf-8")) for file in partials)
-        aus.write(",".join(["image_location", *limits]) + "\n")
-        expressions.write(",".join(["image_location", *EMOTIONS]) + "\n")
+        partials = [stack.enter_context(replacing(target / f"{task}.txt")) for task in headers]
+        files = {
+            task: stack.enter_context(partial.open("w", encoding="utf-8"))
+            for task, partial in zip(headers, partials, strict=True)
+        }
+        for task, header in headers.items():
+            files[task].write(",".join(["image_location", *header]) + "\n")
         for location, row in _first_faces(batches):
-            active = [str(int(row[code] >= limit)) for code, limit in limits.items()]
-            aus.write(",".join([location, *active]) + "\n")
-            expressions.write(f"{location},{EMOTIONS.index(row['emotion'])}\n")
+            values: dict[str, list[object]] = {
+                "au": [int(row[code] >= limit) for code, limit in limits.items()],
+                "expr": [EMOTIONS.index(row["emotion"])],
+                "va": [f"{row[name]:.4f}" for name in AFFECT if label_space.affect],
+            }
+            for task, file in files.items():
+                file.write(",".join([location, *map(str, values[task])]) + "\n")
     return target
 
 
@@ -149,6 +161,10 @@ def _landmark_columns(row: Row) -> dict[str, float]:
     if row[LANDMARKS] is None:
         return {}
     return dict(zip(POINT_COLUMNS, [*row[LANDMARKS][0::2], *row[LANDMARKS][1::2]], strict=True))
+
+
+def _affect_columns(row: Row, names: Sequence[str], missing: float | None) -> Row:
+    return {name: round(row[name], 4) if row["status"] == STATUS_OK else missing for name in names}
 
 
 def _sorted_thresholds(label_space: LabelSpace) -> list[tuple[int, float]]:

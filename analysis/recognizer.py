@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from .. import __version__
 from ..auto_mf2 import register_auto_classes
 from ..baselines.modeling import BaselineModel, register_baselines
-from ..labels_mf2 import LabelSpace
+from ..labels_mf2 import AFFECT, LabelSpace
 from ..onnx_runtime.description import INPUT_NAMES
 from ..processing_mf2 import MF2Processor
 from ..recognition_mf2 import BASE
@@ -134,7 +134,8 @@ class Recognizer:
         Args:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)` of the image processor.
         Returns:
-            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, with the prefix of each label space.
+            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, `valence`, `arousal`, with the prefix
+            of each label space.
         """
         fit_threads(self.device)
         inputs = {name: inputs[name].to(self.device, non_blocking=True) for name in INPUT_NAMES}
@@ -210,4 +211,4 @@ def _state_columns(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if "emotion" in state:
         columns[f"{prefix}emotion"] = state["emotion"]
         columns |= {f"{prefix}emotion_{name}": prob for name, prob in state["emotions"].items()}
-    return columns
+    return columns | {prefix + name: state[name] for name in AFFECT if name in state}

@@ -13,6 +13,7 @@ A row is a face in a frame, or a frame without a face.
 | `landmarks_found` | false if the whole picture was treated as a face crop, with regions of the mean face |
 | `AU1`, … | probability that the action unit is active, in [0, 1]; not an intensity |
 | `emotion`, `emotion_Neutral`, … | the most probable emotion; probabilities, which sum to 1 |
+| `valence`, `arousal` | continuous affect, from -1 to 1, if the model recognises it |
 | `caption_emotion`, … | captions, if requested |
 | `pose_pitch`, `pose_yaw`, `pose_roll` | head pose in degrees: down, to the right of the picture, clockwise |
 | `landmarks` | x0, y0, … x67, y67 in pixels; not in CSV |
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..labels_mf2 import LabelSpace
+from ..labels_mf2 import AFFECT, LabelSpace
 from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing
 
@@ -57,6 +58,7 @@ def row_columns(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] 
         if space.emotions:
             columns[f"{prefix}emotion"] = "text"
             columns |= {f"{prefix}emotion_{name}": "probability" for name in space.emotions}
+        columns |= {prefix + name: "real" for name in AFFECT if space.affect}
     columns |= {f"caption_{kind}": "text" for kind in captions}
     return columns | dict.fromkeys(POSE, "real") | {LANDMARKS: "points"}
 

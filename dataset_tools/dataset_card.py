@@ -124,7 +124,7 @@ def build_card(
         name=manifest.get("pretty_name", "MFA data set"),
         configs=manifest.get("configs", []),
         tables=count_tables(counts),
-        affect=any(split["affect"] for split in counts.values()),
+        affect=any(split.get("affect") for split in counts.values()),
         num_shared_groups=num_shared_groups,
         writers=sorted({writer for split in counts.values() for writer in split["caption writers"]}),
         example={name: " / ".join(example[name].splitlines()) for name in CAPTION_COLUMNS if example[name]},
@@ -151,8 +151,8 @@ def count_tables(counts: Mapping[str, dict[str, Any]]) -> list[str]:
         for name in counts[splits[0]]["aus"]
     ]
     affect = [
-        (name, *(_affect_words(counts[split]["affect"].get(name)) for split in splits))
-        for name in counts[splits[0]]["affect"]
+        (name, *(_affect_words(counts[split].get("affect", {}).get(name)) for split in splits))
+        for name in counts[splits[0]].get("affect", {})
     ]
     tables = [
         markdown_table(("", *splits), sizes + captions),

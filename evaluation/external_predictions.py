@@ -13,7 +13,7 @@ from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.evaluation.frame_matching import match_paths
 from mf2.evaluation.prediction_files import EMOTION_PREFIX, PredictionFile, infer_label_space, read_prediction_file
 from mf2.evaluation.predictions import Predictions
-from mf2.labels_mf2 import ACTION_UNITS, LabelSpace
+from mf2.labels_mf2 import ACTION_UNITS, AFFECT, LabelSpace
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ NUM_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ExternalPredictions:
-    """A table with one row per frame: `video`, `frame`, `AU…` (probability or 0/1), `emotion`, `emotion_…`.
+    """A table with one row per frame: `video`, `frame`, `AU…` (probability or 0/1), `emotion`, `emotion_…`, `valence`
+    and `arousal`.
 
     Args:
         name: of the system; the file's name without its extension.
@@ -48,8 +49,11 @@ class ExternalPredictions:
         found = read_prediction_file(file)
         table = found.table if found.is_ours else _take_columns(found, str(file))
         label_space = infer_label_space(table, found.thresholds)
-        if not (label_space.au_ids or label_space.emotions):
-            raise ValueError(f"{file} has neither AU columns nor an emotion column, so there is nothing to score.")
+        if not (label_space.au_ids or label_space.emotions or label_space.affect):
+            raise ValueError(
+                f"{file} has neither AU columns nor an emotion column, nor valence and arousal, so there is nothing "
+                "to score."
+            )
         _check_cells(table, label_space, str(file))
         return cls(Path(file).stem, table.reset_index(drop=True), label_space, found.are_paths)
 
@@ -72,7 +76,8 @@ class ExternalPredictions:
             )
         found = self.frames.iloc[positions]
         au_probs = found[list(self.label_space.au_codes)].to_numpy(float).reshape(len(keys), -1)
-        return Predictions.from_split(split, self.label_space.emotions, au_probs, self._emotion_probs(found))
+        affect = found[list(AFFECT)].to_numpy(float) if self.label_space.affect else None
+        return Predictions.from_split(split, self.label_space.emotions, au_probs, self._emotion_probs(found), affect)
 
     def _emotion_probs(self, found: pd.DataFrame) -> np.ndarray:
         """`(N, E)` probabilities that sum to 1; one-hot where the file only names the emotion."""
@@ -95,11 +100,15 @@ def _take_columns(found: PredictionFile, file: str) -> pd.DataFrame:
     table = table.drop(columns=list(aus.unused)).rename(
         columns={column: ACTION_UNITS[au_id].code for au_id, column in aus.names.items()}
     )
-    known = {*KEY_COLUMNS, *(ACTION_UNITS[au_id].code for au_id in aus.names), "emotion"}
+    known = {*KEY_COLUMNS, *(ACTION_UNITS[au_id].code for au_id in aus.names), "emotion", *AFFECT}
     if absent := [name for name in KEY_COLUMNS if name not in table.columns]:
         raise ValueError(f"{file} lacks the columns {', '.join(absent)}; it has {', '.join(table.columns)}.")
     if unknown := [name for name in table.columns if name not in known]:
-        raise ValueError(f"{file} has unknown columns {', '.join(unknown)}; known are video, frame, AU…, emotion.")
+        raise ValueError(
+            f"{file} has unknown columns {', '.join(unknown)}; known are video, frame, AU…, emotion, valence, arousal."
+        )
+    if len(given := [name for name in AFFECT if name in table.columns]) == 1:
+        raise ValueError(f"{file} has the column {given[0]} alone; give both, {' and '.join(AFFECT)}.")
     return table
 
 
@@ -122,6 +131,8 @@ def _check_cells(table: pd.DataFrame, label_space: LabelSpace, file: str) -> Non
     if "emotion" in table.columns:
         emotions = label_space.emotions
         checks["emotion"], expected["emotion"] = table["emotion"].isin(emotions), f"one of {', '.join(emotions)}"
+    for name in AFFECT if label_space.affect else ():
+        checks[name], expected[name] = pd.to_numeric(table[name], errors="coerce").between(-1, 1), "-1 to 1"
     for name, is_good in checks.items():
         if not is_good.all():
             row = int(np.argmin(is_good))

@@ -23,7 +23,7 @@ from mf2.landmarks_mf2 import DETECT, LandmarkDetector, detect_in_pictures, find
 logger = logging.getLogger(__name__)
 
 GIVEN = "given"
-SCORES = {"aus": ("f1",), "aus_tuned": ("f1",), "emotion": ("top1", "macro_f1", "uar")}
+SCORES = {"aus": ("f1",), "aus_tuned": ("f1",), "emotion": ("top1", "macro_f1", "uar"), "affect": ("ccc", "rmse")}
 """Task -> names of the scores that are compared."""
 
 
@@ -111,4 +111,5 @@ def brief_scores(evaluation: Mapping[str, Any], num_faces: int, num_located: int
     return {"faces": num_faces, "located": num_located} | {
         task: {key: evaluation[task].get(key) for score in wanted for key in (score, f"{score}_interval")}
         for task, wanted in SCORES.items()
+        if task in evaluation
     }

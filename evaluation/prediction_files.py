@@ -2,7 +2,7 @@
 
 | file | keys of the rows |
 |---|---|
-| `video, frame, AU…, emotion` | `video_id` and `frame` of the data set |
+| `video, frame, AU…, emotion, valence, arousal` | `video_id` and `frame` of the data set |
 | `predictions.parquet` of `mf2 evaluate` | the same |
 | `faces.parquet`, `faces.csv`, `faces.jsonl` of `mf2 analyze` | path of the picture or video, and frame from 0 |
 | `pyfeat.csv` | the same |
@@ -24,7 +24,7 @@ import pandas as pd
 
 from mf2.dataset_tools.au_columns import find_au_columns
 from mf2.hub.file_names import METRICS_NAME
-from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS, LabelSpace
+from mf2.labels_mf2 import ACTION_UNITS, AFFECT, EMOTIONS, LabelSpace
 from mf2.utils.face_table import STATUS_OK, TABLE_NAME, free_name
 from mf2.utils.files import read_json
 from mf2.utils.text_tables import decimal_point, find_delimiter
@@ -45,7 +45,8 @@ class PredictionFile:
     """The content of a prediction file of any format.
 
     Args:
-        table: `video`, `frame`, `AU…`, `emotion` and `emotion_…`, as far as the file has them, unchecked.
+        table: `video`, `frame`, `AU…`, `emotion`, `emotion_…`, `valence` and `arousal`, as far as the file has them,
+            unchecked.
         are_paths: whether `video` is the path of a picture or video, with frames from 0, instead of a `video_id`.
         is_ours: whether the format is a known one, whose other columns were dropped; in a CSV of another system they
             are an error.
@@ -87,7 +88,7 @@ def _read_folder(folder: Path) -> PredictionFile:
     for name in names:
         if (folder / name).is_file():
             return read_prediction_file(folder / name)
-    if files := [file for file in (folder / "au.txt", folder / "expr.txt") if file.is_file()]:
+    if files := [file for name in ("au", "expr", "va") if (file := folder / f"{name}.txt").is_file()]:
         parts = [read_table(file).set_index("image_location") for file in files]
         return _read_abaw(pd.concat(parts, axis=1).reset_index(), folder / "au.txt")
     if files := sorted(folder.glob("*.csv")):
@@ -142,7 +143,7 @@ def _read_pyfeat(table: pd.DataFrame, file: Path) -> PredictionFile:
 
 
 def _read_abaw(table: pd.DataFrame, file: Path) -> PredictionFile:
-    """`au.txt` and `expr.txt`, or one of them: AUs are 0 or 1, the emotion is its number in the first column."""
+    """`au.txt`, `expr.txt` and `va.txt`, or some: AUs are 0 or 1, the emotion is its number in the first column."""
     names = table["image_location"].str.replace(r"\.\w+$", "", regex=True)
     table = table.drop(columns="image_location").assign(video=names)
     if EMOTIONS[0] in table.columns:
@@ -224,16 +225,21 @@ def _select_scores(table: pd.DataFrame) -> pd.DataFrame:
     aus = find_au_columns(name for name in table.columns if "." not in name)
     probs = [name for name in table.columns if name.startswith(EMOTION_PREFIX)]
     columns = ["video", "frame", *aus.names.values(), *(["emotion"] if "emotion" in table.columns else []), *probs]
+    columns += [name for name in AFFECT if set(AFFECT) <= set(table.columns)]
     columns = [name for name in columns if not table[name].isna().all()]
     return table[columns].rename(columns={column: ACTION_UNITS[au_id].code for au_id, column in aus.names.items()})
 
 
 def infer_label_space(table: pd.DataFrame, thresholds: Mapping[str, float] | None = None) -> LabelSpace:
-    """The AUs and emotions with a column; all eight emotions if there is only an `emotion` column."""
+    """The AUs and emotions with a column; all eight emotions if there is only an `emotion` column.
+
+    Valence and arousal are part of it if both have a column.
+    """
     codes = {au.code: au_id for au_id, au in ACTION_UNITS.items()}
     found = [name for name in table.columns if name in codes]
     emotions = [name.removeprefix(EMOTION_PREFIX) for name in table.columns if name.startswith(EMOTION_PREFIX)]
     if not emotions and "emotion" in table.columns:
         emotions = list(EMOTIONS)
     limits = [thresholds[code] for code in found] if thresholds and set(found) <= set(thresholds) else []
-    return LabelSpace(tuple(codes[code] for code in found), tuple(emotions), tuple(limits))
+    labels = tuple(codes[code] for code in found), tuple(emotions), tuple(limits)
+    return LabelSpace(*labels, affect=set(AFFECT) <= set(table.columns))

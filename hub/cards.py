@@ -179,15 +179,16 @@ def parse_label_space(config: Mapping[str, Any]) -> LabelSpace | None:
     if config.get("au_ids") is None and config.get("emotions") is None:
         return None
     fields = (config.get(name) or () for name in ("au_ids", "emotions", "au_thresholds"))
-    return LabelSpace(*map(tuple, fields))
+    return LabelSpace(*map(tuple, fields), affect=bool(config.get("affect")))
 
 
 def describe_labels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The labels for a card: `aus` with `code`, `name` and `threshold`, and `emotions`."""
+    """The labels for a card: `aus` with `code`, `name` and `threshold`, `emotions`, and `affect`, yes or no."""
     space = parse_label_space(config) or LabelSpace((), ())
     aus = zip(space.au_codes, space.au_names, space.thresholds, strict=True)
     keys = ("code", "name", "threshold")
-    return {"aus": [dict(zip(keys, au, strict=True)) for au in aus], "emotions": list(space.emotions)}
+    listed = [dict(zip(keys, au, strict=True)) for au in aus]
+    return {"aus": listed, "emotions": list(space.emotions), "affect": space.affect}
 
 
 def _format_results(evaluation: Mapping[str, Any]) -> str:
@@ -232,12 +233,13 @@ def list_scores(evaluation: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """
     by_source = {f" ({SCORED_WITH[name]})": scores for name, scores in evaluation.get("by_landmarks", {}).items()}
     scores = [
-        (f"{name}{suffix}", metric, source_scores[task].get(key))
+        (f"{name}{suffix}", metric, source_scores.get(task, {}).get(key))
         for suffix, source_scores in (by_source or {"": evaluation}).items()
         for name, metric, task, key in (
             ("mean AU F1", "f1", "aus", "f1"),
             ("emotion top-1 accuracy", "accuracy", "emotion", "top1"),
             ("emotion macro-F1", "f1", "emotion", "macro_f1"),
+            ("mean CCC of valence and arousal", "concordance_correlation_coefficient", "affect", "ccc"),
         )
     ]
     return [(name, metric, round(value, 4)) for name, metric, value in scores if value is not None]

@@ -10,6 +10,7 @@ LANDMARK_NAMES = {
     "mean_face": "without landmarks (every picture a face crop)",
     "given": "with the data set's landmarks",
 }
+AFFECT_SCORES = {"ccc": "CCC", "rmse": "RMSE", "pcc": "PCC", "sagr": "SAGR"}
 CAPTION_NAMES = {"emotion": "emotion", "key_au": "key-AU", "au": "AU"}
 
 
@@ -28,6 +29,8 @@ def format_scores(evaluation: Mapping[str, Any], heading: str = "##") -> str:
         parts += [f"{heading} Action units", _au_table(evaluation)]
     if evaluation["emotion"]["num_labelled"]:
         parts += [f"{heading} Emotions", _emotion_table(evaluation["emotion"])]
+    if evaluation.get("affect", {}).get("num_labelled"):
+        parts += [f"{heading} Valence and arousal", _affect_table(evaluation["affect"])]
     if "by_group" in evaluation:
         parts += [f"{heading} By {evaluation['by_group']['column']}", *_group_tables(evaluation["by_group"])]
     if "retrieval" in evaluation:
@@ -58,12 +61,13 @@ def _heading(metrics: Mapping[str, Any]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- tables
 def _headline_table(evaluation: Mapping[str, Any]) -> str:
-    rows = [*_au_headlines(evaluation), *_emotion_headlines(evaluation)]
+    rows = [*_au_headlines(evaluation), *_emotion_headlines(evaluation), *_affect_headlines(evaluation)]
     return markdown_table(("score", "value", "trivial"), rows)
 
 
 def _landmark_table(compared: Mapping[str, Any]) -> str:
     """The scores by landmark source."""
+    has_affect = all("affect" in scores for scores in compared.values())
     rows = [
         (
             LANDMARK_NAMES[source],
@@ -72,11 +76,12 @@ def _landmark_table(compared: Mapping[str, Any]) -> str:
             format_with_interval(scores["aus_tuned"], "f1"),
             format_with_interval(scores["emotion"], "top1"),
             format_with_interval(scores["emotion"], "macro_f1"),
+            *([format_with_interval(scores["affect"], "ccc")] if has_affect else []),
         )
         for source, scores in compared.items()
     ]
     header = ("faces", "located", "mean AU F1 at 0.5", "at tuned thresholds", "emotion top-1", "emotion macro-F1")
-    return markdown_table(header, rows)
+    return markdown_table((*header, "mean CCC") if has_affect else header, rows)
 
 
 def _au_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -122,6 +127,32 @@ def _emotion_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str
             format_value(calibration["brier"]),
             f"{format_value(calibration['brier_prevalence'])} (frequency)",
         )
+
+
+def _affect_headlines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    affect = evaluation.get("affect", {})
+    if not affect.get("num_labelled"):
+        return
+    for name, title in AFFECT_SCORES.items():
+        trivial = f"{format_value(affect[f'constant_{name}'])} (constant)"
+        yield f"mean {title} of valence and arousal", format_with_interval(affect, name), trivial
+    if "mtl_sum" in evaluation:
+        yield "ABAW's sum P = CCC + macro-F1 + AU F1 at tuned thresholds", format_value(evaluation["mtl_sum"]), "-"
+
+
+def _affect_table(affect: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            *(format_with_interval(found, score) for score in AFFECT_SCORES),
+            format_value(found["constant_rmse"]),
+            format_value(found["constant_sagr"]),
+            f"{found['num_labelled']:,}",
+        )
+        for name, found in affect["per_dimension"].items()
+    ]
+    header = ("", *AFFECT_SCORES.values(), "RMSE of the mean", "SAGR of a sign", "labels")
+    return markdown_table(header, rows)
 
 
 def _au_table(evaluation: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ class FileDescription:
         au_region_size: side of an AU box as a fraction of the image.
         eye_centers: x and y of both eye centres in an aligned image as fractions, image left first.
         landmark_detector: the detector that the checkpoint prefers.
+        affect: whether valence and arousal are outputs; files without the field have none.
         int8: of a file in int8 its layers, faces and scores, see `Int8Record`; None of others.
     """
 
@@ -59,6 +60,7 @@ class FileDescription:
     eye_centers: list[list[float]]
     landmark_detector: str
     int8: dict[str, Any] | None = None
+    affect: bool = False
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], file: Path) -> "FileDescription":
@@ -80,11 +82,11 @@ class FileDescription:
 
     @property
     def label_space(self) -> LabelSpace:
-        """AUs and emotions of the outputs."""
+        """AUs, emotions, and valence and arousal, of the outputs."""
         au_ids, regions = (
             tuple(int(code.removeprefix("AU")) for code in codes) for codes in (self.au_codes, self.region_au_codes)
         )
-        return LabelSpace(au_ids, tuple(self.emotions), tuple(self.au_thresholds), regions)
+        return LabelSpace(au_ids, tuple(self.emotions), tuple(self.au_thresholds), regions, self.affect)
 
     @property
     def size(self) -> dict[str, int]:

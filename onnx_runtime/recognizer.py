@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .. import __version__
 from ..images_mf2 import ImageSource, image_name, read_image, split_images
-from ..labels_mf2 import LabelSpace
+from ..labels_mf2 import AFFECT, LabelSpace
 from ..landmarks_mf2 import (
     DetectedFace,
     LandmarkDetector,
@@ -161,7 +161,8 @@ class Recognizer:
                 several pictures; `"detect"`, or a detector; `"mean_face"` or None treats every picture as a face crop.
         Returns:
             For one picture a list of its faces, the largest first; for several pictures a list of such lists.
-            A face has `face`, `box`, `score`, `landmarks_found`, `au_probs`, `active_aus`, `emotion`, `emotion_probs`.
+            A face has `face`, `box`, `score`, `landmarks_found`, `au_probs`, `active_aus`, `emotion`, `emotion_probs`,
+            and of models that recognise them `valence` and `arousal`.
         """
         sources = split_images(images)
         is_one = sources[0] is images
@@ -207,6 +208,8 @@ class Recognizer:
         if space.emotions:
             emotions = dict(zip(space.emotions, outputs["emotion_probs"][idx].tolist(), strict=True))
             state |= {"emotion": max(emotions, key=emotions.__getitem__), "emotion_probs": emotions}
+        if space.affect:
+            state |= zip(AFFECT, outputs["affect"][idx].tolist(), strict=True)
         return state
 
     # -------------------------------------------------------------------------------------------------------- batches
@@ -220,7 +223,8 @@ class Recognizer:
         Args:
             inputs: `pixel_values` `(B, 3, H, W)` and `au_boxes` `(B, A, 2, 4)`, see `prepare`.
         Returns:
-            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, with the prefix of each label space.
+            For each face the columns `AU1`, …, `emotion`, `emotion_Neutral`, …, `valence`, `arousal`, with the prefix
+            of each label space.
         """
         rows: list[dict[str, Any]] = [{} for _ in inputs["pixel_values"]]
         for prefix, space in self.label_spaces.items():
@@ -244,6 +248,9 @@ def _columns(outputs: Mapping[str, np.ndarray], space: LabelSpace, prefix: str) 
         names = [f"{prefix}emotion_{name}" for name in space.emotions]
         for row, probs in zip(columns, outputs["emotion_probs"].tolist(), strict=True):
             row |= {f"{prefix}emotion": space.emotions[int(np.argmax(probs))], **dict(zip(names, probs, strict=True))}
+    if space.affect:
+        for row, values in zip(columns, outputs["affect"].tolist(), strict=True):
+            row |= zip((prefix + name for name in AFFECT), values, strict=True)
     return columns
 
 

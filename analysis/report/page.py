@@ -15,6 +15,7 @@ import markdown_it
 from markupsafe import Markup, escape
 
 from ... import __version__
+from ...labels_mf2 import AFFECT
 from ..caption_check import CAPTION_PREFIX, flag_caption
 from ..thumbnails import Thumbnails, face_key, make_thumbnails
 from .views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
@@ -51,6 +52,7 @@ def render(findings: Findings, manifest: Mapping[str, Any], title: str) -> str:
     )
     environment.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
     environment.filters["shorten"] = shorten
+    environment.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "−")
     counts = findings.counts
     return environment.get_template(TEMPLATE).render(
         title=title,
@@ -120,9 +122,20 @@ def _show_view(view: View, peaks: Sequence[Peak], thumbnails: Thumbnails) -> dic
         "portrait": next((card["image"] for card in cards if card["image"]), None),
         "aus": [_show_summary(item, view.reading) for item in view.aus],
         "emotions": [_show_summary(item, view.reading) for item in view.emotions],
+        "affect": view.affect,
+        "points": _affect_points(view),
         "peaks": cards,
         "num_unlisted": max(len(view.rows) - MAX_PICTURES, 0),
     }
+
+
+def _affect_points(view: View) -> list[dict[str, Any]]:
+    """Valence and arousal of the first pictures, for the plane; those of a video are in its timeline."""
+    if len(view.affect) < len(AFFECT) or view.timeline is not None:
+        return []
+    names = ["name", *(item.signal.column for item in view.affect)]
+    rows = view.rows[names].head(MAX_PICTURES).itertuples(index=False, name=None)
+    return [{"name": name, "valence": valence, "arousal": arousal} for name, valence, arousal in rows]
 
 
 def find_peaks(view: View) -> list[Peak]:
@@ -184,6 +197,7 @@ def _show_picture(
             {"prob": row[signal.column], "is_active": row[signal.column] >= signal.threshold}
             for signal in view.reading.aus
         ],
+        "affect": [row[signal.column] for signal in view.reading.affect],
     }
 
 

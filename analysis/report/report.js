@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (value) => `${Math.round(value * 100)} %`;
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
 const clock = (seconds) => {
   const minutes = Math.floor(seconds / 60);
   const rest = seconds - 60 * minutes;
@@ -57,8 +58,11 @@ class Timeline {
     this.cursor = root.querySelector(".cursor");
     this.auOutputs = [...root.querySelectorAll(".au output")];
     this.emotionOutput = root.querySelector(".emotions output");
+    this.affectOutputs = [...root.querySelectorAll(".affect output")];
+    this.plane = root.closest(".view").querySelector(".plane");
     this.index = null;
     this.draw();
+    this.drawAffect();
     this.drawAxis();
     this.read(null);
     root.addEventListener("pointermove", (event) => this.read(this.indexAt(event.clientX)));
@@ -93,6 +97,28 @@ class Timeline {
       const level = 1 - thresholds[au];
       shape(svg, "line", { class: "level", x1: 0, x2: this.length, y1: level, y2: level });
     });
+  }
+
+  /** Valence and arousal: a curve around the middle of each lane, and the way through the plane. */
+  drawAffect() {
+    const affect = this.data.affect ?? [];
+    this.root.querySelectorAll(".affect .plot").forEach((svg, dimension) => {
+      const level = affect[dimension].map((value) => (value === null ? null : (value + 1) / 2));
+      const seen = runs(this.length, (index) => level[index] !== null);
+      const low = (index) => Math.min(level[index], 0.5), high = (index) => Math.max(level[index], 0.5);
+      shape(svg, "path", { class: "area", d: areaPath(seen, low, high) });
+      shape(svg, "path", { class: "edge", d: edgePath(seen, level) });
+      shape(svg, "line", { class: "level", x1: 0, x2: this.length, y1: 0.5, y2: 0.5 });
+    });
+    if (!this.plane || affect.length < 2) return;
+    const way = this.plane.querySelector(".way");
+    const [valence, arousal] = affect;
+    for (let index = 1; index < this.length; index++) {
+      if (valence[index - 1] === null || valence[index] === null) continue;
+      const step = { x1: valence[index - 1], y1: -arousal[index - 1], x2: valence[index], y2: -arousal[index] };
+      shape(way, "line", step).style.opacity = 0.15 + (0.85 * index) / this.length;
+    }
+    if (this.length === 1) shape(way, "circle", { class: "spot", cx: valence[0], cy: -arousal[0], r: 0.03 });
   }
 
   drawAxis() {
@@ -135,6 +161,21 @@ class Timeline {
     this.read(Math.max(0, Math.min(this.length - 1, (this.index ?? -1) + steps[event.key])));
   }
 
+  readAffect(index) {
+    const affect = this.data.affect ?? [];
+    const values = affect.map((of) => (index === null ? null : of[index]));
+    this.affectOutputs.forEach((output, dimension) => {
+      const value = values[dimension];
+      output.textContent = value === null ? (index === null ? "" : "no face") : signed(value);
+      output.classList.toggle("active", value !== null);
+    });
+    const now = this.plane?.querySelector(".now");
+    if (!now || affect.length < 2) return;
+    now.toggleAttribute("hidden", values[0] === null);
+    now.setAttribute("cx", values[0] ?? 0);
+    now.setAttribute("cy", -(values[1] ?? 0));
+  }
+
   /** Show the values of a point, or each lane's peak without one. */
   read(index) {
     this.index = index;
@@ -150,6 +191,7 @@ class Timeline {
       output.textContent = value === null ? "no face" : percent(value);
       output.classList.toggle("active", value !== null && value >= thresholds[au]);
     });
+    this.readAffect(index);
     if (!this.emotionOutput) return;
     const values = index === null ? [null] : emotions.map((emotion) => emotion[index]);
     const best = values.indexOf(Math.max(...values));

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ...labels_mf2 import ACTION_UNITS
+from ...labels_mf2 import ACTION_UNITS, AFFECT
 from ..caption_check import CAPTION_PREFIX, CaptionCheck, check_captions
 from ..run_folder import MANIFEST_NAME
 from ..tables import LANDMARKS, short_names
@@ -30,6 +30,7 @@ MAX_PICTURES = 150
 DEFAULT_THRESHOLD = 0.5
 
 _AU_COLUMN = re.compile(r"(?:(?P<adapter>.+)\.)?AU(?P<au_id>\d{1,2})")
+_AFFECT_COLUMN = re.compile(rf"(?:(?P<adapter>.+)\.)?(?P<name>{'|'.join(AFFECT)})")
 _EMOTION_COLUMN = re.compile(r"(?:(?P<adapter>.+)\.)?emotion_(?P<name>.+)")
 
 
@@ -45,11 +46,15 @@ class Signal:
 
 @dataclass(frozen=True)
 class Reading:
-    """The columns of one label space: the checkpoint's (`adapter` is empty) or an adapter's."""
+    """The columns of one label space: the checkpoint's (`adapter` is empty) or an adapter's.
+
+    `affect` are valence and arousal, from -1 to 1, or nothing.
+    """
 
     adapter: str
     aus: tuple[Signal, ...]
     emotions: tuple[Signal, ...]
+    affect: tuple[Signal, ...] = ()
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -78,10 +83,21 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Summary of valence or arousal in a view: mean, lowest and highest value."""
+
+    signal: Signal
+    mean: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
 class View:
     """A face of a video over time, or the faces of all pictures.
 
-    `rows` are its rows in order; `timeline` is None for pictures, else see `make_timeline`.
+    `rows` are its rows in order; `affect` are valence and arousal, if they are recognised; `timeline` is None for
+    pictures, else see `make_timeline`.
     """
 
     title: str
@@ -90,6 +106,7 @@ class View:
     aus: tuple[Summary, ...]
     emotions: tuple[Summary, ...]
     timeline: dict[str, Any] | None = None
+    affect: tuple[Range, ...] = ()
 
 
 @dataclass
@@ -168,6 +185,7 @@ def find_readings(columns: Sequence[str], thresholds: Mapping[str, float]) -> It
     """Yield the label spaces with columns in a table, the checkpoint's first."""
     aus: dict[str, list[Signal]] = {}
     emotions: dict[str, list[Signal]] = {}
+    affect: dict[str, list[Signal]] = {}
     for column in columns:
         if match := _AU_COLUMN.fullmatch(column):
             action_unit = ACTION_UNITS[int(match["au_id"])]
@@ -177,20 +195,24 @@ def find_readings(columns: Sequence[str], thresholds: Mapping[str, float]) -> It
             aus.setdefault(match["adapter"] or "", []).append(signal)
         elif match := _EMOTION_COLUMN.fullmatch(column):
             emotions.setdefault(match["adapter"] or "", []).append(Signal(column, match["name"], match["name"]))
-    for adapter in sorted({*aus, *emotions}):
-        yield Reading(adapter, tuple(aus.get(adapter, ())), tuple(emotions.get(adapter, ())))
+        elif match := _AFFECT_COLUMN.fullmatch(column):
+            affect.setdefault(match["adapter"] or "", []).append(Signal(column, match["name"], match["name"]))
+    for adapter in sorted({*aus, *emotions, *affect}):
+        yield Reading(adapter, *(tuple(found.get(adapter, ())) for found in (aus, emotions, affect)))
 
 
 # -------------------------------------------------------------------------------------------------------------- views
 def _video_view(rows: pd.DataFrame, reading: Reading) -> View:
     rows = rows.sort_values("frame")
     title = f"{rows['name'].iloc[0]} · face {rows['face'].iloc[0]}"
-    return View(_full_title(title, reading), reading, rows, *summarize(rows, reading), make_timeline(rows, reading))
+    summaries, timeline = summarize(rows, reading), make_timeline(rows, reading)
+    return View(_full_title(title, reading), reading, rows, *summaries, timeline, find_ranges(rows, reading))
 
 
 def _picture_view(rows: pd.DataFrame, reading: Reading) -> View:
     title = f"{len(rows):,} face{'s' * (len(rows) != 1)} in pictures"
-    return View(_full_title(title, reading), reading, rows, *summarize(rows, reading))
+    summaries = summarize(rows, reading)
+    return View(_full_title(title, reading), reading, rows, *summaries, affect=find_ranges(rows, reading))
 
 
 def _full_title(title: str, reading: Reading) -> str:
@@ -203,6 +225,12 @@ def summarize(rows: pd.DataFrame, reading: Reading) -> tuple[tuple[Summary, ...]
     likeliest = rows[[signal.column for signal in reading.emotions]].idxmax(axis=1) if reading.emotions else None
     emotions = [_summary(rows, signal, likeliest == signal.column) for signal in reading.emotions]
     return tuple(aus), tuple(emotions)
+
+
+def find_ranges(rows: pd.DataFrame, reading: Reading) -> tuple[Range, ...]:
+    """Summarise valence and arousal over the rows of a view."""
+    columns = [(signal, rows[signal.column]) for signal in reading.affect]
+    return tuple(Range(signal, float(of.mean()), float(of.min()), float(of.max())) for signal, of in columns)
 
 
 def _summary(rows: pd.DataFrame, signal: Signal, is_present: pd.Series) -> Summary:
@@ -218,22 +246,25 @@ def make_timeline(rows: pd.DataFrame, reading: Reading) -> dict[str, Any]:
         rows: at least one row of one face, sorted by frame.
         reading: columns to use.
     Returns:
-        `times` in seconds; `aus` and `emotions`, a list of probabilities (None in gaps) per signal; and
-        `frames_per_point`. A step of several frames has the maximum of each AU, so that short movements remain
-        visible, and the mean of each emotion, so that emotions still sum to 1.
+        `times` in seconds; `aus` and `emotions`, a list of probabilities (None in gaps) per signal, and `affect`, of
+        valence and arousal; and `frames_per_point`. A step of several frames has the maximum of each AU, so that short
+        movements remain visible, and the mean of each emotion, so that emotions still sum to 1, and of valence and
+        arousal.
     """
     frames = rows["frame"].to_numpy()
     span = int(frames[-1] - frames[0]) + 1
     usual_step = np.quantile(np.diff(frames), 0.9) if len(frames) > 1 else 1
     width = max(int(np.ceil(usual_step)), -(-span // MAX_POINTS), 1)
     rules = {"time_s": "mean"}
-    rules |= {signal.column: "max" for signal in reading.aus} | {signal.column: "mean" for signal in reading.emotions}
+    rules |= {signal.column: "max" for signal in reading.aus}
+    rules |= {signal.column: "mean" for signal in (*reading.emotions, *reading.affect)}
     points = rows.groupby((frames - frames[0]) // width).agg(rules)
     points = points.reindex(range(int(points.index[-1]) + 1))
     return {
         "times": points["time_s"].interpolate().round(3).tolist(),
         "aus": [_with_gaps(points[signal.column]) for signal in reading.aus],
         "emotions": [_with_gaps(points[signal.column]) for signal in reading.emotions],
+        "affect": [_with_gaps(points[signal.column]) for signal in reading.affect],
         "frames_per_point": width,
     }
 

@@ -45,8 +45,9 @@ def load(name):
     return evaluate.load(str(MODULES / name))
 
 
-def test_there_are_five_and_each_describes_itself():
+def test_there_are_six_and_each_describes_itself():
     assert NAMES == [
+        "affect_scores",
         "au_average_precision",
         "au_f1",
         "calibration_error",
@@ -133,3 +134,16 @@ def test_calibration_error(aus):
     counts = np.bincount(bins, minlength=15)
     assert found["ece"] == pytest.approx((np.abs(rate - mean) * counts).sum() / rows.sum())
     assert set(load("calibration_error").compute(predictions=[0.5], references=[-1]).values()) == {None}
+
+
+def test_affect_scores():
+    rng = np.random.default_rng(2)
+    labels = rng.uniform(-1, 1, (50, 2)).astype(np.float32)
+    values = (0.5 * labels).astype(np.float32)
+    labels[::5, 0] = np.nan
+    found = load("affect_scores").compute(predictions=values, references=labels)
+    known = ~np.isnan(labels[:, 0])
+    x, y = values[known, 0], labels[known, 0]
+    expected = 2 * np.cov(x, y, bias=True)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+    assert found["ccc_valence"] == pytest.approx(expected, abs=1e-5)
+    assert found["pcc"] == pytest.approx(1) and found["constant_ccc"] == 0 and found["num_labelled"] == 50

@@ -214,3 +214,35 @@ def test_a_crop_is_the_face_with_a_margin_inside_the_picture():
     assert crop[:6].mean() < 5
     assert np.asarray(crop_face(image, [float("nan")] * 4, 10)).shape == (10, 10, 3)
     assert crop_face(image, [-5.0, -5.0, 20.0, 20.0], 10).size == (10, 10)
+
+
+# --------------------------------------------------------------------------------------------- valence and arousal
+def affective_rows(num_frames: int, source: str = "film.mp4") -> list[dict]:
+    rows = video_rows(num_frames, source)
+    return [row | {"valence": index / 10, "arousal": -0.5} for index, row in enumerate(rows)]
+
+
+def test_valence_and_arousal_are_lanes_and_a_way_through_the_plane(tmp_path):
+    rows = affective_rows(4)
+    (view,) = find_views(pd.DataFrame(rows), THRESHOLDS).views
+    valence, arousal = view.affect
+    assert (valence.lowest, valence.highest) == (0.0, pytest.approx(0.3)) and arousal.mean == -0.5
+    assert view.timeline["affect"] == [[0.0, 0.1, 0.2, 0.3], [-0.5] * 4]
+    page = write_report(write_run(tmp_path / "run", rows)).read_text()
+    assert page.count('class="lane affect"') == 2 and 'class="plane"' in page and "−0.50" in page
+
+
+def test_valence_and_arousal_of_pictures_are_dots_and_columns(tmp_path):
+    rows = [face(f"{name}.jpg", 0, 0.1, 0.2, 0.9, valence=0.25, arousal=0.75) for name in "ab"]
+    page = write_report(write_run(tmp_path / "run", rows)).read_text()
+    assert page.count('class="spot" cx="0.25" cy="-0.75"') == 2 and page.count(">+0.25</td>") >= 2
+
+
+def test_without_valence_and_arousal_there_is_no_plane(tmp_path):
+    page = write_report(write_run(tmp_path / "run", video_rows(3))).read_text()
+    assert 'class="plane"' not in page and 'class="lane affect"' not in page
+
+
+def test_an_adapters_valence_and_arousal_are_its_own():
+    readings = list(find_readings(["AU1", "more.valence", "more.arousal"], {}))
+    assert [(reading.adapter, len(reading.affect)) for reading in readings] == [("", 0), ("more", 2)]
