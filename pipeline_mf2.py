@@ -91,7 +91,7 @@ class FacialStatePipeline(ChunkPipeline):
         Returns:
             For each picture a list of its faces, the largest first, empty if no face was detected; each has
             - **face** int, its index in the list.
-            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; for a face crop, the visible part.
+            - **box** `xmin`, `ymin`, `xmax`, `ymax` in pixels of the upright picture; of a face crop, what is seen.
             - **score** of the detector, in [0, 1]; 1 for given landmarks, None for a face crop.
             - **landmarks_found** bool, False if the mean face was used.
             - **au_probs** AU code -> probability (independent of each other), in the order of the label space.
