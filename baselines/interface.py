@@ -93,6 +93,11 @@ class BaselineSystem(nn.Module):
         self.config = config
         self.progress = 1.0
 
+    @classmethod
+    def required_fields(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `fields`, which a system may require under some of its options only."""
+        return dict(cls.fields)
+
     def initialize(self) -> None:
         """Custom initialisation, with the functions of `transformers.initialization`."""
 

@@ -104,8 +104,8 @@ class Table:
 MF2_ONLY_FLAGS = {"feature_views": "null", "probes": "false"}
 """Flags that disable settings of a pre-training configuration that baselines do not support."""
 TRAINED_HERE = (
-    "The systems without “the paper” were trained here on the same faces, course and (but for HSEmotion, which brings "
-    "EfficientNet-B0) tower; their cards and docs/baselines.md say what differs from their publications."
+    "The systems without “the paper” were trained here on the same faces, course and tower (HSEmotion, too, which was "
+    "published on EfficientNet-B0); their cards and docs/baselines.md say what differs from their publications."
 )
 
 

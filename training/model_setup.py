@@ -60,7 +60,7 @@ def build_config(
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         fields[name] = vocabulary | arguments.model.get(name, {})
     if arguments.baseline:
-        fields |= load_system(arguments.baseline).fields
+        fields |= load_system(arguments.baseline).required_fields(arguments.baseline_options)
         fields |= {"baseline": arguments.baseline, "baseline_options": dict(arguments.baseline_options)}
     config = (BaselineConfig if arguments.baseline else MF2Config).from_size(arguments.size, **fields)
     config.caption_prompt_ids = caption_prompt_ids(tokenizer, config.emo_text)

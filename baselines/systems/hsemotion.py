@@ -1,6 +1,6 @@
 """HSEmotion: EfficientNet-B0 with a linear layer and class-weighted cross-entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ TOWER = {
     "num_classes": 0,
     "do_pooling": False,
 }
+TOWERS = ("own", "shared")
+"""EfficientNet-B0 as published, or the tower that the configuration has for all systems."""
 
 
 class System(BaselineSystem):
@@ -38,11 +40,12 @@ class System(BaselineSystem):
             "The backbone is pre-trained only where --init_vision says so, and then on what that checkpoint was; the "
             "published one was pre-trained on VGGFace2 and trained on AffectNet.",
             "AdamW and the course of the other rows; published: Adam with sharpness-aware minimisation.",
+            "With the option `tower` shared, as in the tables, it has the tower of the other systems.",
             "Action units are read by a linear probe beside it.",
         ),
         tables=("III",),
     )
-    defaults = {"class_weights": None}
+    defaults = {"class_weights": None, "tower": "own"}
     fields = {
         "vision_config": TOWER,
         "freeze_vision": False,
@@ -50,10 +53,19 @@ class System(BaselineSystem):
         "local_feature_levels": [-1],
     }
 
+    variants = {"III": {"tower": "shared"}}
+
     def __init__(self, config: BaselineConfig, widths: Sequence[int]):
         super().__init__(config, widths)
+        if config.options["tower"] not in TOWERS:
+            raise ValueError(f"tower is {config.options['tower']!r}; choose one of {', '.join(TOWERS)}.")
         self.emotion_head = nn.Linear(widths[0], len(config.emotions))
         self.au_head = nn.Linear(widths[0], len(config.au_ids))
+
+    @classmethod
+    def required_fields(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """EfficientNet-B0 for `tower="own"`; nothing for `shared`, the tower of the configuration."""
+        return {} if options.get("tower") == "shared" else dict(cls.fields)
 
     @classmethod
     def measure(cls, au_labels: np.ndarray, emotion_labels: np.ndarray, num_emotions: int) -> dict[str, Any]:

@@ -137,6 +137,14 @@ def test_it_says_what_it_is(name):
     assert any(character.isdigit() for character in about.citation)
 
 
+def test_hsemotion_takes_the_tower_that_all_have_where_it_is_asked_to():
+    system = load_system("hsemotion")
+    assert system.required_fields({})["vision_config"]["architecture"] == "tf_efficientnet_b0"
+    assert system.required_fields(system.variants["III"]) == {}
+    with pytest.raises(ValueError, match="tower is 'given'; choose one of own, shared"):
+        small_baseline("hsemotion", baseline_options={"tower": "given"})
+
+
 def test_labels_that_are_not_there_need_no_head():
     model = small_baseline("linear", emotions=[])
     outputs = model(**{name: value for name, value in small_batch(3).items() if name != "emotion_labels"})

@@ -203,7 +203,7 @@ def test_rows_are_chosen_by_name():
     assert [run.name for run in choose_rows(tables, ["HSEmotion", "Exp-BLIP"])] == [
         "baseline-exp_blip-au",
         "baseline-exp_blip-emotion",
-        "baseline-hsemotion",
+        "baseline-hsemotion-shared",
     ]
     with pytest.raises(ValueError, match=r"--rows has 'hsemotion'; the tables have .*HSEmotion"):
         choose_rows(tables, ["hsemotion"])
