@@ -74,9 +74,11 @@ def make_training_arguments(arguments: ScriptArguments) -> TrainingArguments:
     for kind, steps in (("eval", arguments.eval_steps), ("save", arguments.save_steps)):
         settings[f"{kind}_strategy"] = "steps" if steps else "epoch"
         settings |= {f"{kind}_steps": steps} if steps else {}
+    peak = arguments.learning_rate
+    min_share = arguments.min_learning_rate / peak if peak else 1.0  # a peak of 0 leaves the model as it starts
     settings |= {
         "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": arguments.min_learning_rate},
+        "lr_scheduler_kwargs": {"min_lr_rate": min_share},
         "logging_nan_inf_filter": False,
         "report_to": ["tensorboard"],
         "remove_unused_columns": False,

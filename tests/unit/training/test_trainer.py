@@ -74,6 +74,20 @@ def test_the_learning_rate_warms_up_and_falls_to_its_end(trainer):
     assert rates[2:] == sorted(rates[2:], reverse=True)
 
 
+def test_a_learning_rate_of_zero_leaves_the_model_as_it_starts(tmp_path):
+    """So that an adapter's readout can be measured alone."""
+    arguments = PretrainArguments(output_dir=str(tmp_path), learning_rate=0.0, min_learning_rate=0.0, max_steps=2)
+    dataset = torch.utils.data.TensorDataset(torch.zeros(4, 1))
+    settings = make_training_arguments(arguments)
+    trainer = PretrainingTrainer(StandIn(), settings, train_dataset=dataset, eval_dataset=dataset, processor=None)
+    trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(num_training_steps=2)
+    for _ in range(3):
+        assert scheduler.get_last_lr() == [0.0, 0.0]
+        trainer.optimizer.step()
+        scheduler.step()
+
+
 def test_evaluation_passes_images_and_nothing_else(trainer):
     loss, logits, labels = trainer.prediction_step(trainer.model, BATCH, prediction_loss_only=False)
     assert trainer.model.seen == {"pixel_values", "au_boxes"}
