@@ -1,6 +1,6 @@
 """A branch of MF²: a Q-Former with its text side, heads and projections (symbols in shapes as in `modeling_mf2`)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings
-from .recognition_mf2 import PLACES, READOUT
+from .recognition_mf2 import MIRRORED, PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
 QUERIES_AT_ONCE = 1536
@@ -47,7 +47,12 @@ class FaceViews(dict[str, BranchView]):
         views: branch -> view, the global branch first.
         readout: `(B, A + E)` logits; None without a readout.
         places: `(B, A, 4)` as in [`SampledFeatures`]; None if unknown.
+
+    `of_mirror`, if set, returns the checkpoint's emotion logits `(B, E)` of the mirror image; it is called when the
+    recognisers' inputs are collected.
     """
+
+    of_mirror: Callable[[], torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -66,6 +71,8 @@ class FaceViews(dict[str, BranchView]):
             pooled[READOUT] = self.readout[:, None, None]
         if self.places is not None:
             pooled[PLACES] = self.places[:, :, None]
+        if self.of_mirror is not None:
+            pooled[MIRRORED] = self.of_mirror()[:, None, None]
         return pooled
 
 

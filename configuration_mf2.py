@@ -224,6 +224,8 @@ class MF2Config(PreTrainedConfig):
             before training and fixed, and whose logits are averaged with the recognisers'. Empty is none, as in the
             paper.
         readout_share: Of the readout's logits in that average; the rest are the recognisers'.
+        mirror_emotions: In evaluation, average the emotion's logits of a face and of its mirror image, for
+            a second pass of tower and branches. AUs can be one-sided and are read from the face as it is.
         emotion_text_length, key_au_text_length, au_text_length, au_sentence_length: Token limits of the texts.
         caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
             `"key_au"` where one branch learned both.
@@ -284,6 +286,7 @@ class MF2Config(PreTrainedConfig):
     recognition_dropout: float | int = 0.0
     readout_grids: list[int] | tuple = ()
     readout_share: float | int = 0.6
+    mirror_emotions: bool = False
     emotion_text_length: int = 61
     key_au_text_length: int = 128
     au_text_length: int = 169
@@ -537,6 +540,8 @@ def _small_size() -> dict[str, Any]:
         "direct_states": True,
         "recognition_dropout": 0.3,
         "readout_grids": [14, 7],  # every cell of those maps at 112 px
+        "readout_share": 0.7,
+        "mirror_emotions": True,
         "projection_dim": 128,
     }
 

@@ -11,7 +11,7 @@ Symbols in shapes: B images, A action units, E emotions, Q queries, T text token
 region, D branch width, W vision width, P projection width, H heads, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -61,6 +61,8 @@ from .tower_mf2 import (
     VisionFeatures,
     box_centers,
     build_vision_tower,
+    check_boxes,
+    mirror_faces,
     probe_tower,
     read_tower,
     sample_regions,
@@ -267,7 +269,7 @@ class MF2Model(MF2PreTrainedModel):
         vision, regions, places = self.encode_vision(pixel_values), None, None
         au_ids = self.label_space.region_au_ids if au_ids is None else au_ids
         if "au" in self.branches:
-            self._check_boxes(pixel_values, au_boxes, au_ids)
+            check_boxes(pixel_values, au_boxes, au_ids)
             regions, places = self._sample_maps(vision, au_boxes), box_centers(au_boxes)
         described = self.readout.describe(vision, regions, places, au_ids) if hasattr(self, "readout") else None
         return SampledFeatures(vision.tokens, regions, described, places=places)
@@ -286,16 +288,6 @@ class MF2Model(MF2PreTrainedModel):
         if hasattr(self, "level_projections"):
             levels = [project(level) for project, level in zip(self.level_projections, levels, strict=True)]
         return torch.cat(levels, dim=2)
-
-    def _check_boxes(self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int]) -> None:
-        wanted = (pixel_values.shape[0], len(au_ids), 2, 4)
-        if au_boxes is None or tuple(au_boxes.shape) != wanted:
-            shape = None if au_boxes is None else tuple(au_boxes.shape)
-            raise ValueError(
-                f"au_boxes has shape {shape}; the local branch needs {wanted}, for AUs "
-                f"{', '.join(map(str, au_ids))}. The processor makes them: "
-                f"processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
-            )
 
     def _own_boxes(
         self, au_boxes: torch.Tensor | None, au_ids: torch.Tensor | Sequence[int] | None
@@ -316,7 +308,21 @@ class MF2Model(MF2PreTrainedModel):
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
             keep_key_values: As in [`MF2Branch.encode_image`].
         """
-        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep_key_values)
+        views = self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep_key_values)
+        given, own = au_ids or self.label_space.region_au_ids, self.config.label_space.region_au_ids
+        if self._asks_mirror and set(own) <= set(given):
+            mirror = partial(mirror_faces, pixel_values, au_boxes, given, own)
+            views.of_mirror = lambda: self._emotion_of(self.sample_vision(*mirror(), own))
+        return views
+
+    @property
+    def _asks_mirror(self) -> bool:
+        return self.config.mirror_emotions and bool(self.config.emotions) and not self.training
+
+    def _emotion_of(self, sampled: SampledFeatures) -> torch.Tensor:
+        """`(B, E)`: what the checkpoint's own recognisers say."""
+        views = self.encode_sampled(sampled, self.config.label_space.region_au_ids)
+        return self.recognizers.answer(BASE, views.pooled).emotion_logits
 
     def encode_sampled(
         self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
@@ -328,10 +334,8 @@ class MF2Model(MF2PreTrainedModel):
             is_local = name == "au"
             vision_states = self.project_regions(sampled.regions) if is_local else sampled.tokens[:, None]
             views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)  # (B, A, R, W), (B, 1, N, W)
-        return FaceViews(views, self._read_out(sampled), sampled.places)
-
-    def _read_out(self, sampled: SampledFeatures) -> torch.Tensor | None:
-        return sampled.readout if sampled.face is None else self.readout(sampled.face)
+        readout = sampled.readout if sampled.face is None else self.readout(sampled.face)
+        return FaceViews(views, readout, sampled.places)
 
     def recognize(self, views: FaceViews) -> Recognition:
         """The output of the recognisers of the active adapter or the checkpoint."""
@@ -395,6 +399,7 @@ class MF2Model(MF2PreTrainedModel):
         region_features: torch.Tensor | None = None,
         readout_logits: torch.Tensor | None = None,
         region_places: torch.Tensor | None = None,
+        mirrored: Mapping[str, torch.Tensor] | None = None,
         affect_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple | MF2Output:
@@ -416,6 +421,7 @@ class MF2Model(MF2PreTrainedModel):
                 read.
             readout_logits: `(B, A + E)`, with them: what the linear readout says, where the model has one. Without
                 them the recognisers answer alone, as they do where they learn from the faces that it was fitted to.
+            mirrored: the same four of the mirror image, for a model with `mirror_emotions`.
             affect_labels: `(B, 2)` valence and arousal from -1 to 1, NaN unlabelled; not read where the label space
                 has neither.
             kwargs: What else a processor returns (`landmarks_px`, `align_matrix`, …) is not needed.
@@ -426,11 +432,14 @@ class MF2Model(MF2PreTrainedModel):
             "au": (au_input_ids, au_attention_mask, au_caption_ids),
         }
         texts = {name: text for name, text in texts.items() if name in self.branches and text[0] is not None}
+        keep_key_values = self._aligns and bool(texts)
         if vision_tokens is None:
-            sampled = self.sample_vision(pixel_values, self._own_boxes(au_boxes, au_ids))
+            views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), None, keep_key_values)
         else:
             sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
-        views = self.encode_sampled(sampled, keep_key_values=self._aligns and bool(texts))
+            views = self.encode_sampled(sampled, keep_key_values=keep_key_values)
+            if mirrored is not None and self._asks_mirror:
+                views.of_mirror = lambda: self._emotion_of(SampledFeatures.of_inputs(mirrored))
         seen = self.recognize(views)
         losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(

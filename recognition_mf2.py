@@ -6,7 +6,8 @@ also reads others, through the same interface.
 
 With a linear readout (`readout_mf2.py`), the pooled states include `"readout"`, its `(B, 1, 1, A + E)` logits in the
 checkpoint's label space, which the recognisers average with their own. It has no valence and arousal: it classifies,
-and averaging log-odds has no meaning for continuous values.
+and averaging log-odds has no meaning for continuous values. With `mirror_emotions` they include `"mirrored"`, the
+`(B, 1, 1, E)` emotion logits of the mirror image, which the recognisers average with those of the face.
 
 With the local branch they include `"places"`, `(B, A, 1, 4)`: x and y of the two centres of each AU's regions, as
 fractions of the image.
@@ -33,6 +34,9 @@ BASE = "base"
 
 READOUT = "readout"
 """The key of the linear readout's logits in the pooled states."""
+
+MIRRORED = "mirrored"
+"""The name of what the base says of the emotion of the mirror image, among the pooled states."""
 
 PLACES = "places"
 """The key of the positions of the AU regions in the pooled states."""
@@ -316,6 +320,8 @@ class MF2Recognizers(RecognitionHeads):
         seen = self.read(features, places)
         if READOUT in pooled:
             self._average(seen, pooled[READOUT].flatten(1))
+        if MIRRORED in pooled and seen.emotion_logits is not None:
+            seen.emotion_logits = seen.emotion_logits.lerp(pooled[MIRRORED].flatten(1).to(seen.emotion_logits), 0.5)
         return seen
 
     def _average(self, seen: Recognition, readout: torch.Tensor) -> None:

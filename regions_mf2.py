@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .labels_mf2 import AU_IDS, EYE_CENTERS, MEAN_FACE_68, NUM_LANDMARKS, get_action_unit
+from .labels_mf2 import AU_IDS, EYE_CENTERS, FLIP_68, MEAN_FACE_68, NUM_LANDMARKS, get_action_unit
 
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 INNER_EYE_CORNERS = (39, 42)
@@ -190,6 +190,16 @@ def _center_rules(au_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     pairs = [sorted(get_action_unit(au_id).centers, key=upright_order) for au_id in au_ids]
     rules = np.array(pairs, dtype=np.float64).reshape(len(au_ids), 2, 2)
     return rules[..., 0].astype(np.int64), rules[..., 1]
+
+
+@lru_cache(maxsize=64)
+def mirrored_centers(au_ids: tuple[int, ...]) -> list[list[int]]:
+    """For each AU which of its two centres stand in the place of the first and the second in the mirror image.
+
+    Those of a pair side by side change places; those of a vertical pair do not.
+    """
+    landmark_idx, _ = _center_rules(au_ids)
+    return [[1, 0] if FLIP_68[first] == second else [0, 1] for first, second in landmark_idx.tolist()]
 
 
 def au_centers_from_landmarks(landmarks_px: ArrayLike, au_ids: Sequence[int] = AU_IDS) -> np.ndarray:

@@ -4,7 +4,7 @@ Symbols in shapes as in `modeling_mf2`.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_mf2 import MF2Config
+from .regions_mf2 import mirrored_centers
 
 # ------------------------------------------------------------------------------------------------------------- tower
 _ATTENTION_SUPPORT = {
@@ -116,6 +117,12 @@ class SampledFeatures:
     readout: torch.Tensor | None = None
     places: torch.Tensor | None = None
 
+    @classmethod
+    def of_inputs(cls, inputs: Mapping[str, torch.Tensor]) -> "SampledFeatures":
+        """From the arguments of `MF2Model.forward` that stand for them."""
+        regions, readout, places = map(inputs.get, ("region_features", "readout_logits", "region_places"))
+        return cls(inputs["vision_tokens"], regions, readout=readout, places=places)
+
 
 def read_levels(tower: PreTrainedModel, pixel_values: torch.Tensor, levels: Sequence[int]) -> list[torch.Tensor]:
     """The features of a tower at these levels (-1 is its output): maps `(B, W_l, h_l, w_l)` or tokens `(B, N, W_l)`.
@@ -195,6 +202,36 @@ def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: in
 def box_centers(au_boxes: torch.Tensor) -> torch.Tensor:
     """`(B, A, 2, 4)` x1 y1 x2 y2 -> `(B, A, 4)`: x and y of the first centre, then of the second."""
     return ((au_boxes[..., :2] + au_boxes[..., 2:]) / 2).flatten(2)
+
+
+def check_boxes(pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int]) -> None:
+    """Raise a `ValueError` unless there are two boxes of each face and AU, `(B, A, 2, 4)`."""
+    wanted = (pixel_values.shape[0], len(au_ids), 2, 4)
+    if au_boxes is None or tuple(au_boxes.shape) != wanted:
+        shape = None if au_boxes is None else tuple(au_boxes.shape)
+        raise ValueError(
+            f"au_boxes has shape {shape}; the local branch needs {wanted}, for AUs "
+            f"{', '.join(map(str, au_ids))}. The processor makes them: "
+            f"processor.for_label_spaces(model.label_space)(images=…, landmarks=…)."
+        )
+
+
+def mirror_faces(
+    pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], wanted: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The mirror image, as the processor would prepare it.
+
+    Args:
+        pixel_values: `(B, 3, H, W)`.
+        au_boxes: `(B, K, 2, 4)` of the AUs `au_ids`; None without regions.
+        wanted: the AUs whose boxes are returned, in order.
+    """
+    if au_boxes is not None:
+        rows = torch.tensor([au_ids.index(au_id) for au_id in wanted], device=au_boxes.device)
+        centers = torch.tensor(mirrored_centers(tuple(wanted)), device=au_boxes.device)
+        left, top, right, bottom = au_boxes[:, rows[:, None], centers].unbind(-1)
+        au_boxes = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
+    return pixel_values.flip(-1), au_boxes
 
 
 def select_boxes(

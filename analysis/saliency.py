@@ -54,7 +54,9 @@ def au_saliency(
         for _ in range(num_samples):
             noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values)
             noisy = (pixel_values + spread * noise)[None].requires_grad_()
-            logits = model.recognize(model.encode_branches(noisy, au_boxes[None])).au_logits
+            views = model.encode_branches(noisy, au_boxes[None])
+            views.of_mirror = None  # of the emotion alone
+            logits = model.recognize(views).au_logits
             if logits is None:
                 raise ValueError("The model names no AUs, so there is nothing to explain.")
             total += torch.stack([_gradient(logits[0, idx], noisy) for idx in au_idx])

@@ -4,7 +4,8 @@
         key.json                           what the features depend on, in readable form
         images-<view>-<chunk>.safetensors  `vision_tokens` (rows, N, W), `region_features` (rows, A, R, ΣW_l),
                                            `region_places` (rows, A, 4) and, of the first view, `face_features`
-                                           (rows, F) if there is a linear readout
+                                           (rows, F) if there is a linear readout; for faces without augmentation the
+                                           same as `mirrored_…`, of the mirror image, if `mirror_emotions` is set
         readout-<key>.safetensors          the readout that was fitted to them, see `readout_fit`
 
 As in the cache of DFN's states, see `state_cache`, features are stored in chunks under a hash of everything that they
@@ -14,6 +15,7 @@ depend on. A fixed number of views per row replaces random augmentation; epochs 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +29,12 @@ from mf2.data_loading.captions import CaptionTable
 from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model
+from mf2.tower_mf2 import mirror_faces
 from mf2.training.arguments import PretrainArguments
 from mf2.training.readout_fit import ReadoutFit, Targets, feature_importance, fit_key, fit_readout
 from mf2.training.state_cache import ROWS_PER_CHUNK, KeyedRows, StatesStore, chunk_file, count_chunks, fill_stores
 
-FEATURE_NAMES = ("vision_tokens", "region_features", "region_places", "readout_logits")
+FEATURE_NAMES = ("vision_tokens", "region_features", "region_places", "readout_logits", "mirrored")
 """Inputs of the model that replace pictures."""
 STORED_NAMES = {
     "tokens": "vision_tokens",
@@ -40,6 +43,7 @@ STORED_NAMES = {
     "face": "face_features",
 }
 """Field of `SampledFeatures` -> name of the stored tensor."""
+MIRRORED_PREFIX = "mirrored_"
 
 
 class FeatureStore(StatesStore):
@@ -59,13 +63,19 @@ class FeatureStore(StatesStore):
         """Compute the features of a view of a chunk's rows, by name."""
         rows = range(chunk * ROWS_PER_CHUNK, min((chunk + 1) * ROWS_PER_CHUNK, len(self.split.rows)))
         keyed = KeyedRows(self.split.faces, [(view, row) for row in rows])
+        au_ids = model.config.label_space.region_au_ids
+        has_mirror = model.config.mirror_emotions and self.images.augmentation is None
         parts: dict[str, list[torch.Tensor]] = {}
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
-            sampled = model.sample_vision(*(batch[name].to(model.device) for name in ("pixel_values", "au_boxes")))
-            for attribute, name in STORED_NAMES.items():
-                values = getattr(sampled, attribute)
-                if values is not None and (view == 0 or attribute != "face"):
-                    parts.setdefault(name, []).append(values.to("cpu", self.dtype))
+            faces = tuple(batch[name].to(model.device) for name in ("pixel_values", "au_boxes"))
+            seen = {"": model.sample_vision(*faces)}
+            if has_mirror:
+                seen[MIRRORED_PREFIX] = model.sample_vision(*mirror_faces(*faces, au_ids, au_ids))
+            for prefix, sampled in seen.items():
+                for attribute, name in STORED_NAMES.items():
+                    values = getattr(sampled, attribute)
+                    if values is not None and (view == 0 or attribute != "face"):
+                        parts.setdefault(prefix + name, []).append(values.to("cpu", self.dtype))
         return {name: torch.cat(values) for name, values in parts.items()}
 
 
@@ -78,10 +88,11 @@ class FeatureRows(Dataset):
         seed: random seed of the run.
 
     If `readout_logits` `(rows, A + E)` are set, rows without an epoch (for evaluation) include them; rows of an epoch
-    (for training) do not.
+    (for training) do not. The same holds for stored features of mirror images and `mirrored_readout_logits`.
     """
 
     readout_logits: torch.Tensor | None = None
+    mirrored_readout_logits: torch.Tensor | None = None
 
     def __init__(self, store: FeatureStore, captions: CaptionTable | None, seed: int):
         self.labels, self.captions, self.seed = store.split.labels, captions, seed
@@ -100,23 +111,34 @@ class FeatureRows(Dataset):
     def batch(self, epoch: int | None, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Features and labels of rows, and their texts if there is an epoch, as in training without the cache."""
         chunks = self._views[(epoch or 0) % len(self._views)]
-        batch = {
-            name: torch.stack(
-                [chunks[row // ROWS_PER_CHUNK][name][row % ROWS_PER_CHUNK] for row in rows.tolist()]
-            ).float()
-            for name in chunks[0]
-            if name in FEATURE_NAMES
-        }
-        if epoch is None and self.readout_logits is not None:
-            batch["readout_logits"] = self.readout_logits[rows]
+        batch: dict[str, Any] = self._read(chunks, "", rows)
+        if epoch is None:
+            mirrored = self._read(chunks, MIRRORED_PREFIX, rows)
+            for inputs, logits in ((batch, self.readout_logits), (mirrored, self.mirrored_readout_logits)):
+                if logits is not None:
+                    inputs["readout_logits"] = logits[rows]
+            batch |= {"mirrored": mirrored} if mirrored else {}
         batch |= self.labels.batch(rows)
         if epoch is not None and self.captions is not None:
             batch |= self.captions.batch(rows, [row_seed(self.seed, epoch, int(row)) for row in rows])
         return batch
 
-    def face_features(self) -> torch.Tensor:
-        """`(rows, F)` float32 inputs of the linear readout, from the first view."""
-        return torch.cat([chunk["face_features"] for chunk in self._views[0]]).float()
+    def _read(
+        self, chunks: Sequence[dict[str, torch.Tensor]], prefix: str, rows: np.ndarray
+    ) -> dict[str, torch.Tensor]:
+        """Stored features of some rows whose names start with the prefix, which is removed."""
+        places = [(chunks[row // ROWS_PER_CHUNK], row % ROWS_PER_CHUNK) for row in rows.tolist()]
+        names = [name for name in FEATURE_NAMES if prefix + name in chunks[0]]
+        return {name: torch.stack([chunk[prefix + name][row] for chunk, row in places]).float() for name in names}
+
+    @property
+    def has_mirrors(self) -> bool:
+        """Whether features of the mirror images are stored."""
+        return any(name.startswith(MIRRORED_PREFIX) for name in self._views[0][0])
+
+    def face_features(self, prefix: str = "") -> torch.Tensor:
+        """`(rows, F)` float32 inputs of the linear readout, from the first view or its mirror image."""
+        return torch.cat([chunk[f"{prefix}face_features"] for chunk in self._views[0]]).float()
 
 
 def collate_features(items: Sequence[tuple[FeatureRows, int | None, int]]) -> dict[str, torch.Tensor]:
@@ -163,13 +185,14 @@ def cache_features(
         "au_ids": list(config.label_space.region_au_ids) if config.use_au_vl else [],
         "images": collator.image_processor.to_dict(),
     }
-    randomness = {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else {}
+    plain = facts | ({"mirrors": True} if config.mirror_emotions else {})
+    augmented = facts | {"seed": collator.seed, "augmentation": vars(augmentation)} if augmentation else plain
     views = (arguments.feature_views or 1) if augmentation else 1
     images = FaceCollator(collator.image_processor, None, augmentation, collator.seed, views)
     unaugmented = FaceCollator(collator.image_processor)
     stores = (
-        FeatureStore(root, facts | randomness, train, images, num_kept=0, dtype=dtype, num_views=views),
-        FeatureStore(root, facts, evaluation, unaugmented, num_kept=0, dtype=dtype),
+        FeatureStore(root, augmented, train, images, num_kept=0, dtype=dtype, num_views=views),
+        FeatureStore(root, plain, evaluation, unaugmented, num_kept=0, dtype=dtype),
     )
     was_training = model.training
     model.eval().to(settings.device)
@@ -207,4 +230,6 @@ def add_readout(
         fit.copy_to(readout)
         rows[0].readout_logits = fit.held_out
     rows[1].readout_logits = readout(rows[1].face_features())
+    if rows[1].has_mirrors:
+        rows[1].mirrored_readout_logits = readout(rows[1].face_features(MIRRORED_PREFIX))
     readout.to(model.device)

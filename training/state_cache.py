@@ -39,7 +39,7 @@ from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNSide, kept_layers
-from mf2.recognition_mf2 import PLACES, READOUT, MF2Recognizers, PooledTexts
+from mf2.recognition_mf2 import MIRRORED, PLACES, READOUT, MF2Recognizers, PooledTexts
 from mf2.training.arguments import ScriptArguments
 from mf2.utils.files import replacing, sha256_of_file, write_json
 
@@ -48,7 +48,7 @@ TEXTS_PER_PASS = 64
 FORMAT_VERSION = 3
 SPACES_NAME = "spaces.safetensors"
 RECOGNIZERS_NAME = "recognizers.safetensors"
-POOLED_NAMES = ("emo", "au", READOUT, PLACES)
+POOLED_NAMES = ("emo", "au", READOUT, PLACES, MIRRORED)
 IMAGE_STATE_NAMES = tuple(f"{name}_states" for name in POOLED_NAMES)
 
 

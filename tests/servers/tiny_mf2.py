@@ -43,9 +43,14 @@ def make_tiny(seed: int = 0, vision: dict[str, Any] = RESNET, **fields: Any) -> 
         emo_config=branch,
         au_config=branch,
         projection_dim=16,
-        freeze_vision=False,
         initializer_range=0.3,
-        **{"emotion_text_length": 16, "au_text_length": 24, "key_au_text_length": 16, "au_sentence_length": 8}
+        **{
+            "emotion_text_length": 16,
+            "au_text_length": 24,
+            "key_au_text_length": 16,
+            "au_sentence_length": 8,
+        }
+        | {"freeze_vision": False}
         | fields,
         **vocabulary_fields(tokenizer),
     )

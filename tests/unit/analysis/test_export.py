@@ -43,6 +43,27 @@ def test_pictures_of_any_number_give_what_the_model_gives(exported, tmp_path, co
     assert np.ptp(au_logits) > 1e-2
 
 
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_the_linear_readout_and_the_mirror_image_are_in_the_graph(tmp_path, mirrors):
+    model, processor = make_tiny(
+        au_ids=AUS, freeze_vision=True, readout_grids=[2], readout_share=0.7, mirror_emotions=mirrors
+    )
+    for buffer in model.readout.buffers():
+        buffer.normal_(0, 0.1)
+    assert export_onnx(model, processor, tmp_path / "tiny.onnx") < 1e-4
+    batch = processor(images=write_pictures(tmp_path, 3))
+    feed = {name: batch[name].numpy() for name in ("pixel_values", "au_boxes")}
+    session = onnxruntime.InferenceSession(str(tmp_path / "tiny.onnx"))
+    au_logits, emotion_probs = session.run(["au_logits", "emotion_probs"], feed)
+    with torch.no_grad():
+        seen = model.forward_adapters(["base"], **batch)["base"]
+        model.config.readout_share = 0.0
+        heads = model.forward_adapters(["base"], **batch)["base"]
+    np.testing.assert_allclose(au_logits, seen.au_logits, atol=1e-4)
+    np.testing.assert_allclose(emotion_probs, seen.emotion_logits.softmax(-1), atol=1e-4)
+    assert (seen.au_logits - heads.au_logits).abs().max() > 1e-2
+
+
 def test_the_file_says_what_its_outputs_mean(exported):
     _, processor, file, _ = exported
     session = onnxruntime.InferenceSession(str(file))

@@ -48,7 +48,10 @@ def cached(splits, folder, **model):
     return network, processor, cache_features(arguments, settings, network, collator, *splits)
 
 
-@pytest.mark.parametrize("switched_off", [{}, {"use_emo_vl": False}, {"use_au_vl": False}])
+SWITCHED = [{}, {"use_emo_vl": False}, {"use_au_vl": False}, {"mirror_emotions": True}]
+
+
+@pytest.mark.parametrize("switched_off", SWITCHED)
 def test_stored_features_give_what_the_pictures_of_the_view_give(splits, tmp_path, switched_off):
     model, processor, (train, evaluation) = cached(splits, tmp_path, **switched_off)
     model.eval()
@@ -63,6 +66,7 @@ def test_stored_features_give_what_the_pictures_of_the_view_give(splits, tmp_pat
         batch = collate_features([stored[key] for key in keys])
         pictures = collator([split.faces[key] for key in keys])
         assert "pixel_values" not in batch and torch.equal(batch["au_labels"], pictures["au_labels"])
+        model.config.mirror_emotions = epoch is None and "mirror_emotions" in switched_off  # none is learned from
         with torch.no_grad():
             seen, expected = model(**batch), model(**pictures)
         torch.testing.assert_close(seen.au_logits, expected.au_logits, rtol=0, atol=0.02)  # stored as float16
@@ -103,7 +107,7 @@ def test_a_tower_that_is_trained_is_refused(splits, tmp_path):
 
 
 def test_a_readout_is_fitted_to_them_and_left_out_of_what_is_learned(splits, tmp_path):
-    model, processor, (train, evaluation) = cached(splits, tmp_path, readout_grids=[4, 2])
+    model, processor, (train, evaluation) = cached(splits, tmp_path, readout_grids=[4, 2], mirror_emotions=True)
     model.eval()
     assert model.readout.weight.abs().sum() > 0
     batch = collate_features([evaluation[row] for row in (3, 0)])
@@ -111,11 +115,12 @@ def test_a_readout_is_fitted_to_them_and_left_out_of_what_is_learned(splits, tmp
     with torch.no_grad():
         seen, expected = model(**batch), model(**pictures)
     torch.testing.assert_close(seen.au_logits, expected.au_logits, rtol=0, atol=0.05)
-    assert "readout_logits" not in collate_features([train[0, 1]])
+    torch.testing.assert_close(seen.emotion_logits, expected.emotion_logits, rtol=0, atol=0.05)
+    assert not {"readout_logits", "mirrored"} & set(collate_features([train[0, 1]]))
     held_out = collate_features([train[1]])["readout_logits"]
     fitted = model.readout(train.face_features()[1:2])
     assert not torch.allclose(held_out, fitted, atol=1e-3)  # a training row's is of regressions that did not see it
-    again, _, (rows, _) = cached(splits, tmp_path, readout_grids=[4, 2])
+    again, _, (rows, _) = cached(splits, tmp_path, readout_grids=[4, 2], mirror_emotions=True)
     assert torch.equal(again.readout.weight, model.readout.weight)
     assert torch.equal(rows.readout_logits, train.readout_logits)
     assert len(list(tmp_path.rglob("readout-*.safetensors"))) == 1
