@@ -309,15 +309,12 @@ class MF2Model(MF2PreTrainedModel):
             keep_key_values: As in [`MF2Branch.encode_image`].
         """
         views = self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep_key_values)
-        given, own = au_ids or self.label_space.region_au_ids, self.config.label_space.region_au_ids
-        if self._asks_mirror and set(own) <= set(given):
+        config, given = self.config, au_ids or self.label_space.region_au_ids
+        own = config.label_space.region_au_ids
+        if config.mirror_emotions and config.emotions and not self.training and set(own) <= set(given):
             mirror = partial(mirror_faces, pixel_values, au_boxes, given, own)
             views.of_mirror = lambda: self._emotion_of(self.sample_vision(*mirror(), own))
         return views
-
-    @property
-    def _asks_mirror(self) -> bool:
-        return self.config.mirror_emotions and bool(self.config.emotions) and not self.training
 
     def _emotion_of(self, sampled: SampledFeatures) -> torch.Tensor:
         """`(B, E)`: what the checkpoint's own recognisers say."""
@@ -438,7 +435,7 @@ class MF2Model(MF2PreTrainedModel):
         else:
             sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
             views = self.encode_sampled(sampled, keep_key_values=keep_key_values)
-            if mirrored is not None and self._asks_mirror:
+            if mirrored is not None:
                 views.of_mirror = lambda: self._emotion_of(SampledFeatures.of_inputs(mirrored))
         seen = self.recognize(views)
         losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts, affect_labels))
