@@ -154,6 +154,7 @@ def test_a_snapshot_of_the_webcam_is_seen(visit):
     page = visit()
     page.get_by_label("Capture from camera").first.click()
     page.locator("#picture button", has_text="Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
     page.get_by_label("capture photo").click()
     page.locator(".mf2.result .au").first.wait_for()
 
