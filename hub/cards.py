@@ -178,8 +178,8 @@ def parse_label_space(config: Mapping[str, Any]) -> LabelSpace | None:
     """
     if config.get("au_ids") is None and config.get("emotions") is None:
         return None
-    fields = (config.get(name) or () for name in ("au_ids", "emotions", "au_thresholds"))
-    return LabelSpace(*map(tuple, fields), affect=bool(config.get("affect")))
+    au_ids, emotions, thresholds = (tuple(config.get(name) or ()) for name in ("au_ids", "emotions", "au_thresholds"))
+    return LabelSpace(au_ids, emotions, thresholds, affect=bool(config.get("affect")))
 
 
 def describe_labels(config: Mapping[str, Any]) -> dict[str, Any]:
