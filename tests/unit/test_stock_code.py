@@ -185,12 +185,14 @@ def test_outputs_come_in_their_documented_order():
     output = model(**images, **make_labels())
     names = list(type(output).__dataclass_fields__)
     assert names[2] == "loss_floors" and output.loss_floors is None  # of alignment alone
-    seen = names[3:]
+    assert output.affect is None  # of a label space without it
+    seen = [name for name in names[3:] if name != "affect"]
     assert list(output.keys()) == ["loss", "losses", *seen]
     assert output[0] is output.loss
     without = model(**images)
     assert list(without.keys()) == seen and without.losses is None
-    assert set(model.config.keys_to_ignore_at_inference) == set(names) - {"loss", "au_logits", "emotion_logits"}
+    predictions = {"loss", "au_logits", "emotion_logits", "affect"}
+    assert set(model.config.keys_to_ignore_at_inference) == set(names) - predictions
 
 
 def test_id2label_at_load_names_the_emotions(tmp_path):

@@ -32,6 +32,11 @@ NOT_READ = {
         "dataset_tools.detectors": "detects nothing",
         "benchmarks.long.open_in_browser": "the browser's own options",
     },
+    "mf2 benchmark throughput": {
+        "analysis": "gives every option of the analysis and of the export itself",
+        "benchmarks.analyze": "times the analysis by its functions alone",
+        "dataset_tools.detectors.load_backend": "tries its detector first",
+    },
     "mf2 benchmark training_steps": {
         "dataset_tools.schema.check_target": "draws its sample only where nothing is",
         "training": "passes on flags of training/pretrain.py",
