@@ -148,10 +148,10 @@ class _Scorer:
     def compare(self, file: Path, facts: Mapping[str, Any]) -> Int8Record:
         """The record of a file in int8."""
         found = self._score(ExportedModel(file, default_threads()))
-        pairs = {
-            name: None if value is None else (round(value, 6), round(found[name], 6))
-            for name, value in self.scores.items()
-        }
+        pairs: dict[str, Any] = {}
+        for name, value in self.scores.items():
+            other = found[name]
+            pairs[name] = None if value is None or other is None else (round(value, 6), round(other, 6))
         return Int8Record(**facts, checked_faces=len(self.check.rows), **pairs)
 
     def _score(self, exported: ExportedModel) -> dict[str, float | None]:

@@ -130,7 +130,13 @@ def measure_batch(
     for (runtime, faces), timing in timings.items():
         key, eager = (runtime, faces), (EAGER, faces)
         ratio = min(cpu[eager]) / min(cpu[key]) if threads == 1 else fastest(timings[eager]) / fastest(timing)
-        row = {"model": name, "threads": threads, "batch": batch_size, "faces": faces, "runtime": runtime}
+        row: dict[str, Any] = {
+            "model": name,
+            "threads": threads,
+            "batch": batch_size,
+            "faces": faces,
+            "runtime": runtime,
+        }
         row |= {"ms an image": 1e3 * fastest(timing) / batch_size, "images/s": batch_size / fastest(timing)}
         row |= {"CPU ms an image": 1e3 * min(cpu[key]) / batch_size, "of PyTorch": ratio}
         wanted = TARGETS.get(runtime) if batch_size == 1 and faces == "ready" else None
