@@ -53,6 +53,20 @@ def test_each_task_counts_in_its_own_validation_videos(tree, tmp_path, private_c
     assert split.description["rows"] == 3 * NUM_FRAMES and split.description["videos"] == 3
 
 
+def test_valence_and_arousal_count_in_their_own_validation_videos(tree, tmp_path, private_cache):
+    for video, folder in (("au_only", "Validation_Set"), ("both", "Train_Set"), ("felt", "Validation_Set")):
+        target = tree / "annotations" / "VA_Estimation_Challenge" / folder / f"{video}.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("valence,arousal\n" + "0.5,-0.25\n" * (NUM_FRAMES - 1) + "-5,-5\n")
+        write_picture(tree / "cropped_aligned" / video / "00001.jpg", 90)
+    data = import_tree(tree, tmp_path / "mfa", "--unlabelled", "mask")
+    split = load_protocol(data, "validation", "abaw", AU_IDS, affect=True)
+    videos, is_felt = np.array(split.rows["video_id"]), ~np.isnan(split.labels.affect).any(1)
+    assert set(videos) == {"both", "au_only", "expr_only", "felt"} and set(videos[is_felt]) == {"au_only", "felt"}
+    assert split.labels.affect[is_felt].tolist() == [[0.5, -0.25]] * NUM_FRAMES  # one crop of `felt` is there
+    assert load_protocol(data, "validation", "abaw", AU_IDS).labels.affect is None
+
+
 def test_a_re_split_by_video_changes_nothing(tree, tmp_path, private_cache):
     options = ("--unlabelled", "mask", "--split", "random", "--eval_fraction", "0.5")
     pooled = import_tree(tree, tmp_path / "pooled", *options)

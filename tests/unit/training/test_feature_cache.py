@@ -1,11 +1,13 @@
 """Stored features of a frozen tower: they give what the pictures give, and are of that tower and those rows alone."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import set_seed
 
 from mf2.data_loading.collators import EpochSampler, FaceCollator
-from mf2.data_loading.splits import Split
+from mf2.data_loading.splits import Labels, Split
 from mf2.dataset_tools.synthetic.synth import SynthConfig, synthesize
 from mf2.labels_mf2 import AU_IDS
 from mf2.processing_mf2 import Augmentation
@@ -131,3 +133,21 @@ def test_a_readout_without_kept_features_is_refused(splits, tmp_path):
     arguments.feature_views = None
     with pytest.raises(ValueError, match="give --feature_views"):
         make_model(arguments, splits[0], list(AU_IDS))
+
+
+def test_valence_and_arousal_are_learned_from_stored_features_beside_a_readout(splits, tmp_path):
+    """The readout says nothing of them: its columns are those of the AUs and emotions."""
+    felt = [dataclasses.replace(split, labels=Labels.from_rows(split.rows, AU_IDS, affect=True)) for split in splits]
+    model, _, (train, evaluation) = cached(
+        felt, tmp_path, affect=True, readout_grids=[2, 2], local_feature_levels=[-2, -1]
+    )
+    batch = collate_features([train[(0, row)] for row in (0, 5, 2)])
+    torch.testing.assert_close(batch["affect_labels"], torch.from_numpy(felt[0].labels.affect[[0, 5, 2]]))
+    losses = model(**{name: values for name, values in batch.items() if "input_ids" not in name}).losses
+    assert losses["affect"] > 0 and model.readout.num_outputs == len(AU_IDS) + 8
+    unseen = collate_features([evaluation[row] for row in range(4)])
+    assert unseen["readout_logits"].shape == (4, len(AU_IDS) + 8)
+    with torch.no_grad():
+        model.eval()
+        outputs = model(**unseen)
+    assert outputs.affect.shape == (4, 2) and outputs.losses["affect"] > 0
