@@ -77,14 +77,14 @@ def image_seeds(pixel_values: torch.Tensor) -> list[int]:
     return [zlib.crc32(image.float().cpu().numpy().tobytes()) for image in pixel_values]
 
 
-def recognised_states(seen: Recognition, label_space: LabelSpace, batch_size: int) -> list[RecognisedState]:
+def recognised_states(output: Recognition, label_space: LabelSpace, batch_size: int) -> list[RecognisedState]:
     """The recognised states of the images of a batch, with AUs at the thresholds of the label space."""
     active, emotions = [None] * batch_size, [None] * batch_size
-    if seen.au_logits is not None:
-        is_active = seen.au_logits.float().sigmoid() >= seen.au_logits.new_tensor(label_space.thresholds).float()
+    if output.au_logits is not None:
+        is_active = output.au_logits.float().sigmoid() >= output.au_logits.new_tensor(label_space.thresholds).float()
         active = [frozenset(compress(label_space.au_codes, row)) for row in is_active.tolist()]
-    if seen.emotion_logits is not None:
-        emotions = [label_space.emotions[index] for index in seen.emotion_logits.argmax(-1).tolist()]
+    if output.emotion_logits is not None:
+        emotions = [label_space.emotions[index] for index in output.emotion_logits.argmax(-1).tolist()]
     return [RecognisedState(*state) for state in zip(active, emotions, strict=True)]
 
 

@@ -59,9 +59,9 @@ def head_poses(landmarks_px: np.ndarray, image_sizes: np.ndarray | None = None) 
         `(faces, 3)` pitch, yaw and roll in degrees: down, to the right of the picture and clockwise are positive. The
         head is rotated by yaw first, then by pitch, then by roll. NaN for points on one line.
     """
-    seen = np.asarray(landmarks_px, dtype=np.float64)[:, _RIGID_POINTS]
-    centers = seen.mean(axis=1)
-    projections = (_RIGID_HEAD_INVERSE @ (seen - centers[:, None])).swapaxes(1, 2)  # (faces, 2, 3), scale × rotation
+    points = np.asarray(landmarks_px, dtype=np.float64)[:, _RIGID_POINTS]
+    centers = points.mean(axis=1)
+    projections = (_RIGID_HEAD_INVERSE @ (points - centers[:, None])).swapaxes(1, 2)  # (faces, 2, 3), scale × rotation
     left, scales, right = np.linalg.svd(projections, full_matrices=False)
     across, down = (left @ right).swapaxes(0, 1)
     rotations = np.stack([across, down, np.cross(across, down)], axis=1)

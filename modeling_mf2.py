@@ -71,7 +71,7 @@ from .tower_mf2 import (
 from .transformers_mf2 import CACHE_NAME, UNREAD_INPUTS, AdapterCalls, cache_of, refuse_not_returned, refuse_unknown
 
 if is_peft_available():
-    # Registers DFN, so that whoever loads a checkpoint can load its adapters; the file travels with the model's code.
+    # Registers DFN, so that a loaded checkpoint can load its adapters; the file travels with the model's code.
     from .peft_dfn import DFNLayer  # noqa: F401
 
 logger = logging.get_logger(__name__)
@@ -340,14 +340,14 @@ class MF2Model(MF2PreTrainedModel):
 
     def _describe(self, views: FaceViews) -> dict[str, torch.Tensor]:
         """The states and the embeddings of every branch, by their names in [`MF2Output`]."""
-        seen = {}
+        alignment = {}
         if "emo" in views:
-            seen["emotion_states"] = views["emo"].states[:, 0]
-            seen["emotion_embeds"] = self.emo.embed_image(seen["emotion_states"])
+            alignment["emotion_states"] = views["emo"].states[:, 0]
+            alignment["emotion_embeds"] = self.emo.embed_image(alignment["emotion_states"])
         if "au" in views:
-            seen["au_states"] = views["au"].states
-            seen["au_embeds"] = self.au.embed_image(seen["au_states"])
-        return seen
+            alignment["au_states"] = views["au"].states
+            alignment["au_embeds"] = self.au.embed_image(alignment["au_states"])
+        return alignment
 
     def _of_own_aus(self, described: dict[str, torch.Tensor], space: LabelSpace, au_ids: Sequence[int]) -> dict:
         """Of `(B, K, …)` states and embeddings of the AUs `au_ids` those of a label space's AUs, in its order; of all
@@ -437,14 +437,14 @@ class MF2Model(MF2PreTrainedModel):
             views = self.encode_sampled(sampled, keep_key_values=keep_key_values)
             if mirrored is not None:
                 views.of_mirror = lambda: self._emotion_of(SampledFeatures.of_inputs(mirrored))
-        seen = self.recognize(views)
-        losses, floors = split_floors(self._losses(views, seen, emotion_labels, au_labels, texts, affect_labels))
+        output = self.recognize(views)
+        losses, floors = split_floors(self._losses(views, output, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(
             loss=self.recognizers.weigh(losses),
             losses=losses or None,
-            au_logits=seen.au_logits,
-            emotion_logits=seen.emotion_logits,
-            affect=seen.affect,
+            au_logits=output.au_logits,
+            emotion_logits=output.emotion_logits,
+            affect=output.affect,
             loss_floors=floors or None,
             **self._of_own_aus(self._describe(views), self.label_space, self.label_space.region_au_ids),
         )
@@ -452,7 +452,7 @@ class MF2Model(MF2PreTrainedModel):
     def _losses(
         self,
         views: FaceViews,
-        seen: Recognition,
+        output: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: dict[str, tuple[torch.Tensor | None, ...]],
@@ -465,7 +465,7 @@ class MF2Model(MF2PreTrainedModel):
         """
         is_read = self.recognizers.reads_texts
         pooled = {name: self.pool_texts(name, *text) for name, text in texts.items()} if is_read else {}
-        return self.recognizers.losses(seen, emotion_labels, au_labels, pooled, self.branches, affect_labels)
+        return self.recognizers.losses(output, emotion_labels, au_labels, pooled, self.branches, affect_labels)
 
     def forward_adapters(
         self,
@@ -505,9 +505,9 @@ class MF2Model(MF2PreTrainedModel):
                 own_regions = [wanted.index(au_id) for au_id in spaces[name].region_au_ids]
                 own_pooled |= {key: pooled[key][:, own_regions] for key in ("au", PLACES)}
             own_states = self._of_own_aus(described, spaces[name], wanted)
-            seen = self.recognizers.answer(name, own_pooled)
+            output = self.recognizers.answer(name, own_pooled)
             outputs[name] = MF2Output(
-                au_logits=seen.au_logits, emotion_logits=seen.emotion_logits, affect=seen.affect, **own_states
+                au_logits=output.au_logits, emotion_logits=output.emotion_logits, affect=output.affect, **own_states
             )
         return outputs
 
@@ -571,7 +571,7 @@ class MF2ForPreTraining(MF2Model):
     def _losses(
         self,
         views: FaceViews,
-        seen: Recognition,
+        output: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: dict[str, tuple[torch.Tensor | None, ...]],
@@ -583,7 +583,7 @@ class MF2ForPreTraining(MF2Model):
                 items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
                 aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
                 losses |= {f"{name}_{kind}": loss for kind, loss in aligned.items()}
-        return losses | super()._losses(views, seen, emotion_labels, au_labels, texts, affect_labels)
+        return losses | super()._losses(views, output, emotion_labels, au_labels, texts, affect_labels)
 
     def _pair(self, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
         """The items to align: a face or all of its regions with one text, or each region with a sentence."""

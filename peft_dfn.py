@@ -424,13 +424,13 @@ class DFNSide(RecognitionHeads):
             base: The checkpoint's own recognisers.
         """
         ends = {branch: self.end_of(branch, "image", pooled[branch]) for branch in self.widths}
-        seen = self.read(ends)
-        seen.side_states = ends
+        output = self.read(ends)
+        output.side_states = ends
         if self.config.readout:
-            self._read_out(seen, pooled)
+            self._read_out(output, pooled)
         if self.config.start == "base":
-            self._add_to(seen, self._ask(base, pooled))
-        return seen
+            self._add_to(output, self._ask(base, pooled))
+        return output
 
     def _ask(self, base: MF2Recognizers, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """The output of the base for its own regions, without dropout."""
@@ -442,29 +442,29 @@ class DFNSide(RecognitionHeads):
         finally:
             base.train(was_training)
 
-    def _read_out(self, seen: Recognition, pooled: Mapping[str, torch.Tensor]) -> None:
+    def _read_out(self, output: Recognition, pooled: Mapping[str, torch.Tensor]) -> None:
         """Add the logits of the readout."""
         logits = self.readout(torch.cat(self.readout_features(pooled), dim=1))
         num_aus = len(self.config.label_space.au_ids)
-        if seen.au_logits is not None:
-            seen.au_logits = seen.au_logits + logits[:, :num_aus]
-        if seen.emotion_logits is not None:
-            seen.emotion_logits = seen.emotion_logits + logits[:, num_aus:]
+        if output.au_logits is not None:
+            output.au_logits = output.au_logits + logits[:, :num_aus]
+        if output.emotion_logits is not None:
+            output.emotion_logits = output.emotion_logits + logits[:, num_aus:]
 
-    def _add_to(self, seen: Recognition, of_base: Recognition) -> None:
+    def _add_to(self, output: Recognition, of_base: Recognition) -> None:
         """Make what the heads say a change of the base's logits; what is new, an emotion or valence and arousal, has 0
         there."""
-        if seen.au_logits is not None and of_base.au_logits is not None:
-            seen.au_logits = of_base.au_logits[:, self._base_aus].to(seen.au_logits.dtype) + seen.au_logits
-        if seen.emotion_logits is not None and of_base.emotion_logits is not None:
+        if output.au_logits is not None and of_base.au_logits is not None:
+            output.au_logits = of_base.au_logits[:, self._base_aus].to(output.au_logits.dtype) + output.au_logits
+        if output.emotion_logits is not None and of_base.emotion_logits is not None:
             known = F.pad(of_base.emotion_logits, (0, 1))[:, self._base_emotions]
-            seen.emotion_logits = known.to(seen.emotion_logits.dtype) + seen.emotion_logits
-        if seen.affect_logits is not None and of_base.affect_logits is not None:
-            seen.affect_logits = of_base.affect_logits.to(seen.affect_logits.dtype) + seen.affect_logits
+            output.emotion_logits = known.to(output.emotion_logits.dtype) + output.emotion_logits
+        if output.affect_logits is not None and of_base.affect_logits is not None:
+            output.affect_logits = of_base.affect_logits.to(output.affect_logits.dtype) + output.affect_logits
 
     def losses(
         self,
-        seen: Recognition,
+        output: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: Mapping[str, PooledTexts],
@@ -476,9 +476,9 @@ class DFNSide(RecognitionHeads):
         Args:
             branches: By name, what projects into a branch's shared space: `embed_image`, `embed_text`, `temperature`.
         """
-        losses = super().losses(seen, emotion_labels, au_labels, texts, branches, affect_labels)
+        losses = super().losses(output, emotion_labels, au_labels, texts, branches, affect_labels)
         for branch, text in texts.items():
-            aligned = self._align(branch, seen.side_states[branch], text, branches[branch])
+            aligned = self._align(branch, output.side_states[branch], text, branches[branch])
             losses |= {f"{branch}_{name}": value for name, value in aligned.items()}
         return losses
 

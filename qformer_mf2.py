@@ -172,12 +172,12 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         Returns:
             The new states, and this pass's own self-attention keys and values.
         """
-        own = self.project_key_value(hidden_states)
-        key_value = own
+        new_key_value = self.project_key_value(hidden_states)
+        key_value = new_key_value
         if kv_cache is not None:
-            key_value = kv_cache.update(*own, self.layer_idx)
+            key_value = kv_cache.update(*new_key_value, self.layer_idx)
         elif prefix is not None:
-            key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, own, strict=True))
+            key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, new_key_value, strict=True))
         if drop_text:
             hidden_states = hidden_states[:, :query_length]
         attended = self.attention(hidden_states, key_value, attention_mask)
@@ -187,7 +187,7 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         if attended.shape[1] > query_length:
             text = attended[:, query_length:]
             parts.append(self.output(self.intermediate(text), text))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), own
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), new_key_value
 
     def _query_block(self, queries: torch.Tensor, vision_key_value: KeyValue | None) -> torch.Tensor:
         if self.has_cross_attention:

@@ -143,8 +143,8 @@ class JointView(nn.Module):
             x.unflatten(-1, (self.HEADS, -1)).transpose(1, 2)
             for x in self.query_key_value(self.attention_norm(views)).chunk(3, dim=-1)
         )
-        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        views = views + self.dropout(self.attention_output(seen))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        views = views + self.dropout(self.attention_output(attended))
         return self.dropout(self.norm(views)).flatten(1)
 
 
@@ -198,12 +198,12 @@ class RecognitionHeads(nn.Module):
         views = {name: self.dropout(view) for name, view in features.items()}
         face = {name: view[:, : self.num_regions] for name, view in features.items()}
         joint = [self.joint_view(face, places)] if hasattr(self, "joint_view") else []
-        seen = Recognition()
+        output = Recognition()
         means = [view[:, : self.num_regions].mean(1) for view in views.values()]
         if hasattr(self, "emotion_head"):
-            seen.emotion_logits = self.emotion_head(torch.cat(means + joint, dim=-1))
+            output.emotion_logits = self.emotion_head(torch.cat(means + joint, dim=-1))
         if hasattr(self, "va_head"):
-            seen.affect_logits = self.va_head(torch.cat(means + joint, dim=-1))
+            output.affect_logits = self.va_head(torch.cat(means + joint, dim=-1))
         if hasattr(self, "au_head"):
             if self._reads_own_regions:
                 views["au"] = views["au"][:, self.own_regions]
@@ -211,12 +211,12 @@ class RecognitionHeads(nn.Module):
             beside = [*reversed(views.values()), *(view[:, None] for view in joint)]
             joined = torch.cat([view.expand(-1, num_views, -1) for view in beside], dim=-1)
             logits = self.au_head(joined)  # (B, A, A); the layer is called because adapters may wrap it
-            seen.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
-        return seen
+            output.au_logits = logits.squeeze(1) if num_views == 1 else logits.diagonal(dim1=1, dim2=2)
+        return output
 
     def losses(
         self,
-        seen: Recognition,
+        output: Recognition,
         emotion_labels: torch.Tensor | None,
         au_labels: torch.Tensor | None,
         texts: Mapping[str, PooledTexts],
@@ -226,15 +226,15 @@ class RecognitionHeads(nn.Module):
         """`emotion`, `au` and `affect`, whichever has labels; texts and branches are an adapter's to read."""
         config = self.config
         losses = recognition_losses(
-            seen.au_logits,
+            output.au_logits,
             au_labels,
-            seen.emotion_logits,
+            output.emotion_logits,
             emotion_labels,
             config.au_pos_weight,
             config.emotion_logit_shift,
         )
-        if seen.affect is not None and affect_labels is not None:
-            losses["affect"] = affect_loss(seen.affect, affect_labels, config.affect_mse_weight)
+        if output.affect is not None and affect_labels is not None:
+            losses["affect"] = affect_loss(output.affect, affect_labels, config.affect_mse_weight)
         return losses
 
 
@@ -317,20 +317,24 @@ class MF2Recognizers(RecognitionHeads):
             direct = {name: F.layer_norm(states[:, :, 0], states.shape[-1:]) for name, states in of_branches.items()}
             features = {name: torch.cat([direct[name], last], dim=-1) for name, last in features.items()}
         places = pooled[PLACES][:, :, 0] if PLACES in pooled else None
-        seen = self.read(features, places)
+        output = self.read(features, places)
         if READOUT in pooled:
-            self._average(seen, pooled[READOUT].flatten(1))
-        if MIRRORED in pooled and seen.emotion_logits is not None:
-            seen.emotion_logits = seen.emotion_logits.lerp(pooled[MIRRORED].flatten(1).to(seen.emotion_logits), 0.5)
-        return seen
+            self._average(output, pooled[READOUT].flatten(1))
+        if MIRRORED in pooled and output.emotion_logits is not None:
+            output.emotion_logits = output.emotion_logits.lerp(
+                pooled[MIRRORED].flatten(1).to(output.emotion_logits), 0.5
+            )
+        return output
 
-    def _average(self, seen: Recognition, readout: torch.Tensor) -> None:
+    def _average(self, output: Recognition, readout: torch.Tensor) -> None:
         """Average the logits of the heads with those of the readout, in place."""
         num_aus, share = len(self.config.au_ids), self.config.readout_share
-        if seen.au_logits is not None:
-            seen.au_logits = seen.au_logits.lerp(readout[:, :num_aus].to(seen.au_logits.dtype), share)
-        if seen.emotion_logits is not None:
-            seen.emotion_logits = seen.emotion_logits.lerp(readout[:, num_aus:].to(seen.emotion_logits.dtype), share)
+        if output.au_logits is not None:
+            output.au_logits = output.au_logits.lerp(readout[:, :num_aus].to(output.au_logits.dtype), share)
+        if output.emotion_logits is not None:
+            output.emotion_logits = output.emotion_logits.lerp(
+                readout[:, num_aus:].to(output.emotion_logits.dtype), share
+            )
 
     def answer(self, name: str, pooled: Mapping[str, torch.Tensor]) -> Recognition:
         """As `forward`, of the recognisers of that name; these are the only ones here."""
