@@ -67,11 +67,12 @@ class FeatureStore(StatesStore):
         has_mirror = model.config.mirror_emotions and self.images.augmentation is None
         parts: dict[str, list[torch.Tensor]] = {}
         for batch in DataLoader(keyed, batch_size, collate_fn=self.images, num_workers=num_workers):
-            faces = tuple(batch[name].to(model.device) for name in ("pixel_values", "au_boxes"))
-            seen = {"": model.sample_vision(*faces)}
+            pixel_values, au_boxes = batch["pixel_values"].to(model.device), batch["au_boxes"].to(model.device)
+            features = {"": model.sample_vision(pixel_values, au_boxes)}
             if has_mirror:
-                seen[MIRRORED_PREFIX] = model.sample_vision(*mirror_faces(*faces, au_ids, au_ids))
-            for prefix, sampled in seen.items():
+                mirrored = mirror_faces(pixel_values, au_boxes, au_ids, au_ids)
+                features[MIRRORED_PREFIX] = model.sample_vision(*mirrored)
+            for prefix, sampled in features.items():
                 for attribute, name in STORED_NAMES.items():
                     values = getattr(sampled, attribute)
                     if values is not None and (view == 0 or attribute != "face"):
