@@ -8,7 +8,7 @@ from mf2.baselines.registry import baseline_names
 TRANSFER = "transfer"
 BUDGETS = ("steps", "time")
 """What systems of a table are given equally."""
-TABLES = ("II", "III", "IV", "V", "captions", "methods", TRANSFER)
+TABLES = ("II", "III", "IV", "V", "captions", "methods", "affect", TRANSFER)
 
 
 def add_tables_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import t as student_t
 from mf2.baselines.registry import add_system, further_files, load_system
 from mf2.experiments import paper_results
 from mf2.experiments.runs import Run, RunFolder
+from mf2.labels_mf2 import AFFECT
 
 Measure = Callable[[dict[str, Any]], float | None]
 """Metrics of a run -> number, or None."""
@@ -53,6 +54,18 @@ def one_vs_rest(name: str) -> Measure:
     return measure
 
 
+def concordance(dimension: str) -> Measure:
+    """CCC of valence or arousal; None where the model has neither."""
+    return lambda metrics: (metrics["evaluation"].get("affect", {}).get("per_dimension", {}).get(dimension) or {}).get(
+        "ccc"
+    )
+
+
+def abaw_mtl_sum(metrics: dict[str, Any]) -> float | None:
+    """P of ABAW's multi-task challenge: mean CCC + macro-F1 + AU F1; None where one of them is not measured."""
+    return metrics["evaluation"].get("mtl_sum")
+
+
 def per_cent(value: float | None) -> float | None:
     """Convert a fraction to per cent."""
     return None if value is None else 100 * value
@@ -75,6 +88,7 @@ EMOTION_COLUMNS: dict[str, Measure] = {name: one_vs_rest(name) for name in paper
 }
 STANDARD_EMOTION_COLUMNS: dict[str, Measure] = {"top-1": emotion("top1"), "macro-F1": emotion("macro_f1")}
 SHORT_COLUMNS: dict[str, Measure] = {"AU F1": au_f1()} | STANDARD_EMOTION_COLUMNS
+AFFECT_COLUMNS: dict[str, Measure] = {f"CCC {name}": concordance(name) for name in AFFECT} | {"P": abaw_mtl_sum}
 COST_COLUMNS: dict[str, Measure] = {"s an epoch": seconds_per_epoch, "trained, M": millions_trained}
 
 
@@ -180,6 +194,7 @@ def make_tables(
         "V": transition_table(data),
         "captions": captions_table(data, llm_data),
         "methods": methods_table(pretrain, task),
+        "affect": affect_table(data, pretrain, dfn),
     }
 
 
@@ -238,6 +253,20 @@ def captions_table(data: str, llm_data: str | None) -> Table:
     if llm_data:
         rows["a language model's captions"] = Run("captions-llm", "pretrain", {"train_data": llm_data})
     return Table("Does language help?", rows, SHORT_COLUMNS, compare_with="no captions")
+
+
+def affect_table(data: str, base: Run, dfn: Run) -> Table:
+    """Valence and arousal as a third recogniser, and what they cost the other two; the data set must label them."""
+    with_affect = {"model.affect": "true", "model.affect_weight": "2.0"}
+    rows = {
+        OURS: base,
+        "pre-trained with valence and arousal": Run("pretrain-affect", "pretrain", {"train_data": data} | with_affect),
+        "MF² (fine-tuning)": dfn,
+        "DFN with valence and arousal, on a base without": Run(
+            "dfn-affect", "finetune", {"method": "dfn", "data": data, "affect": "true"}, base
+        ),
+    }
+    return Table("Valence and arousal", rows, AFFECT_COLUMNS | SHORT_COLUMNS, compare_with=OURS)
 
 
 def methods_table(base: Run, task: Mapping[str, str]) -> Table:

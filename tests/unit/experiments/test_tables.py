@@ -16,7 +16,7 @@ from mf2.experiments.table_layouts import FilledTable, Table, au_f1, emotion, ma
 from mf2.experiments.tables import choose_rows, choose_tables, to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
 from mf2.hub.file_names import METRICS_NAME
-from mf2.training.arguments import PretrainArguments, parse_arguments
+from mf2.training.arguments import FinetuneArguments, PretrainArguments, parse_arguments
 from mf2.utils.files import write_json
 
 SCORES = {"a": Run("a", "pretrain"), "b": Run("b", "pretrain")}
@@ -111,6 +111,18 @@ def test_the_command_of_a_system_is_understood(tmp_path):
         if "baseline" in run.flags:
             parsed = parse_arguments(PretrainArguments, folder.command(run, 1)[2:])
             assert parsed.baseline == run.flags["baseline"] and parsed.feature_views is None and not parsed.probes
+
+
+def test_the_table_of_valence_and_arousal_trains_them_and_shows_their_scores(tmp_path):
+    table = make_tables("data", None, {"data": "task"}, {})["affect"]
+    commands = {name: RunFolder(tmp_path, {}).command(run, 1)[2:] for name, run in table.rows.items()}
+    pretrained = parse_arguments(PretrainArguments, commands["pre-trained with valence and arousal"])
+    assert pretrained.model == {"affect": True, "affect_weight": 2.0}
+    assert parse_arguments(FinetuneArguments, commands["DFN with valence and arousal, on a base without"]).affect
+    scores = {"affect": {"per_dimension": {"valence": {"ccc": 0.8}}}, "mtl_sum": 2.25}
+    columns = ("CCC valence", "CCC arousal", "P")
+    assert [table.columns[column]({"evaluation": scores}) for column in columns] == [0.8, None, 2.25]
+    assert [table.columns[column]({"evaluation": {}}) for column in columns] == [None, None, None]
 
 
 def test_finished_runs_are_kept_and_bases_come_first(tmp_path: Path, monkeypatch):
