@@ -90,10 +90,7 @@ def build_page(viewer: Viewer, settings: AppSettings, folder: Path) -> gr.Blocks
                 _add_pair_tab(others)
             with gr.Tab("Search", id="search"):
                 _add_search_tab(others)
-        foot = render(
-            "foot.html.jinja", limits=render_limits(settings.model), version=__version__, model=settings.headline
-        )
-        gr.HTML(foot, apply_default_css=False)
+        gr.HTML(render_foot(settings), apply_default_css=False)
     return page.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
 
 
