@@ -107,11 +107,11 @@ def export_int8(
         exact = Path(scratch, "float32.onnx")
         export_onnx(model, processor, exact, opset=opset)
         scorer = _Scorer(exact, check)
+        batches = list(batches_of(calibration, scorer.exact))
         tried = []
         for layers, operators in RECIPES.items():
             folder = Path(scratch, layers)
             folder.mkdir()
-            batches = list(batches_of(calibration, scorer.exact))
             quantize(exact, folder / file.name, operators, batches)
             names = {"layers": layers, "data": str(check.description["name"])}
             record = scorer.compare(folder / file.name, names | {"calibration_faces": len(calibration.rows)})
