@@ -1,6 +1,5 @@
 """Thumbnails of faces, cropped from their source, as JPEG data URIs."""
 
-import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..utils.data_uris import make_data_uri
 from ..utils.suffixes import VIDEO_SUFFIXES
 from . import media
 from .media import Source
@@ -82,4 +82,4 @@ def to_data_uri(picture: Image.Image) -> str:
     """The picture as `data:image/jpeg;base64,…`."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return make_data_uri(buffer.getvalue(), "image/jpeg")

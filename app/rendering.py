@@ -4,7 +4,6 @@ What comes from outside (names, sentences) is escaped. Nothing lies on the serve
 page, as data URIs.
 """
 
-import base64
 import csv
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from ..analysis.report.page import emotion_color
 from ..analysis.tables import BOX, LANDMARKS, row_columns
 from ..analysis.thumbnails import to_data_uri
 from ..labels_mf2 import ACTION_UNITS, LabelSpace
+from ..utils.data_uris import make_data_uri
 from ..utils.drawing import CAPTION_TITLES, probability_color
 from .searching import Found
 from .videos import SeenVideo
@@ -261,4 +261,4 @@ def to_csv_uri(rows: Iterable[Mapping[str, Any]], label_spaces: Mapping[str, Lab
     writer = csv.DictWriter(lines, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    return f"data:text/csv;base64,{base64.b64encode(lines.getvalue().encode()).decode()}"
+    return make_data_uri(lines.getvalue().encode(), "text/csv")

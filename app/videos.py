@@ -1,6 +1,5 @@
 """What the page shows of a video: the frames with their regions, the report, and the table."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from ..analysis.engine import AnalyzeOptions, analyze
 from ..analysis.overlay import OVERLAY_NAME, write_overlays
 from ..analysis.report.page import render as render_report
 from ..analysis.report.views import find_views, read_run
+from ..utils.data_uris import make_data_uri
 from ..utils.suffixes import VIDEO_SUFFIXES
 from ..utils.videos import find_video_duration
 from .settings import AppSettings
@@ -66,8 +66,8 @@ def see_video(viewer: Viewer, settings: AppSettings, path: Path) -> SeenVideo:
         return SeenVideo(
             report=make_report(run, path.name, settings.headline),
             note=reason,
-            overlay_uri=to_uri(drawn, "video/mp4") if drawn else None,
-            table_uri=to_uri(run / "faces.csv", "text/csv"),
+            overlay_uri=make_data_uri(drawn.read_bytes(), "video/mp4") if drawn else None,
+            table_uri=make_data_uri((run / "faces.csv").read_bytes(), "text/csv"),
             counts={"frames": summary.frames, "faces": summary.faces},
             seconds=perf_counter() - started,
         )
@@ -89,8 +89,3 @@ def make_report(run: Path, title: str, model: str) -> str:
     """The page of `mf2 report`, without the settings of the run."""
     table, manifest = read_run(run)
     return render_report(find_views(table, manifest["thresholds"]), {"model": model}, title)
-
-
-def to_uri(file: Path, kind: str) -> str:
-    """A file as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -1,6 +1,5 @@
 """Builds the requests to a model: prompt files, JSON schemas, request bodies and request keys."""
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from string import Template
 from typing import Any
 
 from ...labels_mf2 import EMOTIONS
+from ...utils.data_uris import make_data_uri
 from .profiles import EndpointProfile
 from .rules import CAPTION_KINDS, MAX_TOKENS, CaptionKind
 from .text import au_head
@@ -129,8 +129,8 @@ class RequestBuilder:
 
     def body(self, request: CaptionRequest, feedback: Feedback | None = None) -> dict[str, Any]:
         """The JSON body of a request; `feedback` makes it a re-ask."""
-        data = base64.b64encode(request.image).decode("ascii")
-        body = self._body(request, f"data:{_image_mime(request.image, request.image_id)};base64,{data}")
+        uri = make_data_uri(request.image, _image_mime(request.image, request.image_id))
+        body = self._body(request, uri)
         if feedback is not None:
             if feedback.content is not None:
                 body["messages"].append({"role": "assistant", "content": feedback.content})
