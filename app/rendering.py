@@ -95,7 +95,6 @@ def render_shown(
         waiting: kinds of sentences that are being written.
     """
     face = shown.picture.faces[shown.face] if shown.picture.faces else None
-    readings = [describe_reading(face, prefix, label_spaces[prefix]) for prefix in label_spaces if prefix in asked]
     rows = [
         {**seen.row, **{f"caption_{each.kind}": each.text for each in shown.sentences.get(place, ())}}
         for place, seen in enumerate(shown.picture.faces)
@@ -104,7 +103,7 @@ def render_shown(
         "picture.html.jinja",
         figure=describe_figure(shown.picture, shown.face, label_spaces, asked),
         face=face,
-        readings=readings,
+        readings=describe_readings(face, label_spaces, asked),
         sentences=[describe_sentence(each) for each in shown.sentences.get(shown.face, ())],
         waiting=[CAPTION_TITLES[kind] for kind in waiting],
         map=describe_map(shown.map) if shown.map and shown.map.face == shown.face else None,
@@ -116,12 +115,11 @@ def render_shown(
 def render_live(picture: SeenPicture, label_spaces: Mapping[str, LabelSpace], asked: Collection[str]) -> str:
     """A webcam's frame with its largest face; no sentences, no table."""
     face = picture.faces[0] if picture.faces else None
-    readings = [describe_reading(face, prefix, label_spaces[prefix]) for prefix in label_spaces if prefix in asked]
     return render(
         "live.html.jinja",
         figure=describe_figure(picture, 0, label_spaces, asked, LIVE_PX),
         face=face,
-        readings=readings,
+        readings=describe_readings(face, label_spaces, asked),
         seconds=picture.seconds,
     )
 
@@ -159,11 +157,18 @@ def _describe_regions(face: SeenFace, prefix: str, space: LabelSpace) -> list[di
             "name": ACTION_UNITS[au_id].name,
             "prob": face.row[prefix + code],
             "is_active": face.row[prefix + code] >= thresholds[code],
-            "color": "rgb({}, {}, {})".format(*probability_color(face.row[prefix + code])),
+            "color": css_color(face.row[prefix + code]),
             "points": [" ".join(f"{x:.1f},{y:.1f}" for x, y in corners) for corners in regions],
         }
         for code, au_id, regions in zip(space.au_codes, space.au_ids, face.regions_px[prefix], strict=True)
     ]
+
+
+def describe_readings(
+    face: SeenFace | None, label_spaces: Mapping[str, LabelSpace], asked: Collection[str]
+) -> list[dict[str, Any]]:
+    """What those say that are asked, of the checkpoint and its adapters."""
+    return [describe_reading(face, prefix, space) for prefix, space in label_spaces.items() if prefix in asked]
 
 
 def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> d
             "prob": row.get(prefix + code, 0.0),
             "threshold": threshold,
             "is_active": row.get(prefix + code, 0.0) >= threshold,
-            "color": "rgb({}, {}, {})".format(*probability_color(row.get(prefix + code, 0.0))),
+            "color": css_color(row.get(prefix + code, 0.0)),
         }
         for code, name, threshold in zip(space.au_codes, space.au_names, space.thresholds, strict=True)
     ]
@@ -191,6 +196,11 @@ def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> d
         "emotions": sorted(emotions, key=lambda emotion: -emotion["prob"]),
         "active": [au for au in aus if au["is_active"]],
     }
+
+
+def css_color(prob: float) -> str:
+    """The colour of a probability, as CSS writes it."""
+    return "rgb({}, {}, {})".format(*probability_color(prob))
 
 
 def describe_sentence(sentence: Sentence) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def render_pair(
     for code, name in zip(space.au_codes, space.au_names, strict=True):
         probs = [row[code] for row in rows]
         active = [prob >= thresholds[code] for prob in probs]
-        colors = ["rgb({}, {}, {})".format(*probability_color(prob)) for prob in probs]
+        colors = [css_color(prob) for prob in probs]
         aus.append({"code": code, "name": name, "probs": probs, "active": active, "colors": colors})
     return render(
         "pair.html.jinja",
