@@ -167,6 +167,11 @@ class LabelSpace:
         """The FACS names, in output order."""
         return tuple(ACTION_UNITS[au_id].name for au_id in self.au_ids)
 
+    @property
+    def affect_names(self) -> tuple[str, ...]:
+        """`("valence", "arousal")`, or nothing without `affect`."""
+        return AFFECT if self.affect else ()
+
     def to_dict(self) -> dict[str, Any]:
         """What the outputs mean, as plain lists, for JSON."""
         return {

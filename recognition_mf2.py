@@ -267,7 +267,7 @@ class MF2Recognizers(RecognitionHeads):
         for head, before, after in (
             ("emotion_head", old.emotions, space.emotions),
             ("au_head", old.au_ids, space.au_ids),
-            ("va_head", AFFECT if old.affect else (), AFFECT if space.affect else ()),
+            ("va_head", old.affect_names, space.affect_names),
         ):
             rows = [(row, before.index(name)) for row, name in enumerate(after) if name in before]
             for row, old_row in rows:

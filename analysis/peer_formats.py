@@ -35,7 +35,7 @@ def write_openface(batches: Iterable[Sequence[Row]], label_space: LabelSpace, fo
         stem = free_name(source, taken)
         is_video = Path(source).suffix.lower() in VIDEO_SUFFIXES
         first = ["frame", "face_id", "timestamp", "confidence", "success"] if is_video else ["face", "confidence"]
-        affect = AFFECT if label_space.affect else ()
+        affect = label_space.affect_names
         lines = (_openface_line(row, aus, is_video) | _affect_columns(row, affect, 0.0) for row in rows)
         _write_lines(target / f"{stem}.csv", [*first, *POINT_COLUMNS, *aus, *affect], lines)
     return target
@@ -68,7 +68,7 @@ def write_pyfeat(batches: Iterable[Sequence[Row]], label_space: LabelSpace, fold
     """
     pose, time_columns = ("Pitch", "Roll", "Yaw"), ("input", "frame", "approx_time", "Identity")
     aus = [f"AU{au_id:02d}" for au_id in PYFEAT_AUS]
-    affect = AFFECT if label_space.affect else ()
+    affect = label_space.affect_names
     columns = [*PYFEAT_BOX, *POINT_COLUMNS, *pose, *aus, *PYFEAT_EMOTIONS, *affect, *time_columns]
     file = folder / "pyfeat.csv"
     lines = (_pyfeat_line(row) | _affect_columns(row, affect, None) for row in _readable_rows(batches))
@@ -134,7 +134,7 @@ def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder
             values: dict[str, list[object]] = {
                 "au": [int(row[code] >= limit) for code, limit in limits.items()],
                 "expr": [EMOTIONS.index(row["emotion"])],
-                "va": [f"{row[name]:.4f}" for name in AFFECT if label_space.affect],
+                "va": [f"{row[name]:.4f}" for name in label_space.affect_names],
             }
             for task, file in files.items():
                 file.write(",".join([location, *map(str, values[task])]) + "\n")

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..labels_mf2 import AFFECT, LabelSpace
+from ..labels_mf2 import LabelSpace
 from ..utils.face_table import TABLE_NAME
 from ..utils.files import replacing
 
@@ -58,7 +58,7 @@ def row_columns(label_spaces: Mapping[str, LabelSpace], captions: Sequence[str] 
         if space.emotions:
             columns[f"{prefix}emotion"] = "text"
             columns |= {f"{prefix}emotion_{name}": "probability" for name in space.emotions}
-        columns |= {prefix + name: "real" for name in AFFECT if space.affect}
+        columns |= {prefix + name: "real" for name in space.affect_names}
     columns |= {f"caption_{kind}": "text" for kind in captions}
     return columns | dict.fromkeys(POSE, "real") | {LANDMARKS: "points"}
 

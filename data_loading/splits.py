@@ -221,8 +221,8 @@ class Split:
         labels = Labels.from_rows(rows, label_space.au_ids, label_space.affect)
         has_classes = (labels.aus != AU_UNLABELLED).any() or (labels.emotion != EMOTION_UNLABELLED).any()
         if not (has_classes or labels.has_affect):
-            affect = AFFECT if label_space.affect else ()
-            names = ", ".join((*label_space.au_codes, *label_space.emotions, *affect)) or "any AU or emotion"
+            outputs = (*label_space.au_codes, *label_space.emotions, *label_space.affect_names)
+            names = ", ".join(outputs) or "any AU or emotion"
             raise ValueError(f"{', '.join(paths)} ({split}): no row labels {names}.")
         return cls(rows, labels, descriptions[0] if len(descriptions) == 1 else _merge_descriptions(descriptions))
 

@@ -131,7 +131,7 @@ def _check_cells(table: pd.DataFrame, label_space: LabelSpace, file: str) -> Non
     if "emotion" in table.columns:
         emotions = label_space.emotions
         checks["emotion"], expected["emotion"] = table["emotion"].isin(emotions), f"one of {', '.join(emotions)}"
-    for name in AFFECT if label_space.affect else ():
+    for name in label_space.affect_names:
         checks[name], expected[name] = pd.to_numeric(table[name], errors="coerce").between(-1, 1), "-1 to 1"
     for name, is_good in checks.items():
         if not is_good.all():
