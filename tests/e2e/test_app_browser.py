@@ -1,9 +1,8 @@
 """The page of `mf2 app` in a browser: what is given is seen, in light and dark, on a desk and on a phone."""
 
-import shutil
-
 import numpy as np
 import pytest
+from headless_chromium import needs_chromium, open_browser
 from peft import get_peft_model
 from tiny_mf2 import save_tiny, write_pictures
 
@@ -13,13 +12,8 @@ from mf2.app.settings import AppSettings, Limits
 from mf2.peft_dfn import DFNConfig
 
 pytest.importorskip("gradio", reason="gradio is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-]
+pytestmark = needs_chromium
+FAKE_WEBCAM = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 WAIT_MS = 60_000
 
 
@@ -44,10 +38,8 @@ def save_adapter(model, folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with open_browser(*FAKE_WEBCAM) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

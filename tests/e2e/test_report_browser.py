@@ -1,19 +1,16 @@
 """The report in a browser: it draws, sorts and switches without an error and without a request."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from headless_chromium import needs_chromium, open_browser
 
 from mf2.analysis.report.command import write_report
 from mf2.labels_mf2 import ACTION_UNITS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+pytestmark = needs_chromium
 NUM_FRAMES = 40
 
 
@@ -36,10 +33,8 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
