@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from command_flags import flags
 from transformers import AutoModel
 
 from mf2.auto_mf2 import register_auto_classes
@@ -27,10 +28,6 @@ SHORT = {
     "logging_steps": 1,
     "max_steps": 3,
 }
-
-
-def flags(**values) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def train(data: Path, output: Path, **values):

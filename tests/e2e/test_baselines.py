@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_flags import flags
 from safetensors.torch import load_file
 from samples import write_picture
 
@@ -33,10 +34,6 @@ SHORT = {
     "warmup_steps": 2,
     "logging_steps": 2,
 }
-
-
-def flags(**values):
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def train(data, output_dir, **values):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command_flags import flags
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -53,10 +54,6 @@ METHODS = {
     "lora": {"method": "lora"},
     "head": {"method": "head"},
 }
-
-
-def flags(**values) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def run(base, data, output_dir, **values) -> dict:

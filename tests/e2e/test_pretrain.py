@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_flags import flags
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor
@@ -35,10 +36,6 @@ SHORT = {
 }
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 WITHOUT_CHANCE = {f"model.{branch}_config.{name}": 0 for branch in ("emo", "au") for name in DROPOUTS}
-
-
-def flags(**values):
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def run_in_process(folder, output_dir, **values):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blob_faces import draw_frame
+from command_flags import flags
 from PIL import Image
 from samples import mfa_row, picture
 from tiny_checkpoint import save_tiny_checkpoint
@@ -87,10 +88,6 @@ def faces(tmp_path_factory) -> Path:
 def base(tmp_path_factory) -> Path:
     """A checkpoint that writes each kind of caption."""
     return save_tiny(tmp_path_factory.mktemp("base") / "tiny", au_text_mode="per_au", emo_text="random")
-
-
-def flags(**values) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def pretrain_into(folder: Path, data: Path, **values) -> int:
