@@ -235,7 +235,7 @@ class DFNConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """As usual, naming a class that PEFT's Auto classes can find: they refuse remote code's library.
 
-        A base that is a folder is recorded absolutely: from elsewhere, a relative path would be somebody's repository.
+        A base that is a folder is recorded by its absolute path: elsewhere a relative one would name a Hub repository.
         """
         if self.base_model_name_or_path and Path(self.base_model_name_or_path).is_dir():
             self.base_model_name_or_path = str(Path(self.base_model_name_or_path).resolve())
@@ -387,7 +387,7 @@ class DFNSide(RecognitionHeads):
         Args:
             pooled: As in `forward`.
         Raises:
-            ValueError: it is not said where the regions are.
+            ValueError: the places of the AU regions are missing.
         """
         if "au" in self.widths and PLACES not in pooled:
             raise ValueError(

@@ -109,7 +109,7 @@ class MF2Processor(ProcessorMixin):
             What `MF2ImageProcessor.preprocess` returns for images; `input_ids`, `attention_mask` `(B, T)` for text;
             `au_input_ids`, `au_attention_mask` `(B, T)`, or `(B, A, T)` for sentences.
         Raises:
-            ValueError: nothing was given, or something cannot be used; what is said.
+            ValueError: no input was given, or one cannot be used; the message names it.
             TypeError: a keyword that neither the image processor nor the tokenizer knows.
         """
         if images is None and text is None and au_text is None:

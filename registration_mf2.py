@@ -40,7 +40,7 @@ def _register_beside_peft() -> None:
         return
     try:
         register()
-    except Exception as error:  # whoever imports PEFT may do without this package
+    except Exception as error:  # a PEFT program may not need this package
         warnings.warn(f"MF² could not register with PEFT ({type(error).__name__}: {error}).", stacklevel=2)
 
 

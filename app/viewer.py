@@ -244,8 +244,8 @@ def thresholds_of(space: LabelSpace) -> dict[str, float]:
 def choose_faces(search: FaceSearch, preferred: str) -> tuple[FaceSearch, str | None]:
     """How faces are found, and by which detector: without one that is ready every picture is one face, cut out.
 
-    A detector that was named and is not ready is an error; the way of a file of points is refused, as nobody's picture
-    is in it.
+    A detector that was named and is not ready is an error; a file of points is refused, as it knows none of the
+    pictures that are uploaded.
 
     Raises:
         ValueError: points are to come from a file.
