@@ -38,6 +38,7 @@ ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
+ENVIRONMENT.filters["signed"] = lambda value: f"{value:+.2f}".replace("-", "−")
 ENVIRONMENT.filters["duration"] = lambda seconds: f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
@@ -172,7 +173,7 @@ def describe_readings(
 
 
 def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> dict[str, Any]:
-    """What the checkpoint (an empty prefix) or an adapter says: bars of AUs with thresholds, bars of emotions."""
+    """What the checkpoint (an empty prefix) or an adapter says: bars of AUs, emotions and affect."""
     row = face.row if face else {}
     aus = [
         {
@@ -189,10 +190,12 @@ def describe_reading(face: SeenFace | None, prefix: str, space: LabelSpace) -> d
         {"name": name, "prob": row.get(f"{prefix}emotion_{name}", 0.0), "color": emotion_color(name, place)}
         for place, name in enumerate(space.emotions)
     ]
+    affect = [{"name": name, "value": row.get(prefix + name, 0.0)} for name in space.affect_names]
     return {
         "name": prefix.removesuffix("."),
         "prefix": prefix,
         "aus": aus,
+        "affect": affect,
         "emotions": sorted(emotions, key=lambda emotion: -emotion["prob"]),
         "active": [au for au in aus if au["is_active"]],
     }

@@ -1,15 +1,21 @@
 """Videos, two faces, the search, adapters, the webcam and ZeroGPU."""
 
+import base64
+import csv
+import io
+import re
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tiny_mf2 import save_tiny
 
 from mf2.analysis.face_arguments import FaceSearch
 from mf2.app import zero_gpu
 from mf2.app.handlers import OtherHandlers, PictureHandlers
+from mf2.app.rendering import Shown, render_live, render_shown
 from mf2.app.searching import ExampleSearch
 from mf2.app.settings import AppSettings, Limits
 from mf2.app.videos import check_video, see_video
@@ -163,3 +169,27 @@ def test_on_zero_gpu_the_model_moves_when_it_is_called(model, examples, picture,
     assert len(marked) == 2 and set(moved) == {"cuda"} and 'class="bar"' in page
     monkeypatch.setenv("SPACES_ZERO_GPU", "")
     assert zero_gpu.on_gpu(len) is len
+
+
+# ------------------------------------------------------------------------------------------------- valence and arousal
+@pytest.fixture(scope="module")
+def affect_viewer(examples, tmp_path_factory):
+    checkpoint = save_tiny(tmp_path_factory.mktemp("affect") / "tiny", affect=True)
+    return Viewer.load(AppSettings(str(checkpoint), faces=FaceSearch("mean_face")), examples)
+
+
+def test_valence_and_arousal_stand_with_their_sign(affect_viewer, examples, settings, tmp_path):
+    seen = affect_viewer.see_file(examples.pictures[0])
+    shown = [f"{seen.faces[0].row[name]:+.2f}".replace("-", "−") for name in ("valence", "arousal")]
+    spaces = affect_viewer.label_spaces
+    page, live = render_shown(Shown(seen), spaces, [""]), render_live(seen, spaces, [""])
+    *_, pair = OtherHandlers(affect_viewer, settings, tmp_path).compare(*map(str, examples.pictures[:2]))
+    for html in (page, live, pair):
+        assert re.findall(r'class="axis".*?class="value">(.*?)<', html)[:2] == shown
+    table = base64.b64decode(re.search(r"data:text/csv;base64,([^\"]+)", page)[1]).decode()
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert float(row["valence"]) == pytest.approx(seen.faces[0].row["valence"])
+
+
+def test_without_valence_and_arousal_there_is_no_axis(viewer, picture):
+    assert "axis" not in render_shown(Shown(viewer.see_file(picture)), viewer.label_spaces, [""])
