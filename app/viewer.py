@@ -20,7 +20,7 @@ from ..analysis.media import Frame, Source, read_frames
 from ..analysis.overlay import region_corners
 from ..analysis.recognizer import INPUT_NAMES, Recognizer, choose_device
 from ..analysis.saliency import au_saliency, draw_saliency
-from ..analysis.search.ranking import face_scorer
+from ..analysis.search.scoring import FaceScorer
 from ..analysis.tables import LANDMARKS
 from ..dataset_tools.detectors import choose_backend
 from ..evaluation.caption_scores import caption_kinds
@@ -207,7 +207,7 @@ class Viewer:
         """How alike two faces are to the model: the mean cosine of their retrieval embeddings, in [-1, 1]."""
         with self.computing() as recognizer:
             ours, theirs = (self._embed(recognizer, face) for face in (first, second))
-        return float(face_scorer(ours)(theirs[None])[0])
+        return float(FaceScorer(ours)(theirs[None])[0])
 
     @torch.inference_mode()
     def _embed(self, recognizer: Recognizer, face: SeenFace) -> torch.Tensor:

@@ -77,11 +77,21 @@ def add_long_arguments(parser: argparse.ArgumentParser) -> None:
         "--only", nargs="+", choices=LONG_PARTS, default=LONG_PARTS, help="what to measure [everything]"
     )
     parser.add_argument("--images", type=int, default=100_000, help="frames, and pictures, to analyse [100000]")
+    parser.add_argument(
+        "--model", default="tiny", help=f"{', '.join(SIZES)} with random weights, or a checkpoint [tiny]"
+    )
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="of the analysis [torch]")
+    parser.add_argument("--batch_size", type=int, default=16, help="faces per forward pass of the analysis [16]")
+    parser.add_argument("--work_dir", metavar="DIR", help="for images and results, to resume from [temporary]")
     parser.add_argument("--report_frames", type=int, default=HOUR_FRAMES, help="of the reported video [an hour]")
     parser.add_argument("--faces", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="of the index")
     parser.add_argument("--queries", type=int, default=32, help="vectors of a face in the index [32, as at base]")
     parser.add_argument("--width", type=int, default=256, help="of such a vector [256, as at base]")
-    parser.add_argument("--repeats", type=int, default=3, help="timed queries [3]")
+    parser.add_argument(
+        "--pictures", metavar="DIR", help="imitate the embeddings of these faces by --model in the index [random ones]"
+    )
+    parser.add_argument("--searches", type=int, default=20, help="queries by a face, and by a text [20]")
+    parser.add_argument("--candidates", type=int, default=500, help="of an approximate search [500]")
     parser.add_argument("--seed", type=int, default=0, help="of weights and values [0]")
     parser.add_argument("--output", metavar="FILE.json", help="also write the results to this file")
 

@@ -9,10 +9,11 @@ Faces are encoded once and stored in an index.
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,11 @@ from ..face_arguments import FaceSearch, add_face_arguments
 
 if TYPE_CHECKING:
     from ..media import Source
-    from .face_index import Encoder
+    from .face_index import Encoder, FaceIndex, Shard
+    from .scoring import Scorer
 
 BRANCHES = ("emo", "au")
+AUTO, EXACT, APPROXIMATE = METHODS = ("auto", "exact", "approximate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--texts", type=Path, metavar="FILE", help="one text per line")
     add("--top_k", type=int, default=12, metavar="N", help="number of results [%(default)s]")
     add("--branch", choices=BRANCHES, default="emo", help="compare whole faces or AU regions [%(default)s]")
+    add(
+        "--method",
+        choices=METHODS,
+        default=AUTO,
+        help="score every face, or only candidates found with faiss; auto: candidates from 20,000 faces on, "
+        "if faiss is installed [%(default)s]",
+    )
+    add("--candidates", type=int, default=500, metavar="N", help="of an approximate search [%(default)s]")
     add("--fps", type=float, default=1.0, help="frames per second of videos to encode [%(default)s]")
     add("--index", type=Path, metavar="DIR", help="folder of the index [a folder in ~/.cache/mf2]")
     add(
@@ -60,13 +71,20 @@ def run(args: argparse.Namespace) -> int:
     """Search, print and write the results; 1 if files could not be read."""
     if args.top_k < 1 or args.batch_size < 1 or args.fps <= 0:
         raise ValueError("--top_k, --batch_size and --fps must be above 0.")
+    if args.candidates < args.top_k:
+        raise ValueError(f"--candidates is {args.candidates}; it must be at least --top_k, {args.top_k}.")
+    if args.method == APPROXIMATE:
+        from .candidates import import_faiss
+
+        import_faiss()  # fails before faces are encoded
     check_model_source(args.model, "mf2 search")
     if args.describe:
         return _run_describe(args)
     text, folder = _parse_query(args)
     from ..media import find_sources
     from .face_index import FaceIndex
-    from .ranking import encode_face, face_scorer, search, text_scorer, write_results
+    from .ranking import encode_face, search, text_scorer, write_results
+    from .scoring import FaceScorer
 
     sources, _ = find_sources([folder])
     encoder = _make_encoder(args, sources)
@@ -76,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     )
     num_encoded = index.update(sources)
     print(f"{len(index):,} faces of {len(index.files):,} files in {index.folder}, {num_encoded:,} files encoded now")
-    scorer = text_scorer(encoder.model, encoder.processor, text, args.branch) if like is None else face_scorer(like)
-    matches = search(index, scorer, args.top_k)
+    scorer = text_scorer(encoder.model, encoder.processor, text, args.branch) if like is None else FaceScorer(like)
+    matches = search(index, scorer, args.top_k, _find_candidates(args, index, scorer))
     for rank, match in enumerate(matches, start=1):
         print(f"{rank:3d}  {match.score:6.3f}  {match.path}{f' frame {match.frame}' if match.frame else ''}")
     query = {"text": text} if like is None else {"like": str(args.like)}
@@ -86,6 +104,22 @@ def run(args: argparse.Namespace) -> int:
     for path, error in index.errors.items():
         print(f"mf2 search: failed: {path}: {error}", file=sys.stderr)
     return 1 if index.errors else 0
+
+
+def _find_candidates(args: argparse.Namespace, index: "FaceIndex", scorer: "Scorer") -> "Iterable[Shard] | None":
+    """The faces to score; None for all."""
+    from .candidates import LARGE_FACES, MIN_FACES, Candidates
+
+    is_large = len(index) >= (LARGE_FACES if args.method == AUTO else max(MIN_FACES, args.candidates + 1))
+    if args.method == EXACT or not is_large:
+        return None
+    if args.method == AUTO and importlib.util.find_spec("faiss") is None:
+        print(
+            "Every face is scored; pip install 'mf2-face[search]' for a faster, approximate search.", file=sys.stderr
+        )
+        return None
+    print(f"approximate: the {args.candidates:,} likeliest of {len(index):,} faces are scored; --method exact for all")
+    return Candidates(index).shards(scorer, args.candidates)
 
 
 def _parse_query(args: argparse.Namespace) -> tuple[str, str]:

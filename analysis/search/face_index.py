@@ -1,20 +1,23 @@
 """An index of face embeddings on disk, encoded once per model.
 
-    index.json                   key of the encoder, and for each file its size, time and the rows of its faces
-    faces-<number>.safetensors   the faces of some files: `embeds` (F, Q, P) float16, `boxes` (F, 4) pixels,
+    index.json                   key of the encoder
+    faces-<number>.safetensors   a shard, the faces of some files: `embeds` (F, Q, P) float16, `boxes` (F, 4) pixels,
                                  `frames` (F), `times` (F) seconds, `ids` (F)
+    files-<number>.json          for each file of the shard its size, time and the rows of its faces
 
 A file is encoded again if its size or modification time changed; the index is rebuilt if the model, the branch or the
-face search changed. The JSON file is written after every shard, so that an interrupted run resumes.
+face search changed. The list of a shard's files is written after the shard, so that an interrupted run resumes.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -29,8 +32,10 @@ from ..streaming import run_ahead
 from .fingerprint import fingerprint
 
 INDEX_NAME = "index.json"
-FORMAT = 1
+FORMAT = 2
 FILES_PER_SHARD = 256
+FACES_PER_SHARD = 4096
+"""A shard ends with the file in which it reaches either number."""
 
 
 class EncodedFace(NamedTuple):
@@ -143,14 +148,14 @@ class FaceIndex:
 
     def _load(self) -> dict[str, IndexedFile]:
         """Load the indexed files by path, if the key matches; files whose shard is missing are dropped."""
-        try:
-            content = json.loads((self.folder / INDEX_NAME).read_text("utf-8"))
-        except (OSError, ValueError):
+        if _read_json(self.folder / INDEX_NAME).get("key") != self.key:
             return {}
-        if content.get("key") != self.key:
-            return {}
-        files = [IndexedFile(**entry) for entry in content["files"]]
-        return {file.path: file for file in files if not file.count or self._shard_path(file.shard).is_file()}
+        files: dict[str, IndexedFile] = {}
+        for path in sorted(self.folder.glob("files-*.json")):
+            listed = [IndexedFile(**entry) for entry in _read_json(path).get("files", ())]
+            has_faces = bool(listed) and self.shard_path(listed[0].shard).is_file()
+            files |= {file.path: file for file in listed if has_faces or not file.count}
+        return files
 
     def update(self, sources: Sequence[Source]) -> int:
         """Update the index to these files: encode new or changed ones, and remove all others.
@@ -159,63 +164,101 @@ class FaceIndex:
             The number of encoded files.
         """
         sources_by_path = {str(source.path.absolute()): source for source in sources}
-        self.files = {
-            path: file for path, file in self.files.items() if path in sources_by_path and file.is_unchanged()
-        }
+        self._forget(
+            path for path, file in self.files.items() if path not in sources_by_path or not file.is_unchanged()
+        )
         missing = [path for path in sources_by_path if path not in self.files]
-        self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(missing), desc="encoding faces", unit="file", disable=not missing) as bar:
             for start in range(0, len(missing), FILES_PER_SHARD):
                 paths = missing[start : start + FILES_PER_SHARD]
-                self._add_shard({path: sources_by_path[path] for path in paths}, bar)
-                self._save()
-        self._save()
-        self._remove_unused()
+                self._encode({path: sources_by_path[path] for path in paths}, bar)
         return len(missing)
 
-    def _add_shard(self, sources: dict[str, Source], bar: tqdm) -> None:
-        """Encode files into a new shard and add them to the index."""
-        stamps = {path: _stamp(source.path) for path, source in sources.items()}  # before they are read
+    def _forget(self, paths: Iterable[str]) -> None:
+        """Remove files, and whatever is in the folder of another key."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        changed = {self.files.pop(path).shard for path in list(paths)}
+        by_shard = self.files_by_shard()
+        for path in [*self.folder.glob("files-*.json"), *self.folder.glob("faces-*.safetensors")]:
+            if int(path.stem.split("-")[1]) not in by_shard:
+                path.unlink()
+        for shard in changed & by_shard.keys():
+            self._save_list(shard, by_shard[shard])
+        write_json(self.folder / INDEX_NAME, {"key": self.key})
+
+    def _encode(self, sources: dict[str, Source], bar: tqdm) -> None:
+        """Encode files into one or more new shards, and add them to the index."""
+        files = [IndexedFile(path, *_stamp(source.path)) for path, source in sources.items()]  # before they are read
         errors: dict[int, str] = {}
         located = _track_progress(self.encoder.locate(enumerate(sources.values())), errors, bar)
-        encoded = [face._replace(embeds=face.embeds.half()) for face in self.encoder.encode(located)]
+        faces: list[EncodedFace] = []
+        first = 0
+        for face in self.encoder.encode(located):
+            source_idx = face.frame.source_idx
+            if len(faces) >= FACES_PER_SHARD and source_idx != faces[-1].frame.source_idx:
+                self._add_shard(files, range(first, source_idx), faces, errors)
+                faces, first = [], source_idx
+            faces.append(face._replace(embeds=face.embeds.half()))
+        self._add_shard(files, range(first, len(files)), faces, errors)
+
+    def _add_shard(
+        self, files: Sequence[IndexedFile], source_idxs: range, faces: Sequence[EncodedFace], errors: dict[int, str]
+    ) -> None:
+        """Write the faces of some of the files as a shard."""
         shard = 1 + max((file.shard for file in self.files.values()), default=-1)
-        if encoded:
-            with replacing(self._shard_path(shard)) as part:
-                save_file(_to_tensors(encoded), part)
-        source_idxs = [face.frame.source_idx for face in encoded]
-        for idx, path in enumerate(sources):
-            count = source_idxs.count(idx)
-            first = source_idxs.index(idx) if count else 0
-            self.files[path] = IndexedFile(path, *stamps[path], shard, first, count, errors.get(idx, ""))
+        if faces:
+            with replacing(self.shard_path(shard)) as part:
+                save_file(_to_tensors(faces), part)
+        counts = Counter(face.frame.source_idx for face in faces)
+        listed, first = [], 0
+        for idx in source_idxs:
+            count, error = counts[idx], errors.get(idx, "")
+            listed.append(replace(files[idx], shard=shard, first=first, count=count, error=error))
+            first += count
+        self._save_list(shard, listed)
+        self.files |= {file.path: file for file in listed}
 
-    def _save(self) -> None:
-        write_json(
-            self.folder / INDEX_NAME, {"key": self.key, "files": [asdict(file) for file in self.files.values()]}
-        )
+    def _save_list(self, shard: int, files: Sequence[IndexedFile]) -> None:
+        write_json(self.folder / f"files-{shard:05d}.json", {"files": [asdict(file) for file in files]})
 
-    def _remove_unused(self) -> None:
-        """Delete unused shards."""
-        used = {self._shard_path(file.shard) for file in self.files.values() if file.count}
-        for path in self.folder.glob("faces-*.safetensors"):
-            if path not in used:
-                path.unlink()
-
-    def _shard_path(self, number: int) -> Path:
+    def shard_path(self, number: int) -> Path:
+        """The file of a shard's faces."""
         return self.folder / f"faces-{number:05d}.safetensors"
+
+    def files_by_shard(self) -> dict[int, list[IndexedFile]]:
+        """Number of each shard, in order -> its files, in the order of their rows."""
+        by_shard: dict[int, list[IndexedFile]] = {}
+        for file in self.files.values():
+            by_shard.setdefault(file.shard, []).append(file)
+        return {shard: sorted(by_shard[shard], key=lambda file: file.first) for shard in sorted(by_shard)}
 
     def shards(self) -> Iterator[Shard]:
         """Yield the faces shard by shard, so that memory does not grow with their number."""
-        by_shard: dict[int, list[IndexedFile]] = {}
-        for file in self.files.values():
-            if file.count:
-                by_shard.setdefault(file.shard, []).append(file)
-        for number, files in sorted(by_shard.items()):
-            rows = torch.cat([torch.arange(file.first, file.first + file.count) for file in files])
-            tensors = load_file(self._shard_path(number))
-            if not torch.equal(rows, torch.arange(len(tensors["embeds"]))):
-                tensors = {name: values[rows] for name, values in tensors.items()}
-            yield Shard([file.path for file in files for _ in range(file.count)], tensors)
+        for number, files in self.files_by_shard().items():
+            if any(file.count for file in files):
+                rows = torch.cat([torch.arange(file.first, file.first + file.count) for file in files])
+                yield self.read_shard(number, rows, [file.path for file in files for _ in range(file.count)])
+
+    def num_rows(self, number: int) -> int:
+        """Number of rows of a shard, including those of removed files; 0 without a file."""
+        path = self.shard_path(number)
+        if not path.is_file():
+            return 0
+        with safe_open(path, "pt") as opened:
+            return opened.get_slice("embeds").get_shape()[0]
+
+    def read_shard(self, number: int, rows: torch.Tensor, paths: list[str]) -> Shard:
+        """Read rows of a shard; the file is memory-mapped, so that others are not read.
+
+        Args:
+            number: of the shard.
+            rows: `(F,)` rows.
+            paths: of the files of these rows.
+        """
+        tensors = load_file(self.shard_path(number))
+        if not torch.equal(rows, torch.arange(len(tensors["embeds"]))):
+            tensors = {name: values[rows] for name, values in tensors.items()}
+        return Shard(paths, tensors)
 
     @property
     def errors(self) -> dict[str, str]:
@@ -224,6 +267,14 @@ class FaceIndex:
 
     def __len__(self) -> int:
         return sum(file.count for file in self.files.values())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _track_progress(located: Iterable[LocatedFrame], errors: dict[int, str], bar: tqdm) -> Iterator[LocatedFrame]:

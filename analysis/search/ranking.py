@@ -5,7 +5,7 @@ of the index at a time.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from ...utils.files import replacing, write_json
 from ..media import Source
 from ..report.page import shorten
 from ..thumbnails import crop_face, read_frames
-from .face_index import Encoder, FaceIndex
+from .face_index import Encoder, FaceIndex, Shard
+from .scoring import Scorer, TextScorer
 
 TEXTS_PER_CHUNK = 64
 FACES_PER_PART = 64
@@ -32,9 +33,6 @@ FACES_PER_PART = 64
 NUM_CAPTIONS = 8
 """Number of template captions used in place of an emotion's name."""
 SHEET_COLUMNS, SHEET_FACE_PX = 6, 160
-
-Scorer = Callable[[torch.Tensor], torch.Tensor]
-"""`(F, Q, P)` embeddings of faces -> `(F,)` scores."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Match:
 
 
 # ------------------------------------------------------------------------------------------------------------ scoring
-def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> Scorer:
+def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> TextScorer:
     """Make a scorer of faces by a text.
 
     The text is converted to the forms that the branch was trained on, and their scores are averaged: with the prompt
@@ -58,9 +56,7 @@ def text_scorer(model: MF2Model, processor: MF2Processor, text: str, branch: str
     global branch, a single emotion word is replaced by captions of that emotion's prototype, as no caption in training
     is a single word.
     """
-    texts = _phrasings(model, processor, text, branch)
-    features = embed_texts(model, processor, texts, branch)
-    return lambda embeds: model.get_retrieval_scores(embeds, features).mean(1)
+    return TextScorer(embed_texts(model, processor, _phrasings(model, processor, text, branch), branch))
 
 
 def _phrasings(model: MF2Model, processor: MF2Processor, text: str, branch: str) -> list[str]:
@@ -93,15 +89,17 @@ def embed_texts(model: MF2Model, processor: MF2Processor, texts: Sequence[str], 
     return torch.cat(chunks)
 
 
-def face_scorer(embeds: torch.Tensor) -> Scorer:
-    """Make a scorer by similarity to a face `(Q, P)`: the mean cosine over queries."""
-    return lambda others: others.flatten(1) @ embeds.flatten() / len(embeds)
+def search(index: FaceIndex, scorer: Scorer, top_k: int, shards: Iterable[Shard] | None = None) -> list[Match]:
+    """Return the `top_k` faces with the highest scores, best first; memory does not grow with the index.
 
-
-def search(index: FaceIndex, scorer: Scorer, top_k: int) -> list[Match]:
-    """Return the `top_k` faces with the highest scores, best first; memory does not grow with the index."""
+    Args:
+        index: the faces.
+        scorer: of the query.
+        top_k: number of results.
+        shards: faces of the index to score instead of all, see `Candidates.shards`.
+    """
     best: list[Match] = []
-    for shard in index.shards():
+    for shard in index.shards() if shards is None else shards:
         parts = shard.tensors["embeds"].split(FACES_PER_PART)
         scores = torch.cat([scorer(part.float()) for part in parts])
         values, rows = scores.topk(min(top_k, len(scores)))

@@ -15,7 +15,8 @@ from mf2.analysis.media import find_sources
 from mf2.analysis.search import face_index
 from mf2.analysis.search.face_index import Encoder, FaceIndex
 from mf2.analysis.search.fingerprint import fingerprint
-from mf2.analysis.search.ranking import describe, encode_face, face_scorer, search, text_scorer
+from mf2.analysis.search.ranking import describe, encode_face, search, text_scorer
+from mf2.analysis.search.scoring import FaceScorer
 from mf2.cli import main
 from mf2.dataset_tools.captions import template_captions
 from mf2.labels_mf2 import PROTOTYPES
@@ -95,10 +96,25 @@ def test_a_file_that_is_gone_is_forgotten_with_its_shard(tmp_path, encoder, pict
         path.unlink()
     index, num_encoded = make_index(tmp_path, encoder)
     assert (num_encoded, len(index)) == (0, 4)
-    assert sorted(path.name for path in index.folder.glob("*.safetensors")) == [
+    assert sorted(path.name for path in index.folder.iterdir()) == [
         "faces-00001.safetensors",
         "faces-00002.safetensors",
+        "files-00001.json",
+        "files-00002.json",
+        "index.json",
     ]
+
+
+def test_a_shard_ends_after_many_faces(tmp_path, encoder, pictures, monkeypatch):
+    """So that the faces of many videos are not in memory at once."""
+    pictures[1].write_bytes(b"")
+    whole = all_embeds(make_index(tmp_path, encoder, "whole")[0])
+    monkeypatch.setattr(face_index, "FACES_PER_SHARD", 2)
+    index, _ = make_index(tmp_path, encoder)
+    assert [len(shard.paths) for shard in index.shards()] == [2, 2, 2]
+    assert list(index.errors) == [str(pictures[1])]
+    cut = all_embeds(make_index(tmp_path, encoder)[0])
+    assert cut.keys() == whole.keys() and all(torch.equal(cut[path], whole[path]) for path in cut)
 
 
 @pytest.mark.parametrize("change", ["weights", "branch", "fps", "size"])
@@ -140,6 +156,8 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, encoder, pictures, monkeypatch
 def test_a_damaged_index_is_made_anew(tmp_path, encoder, pictures):
     index, _ = make_index(tmp_path, encoder)
     (index.folder / "index.json").write_text("{")
+    assert make_index(tmp_path, encoder)[1] == 7
+    (index.folder / "files-00000.json").write_text("{")
     assert make_index(tmp_path, encoder)[1] == 7
     next(index.folder.glob("*.safetensors")).unlink()
     assert make_index(tmp_path, encoder)[1] == 7
@@ -206,7 +224,7 @@ def test_the_name_of_an_emotion_stands_for_captions_of_it(tiny):
 
 def test_a_face_is_most_like_itself(tmp_path, encoder, pictures):
     index, _ = make_index(tmp_path, encoder)
-    best = search(index, face_scorer(encode_face(encoder, pictures[3])), 2)
+    best = search(index, FaceScorer(encode_face(encoder, pictures[3])), 2)
     assert best[0].path == str(pictures[3])
     assert best[0].score == pytest.approx(1, abs=1e-3)
     assert best[1].score < 0.999
