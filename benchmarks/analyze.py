@@ -11,8 +11,9 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -32,6 +33,7 @@ from mf2.benchmarks.inputs import IMAGE_SIZES, caption_tokenizer, get_qformer_co
 from mf2.benchmarks.timing import describe_machine, in_fresh_process, peak_memory_during, time_side_by_side
 from mf2.dataset_tools.detectors import choose_backend, load_backend
 from mf2.dataset_tools.landmark_files import COLUMNS
+from mf2.images_mf2 import read_image
 from mf2.labels_mf2 import MEAN_FACE_68
 from mf2.landmarks_mf2 import PREFERRED_DETECTOR
 from mf2.modeling_mf2 import MF2ForConditionalGeneration
@@ -46,6 +48,8 @@ PICTURE_SIZES = {"crops": (112, 112), "photographs": (640, 480)}
 VIDEO_SIZE = (320, 240)
 SPEED_TARGET = 0.9
 """Minimum speed of `mf2 analyze` relative to the plain loop, in batches of 16."""
+FLOOR_TARGET = 0.95
+"""Minimum share of the CPU time of `mf2 analyze` that decoding, alignment and the model take by themselves."""
 MEMORY_TARGET = 1.05
 """Maximum ratio of the peak memory over all frames to that over the first frames."""
 LANDMARKS = {"mean_face": MEAN_FACE, "given": "landmarks.csv", "detect": DETECT}
@@ -73,13 +77,18 @@ def draw_frame(number: int, size: tuple[int, int]) -> np.ndarray:
     return (np.stack(waves, axis=-1) + noise).clip(0, 255).astype(np.uint8)
 
 
+def centred_face(size: tuple[int, int]) -> np.ndarray:
+    """`(68, 2)` landmarks of a face in the centre of a picture of a width and height, in pixels."""
+    side = 0.8 * min(size)
+    return np.array(MEAN_FACE_68) * side + (np.array(size) - side) / 2
+
+
 def save_pictures(folder: Path, count: int) -> None:
     """Write `<kind>/<number>.jpg`, and `landmarks.csv` with a face in the centre of each picture."""
     lines = [",".join(COLUMNS)]
     for kind, size in PICTURE_SIZES.items():
         (folder / kind).mkdir()
-        side = 0.8 * min(size)
-        points = np.array(MEAN_FACE_68) * side + (np.array(size) - side) / 2
+        points = centred_face(size)
         for number in range(count):
             Image.fromarray(draw_frame(number, size)).save(folder / kind / f"{number:05d}.jpg", quality=90)
             lines.append(",".join(map(str, [kind, number, *points.ravel().round(2).tolist()])))
@@ -176,6 +185,48 @@ def make_analysis(pictures: Path, recognizer: Recognizer, options: AnalyzeOption
     return run
 
 
+# ----------------------------------------------------------------------------------------------------------- floor
+def measure_floor(size: str, args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Measure the CPU time of an analysis beside its floor: decoding, alignment and the model, each by itself.
+
+    The landmarks are given. With one thread, CPU time is what an idle core needs; the fastest repeat counts.
+    """
+    recognizer = Recognizer.from_pretrained(str(save_model(size, folder / f"{size}-floor", args.seed)), device="cpu")
+    for batch_size, kind in itertools.product(args.batch_sizes, args.kinds):
+        files = sorted((folder / kind).iterdir())
+        pictures = decode_all(files)
+        points = centred_face(PICTURE_SIZES[kind]).astype(np.float32)[None]
+        options = AnalyzeOptions(
+            str(folder), device="cpu", batch_size=batch_size, faces=FaceSearch(str(folder / LANDMARKS["given"]))
+        )
+        runs: dict[str, Callable[[], object]] = {
+            "decode": partial(decode_all, files),
+            "align": partial(align_all, recognizer, pictures, points, batch_size),
+            "model": plain_loop(recognizer, len(files), batch_size),
+            "analysis": make_analysis(folder / kind, recognizer, options),
+        }
+        cpu: dict[str, list[float]] = {name: [] for name in runs}
+        phases = {name: {"run": record_cpu_time(run, cpu[name])} for name, run in runs.items()}
+        time_side_by_side(phases, args.repeats, 1, "cpu", f"{size}, batch {batch_size}, {kind}")
+        row: dict[str, Any] = {"size": size, "batch": batch_size, "pictures": kind}
+        millis = {name: 1e3 * min(seconds[1:]) / len(files) for name, seconds in cpu.items()}
+        row |= {f"{name}, CPU ms an image": value for name, value in millis.items()}
+        share = (millis["decode"] + millis["align"] + millis["model"]) / millis["analysis"]
+        yield row | {"of the floor": share, f"≥ {FLOOR_TARGET}": share >= FLOOR_TARGET}
+
+
+def decode_all(files: Sequence[Path]) -> list[np.ndarray]:
+    """Decode pictures."""
+    return [read_image(file, file.name) for file in files]
+
+
+def align_all(recognizer: Recognizer, pictures: Sequence[np.ndarray], points: np.ndarray, batch_size: int) -> None:
+    """Prepare the faces of pictures in batches; `points` `(1, 68, 2)` is the face in each."""
+    for start in range(0, len(pictures), batch_size):
+        batch = pictures[start : start + batch_size]
+        recognizer.prepare(batch, [points] * len(batch))
+
+
 # -------------------------------------------------------------------------------------------------- start-up, memory
 def measure_start(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Measure the seconds of whole commands in separate processes; the minimum of three runs."""
@@ -239,6 +290,7 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Section]:
     save_pictures(folder, args.pictures)
     parts = {
         "speed": ("Images a second", (row for size in args.sizes for row in measure_speed(size, args, folder))),
+        "floor": ("Floor of an analysis", (row for size in args.sizes for row in measure_floor(size, args, folder))),
         "start": ("Start-up, tiny", measure_start(folder, args)),
         "memory": ("Peak memory on a video, tiny", measure_memory(folder, args)),
     }

@@ -28,7 +28,7 @@ GPU_SECTIONS = (
     "compiled_inference",
     "compiled_model",
 )
-PARTS = ("speed", "start", "memory")
+PARTS = ("speed", "floor", "start", "memory")
 """Sections of `mf2 benchmark analyze`."""
 RUNTIMES = ("PyTorch", "torch.compile", "ONNX float32", "ONNX int8")
 """Runtimes compared by `mf2 benchmark throughput`."""

@@ -1,5 +1,8 @@
 """The benchmark of `mf2 analyze` times whole analyses of the pictures that it writes. Times are not tested."""
 
+import argparse
+from collections import Counter
+
 import pyarrow.parquet as pq
 import pytest
 from tiny_checkpoint import save_tiny_checkpoint
@@ -40,3 +43,36 @@ def test_the_video_has_as_many_frames_as_asked_for(tmp_path):
     assert analyze([video], tmp_path / "run", options).frames == 60
     times = pq.read_table(tmp_path / "run" / "faces.parquet")["time_s"].to_pylist()
     assert times == pytest.approx([number / 25 for number in range(60)])
+
+
+def test_the_floor_is_the_sum_of_the_stages(tmp_path, monkeypatch):
+    """Stages of known CPU times; every picture goes through all of them."""
+    benchmark_analyze.save_pictures(tmp_path, 5)
+    seen = Counter()
+    prepare = Recognizer.prepare
+    monkeypatch.setattr(
+        Recognizer, "prepare", lambda self, *args: [seen.update(faces=len(args[0])), prepare(self, *args)][1]
+    )
+    stages = {"decode_all": 0.01, "align_all": 0.03, "plain_loop": 0.04, "make_analysis": 0.1}
+    clock = [0.0]
+    for name, seconds in stages.items():
+        monkeypatch.setattr(benchmark_analyze, name, ticking(getattr(benchmark_analyze, name), clock, seconds))
+    monkeypatch.setattr(benchmark_analyze, "process_time", lambda: clock[0])
+    args = argparse.Namespace(seed=0, batch_sizes=[2], kinds=["crops"], repeats=2)
+    (row,) = benchmark_analyze.measure_floor("tiny", args, tmp_path)
+    assert row["of the floor"] == pytest.approx(0.8) and row["≥ 0.95"] is False
+    assert row["align, CPU ms an image"] == pytest.approx(6)
+    assert seen["faces"] == 5 * 3 * 2, "three passes each of the alignment and of the analysis"
+
+
+def ticking(function, clock, seconds):
+    """A function, or the function that it makes, each call of which takes so much time."""
+
+    def tick(*args):
+        result = function(*args)
+        if callable(result):
+            return lambda: [clock.__setitem__(0, clock[0] + seconds), result()]
+        clock[0] += seconds
+        return result
+
+    return tick

@@ -101,6 +101,7 @@ def test_enlarged_embeddings_keep_their_cosines():
 
 
 def test_the_search_of_a_larger_index_is_compared_with_an_exact_one(tmp_path):
+    pytest.importorskip("faiss", reason="extra `search`")
     originals = long_search.Originals.draw(4, 16, seed=0)
     small, large = long_search.measure_search([500, 1500], originals, 200, 5, 0, tmp_path)
     assert small["text, recall@1"] is None and small["text, exact, CPU s"] > 0

@@ -15,6 +15,8 @@ from mf2.analysis.search.scoring import FaceScorer, TextScorer
 from mf2.benchmarks import long_search
 from mf2.cli import main
 
+pytest.importorskip("faiss", reason="extra `search`")
+
 COUNT, QUERIES, WIDTH = 3000, 6, 24
 
 
