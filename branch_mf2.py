@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
 from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings
-from .recognition_mf2 import MIRRORED, PLACES, READOUT
+from .recognition_mf2 import FACE, MIRRORED, PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
 QUERIES_AT_ONCE = 1536
@@ -47,6 +47,7 @@ class FaceViews(dict[str, BranchView]):
         views: branch -> view, the global branch first.
         readout: `(B, A + E)` logits; None without a readout.
         places: `(B, A, 4)` as in [`SampledFeatures`]; None if unknown.
+        face: `(B, F)` likewise.
 
     `of_mirror`, if set, returns the checkpoint's emotion logits `(B, E)` of the mirror image; it is called when the
     recognisers' inputs are collected.
@@ -59,9 +60,10 @@ class FaceViews(dict[str, BranchView]):
         views: Mapping[str, BranchView],
         readout: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
+        face: torch.Tensor | None = None,
     ):
         super().__init__(views)
-        self.readout, self.places = readout, places
+        self.readout, self.places, self.face = readout, places, face
 
     @property
     def pooled(self) -> dict[str, torch.Tensor]:
@@ -69,6 +71,8 @@ class FaceViews(dict[str, BranchView]):
         pooled = {name: view.pooled for name, view in self.items()}
         if self.readout is not None:
             pooled[READOUT] = self.readout[:, None, None]
+        if self.face is not None:
+            pooled[FACE] = self.face[:, None, None]
         if self.places is not None:
             pooled[PLACES] = self.places[:, :, None]
         if self.of_mirror is not None:

@@ -332,7 +332,7 @@ class MF2Model(MF2PreTrainedModel):
             vision_states = self.project_regions(sampled.regions) if is_local else sampled.tokens[:, None]
             views[name] = branch.encode_image(vision_states, au_ids, keep_key_values)  # (B, A, R, W), (B, 1, N, W)
         readout = sampled.readout if sampled.face is None else self.readout(sampled.face)
-        return FaceViews(views, readout, sampled.places)
+        return FaceViews(views, readout, sampled.places, sampled.face)
 
     def recognize(self, views: FaceViews) -> Recognition:
         """The output of the recognisers of the active adapter or the checkpoint."""

@@ -35,7 +35,7 @@ from torch import nn
 from .alignment_mf2 import compare_embeds, itc_floor, itc_loss
 from .configuration_mf2 import CODE_VERSION, MF2Config
 from .labels_mf2 import LabelSpace
-from .recognition_mf2 import BASE, PLACES, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
+from .recognition_mf2 import BASE, FACE, PLACES, MF2Recognizers, PooledTexts, Recognition, RecognitionHeads
 from .regions_mf2 import nearest_au_indexes
 
 try:
@@ -100,8 +100,12 @@ class DFNConfig(PeftConfig):
         base_region_au_ids: The AUs whose regions the base looks at, which an adapter that starts there looks at, too;
             filled when it is attached.
         readout: A linear readout of the branches' last states in all views, and of where the AU regions lie, adds to
-            the logits. It is 0 until it is fitted, by a penalised regression, which `training/finetune.py` does before
-            the towers learn; no optimiser changes it. None is a readout in an adapter that starts at its base.
+            the logits. If the base has a linear readout, the adapter's reads the same features of the tower instead,
+            and is averaged with what the base says. It is 0 until it is fitted, by a penalised regression, which
+            `training/finetune.py` does before the towers learn; no optimiser changes it. None is a readout in an
+            adapter that starts at its base.
+        base_readout_width: Number of features of the base's linear readout, 0 if the adapter's does not read them;
+            filled when it is attached.
         base_direct_states: Whether the base's first states are direct ones, which the readout reads, too; filled when
             it is attached.
         training_data: Provenance, one entry a data set.
@@ -137,6 +141,7 @@ class DFNConfig(PeftConfig):
     )
     base_region_au_ids: list[int] | None = field(default=None, metadata={"help": "filled: the base's regions"})
     readout: bool | None = field(default=None, metadata={"help": "a linear readout of all views and their places"})
+    base_readout_width: int | None = field(default=None, metadata={"help": "filled: features of the base's readout"})
     base_direct_states: bool = field(default=False, metadata={"help": "filled: what the base's first states are"})
     training_data: list[dict] | None = field(default=None, metadata={"help": "provenance, an entry a data set"})
     code_version: str | None = field(default=None, metadata={"help": "version of the code that wrote it"})
@@ -150,6 +155,8 @@ class DFNConfig(PeftConfig):
             self.readout = self.start == "base" and not self.code_version
         if self.affect is None and self.code_version:  # likewise
             self.affect = False
+        if self.base_readout_width is None and self.code_version:  # likewise
+            self.base_readout_width = 0
         self.code_version = self.code_version or CODE_VERSION
         if self.start == "nothing":
             self.joint_width, self.recognition_dropout = self.joint_width or 0, self.recognition_dropout or 0.0
@@ -196,6 +203,10 @@ class DFNConfig(PeftConfig):
         labels = tuple(self.au_ids or ()), tuple(self.emotions or ())
         space = LabelSpace(*labels, thresholds, affect=bool(self.affect))
         return space.looking_at(self.base_region_au_ids) if self.base_region_au_ids else space
+
+    def reads_face(self, base: MF2Config) -> bool:
+        """Whether a new adapter's readout reads what the base's own does."""
+        return bool(self.readout and self.start == "base" and base.readout_grids)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -348,6 +359,10 @@ class DFNSide(RecognitionHeads):
         base: The base's label space; needed where the adapter starts at the base.
     """
 
+    readout: "FittedLinear"
+    base_shares: torch.Tensor
+    """`(A + E,)` shares of the base's logits in the average with a readout of the tower; 1 before it is fitted."""
+
     detaches_states = True
     """Nothing upstream is differentiated; False lets gradients through to the pixels, for a look at what matters."""
 
@@ -375,20 +390,33 @@ class DFNSide(RecognitionHeads):
     def _make_readout(self) -> "FittedLinear":
         """Of the AUs' logits before the emotions'."""
         space = self.config.label_space
+        num_outputs = len(space.au_ids) + len(space.emotions)
+        if self.config.base_readout_width:
+            self.register_buffer("base_shares", torch.ones(num_outputs))
+            return FittedLinear(self.config.base_readout_width, num_outputs)
         num_views = {"emo": 1, "au": len(space.region_au_ids)}
         states_read = 2 if self.config.base_direct_states else 1
         num_features = sum(states_read * num_views[name] * width for name, width in self.widths.items())
         num_features += 4 * num_views["au"] * ("au" in self.widths)
-        return FittedLinear(num_features, len(space.au_ids) + len(space.emotions))
+        return FittedLinear(num_features, num_outputs)
 
     def readout_features(self, pooled: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """What the readout reads: `(B, F)` of normalised states and, with the local branch, `(B, 4A)` of the places.
 
+        If it reads what the base's own readout does, only `(B, F)` of that.
+
         Args:
             pooled: As in `forward`.
         Raises:
-            ValueError: the places of the AU regions are missing.
+            ValueError: the places of the AU regions, or the features of the tower, are missing.
         """
+        if self.config.base_readout_width:
+            if FACE not in pooled:
+                raise ValueError(
+                    "The adapter reads features of the tower, which are missing; let it see pictures, or make it with "
+                    "DFNConfig(readout=False)."
+                )
+            return [pooled[FACE].flatten(1).to(self.readout.weight.dtype)]
         if "au" in self.widths and PLACES not in pooled:
             raise ValueError(
                 "The adapter reads where the AU regions are, which is not given; let it see pictures with boxes, or "
@@ -452,13 +480,18 @@ class DFNSide(RecognitionHeads):
             output.emotion_logits = output.emotion_logits + logits[:, num_aus:]
 
     def _add_to(self, output: Recognition, of_base: Recognition) -> None:
-        """Make what the heads say a change of the base's logits; what is new, an emotion or valence and arousal, has 0
-        there."""
+        """Make what the heads and the readout say a change of the base's logits, or of their share in the average with
+        the readout; what is new, an emotion or valence and arousal, has 0 there."""
+        num_aus = len(self.config.label_space.au_ids)
+        au_shares, emotion_shares = (
+            (self.base_shares[:num_aus], self.base_shares[num_aus:]) if hasattr(self, "base_shares") else (1, 1)
+        )
         if output.au_logits is not None and of_base.au_logits is not None:
-            output.au_logits = of_base.au_logits[:, self._base_aus].to(output.au_logits.dtype) + output.au_logits
+            known = of_base.au_logits[:, self._base_aus].to(output.au_logits.dtype)
+            output.au_logits = known * au_shares + output.au_logits
         if output.emotion_logits is not None and of_base.emotion_logits is not None:
-            known = F.pad(of_base.emotion_logits, (0, 1))[:, self._base_emotions]
-            output.emotion_logits = known.to(output.emotion_logits.dtype) + output.emotion_logits
+            known = F.pad(of_base.emotion_logits, (0, 1))[:, self._base_emotions].to(output.emotion_logits.dtype)
+            output.emotion_logits = known * emotion_shares + output.emotion_logits
         if output.affect_logits is not None and of_base.affect_logits is not None:
             output.affect_logits = of_base.affect_logits.to(output.affect_logits.dtype) + output.affect_logits
 
@@ -698,6 +731,9 @@ class DFNModel(BaseTuner):
         if model_config.get("model_type") not in self.target_module_mapping:
             raise ValueError(f"DFN adapts MF² models; this one is of the type {model_config.get('model_type')!r}.")
         peft_config.take_base(self.model.config)
+        if peft_config.base_readout_width is None:
+            reads_face = peft_config.reads_face(self.model.config)
+            peft_config.base_readout_width = self.model.readout.weight.shape[1] if reads_face else 0
         peft_config.target_modules = list(self.target_module_mapping["mf2"])
         return peft_config
 

@@ -35,6 +35,9 @@ BASE = "base"
 READOUT = "readout"
 """The key of the linear readout's logits in the pooled states."""
 
+FACE = "face"
+"""The key of the linear readout's features in the pooled states, `(B, 1, 1, F)`."""
+
 MIRRORED = "mirrored"
 """The name of what the base says of the emotion of the mirror image, among the pooled states."""
 

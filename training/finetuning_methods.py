@@ -24,7 +24,7 @@ from mf2.training.adapter_start import fit_adapter_readout
 from mf2.training.arguments import FinetuneArguments, reject_unknown
 from mf2.training.finetuning_task import Task, make_caption_table
 from mf2.training.lifecycle import TaskConfig, make_augmentation, provenance
-from mf2.training.readout_fit import Targets
+from mf2.training.readout_fit import Targets, feature_importance
 from mf2.training.state_cache import (
     IMAGE_STATE_NAMES,
     StateRows,
@@ -158,14 +158,14 @@ def initialize_readout(
     Args:
         pooled: pooled states of these rows, in batches.
     """
-    layer: Any = model.get_base_model().recognizers
-    space = task.label_space
-    if not layer.dfn_sides[ADAPTER].config.readout or not (space.au_ids or space.emotions):
+    base: Any = model.get_base_model()
+    side, space = base.recognizers.dfn_sides[ADAPTER], task.label_space
+    if not side.config.readout or not (space.au_ids or space.emotions):
         return
     rows, labels = task.train_rows, task.train.labels
     targets = Targets.from_labels(labels, len(task.label_space.emotions), arguments.balance_emotions).take(rows)
-    groups = task.train.groups[rows]
-    fit_adapter_readout(layer.dfn_sides[ADAPTER], layer.base_layer, pooled, targets, groups)
+    importance = feature_importance(base.readout) if side.config.base_readout_width else None
+    fit_adapter_readout(side, base.recognizers.base_layer, pooled, targets, task.train.groups[rows], importance)
 
 
 def read_cached_features(
@@ -211,6 +211,7 @@ def cache_states(
         root=Path(arguments.cache_dir or Path(arguments.output_dir, "states")),
         num_kept=config.num_kept_states,
         dtype=getattr(torch, arguments.cache_dtype),
+        keeps_face=config.reads_face(task.config),
     )
     facts = {
         "code": CODE_VERSION,

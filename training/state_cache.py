@@ -6,7 +6,8 @@
         recognizers.safetensors            the model's recognisers, from which an adapter may be initialised
         texts-<hash>.safetensors           by branch `(texts, J, D)` of the distinct captions, and their numbers
         images-<view>-<chunk>.safetensors  by branch `(rows, K, J, D)`: pooled states of a view of the rows; also the
-                                           logits of the base's readout and the positions of the AU regions
+                                           logits of the base's readout, its features if the adapter reads them, and
+                                           the positions of the AU regions
 
 The key is a hash of everything that the states depend on (the model's weights and settings, the rows, the views'
 randomness, …), and that of the texts a hash of their tokens, so that wrong states are never used. Chunks are written
@@ -39,7 +40,7 @@ from mf2.data_loading.collators import FaceCollator, row_seed
 from mf2.data_loading.splits import Split
 from mf2.modeling_mf2 import MF2Model, MF2Output
 from mf2.peft_dfn import DFNSide, kept_layers
-from mf2.recognition_mf2 import MIRRORED, PLACES, READOUT, MF2Recognizers, PooledTexts
+from mf2.recognition_mf2 import FACE, MIRRORED, PLACES, READOUT, MF2Recognizers, PooledTexts
 from mf2.training.arguments import ScriptArguments
 from mf2.utils.files import replacing, sha256_of_file, write_json
 
@@ -48,7 +49,7 @@ TEXTS_PER_PASS = 64
 FORMAT_VERSION = 3
 SPACES_NAME = "spaces.safetensors"
 RECOGNIZERS_NAME = "recognizers.safetensors"
-POOLED_NAMES = ("emo", "au", READOUT, PLACES, MIRRORED)
+POOLED_NAMES = ("emo", "au", READOUT, FACE, PLACES, MIRRORED)
 IMAGE_STATE_NAMES = tuple(f"{name}_states" for name in POOLED_NAMES)
 
 
@@ -75,6 +76,7 @@ class StatesStore:
         dtype: dtype of the stored states.
         captions: captions of the rows; None for no text states.
         num_views: views per row.
+        keeps_face: whether the features of the base's readout are stored.
     """
 
     root: Path
@@ -85,6 +87,7 @@ class StatesStore:
     dtype: torch.dtype
     captions: CaptionTable | None = None
     num_views: int = 1
+    keeps_face: bool = False
 
     @cached_property
     def key(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class StatesStore:
             "dtype": str(self.dtype),
             "data": [[part["fingerprint"] or self.split.rows._fingerprint, part["rows"]] for part in parts],
             "split": self.split.description["split"],
+            **({"face": True} if self.keeps_face else {}),
         }
 
     @property
@@ -188,6 +192,8 @@ class StatesStore:
             inputs = {name: batch[name].to(model.device) for name in ("pixel_values", "au_boxes")}
             views = model.encode_branches(**inputs, au_ids=self.images.image_processor.au_ids)
             for name, states in views.pooled.items():
+                if name == FACE and not self.keeps_face:
+                    continue
                 dtype = torch.float32 if name == PLACES else self.dtype  # float16 is too coarse for positions
                 parts.setdefault(name, []).append(select_layers(states, self.num_kept).to("cpu", dtype))
         return {name: torch.cat(states) for name, states in parts.items()}

@@ -95,17 +95,23 @@ def finished(base, faces, tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     return runs
 
 
+def score_folder(folder, faces):
+    """The model and the processor of a folder, and what they score on the validation faces."""
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    split = Split.join([str(faces)], "validation", None, model.label_space)
+    predictions = predict(model, processor.image_processor, split)
+    return model, processor, evaluate_predictions(predictions, model.label_space)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_folder_answers_as_it_was_scored(finished, faces, name):
     """Loaded anew through the Auto classes, by names, with the scores that the run wrote down."""
     folder, metrics = finished[name]
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    model, processor, scores = score_folder(folder, faces)
     space = LabelSpace((1, 2, 4, 6, 12, 15, 25, 26), ("Anger", "Happiness", "Sadness", "Surprise"))
     assert (model.label_space.au_ids, model.label_space.emotions) == (space.au_ids, space.emotions)
     assert processor.au_ids == list(model.label_space.region_au_ids)
-    split = Split.join([str(faces)], "validation", None, model.label_space)
-    scores = evaluate_predictions(predict(model, processor.image_processor, split), model.label_space)
     assert scores["aus"]["f1"] == pytest.approx(metrics["evaluation"]["aus"]["f1"], abs=1e-6)
     assert scores["aus_tuned"]["f1"] == pytest.approx(metrics["evaluation"]["aus_tuned"]["f1"], abs=1e-6)
     assert scores["emotion"]["top1"] == metrics["evaluation"]["emotion"]["top1"]
@@ -236,6 +242,23 @@ def test_a_whole_caption_an_image(tmp_path, faces):
     for ours, theirs in zip(logged(tmp_path / "cached", 4), logged(tmp_path / "live", 4), strict=True):
         assert "loss_au_itc" in ours
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_an_adapter_of_a_base_with_a_linear_readout(tmp_path, faces):
+    """It reads what the base's readout reads, cached or live, and its file holds the shares of the base."""
+    base = save_tiny(tmp_path / "mf2-tiny", au_text_mode="per_au", freeze_vision=True, readout_grids=[2])
+    for name, values in (("cached", {}), ("live", {"no_cache": True})):
+        metrics = run(base, faces, tmp_path / name, **values)
+    for ours, theirs in zip(logged(tmp_path / "cached", 4), logged(tmp_path / "live", 4), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    weights = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("cached", "live"))
+    for name, (one, other) in zip(weights_names(tmp_path / "live"), pairs(*weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    tensors = load_file(tmp_path / "live" / "adapter_model.safetensors")
+    (shares,) = (tensor for name, tensor in tensors.items() if name.endswith("base_shares"))
+    assert shares.shape == (12 + 8,) and shares.min() >= 0 and shares.max() <= 1
+    _, _, scores = score_folder(tmp_path / "live", faces)
+    assert scores["aus"]["f1"] == pytest.approx(metrics["evaluation"]["aus"]["f1"], abs=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------- killed, resumed

@@ -6,8 +6,8 @@ from peft import get_peft_model
 from small_adapters import small_model
 
 from mf2.peft_dfn import DFNConfig
-from mf2.recognition_mf2 import PLACES
-from mf2.training.adapter_start import fit_adapter_readout
+from mf2.recognition_mf2 import FACE, PLACES
+from mf2.training.adapter_start import choose_shares, fit_adapter_readout
 from mf2.training.readout_fit import Targets
 
 ROWS = 240
@@ -91,3 +91,50 @@ def test_a_readout_that_is_not_told_the_places_says_so():
     del pooled[PLACES]
     with pytest.raises(ValueError, match=r"where the AU regions are.*readout=False"):
         side(pooled, base)
+
+
+# ----------------------------------------------------------------------------------- a base that has a linear readout
+def make_face_adapter():
+    side, base = make_adapter(readout_grids=[2])
+    pooled = make_pooled(side, base)
+    face = 0.1 * torch.randn(ROWS, 1, 1, side.config.base_readout_width, generator=torch.Generator().manual_seed(2))
+    face[:, 0, 0, 3] = pooled[PLACES][:, 0, 0, 0] - 0.5
+    return side, base, pooled | {FACE: face}
+
+
+def test_a_readout_of_the_tower_is_averaged_with_the_base():
+    side, base, pooled = make_face_adapter()
+    targets = make_targets(pooled, base)
+    before = side(pooled, base)
+    width = side.config.base_readout_width
+    held_out = fit_adapter_readout(side, base, in_batches(pooled), targets, groups(), torch.ones(width))
+    after, shares = side(pooled, base), 1 - side.base_shares
+    num_aus = len(base.label_space.au_ids)
+    assert shares[0] > 0.5 and shares[1:num_aus].abs().max() == 0, "nothing labels the others"
+    assert right(after.au_logits, targets) > 0.8 and right(held_out, targets) > 0.72
+    torch.testing.assert_close(after.au_logits[:, 1:], before.au_logits[:, 1:])
+    readout = side.readout(pooled[FACE].flatten(1))[:, 0] / shares[0]
+    torch.testing.assert_close(after.au_logits[:, 0], torch.lerp(before.au_logits[:, 0], readout, shares[0]))
+
+
+def test_the_better_of_base_and_readout_has_the_larger_share():
+    generator = torch.Generator().manual_seed(3)
+    good, noise = torch.randn(2, 500, 2, generator=generator)
+    targets = Targets(
+        (torch.rand(500, 2, generator=generator) < (3 * good).sigmoid()).long(), torch.full((500,), -100), 0, 0
+    )
+    assert choose_shares(3 * good, noise, targets).max() < 0.3
+    assert choose_shares(noise, 3 * good, targets).min() > 0.7
+    targets.aus[:, 1] = -1
+    assert choose_shares(noise, 3 * good, targets)[1] == 0
+
+
+def test_a_base_that_knows_all_keeps_its_answer():
+    side, base, pooled = make_face_adapter()
+    targets = make_targets(pooled, base)
+    base_logits = side(pooled, base).au_logits
+    targets.aus = (
+        torch.rand(base_logits.shape, generator=torch.Generator().manual_seed(4)) < base_logits.sigmoid()
+    ).long()
+    fit_adapter_readout(side, base, in_batches(pooled), targets, groups(), torch.ones(side.config.base_readout_width))
+    assert side.base_shares[: base_logits.shape[1]].min() > 0.5
