@@ -340,6 +340,9 @@ def side_sizes(config: MF2Config) -> dict[str, dict[str, int]]:
 class FittedLinear(nn.Module):
     """A linear layer of zeros that is fitted in one go: its weights are buffers, which no optimiser changes."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+
     def __init__(self, num_features: int, num_outputs: int):
         super().__init__()
         self.register_buffer("weight", torch.zeros(num_outputs, num_features))
