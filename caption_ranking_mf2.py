@@ -162,19 +162,37 @@ class CaptionRanking:
         cache, sampler = DynamicCache(), CandidateSampler(seeds, self.num_candidates, self.max_length)
         wrong = np.zeros((len(described.states), self.num_candidates), dtype=int)
         ids = torch.tensor([[config.bos_token_id, *self._prompt]], device=device).expand(num_rows, -1)
-        fed, is_over = ids, torch.zeros(num_rows, dtype=torch.bool, device=device)
-        while ids.shape[1] < self.max_length and not is_over.all():
+        fed, rows = ids, torch.arange(num_rows, device=device)
+        while ids.shape[1] < self.max_length and len(rows):
             scores = self.branch.predict_tokens(self.branch.decode(fed, None, prefix, cache)[:, -1])
-            words = sampler.draw(scores, ids.shape[1]).masked_fill(is_over, config.pad_token_id)
-            ids = torch.cat([ids, words[:, None]], dim=1)
+            words = ids.new_full((num_rows,), config.pad_token_id)
+            words[rows] = sampler.draw(scores, ids.shape[1], rows.cpu())
+            ids, order = torch.cat([ids, words[:, None]], dim=1), torch.arange(num_rows)
             if self.rerank == "agreement":
                 self._count_wrong(described, ids, wrong)
-                if (order := sampler.survivors(wrong, ids.shape[1] - 1)) is not None:
-                    ids, wrong = ids[order.to(device)], wrong.ravel()[order.numpy()].reshape(wrong.shape)
-                    cache.reorder_cache(order.to(device))
-            fed, is_over = ids[:, -1:], ((ids[:, -1] == config.eos_token_id) | (ids[:, -1] == config.pad_token_id))
+                order = sampler.survivors(wrong, ids.shape[1] - 1)
+                ids, wrong = ids[order.to(device)], wrong.ravel()[order.numpy()].reshape(wrong.shape)
+            rows = self._go_on(ids, rows, order.to(device), cache)
+            fed = ids[rows, -1:]
         ids = torch.cat([ids[:, :1], ids[:, 1 + len(self._prompt) :]], dim=1)
         return ids.unflatten(0, (-1, self.num_candidates))
+
+    def _go_on(self, ids: torch.Tensor, rows: torch.Tensor, order: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """Reduce the cache to the candidates that have not ended, in the order of their indexes, which are returned.
+
+        Args:
+            ids: `(R · K, T)`, all candidates.
+            rows: indexes of the candidates in the cache.
+            order: `(R · K)`, the candidate that each one was copied from.
+        """
+        place = torch.full_like(order, -1)
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        is_over = (ids[:, -1] == self.branch.config.eos_token_id) | (ids[:, -1] == self.branch.config.pad_token_id)
+        open_rows = (~is_over).nonzero().flatten()
+        kept = place[order[open_rows]]
+        if len(kept) and not torch.equal(kept, place[rows]):
+            cache.batch_select_indices(kept)
+        return open_rows
 
     def _count_wrong(self, described: CaptionInputs, ids: torch.Tensor, wrong: np.ndarray) -> None:
         """Update the disagreement of the candidates that are at the end of a clause."""
@@ -226,20 +244,25 @@ class CandidateSampler:
         self._of_words, self._of_copies = torch.from_numpy(numbers[:, 0]), numbers[:, 1]
         self._is_greedy = torch.arange(len(keys)) % num_candidates == 0
 
-    def draw(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        """Sample tokens by inverse transform sampling: `(R · K, vocabulary)` scores -> `(R · K)` token ids.
+    def draw(self, scores: torch.Tensor, step: int, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """Sample tokens by inverse transform sampling: `(N, vocabulary)` scores -> `(N)` token ids.
 
         The first candidate of each input takes the most likely token.
-        """
-        probs, words = scores.double().softmax(-1).topk(min(MAX_WORDS_DRAWN_FROM, scores.shape[-1]))
-        probs = probs * (probs >= MIN_P * probs[:, :1])
-        mass = probs.cumsum(-1)
-        drawn = torch.searchsorted(mass, self._of_words[:, step, None].to(mass.device) * mass[:, -1:], right=True)
-        drawn = torch.minimum(drawn, (probs > 0).sum(-1, keepdim=True) - 1)  # rounding can end one past the last
-        return words.gather(1, drawn.masked_fill(self._is_greedy[:, None].to(drawn.device), 0)).squeeze(1)
 
-    def survivors(self, wrong: np.ndarray, step: int) -> torch.Tensor | None:
-        """The candidate from which each one continues, `(R · K)`; None if every candidate continues from itself.
+        Args:
+            rows: the candidates of the scores, by default all.
+        """
+        scores, words = scores.topk(min(MAX_WORDS_DRAWN_FROM, scores.shape[-1]))
+        probs = (scores.double() - scores[:, :1].double()).exp()  # relative to the likeliest
+        probs = probs * (probs >= MIN_P)
+        mass = probs.cumsum(-1)
+        chance = self._of_words[rows, step, None].to(mass.device)
+        drawn = torch.searchsorted(mass, chance * mass[:, -1:], right=True)
+        drawn = torch.minimum(drawn, (probs > 0).sum(-1, keepdim=True) - 1)  # rounding can end one past the last
+        return words.gather(1, drawn.masked_fill(self._is_greedy[rows, None].to(drawn.device), 0)).squeeze(1)
+
+    def survivors(self, wrong: np.ndarray, step: int) -> torch.Tensor:
+        """The candidate from which each one continues, `(R · K)`.
 
         Candidates with more disagreement than the best of their input are replaced by a random one of the best.
 
@@ -248,8 +271,6 @@ class CandidateSampler:
             step: index of the token.
         """
         is_least = wrong == wrong.min(1, keepdims=True)
-        if is_least.all():
-            return None
         order = np.arange(wrong.size)
         for number in np.flatnonzero(~is_least.ravel()):
             row = number // wrong.shape[1]
