@@ -1,12 +1,13 @@
 """What a caption says: the action units that it names, the emotions that it asserts, and what of it nothing supports.
 
 A caption names an action unit by its code (`AU12`) or by a movement as the data set's phrases put it ("pulled up lip
-corners"), and an emotion by one of its words. Free words that are none of those are not understood, so that a caption
-without a contradiction is one in which none was found.
+corners"), and an emotion by one of its words or a closing sentence. It denies action units by the sentences on faces
+at rest and on inactive action units. Free words that are none of those are not understood, so that a caption without a
+contradiction is one in which none was found.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -86,6 +87,8 @@ NEGATIONS = frozenset(
 NEGATING_PAIRS = frozenset({("rather", "than"), ("instead", "of"), ("free", "of")})
 CLAUSE_ENDS = frozenset({",", ";", ":", "and", "but", "while", "yet"})
 LIST_GLUE = frozenset({",", "and", "or"})
+REST_PHRASES = ("features hardly move", "facial muscles are at rest", "nearly still", "no action unit is active")
+"""Each is in one of the sentences on a face without an active action unit."""
 
 _NEGATION_REACH = 6
 _AU_MENTION = re.compile(r"\bAU\s*0*(\d{1,2})\b(?:\s*\(\s*([^()]*?)\s*\))?", re.I)
@@ -131,16 +134,27 @@ def _skip_list_glue(words: Sequence[str], position: int) -> int:
 
 def named_emotions(caption: str) -> list[str]:
     """The emotions that a caption asserts, in the order of `EMOTIONS`; "Other" by the data set's phrases alone."""
+    text = _plain(caption)
     found = {
         EMOTION_OF_WORD[word]
         for sentence in re.split(r"(?<=[.!?])\s+", caption.strip())
         for word in asserted_emotion_words(sentence)
     }
     other = EMOTION_PHRASES["Other"]
-    text = _plain(caption)
     if other.adjective in text or other.noun in text:
         found.add("Other")
+    found |= {emotion for closing, emotion in _emotion_of_closing().items() if closing in text}
     return [emotion for emotion in EMOTIONS if emotion in found]
+
+
+@lru_cache(maxsize=1)
+def _emotion_of_closing() -> dict[str, str]:
+    """Closing sentences in lower case without a full stop, and the emotion that each is for."""
+    return {
+        closing.lower().rstrip("."): emotion
+        for emotion, phrases in EMOTION_PHRASES.items()
+        for closing in phrases.closings
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- action units
@@ -166,8 +180,62 @@ def named_aus(caption: str) -> list[int]:
     return sorted(by_code | {au_id for phrase, au_id in _au_of_phrase().items() if phrase in text})
 
 
+def denied_aus(caption: str) -> list[int]:
+    """Numbers of the AUs that a caption says are not active, all of `ACTION_UNITS` for a face at rest."""
+    text = _plain(caption)
+    if any(phrase in text for phrase in REST_PHRASES):
+        return sorted(ACTION_UNITS)
+    return [au_id for au_id, phrases in AU_PHRASES.items() if phrases.inactive.lower().rstrip(".") in text]
+
+
 def _plain(caption: str) -> str:
     return " ".join(caption.lower().split())
+
+
+# ---------------------------------------------------------------------------------------------------------- beginnings
+AT_REST = "at rest"
+"""What `REST_PHRASES` state: that no action unit is active."""
+_MAX_PHRASE = 80
+_MIN_PART = 4
+"""Minimal length of a phrase's beginning that ends within a word: "in" is not taken for the beginning of "inner"."""
+
+
+@lru_cache(maxsize=1)
+def _statements_of_beginning() -> dict[str, frozenset[str | None]]:
+    """Every beginning of a phrase, in lower case, and what the phrases that begin so state.
+
+    That is the code of an AU, an emotion, or `AT_REST`; None for a phrase that states nothing.
+    """
+    statements: dict[str, set[str | None]] = {}
+    for phrase, statement in _phrases_and_statements():
+        for end in range(1, len(phrase) + 1):
+            if end >= _MIN_PART or not phrase[end : end + 1].isalpha():
+                statements.setdefault(phrase[:end], set()).add(statement)
+    return {beginning: frozenset(of_phrases) for beginning, of_phrases in statements.items()}
+
+
+def _phrases_and_statements() -> Iterator[tuple[str, str | None]]:
+    for phrase, au_id in _au_of_phrase().items():
+        yield phrase, ACTION_UNITS[au_id].code
+    for unit in ACTION_UNITS.values():
+        yield unit.name.lower(), unit.code
+    for phrases in AU_PHRASES.values():
+        yield from ((cue.lower(), None) for cue in phrases.cues)
+    yield from _emotion_of_closing().items()
+    yield EMOTION_PHRASES["Other"].adjective, "Other"
+    yield EMOTION_PHRASES["Other"].noun.removeprefix("a "), "Other"
+    yield from ((phrase, AT_REST) for phrase in REST_PHRASES)
+
+
+def begun_statements(caption: str) -> frozenset[str | None]:
+    """What the phrases state that the end of an unfinished caption may begin, see `_statements_of_beginning`.
+
+    Only the longest such end counts; the result is empty if there is none.
+    """
+    end = _plain(caption)[-_MAX_PHRASE:]
+    beginnings = (end[match.start() :] for match in re.finditer(r"\b\w", end))
+    of_beginning = _statements_of_beginning()
+    return next((of_beginning[text] for text in beginnings if text in of_beginning), frozenset())
 
 
 # ----------------------------------------------------------------------------------------------------- contradictions
@@ -197,14 +265,37 @@ class RecognisedState:
             return []
         return [emotion for emotion in named_emotions(caption) if emotion != self.emotion]
 
-    def disagreement(self, kind: str, caption: str, is_whole: bool = True) -> int:
-        """How much of a caption the recognisers do not support: its AUs, its emotions, and 1 where a whole caption
-        should name an emotion and names none."""
-        wrong = len(self.unsupported_aus(caption)) + len(self.rival_emotions(kind, caption))
-        if not is_whole:
-            return wrong
+    def wrongly_denied_aus(self, caption: str) -> list[str]:
+        """Codes of the active AUs that a caption says are not active."""
+        codes = [ACTION_UNITS[au_id].code for au_id in denied_aus(caption)] if self.active else []
+        return [code for code in codes if code in (self.active or ())]
+
+    def contradictions(self, kind: str, caption: str) -> int:
+        """How many statements of a caption the recognisers do not support."""
+        emotions, aus = self.rival_emotions(kind, caption), self.unsupported_aus(caption)
+        return len(aus) + len(emotions) + bool(self.wrongly_denied_aus(caption))
+
+    def disagreement(self, kind: str, caption: str) -> int:
+        """The contradictions of a whole caption, and 1 if it should name an emotion and names none."""
         is_silent = kind in KINDS_OF_EMOTION and self.emotion in EMOTIONS and not named_emotions(caption)
-        return wrong + is_silent
+        return self.contradictions(kind, caption) + is_silent
+
+    def is_misled(self, kind: str, caption: str) -> bool:
+        """Whether an unfinished caption contradicts the recognisers, or ends with the beginning of a phrase that
+        does."""
+        if self.contradictions(kind, caption):
+            return True
+        begun = begun_statements(caption)
+        return bool(begun) and not any(self._supports(kind, statement) for statement in begun)
+
+    def _supports(self, kind: str, statement: str | None) -> bool:
+        if statement is None or (statement in EMOTIONS and (kind not in KINDS_OF_EMOTION or self.emotion is None)):
+            return True
+        if statement in EMOTIONS:
+            return statement == self.emotion or self.emotion not in EMOTIONS
+        if self.active is None:
+            return True
+        return not self.active if statement == AT_REST else statement in self.active
 
 
 def recognised_state(

@@ -28,6 +28,11 @@ class EmotionPhrases:
     closings: tuple[str, ...]
 
 
+REST_SENTENCES = ("The features hardly move.", "The facial muscles are at rest.", "The face is nearly still.")
+"""An emotion caption has one of these if no action unit is active."""
+NO_KEY_AU_SENTENCE = "No action unit is active, so none is decisive."
+"""A key-AU caption has it if no action unit is active."""
+
 AU_PHRASES: dict[int, AuPhrases] = {
     1: AuPhrases(
         (

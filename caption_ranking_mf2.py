@@ -4,7 +4,7 @@ Two parts of the model measure whether a caption fits a face: the image-text mat
 recognisers, which a caption should not contradict. Candidates are compared with the recognisers at the end of every
 clause, and one that contradicts them is replaced by a copy of one that does not (as in a particle filter), so that it
 is sufficient if some candidates have a correct clause at each point. If all candidates of an input contradict the
-recognisers, its captions are generated again. The paper does not rank captions.
+recognisers, a search follows (`caption_search_mf2`). The paper does not rank captions.
 
 The random numbers of the sampling are seeded by the image alone, so that a caption depends neither on the batch nor on
 earlier calls.
@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache
 
 from .caption_meaning_mf2 import RERANKINGS, RecognisedState, named_aus, restore_case
+from .caption_search_mf2 import search_captions
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, select_rows
 from .recognition_mf2 import Recognition
@@ -32,8 +33,8 @@ NUM_CANDIDATES = 8
 MIN_P = 0.1
 """Minimal probability of a sampled token relative to the most likely one (min-p sampling): label smoothing gives every
 token of the vocabulary some probability, and a single such token would spoil a sentence."""
-ATTEMPTS = 3
-"""Maximal number of generations for an input."""
+NUM_BEAMS = 16
+"""Number of beams of the search for a caption of an input whose drawn candidates all contradict the recognisers."""
 MAX_WORDS_DRAWN_FROM = 64
 CLAUSE_ENDS = (",", ".", ";", ":", ")", "and")
 
@@ -127,39 +128,54 @@ class CaptionRanking:
 
     def write_best(self, described: CaptionInputs) -> torch.Tensor:
         """Generate the best caption of each input, `(R, T)` from `[DEC]` on, without the prompt of the kind."""
-        best, match, wrong = self._attempt(described, 0)
-        for attempt in range(1, ATTEMPTS if self.rerank == "agreement" else 1):
-            rows = wrong.nonzero().flatten()
-            if not len(rows):
-                break
-            again, again_match, again_wrong = self._attempt(described.select(rows), attempt)
-            is_better = (again_wrong < wrong[rows]) | ((again_wrong == wrong[rows]) & (again_match > match[rows]))
-            rows = rows[is_better]
-            best[rows], match[rows], wrong[rows] = again[is_better], again_match[is_better], again_wrong[is_better]
-        length = int((best != self.branch.config.pad_token_id).sum(1).max())
-        return best[:, :length]
-
-    def _attempt(self, described: CaptionInputs, attempt: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Generate once; returns the best candidate `(R, max_length)`, its match score and its disagreement `(R,)`."""
-        ids = self.write(described, attempt)
+        ids = self.write(described)
         match, wrong = self.match_scores(described, ids), torch.zeros(ids.shape[:2], dtype=torch.long)
         if self.rerank == "agreement":
             counts = [[self.disagreement(described, row, text) for text in texts] for row, texts in enumerate(ids)]
             wrong = torch.tensor(counts)
-        wrong = wrong.to(ids.device)
-        ranked = match.masked_fill(wrong > wrong.min(1, keepdim=True).values, -torch.inf)
-        best = torch.arange(len(ids), device=ids.device), ranked.argmax(1)
-        ids = F.pad(ids, (0, self.max_length - ids.shape[-1]), value=self.branch.config.pad_token_id)
-        return ids[best], match[best], wrong[best]
+        wrong, least = wrong.to(ids.device), wrong.min(1).values.tolist()
+        best = match.masked_fill(wrong > wrong.min(1, keepdim=True).values, -torch.inf).argmax(1)
+        ids = ids[torch.arange(len(ids), device=ids.device), best]
+        texts = dict(enumerate(ids.unbind()))
+        texts |= self._search([row for row, count in enumerate(least) if count], described, least)
+        return pad_sequence(list(texts.values()), batch_first=True, padding_value=self.branch.config.pad_token_id)
 
-    def write(self, described: CaptionInputs, attempt: int = 0) -> torch.Tensor:
-        """Generate all candidates, `(R, K, T)`, padded after their end; every attempt has other random numbers."""
+    def _search(self, rows: list[int], described: CaptionInputs, least: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Search for captions of inputs that were left with a disagreement, see `search_captions`.
+
+        Returns:
+            Index of an input -> caption with less disagreement than `least`.
+        """
+        if not rows:
+            return {}
+        device = described.visual_prefix.device
+        found = search_captions(
+            self.branch,
+            described.visual_prefix[torch.tensor(rows, device=device)],
+            [self.branch.config.bos_token_id, *self._prompt],
+            self.max_length,
+            NUM_BEAMS,
+            lambda place, ids: self._is_misled(described.states[rows[place]], ids),
+        )
+        better: dict[int, torch.Tensor] = {}
+        for row, of_row in zip(rows, found, strict=True):
+            texts = [torch.tensor([ids[0], *ids[1 + len(self._prompt) :]], device=device) for ids in of_row.ids]
+            wrong = [self.disagreement(described, row, text) for text in texts]
+            best = min(range(len(texts)), key=lambda index: (wrong[index], -of_row.scores[index]), default=None)
+            if best is not None and wrong[best] < least[row]:
+                better[row] = texts[best]
+        return better
+
+    def _is_misled(self, state: RecognisedState, ids: list[int]) -> bool:
+        return state.is_misled(self.caption_kind, self._read(torch.tensor(ids[1 + len(self._prompt) :])))
+
+    def write(self, described: CaptionInputs) -> torch.Tensor:
+        """Draw all candidates, `(R, K, T)`, padded after their end."""
         config, device = self.branch.config, described.visual_prefix.device
         num_rows = len(described.states) * self.num_candidates
         prefix = described.visual_prefix.repeat_interleave(self.num_candidates, dim=0)
         prefix = [tuple(layer.unbind(1)) for layer in prefix.unbind(1)]
-        seeds = [(*seed, attempt) for seed in described.seeds]
-        cache, sampler = DynamicCache(), CandidateSampler(seeds, self.num_candidates, self.max_length)
+        cache, sampler = DynamicCache(), CandidateSampler(described.seeds, self.num_candidates, self.max_length)
         wrong = np.zeros((len(described.states), self.num_candidates), dtype=int)
         ids = torch.tensor([[config.bos_token_id, *self._prompt]], device=device).expand(num_rows, -1)
         fed, rows = ids, torch.arange(num_rows, device=device)
@@ -216,14 +232,20 @@ class CaptionRanking:
             scores.append(logits[:, 1] - logits[:, 0])
         return torch.stack(scores, dim=1)
 
+    def _read(self, ids: torch.Tensor) -> str:
+        return restore_case(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def disagreement(self, described: CaptionInputs, row: int, ids: torch.Tensor, is_whole: bool = True) -> int:
         """The number of statements that the recognisers do not support, see `RecognisedState.disagreement`.
 
         A sentence on an AU that names other AUs must also name that AU.
         """
-        text = restore_case(self.tokenizer.decode(ids, skip_special_tokens=True))
-        wrong = described.states[row].disagreement(self.caption_kind, text, is_whole)
-        if is_whole and described.own_aus is not None and (named := named_aus(text)):
+        text = self._read(ids)
+        state = described.states[row]
+        if not is_whole:
+            return state.contradictions(self.caption_kind, text)
+        wrong = state.disagreement(self.caption_kind, text)
+        if described.own_aus is not None and (named := named_aus(text)):
             wrong += described.own_aus[row] not in named
         return wrong
 

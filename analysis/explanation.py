@@ -72,6 +72,7 @@ class Explanation:
             "captions": dict(self.captions),
             "unsupported": {kind: flags.unsupported for kind, flags in self.flags.items()},
             "rival_emotions": {kind: flags.rivals for kind, flags in self.flags.items()},
+            "denied": {kind: flags.denied for kind, flags in self.flags.items()},
         }
 
     def to_text(self) -> str:

@@ -160,7 +160,6 @@ def _score_kind(
 
 
 def is_flagged(kind: CaptionKind, caption: str, face: FaceState) -> bool:
-    """Whether a caption names an AU that is not active, or an emotion other than the face's."""
+    """Whether a caption contradicts the face's AUs or emotion, see `RecognisedState.contradictions`."""
     active = frozenset(f"AU{au_id}" for au_id, is_active in face.aus.items() if is_active)
-    state = RecognisedState(active, face.emotion)
-    return bool(state.unsupported_aus(caption) or state.rival_emotions(kind, caption))
+    return RecognisedState(active, face.emotion).contradictions(kind, caption) > 0

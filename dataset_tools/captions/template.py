@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
+from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES, REST_SENTENCES
 from ...labels_mf2 import PROTOTYPES, get_action_unit, render_au_caption
 from .rules import CAPTION_KINDS, MAX_TOKENS, estimate_tokens
 from .text import au_head, no_key_au_caption
@@ -27,7 +27,6 @@ _CUE_SENTENCES = (
     "The impression comes from the {cues}.",
     "It is visible in the {cues}.",
 )
-_NO_CUE_SENTENCES = ("The features hardly move.", "The facial muscles are at rest.", "The face is nearly still.")
 _KEY_SENTENCES = (
     "The decisive {units}.",
     "The most telling {units}.",
@@ -128,7 +127,7 @@ def _emotion_caption(active: Sequence[int], emotion: str, choose: _Chooser, is_k
     if named:
         cue_sentence = choose(_CUE_SENTENCES).format(cues=_cue_list(named))
     else:
-        cue_sentence = choose(_NO_CUE_SENTENCES) if is_known else ""
+        cue_sentence = choose(REST_SENTENCES) if is_known else ""
     sentences = (_opening(emotion, choose), cue_sentence, choose(EMOTION_PHRASES[emotion].closings))
     return " ".join(filter(None, sentences))
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
+from ...caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES, NO_KEY_AU_SENTENCE
 from ...labels_mf2 import ACTION_UNITS, get_action_unit
 
 # Heads such as `1. AU1 (Inner Brow Raiser):` and `- **AU 01 - Inner Brow Raiser**:`. A head is at the start of a line
@@ -74,7 +74,7 @@ def inactive_au_sentence(au_id: int) -> str:
 def no_key_au_caption(emotion: str) -> str:
     """The fixed key-AU caption of a face without an active AU."""
     adjective = EMOTION_PHRASES[emotion].adjective
-    return f"The person in the image appears to be {adjective}. No action unit is active, so none is decisive."
+    return f"The person in the image appears to be {adjective}. {NO_KEY_AU_SENTENCE}"
 
 
 def _clean_body(body: str) -> str:

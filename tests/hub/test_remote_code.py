@@ -32,6 +32,7 @@ MODEL_FILES = {
     "caption_meaning_mf2.py",
     "caption_phrases_mf2.py",
     "caption_ranking_mf2.py",
+    "caption_search_mf2.py",
     "configuration_mf2.py",
     "labels_mf2.py",
     "modeling_mf2.py",

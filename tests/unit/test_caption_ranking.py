@@ -14,6 +14,7 @@ from tiny_mf2 import make_tiny, write_pictures
 
 from mf2.caption_meaning_mf2 import RecognisedState
 from mf2.caption_ranking_mf2 import MIN_P, CandidateSampler, CaptionInputs, CaptionRanking
+from mf2.caption_search_mf2 import Found, search_captions
 
 WORDS = [
     "[PAD]",
@@ -51,7 +52,12 @@ class PlantedBranch:
 
     def __init__(self, emotions: dict[str, float], aus: dict[str, float], itm_weight: float = 1.0):
         self.config = SimpleNamespace(
-            bos_token_id=DEC, eos_token_id=SEP, pad_token_id=PAD, caption_prompt_ids=None, itm_weight=itm_weight
+            bos_token_id=DEC,
+            eos_token_id=SEP,
+            pad_token_id=PAD,
+            caption_prompt_ids=None,
+            itm_weight=itm_weight,
+            label_smoothing=0.0,
         )
         self.slots = [{"the": 1.0}, {"face": 1.0}, {"is": 1.0}, emotions, {",": 1.0}, aus, {".": 1.0}, {"[SEP]": 1.0}]
         self.matched: list[torch.Tensor] = []
@@ -161,11 +167,40 @@ def test_what_cannot_be_right_is_as_little_wrong_as_it_can_be():
         assert ranking.disagreement(described, row, ids) == 2
 
 
-def test_an_emotion_that_few_candidates_name_is_found_in_further_attempts():
-    ranking = rank(PlantedBranch({"sad": 0.85, "happy": 0.15}, {"au12": 1.0}))  # 1 − 0.85 ** 7, and ** 21
-    at_once = (ranking.write(describe(60)) == ID["happy"]).flatten(1).any(1).float().mean()
-    best = (ranking.write_best(describe(60)) == ID["happy"]).any(1).float().mean()
-    assert 0.5 < at_once < 0.85 and best > 0.9
+def test_an_emotion_that_the_branch_hardly_ever_writes_is_found_by_a_search():
+    """0.2 % of what is drawn names it, and a word below a tenth of the likeliest is never drawn."""
+    ranking = rank(PlantedBranch({"sad": 0.998, "happy": 0.002}, {"au12": 1.0}))
+    assert not (ranking.write(describe(20)) == ID["happy"]).any()
+    assert texts(ranking.write_best(describe(20))) == ["the face is happy , au12 ."] * 20
+
+
+def test_what_label_smoothing_alone_makes_possible_is_not_written():
+    branch = PlantedBranch({"sad": 0.992, "happy": 0.008}, {"au12": 1.0})
+    branch.config.label_smoothing = 0.1  # 0.1 / 15 words
+    assert texts(rank(branch).write_best(describe(3))) == ["the face is sad , au12 ."] * 3
+
+
+def test_only_what_contradicts_the_recognisers_is_searched_for(monkeypatch):
+    searched = []
+    monkeypatch.setattr(
+        "mf2.caption_ranking_mf2.search_captions",
+        lambda branch, prefix, *_: searched.append(len(prefix)) or [Found() for _ in prefix],
+    )
+    described = describe(6, active=("AU4", "AU12"), emotion=None)
+    described.states[2:4] = [RecognisedState(frozenset(), "Surprise")] * 2
+    rank(PlantedBranch(EMOTIONS, AUS)).write_best(described)
+    assert searched == [2]
+
+
+def test_the_likeliest_supported_captions_are_found_in_order():
+    branch = PlantedBranch(EMOTIONS, AUS)
+    (found,) = search_captions(
+        branch, torch.zeros(1, 1, 2, 1, 2, 1), [DEC], 12, num_beams=3, is_refused=lambda row, ids: ids[-1] == ID["sad"]
+    )
+    assert texts(torch.tensor(found.ids)) == [
+        f"the face is {text} ." for text in ("happy , au4", "happy , au12", "angry , au4")
+    ]
+    np.testing.assert_allclose(np.exp(np.multiply(found.scores, 9)), [0.18, 0.12, 0.12], rtol=1e-4)
 
 
 def test_without_a_trained_matching_head_the_greedy_one_is_preferred():

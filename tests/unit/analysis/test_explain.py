@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_mf2 import RESNET, VIT, make_tiny, save_tiny, write_pictures
 
 from mf2.analysis import saliency
-from mf2.analysis.caption_check import check_captions, flag_caption
+from mf2.analysis.caption_check import check_captions, flag_caption, split_by_flags
 from mf2.analysis.saliency import au_saliency, draw_saliency
 from mf2.caption_meaning_mf2 import named_aus, named_emotions
 from mf2.cli import main
@@ -91,6 +91,17 @@ def test_another_emotion_than_the_likeliest_is_flagged():
     )
     assert not flag_caption("emotion", happy, PROBS, THRESHOLDS)
     assert not flag_caption("au", "1. AU12 (Lip Corner Puller): They rise, a sign of sadness.", PROBS, THRESHOLDS)
+
+
+def test_an_active_au_that_a_caption_denies_is_flagged():
+    text = "The face shows happiness. The facial muscles are at rest."
+    flags = flag_caption("emotion", text, PROBS, THRESHOLDS)
+    assert flags.denied == ["AU12"] and str(flags) == "AU12 active"
+    assert [piece for piece, is_flagged in split_by_flags(text, flags) if is_flagged] == ["facial muscles are at rest"]
+    assert not flag_caption("emotion", text, PROBS | {"AU12": 0.1}, THRESHOLDS)
+    assert check_captions([PROBS | {"caption_au": "The lip corners are not pulled up."}], THRESHOLDS, ["au"])[
+        "au"
+    ].to_dict()["by_denied_au"] == {"AU12": 1}
 
 
 @pytest.mark.parametrize("emotion", [None, float("nan"), "Contempt"])
@@ -209,7 +220,8 @@ def test_the_command_explains_a_picture(tmp_path, checkpoint, capsys):
     (face,) = json.loads((tmp_path / "out" / "explanation.json").read_text())["faces"]
     assert list(face["aus"]) == list(face["thresholds"]) == list(face["regions_px"])
     assert face["active"] == [code for code, prob in face["aus"].items() if prob >= 0.5]
-    assert face["captions"].keys() == face["unsupported"].keys() == face["rival_emotions"].keys() == {"emotion", "au"}
+    for name in ("captions", "unsupported", "rival_emotions", "denied"):
+        assert face[name].keys() == {"emotion", "au"}
     assert Image.open(tmp_path / "out" / face["picture"]).width > 600
     assert "face 0: " in capsys.readouterr().out
 
