@@ -9,64 +9,15 @@ from typing import Any
 from ..caption_meaning_mf2 import (
     EMOTION_OF_WORD,
     REST_PHRASES,
-    RecognisedState,
+    CaptionFlags,
     denied_aus,
+    flag_caption,
     named_aus,
     named_emotions,
-    recognised_state,
 )
 from ..caption_phrases_mf2 import AU_PHRASES, EMOTION_PHRASES
 
 CAPTION_PREFIX = "caption_"
-
-
-@dataclass(frozen=True)
-class CaptionFlags:
-    """Parts of a caption that the recognisers do not support.
-
-    Args:
-        unsupported: codes of named AUs that are below their threshold or not recognised by the model.
-        rivals: named emotions other than the most probable one.
-        unknown: those of `unsupported` that the model does not recognise.
-        denied: codes of AUs that are active although the caption says they are not.
-    """
-
-    unsupported: list[str]
-    rivals: list[str]
-    unknown: list[str] = field(default_factory=list)
-    denied: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.unsupported or self.rivals or self.denied)
-
-    def __str__(self) -> str:
-        """`AU4 below the threshold; AU9 not recognised; AU12 active; Sadness not the likeliest`; empty if nothing is
-        flagged."""
-        below = [code for code in self.unsupported if code not in self.unknown]
-        parts = [f"{', '.join(below)} below the threshold"] if below else []
-        parts += [f"{', '.join(self.unknown)} not recognised"] if self.unknown else []
-        parts += [f"{', '.join(self.denied)} active"] if self.denied else []
-        parts += [f"{', '.join(self.rivals)} not the likeliest"] if self.rivals else []
-        return "; ".join(parts)
-
-
-def row_state(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> RecognisedState:
-    """Convert a row of the analysis to a `RecognisedState`.
-
-    Args:
-        row: a probability per AU and, if the label space has emotions, `emotion`.
-        thresholds: AU code -> threshold. AUs without a threshold are unknown to the model and never supported.
-    """
-    emotion = row.get("emotion")
-    return recognised_state(row, thresholds, emotion if isinstance(emotion, str) else None)
-
-
-def flag_caption(kind: str, caption: str, row: Mapping[str, Any], thresholds: Mapping[str, float]) -> CaptionFlags:
-    """Find the parts of a caption that its row's probabilities do not support; arguments as in `row_state`."""
-    state = row_state(row, thresholds)
-    unsupported = state.unsupported_aus(caption)
-    unknown = [code for code in unsupported if code not in thresholds]
-    return CaptionFlags(unsupported, state.rival_emotions(kind, caption), unknown, state.wrongly_denied_aus(caption))
 
 
 def split_by_flags(caption: str, flags: CaptionFlags) -> list[tuple[str, bool]]:
@@ -134,7 +85,7 @@ def check_captions(
     """Check the captions of analysed faces.
 
     Args:
-        rows: with `caption_<kind>` (None if missing) and the columns of `row_state`.
+        rows: with `caption_<kind>` (None if missing) and a probability per AU and `emotion`.
         thresholds: AU code -> probability from which the AU is active.
         kinds: kinds of caption to check.
     """

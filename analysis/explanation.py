@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..caption_meaning_mf2 import CaptionFlags, flag_caption
 from ..dataset_tools.contact_sheet import draw_grid
 from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import ACTION_UNITS
 from ..utils.drawing import FaceState, compose, panel_height, to_pixels
-from .caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
+from .caption_check import CAPTION_PREFIX
 from .faces import Face
 from .media import Frame
 from .overlay import region_corners
@@ -110,7 +111,6 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None
 def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
     """Draw the face with its regions, probabilities and captions above the saliency maps (none without AUs)."""
     emotion = explanation.row.get("emotion", "")
-    captions = {kind: _with_flag(text, explanation.flags[kind]) for kind, text in explanation.captions.items()}
     state = FaceState(
         title=f"face {explanation.face.id}",
         regions_px=explanation.regions_px,
@@ -118,7 +118,7 @@ def draw_explanation(explanation: Explanation, recognizer: Recognizer) -> Image.
         thresholds=explanation.thresholds,
         emotion=emotion,
         emotion_prob=explanation.row.get(f"emotion_{emotion}", 0.0),
-        captions=captions,
+        captions=explanation.captions,
     )
     height = panel_height(len(explanation.aus), PANEL_LINES)
     if explanation.frame.image is None:
@@ -153,7 +153,3 @@ def draw_maps(explanation: Explanation, recognizer: Recognizer) -> Image.Image:
         for code, saliency in zip(shown, maps, strict=True)
     ]
     return draw_grid(cells, min(MAP_COLUMNS, len(cells)), MAP_PX)
-
-
-def _with_flag(caption: str, flags: CaptionFlags) -> str:
-    return f"{caption} [{flags}]" if flags else caption

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..analysis.caption_check import CAPTION_PREFIX, CaptionFlags, flag_caption
+from ..analysis.caption_check import CAPTION_PREFIX
 from ..analysis.engine import complete_rows, make_chunks
 from ..analysis.face_arguments import DETECT, MEAN_FACE, FaceSearch
 from ..analysis.faces import LocatedFrame, locate_faces, make_finder
@@ -22,6 +22,7 @@ from ..analysis.recognizer import INPUT_NAMES, Recognizer, choose_device
 from ..analysis.saliency import au_saliency, draw_saliency
 from ..analysis.search.scoring import FaceScorer
 from ..analysis.tables import LANDMARKS
+from ..caption_meaning_mf2 import CaptionFlags, flag_caption
 from ..dataset_tools.detectors import choose_backend
 from ..evaluation.caption_scores import caption_kinds
 from ..labels_mf2 import LabelSpace

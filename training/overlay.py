@@ -24,6 +24,8 @@ def draw_overlay(
 ) -> None:
     """Draw a column of faces: AU regions coloured by probability, AUs, emotion, captions and labels.
 
+    Captions that contradict the probabilities are marked.
+
     Args:
         model: in evaluation mode, on its device.
         examples: rows of an evaluation split.
@@ -48,10 +50,11 @@ def draw_overlay(
 
 
 def write_captions(model: MF2ForConditionalGeneration, processor: MF2Processor, inputs: Any) -> list[dict[str, str]]:
-    """Generate every kind of caption that the model was trained on, for every image."""
+    """Generate every kind of caption that the model was trained on, for every image, as the recognisers support it."""
     written = {}
     for kind in caption_kinds(model.config, model.label_space):
-        ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], caption_kind=kind, num_beams=1)
+        settings = {"caption_kind": kind, "rerank": "agreement", "tokenizer": processor.tokenizer}
+        ids = model.generate(inputs["pixel_values"], inputs["au_boxes"], **settings)
         written[kind] = processor.batch_decode(ids)
     return [{kind: texts[index] for kind, texts in written.items()} for index in range(len(inputs["pixel_values"]))]
 

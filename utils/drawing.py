@@ -14,12 +14,15 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..caption_meaning_mf2 import flag_caption
 from ..labels_mf2 import ACTION_UNITS
 from .tag_layout import Box, place_tags
 
 AU_NAMES = {unit.code: unit.name for unit in ACTION_UNITS.values()}
 COLORS = matplotlib.colormaps["viridis"]
 PAPER, INK, FAINT, TRACK = (250, 250, 248), (30, 30, 34), (120, 120, 128), (228, 228, 224)
+WARNING = (184, 24, 24)
+"""Colour of captions that contradict the probabilities."""
 PANEL_WIDTH = 440
 LINE, TITLE = 17, 26
 """Heights of a line and of the title of a panel, in pixels at scale 1, like all lengths here."""
@@ -68,13 +71,18 @@ class FaceState:
     inactive_labels: Collection[str] = ()
     emotion_label: str = ""
 
-    def text_lines(self) -> list[str]:
-        """The captions as wrapped lines."""
+    def text_lines(self) -> list[tuple[str, bool]]:
+        """The captions as wrapped lines, each with whether it belongs to a caption that contradicts the probabilities.
+
+        Such a caption ends with its flags in brackets.
+        """
         lines = []
         for kind, caption in self.captions.items():
-            first, *others = caption.splitlines() or [""]
+            flags = flag_caption(kind, caption, {**self.aus, "emotion": self.emotion or None}, self.thresholds)
+            first, *others = (f"{caption} [{flags}]" if flags else caption).splitlines() or [""]
             for line in (f"{CAPTION_TITLES[kind]}: {first}", *others):
-                lines += textwrap.wrap(line, TEXT_COLUMNS, subsequent_indent="   ")
+                wrapped = textwrap.wrap(line, TEXT_COLUMNS, subsequent_indent="   ")
+                lines += [(part, bool(flags)) for part in wrapped]
         return lines
 
 
@@ -185,8 +193,8 @@ def draw_panel(face: FaceState, height: int, scale: float) -> Image.Image:
         _draw_bar(draw, (x, y), code, prob, face, scale)
         y += LINE * scale
     lines, num_lines = face.text_lines(), int((height - y) / (LINE * scale))
-    for line in lines if len(lines) <= num_lines else [*lines[: num_lines - 1], "…"]:
-        draw.text((x, y), line, font=load_font(12 * scale), fill=INK)
+    for line, is_flagged in lines if len(lines) <= num_lines else [*lines[: num_lines - 1], ("…", False)]:
+        draw.text((x, y), line, font=load_font(12 * scale), fill=WARNING if is_flagged else INK)
         y += LINE * scale
     return panel
 

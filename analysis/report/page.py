@@ -15,8 +15,9 @@ import markdown_it
 from markupsafe import Markup, escape
 
 from ... import __version__
+from ...caption_meaning_mf2 import flag_caption
 from ...labels_mf2 import AFFECT
-from ..caption_check import CAPTION_PREFIX, flag_caption
+from ..caption_check import CAPTION_PREFIX
 from ..thumbnails import Thumbnails, face_key, make_thumbnails
 from .views import MAX_PICTURES, Findings, Reading, Signal, Summary, View
 

@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_mf2 import RESNET, VIT, make_tiny, save_tiny, write_pictures
 
 from mf2.analysis import saliency
-from mf2.analysis.caption_check import check_captions, flag_caption, split_by_flags
+from mf2.analysis.caption_check import check_captions, split_by_flags
 from mf2.analysis.saliency import au_saliency, draw_saliency
-from mf2.caption_meaning_mf2 import named_aus, named_emotions
+from mf2.caption_meaning_mf2 import flag_caption, named_aus, named_emotions
 from mf2.cli import main
 from mf2.dataset_tools.captions import template_captions
 from mf2.labels_mf2 import AU_IDS, EMOTIONS

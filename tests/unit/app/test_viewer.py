@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mf2.analysis.caption_check import CaptionFlags
 from mf2.analysis.engine import AnalyzeOptions, analyze
 from mf2.analysis.face_arguments import FaceSearch
 from mf2.app import viewer as viewer_module
@@ -20,6 +19,7 @@ from mf2.app.handlers import PictureHandlers
 from mf2.app.limits import find_limits, render_limits
 from mf2.app.rendering import Shown, describe_sentence, render_message, render_shown
 from mf2.app.viewer import Sentence, choose_faces
+from mf2.caption_meaning_mf2 import CaptionFlags
 from mf2.landmarks_mf2 import faces_from_landmarks
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mf2.utils.drawing import LINE, MARGIN, PANEL_WIDTH, TITLE, FaceState, compose, draw_panel, panel_height
+from mf2.utils.drawing import LINE, MARGIN, PANEL_WIDTH, TITLE, WARNING, FaceState, compose, draw_panel, panel_height
 from mf2.utils.tag_layout import overlap, place_tags
 
 CODES = ["AU1", "AU2", "AU4", "AU6", "AU7", "AU12", "AU15", "AU25"]
@@ -87,3 +87,17 @@ def test_active_inactive_and_unlabelled_aus_look_different():
     assert dot > 1.3 * ring > 0 == nothing
     x, y = MARGIN - 7, first_line + LINE + LINE // 2
     assert panel[y, x] > 200 > panel[y - LINE, x], "a ring is hollow"
+
+
+def test_a_caption_that_contradicts_the_probabilities_is_marked():
+    right = replace(state(0, (10, 10, 60, 60)), emotion="Anger", captions={"emotion": "The face shows anger."})
+    wrong = replace(right, captions={"emotion": "The face shows a neutral mood. It shows in the dropped jaw."})
+    assert right.text_lines() == [("Emotion: The face shows anger.", False)]
+    assert all(is_flagged for _, is_flagged in wrong.text_lines())
+    text = " ".join(line.strip() for line, _ in wrong.text_lines())
+    assert text.endswith("[AU26 not recognised; Neutral not the likeliest]")
+
+    def has_warning(face):
+        return (np.asarray(draw_panel(face, 300, 1.0)) == WARNING).all(-1).any()
+
+    assert has_warning(wrong) and not has_warning(right)
