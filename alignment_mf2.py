@@ -19,16 +19,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from .labels_mf2 import AU_UNLABELLED, EMOTION_UNLABELLED
-from .qformer_mf2 import KeyValue, map_key_values, select_rows
+from .qformer_mf2 import KeyValue, WordEmbeddings, map_key_values, select_rows
 
 MF2Branch = Any
 """The branch of the model; its class is not imported, because its module imports this one."""
 
 MIN_TEXT_LENGTH = 2
 """Minimal number of tokens: the start token and one to predict. Batches without any text are padded to it."""
-MAX_LENGTH_PARTS, ITEMS_PER_LENGTH_PART = 4, 32
-"""The texts of a pass are split by length into at most 4 parts with at least 32 items each: more parts need less
-padding, but more additions of weight gradients."""
 
 
 # ------------------------------------------------------------------------------------------- batches over processes
@@ -159,11 +156,6 @@ class TextItems:
         """`(I, G)` bool: the items that ITG is trained on."""
         return self.valid if self.to_write is None else self.valid & self.to_write
 
-    @property
-    def num_length_parts(self) -> int:
-        """The number of parts of a pass; it depends on shapes alone, since sharded processes must make equal calls."""
-        return min(MAX_LENGTH_PARTS, -(-self.valid.numel() // ITEMS_PER_LENGTH_PART))
-
     def select_groups(self, groups: torch.Tensor) -> "TextItems":
         """Select the items of the given groups."""
         return TextItems(*(None if x is None else x[:, groups] for x in vars(self).values()))
@@ -183,18 +175,29 @@ def draw_groups(valid: torch.Tensor, num_groups: int | None) -> torch.Tensor:
     return order[:num_groups].sort().values
 
 
-def split_by_length(attention_mask: torch.Tensor, num_parts: int) -> list[tuple[torch.Tensor, int]]:
-    """Split rows of text into parts of similar length, so that short texts are not padded to the maximal length.
+class StepWords:
+    """The word embeddings of all texts of a step, looked up once.
+
+    The gradient of a lookup is a table of the vocabulary's size; that of a lookup here is of the size of the texts.
 
     Args:
-        attention_mask: `(rows, T)`, padded on the right.
-    Returns:
-        `num_parts` pairs of the row indexes and the maximal length of a part; a part may be empty.
+        embed: The branch's word embeddings.
+        ids: The token ids that occur.
     """
-    lengths, order = attention_mask.sum(-1).sort()
-    longest = torch.stack([part[-1:].sum() for part in lengths.tensor_split(num_parts)]).tolist()
-    parts = zip(order.tensor_split(num_parts), longest, strict=True)
-    return [(part, length or attention_mask.shape[1]) for part, length in parts]
+
+    def __init__(self, embed: WordEmbeddings, ids: torch.Tensor):
+        self._distinct = ids.unique()
+        self._embeds = embed(self._distinct)
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """(…) ids -> (…, D)."""
+        return F.embedding(torch.searchsorted(self._distinct, ids), self._embeds)
+
+
+def embed_words(branch: MF2Branch, texts: TextItems) -> StepWords:
+    """The words of the texts of all processes, and the start of a generated text."""
+    ids = gather_rows(texts.input_ids).flatten()
+    return StepWords(branch.embeddings.word_embeddings, torch.cat([ids, ids.new_tensor([branch.config.bos_token_id])]))
 
 
 # --------------------------------------------------------------------------------------------------- loss functions
@@ -375,22 +378,23 @@ def alignment_losses(branch: MF2Branch, images: VisualItems, texts: TextItems) -
     diagonal, which would be wrong for template-like captions and for frames of one video.
     """
     config, losses = branch.config, {}
+    words = embed_words(branch, texts)
     if config.itc_weight or config.itm_weight:
-        comparison = compare(branch, images, texts)
+        comparison = compare(branch, images, texts, words)
         if config.itc_weight:
             losses["itc"] = itc_loss(comparison, texts.valid, config.label_smoothing)
             losses["itc_floor"] = itc_floor(comparison, texts.valid, config.label_smoothing)
         if config.itm_weight:
-            losses["itm"] = itm_loss(branch, images, texts, comparison)
+            losses["itm"] = itm_loss(branch, images, texts, comparison, words)
     if config.itg_weight:
-        losses["itg"] = itg_loss(branch, images, texts)
+        losses["itg"] = itg_loss(branch, images, texts, words)
     return losses
 
 
-def compare(branch: MF2Branch, images: VisualItems, texts: TextItems) -> Comparison:
+def compare(branch: MF2Branch, images: VisualItems, texts: TextItems, words: WordEmbeddings) -> Comparison:
     """Compare the images and texts of this process with those of all processes, within their groups."""
     image_embeds = branch.embed_image(images.states)
-    text_embeds = read_distinct_texts(texts, lambda *text: branch.embed_text(branch.encode_text(*text)))
+    text_embeds = read_distinct_texts(texts, lambda *text: branch.embed_text(branch.summarize_text(*text, words)))
     return compare_embeds(image_embeds, text_embeds, branch.temperature, texts.caption_ids, texts.valid)
 
 
@@ -423,15 +427,21 @@ def read_distinct_texts(texts: TextItems, read: Callable[[torch.Tensor, torch.Te
         `(I, G, …)`; zeros for items without text.
     """
     rows = texts.valid.flatten().nonzero().squeeze(1)
-    distinct, inverse = torch.unique(texts.caption_ids.flatten()[rows], return_inverse=True)
-    order = torch.arange(len(rows), device=rows.device)
-    first = order.new_full((len(distinct),), len(rows)).scatter_reduce(0, inverse, order, "amin")
-    ids, masks = texts.input_ids.flatten(0, 1)[rows[first]], texts.attention_mask.flatten(0, 1)[rows[first]]
-    parts = split_by_length(masks, texts.num_length_parts)
-    values = torch.cat([read(ids[part, :length], masks[part, :length]) for part, length in parts])
-    values = torch.empty_like(values).index_copy(0, torch.cat([part for part, _ in parts]), values)
+    first, inverse = find_distinct(texts.caption_ids.flatten()[rows])
+    values = read(*(x.flatten(0, 1)[rows[first]] for x in (texts.input_ids, texts.attention_mask)))
     scattered = values.new_zeros(texts.valid.numel(), *values.shape[1:]).index_copy(0, rows, values[inverse])
     return scattered.unflatten(0, texts.valid.shape)
+
+
+def find_distinct(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The index of the first entry of each distinct key, and `(n,)` the number of each entry's key.
+
+    Args:
+        keys: `(n,)` numbers, or `(n, k)` of which all k must be equal.
+    """
+    distinct, inverse = torch.unique(keys, dim=0, return_inverse=True)
+    order = torch.arange(len(keys), device=keys.device)
+    return order.new_full((len(distinct),), len(keys)).scatter_reduce(0, inverse, order, "amin"), inverse
 
 
 def itc_loss(comparison: Comparison, valid: torch.Tensor, label_smoothing: float) -> torch.Tensor:
@@ -478,30 +488,29 @@ def draw_match_pairs(comparison: Comparison, hardness: float) -> MatchPairs:
     return MatchPairs(item, group, negative_image[group, item], negative_text[group, item])
 
 
-def itm_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison) -> torch.Tensor:
+def itm_loss(
+    branch: MF2Branch, images: VisualItems, texts: TextItems, comparison: Comparison, words: WordEmbeddings
+) -> torch.Tensor:
     """Eq. 4 over three pairs per item: the matching one, one with a negative image, one with a negative text."""
     pairs = draw_match_pairs(comparison, branch.config.itm_hardness)
-    groups = pairs.group.repeat(3)
     positive, negative = (pairs.item, pairs.group), (pairs.negative_text, pairs.group)
-    ids, masks = (
-        torch.cat([x[positive], x[positive], gather_rows(x)[negative]])
-        for x in (texts.input_ids, texts.attention_mask)
+    ids, masks, caption_ids = (
+        torch.cat([x[positive], gather_rows(x)[negative]])
+        for x in (texts.input_ids, texts.attention_mask, texts.caption_ids)
     )
+    groups = pairs.group.repeat(2)
+    distinct, text_of_item = find_distinct(torch.stack([caption_ids, groups], dim=1))
+    of_positive, of_negative = text_of_item.tensor_split(2)
     key_values, image_rows = _images_of_pairs(branch, images, pairs)
-    parts = split_by_length(masks, texts.num_length_parts)
-    logits = torch.cat(
-        [
-            branch.match(
-                images.query_embeds[groups[part]],
-                select_rows(key_values, image_rows[part]),
-                ids[part, :length],
-                masks[part, :length],
-            )
-            for part, length in parts
-        ]
+    logits = branch.match(
+        images.query_embeds[groups[distinct]],
+        select_rows(key_values, image_rows),
+        ids[distinct],
+        masks[distinct],
+        torch.cat([of_positive, of_positive, of_negative]),
+        words,
     )
-    is_match = torch.cat([part for part, _ in parts]) < len(pairs.item)
-    return match_loss(logits, is_match)
+    return match_loss(logits, torch.arange(len(logits), device=logits.device) < len(pairs.item))
 
 
 def match_loss(logits: torch.Tensor, is_match: torch.Tensor) -> torch.Tensor:
@@ -528,28 +537,22 @@ def _images_of_pairs(
     return key_values, torch.cat([positive, negative, positive])
 
 
-def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems) -> torch.Tensor:
+def itg_loss(branch: MF2Branch, images: VisualItems, texts: TextItems, words: WordEmbeddings) -> torch.Tensor:
     """Eq. 5 as left-to-right generation, which is the task, although the equation is written as masked prediction.
 
-    The text reads the queries through the keys and values of the query-only pass, with gradient.
+    The text reads the queries through the keys and values of the query-only pass, with gradient. Texts begin with
+    `[CLS]`, in place of which the branch reads its start token.
     """
-    rows = texts.written.flatten().nonzero().squeeze(1)
+    has_target = texts.attention_mask[..., 1:].any(-1)
+    rows = (texts.written & has_target).flatten().nonzero().squeeze(1)
     ids, masks = texts.input_ids.flatten(0, 1)[rows], texts.attention_mask.flatten(0, 1)[rows]
-    parts = [(part, max(length, MIN_TEXT_LENGTH)) for part, length in split_by_length(masks, texts.num_length_parts)]
-    totals = [
-        _itg_total(branch, ids[part, :length], masks[part, :length], select_rows(images.key_values, rows[part]))
-        for part, length in parts
-    ]
-    return mean_over_batch(sum(totals), masks[:, 1:].sum())
-
-
-def _itg_total(branch: MF2Branch, ids: torch.Tensor, mask: torch.Tensor, prefix: list[KeyValue]) -> torch.Tensor:
-    """The summed loss over the predicted tokens of `(rows, T)` texts that begin with `[CLS]`."""
-    inputs = ids[:, :-1].clone()
+    inputs, is_target = ids[:, :-1].clone(), masks[:, 1:].bool()
     inputs[:, 0] = branch.config.bos_token_id
-    states = branch.decode(inputs, mask[:, :-1], prefix)
-    is_target = mask[:, 1:].bool()
-    logits = branch.predict_tokens(states[is_target])
-    return F.cross_entropy(
-        logits.float(), ids[:, 1:][is_target], label_smoothing=branch.config.label_smoothing, reduction="sum"
+    states = branch.write(inputs, is_target, select_rows(images.key_values, rows), words)
+    total = F.cross_entropy(
+        branch.predict_tokens(states).float(),
+        ids[:, 1:][is_target],
+        label_smoothing=branch.config.label_smoothing,
+        reduction="sum",
     )
+    return mean_over_batch(total, is_target.sum())

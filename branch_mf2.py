@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
-from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings
+from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, PackedRows, WordEmbeddings
 from .recognition_mf2 import FACE, MIRRORED, PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
@@ -225,8 +225,30 @@ class MF2Branch(SharedSpace):
 
     def pool_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The same pass -> `(rows, J, D)`: position 0 of the embeddings and of the states after each layer."""
-        embeds = self.embeddings(input_ids)
-        return self.qformer(embeds, attention_mask=attention_mask, pool=lambda states: states[:, 0].clone()).pooled
+        ids, packed = self._pack(input_ids, attention_mask)
+        return self.qformer.read_packed(self.embeddings.pack(ids, packed.visible, None), packed, pool=True)
+
+    def summarize_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, words: WordEmbeddings | None = None
+    ) -> torch.Tensor:
+        """Position 0 of `encode_text`, `(rows, 1, D)`, which ITC reads.
+
+        Args:
+            words: As in [`MF2TextEmbeddings.pack`].
+        """
+        ids, packed = self._pack(input_ids, attention_mask)
+        embeds = self.embeddings.pack(ids, packed.visible, words)
+        return self.qformer.read_packed(embeds, packed, first_only=True)
+
+    @staticmethod
+    def _pack(
+        input_ids: torch.Tensor, attention_mask: torch.Tensor, num_queries: int = 0
+    ) -> tuple[torch.Tensor, PackedRows]:
+        """Texts cut to the length of the longest, `(rows, T)`, as packed rows."""
+        text_mask = attention_mask.bool()
+        places = torch.arange(1, text_mask.shape[1] + 1, device=text_mask.device)
+        length = max(int((text_mask.any(0) * places).amax()), 1)
+        return input_ids[:, :length], PackedRows.of_texts(text_mask[:, :length], num_queries)
 
     def decode(
         self,
@@ -260,6 +282,29 @@ class MF2Branch(SharedSpace):
         mask = create_causal_mask(self.config, embeds, visible, cache, allow_is_causal_skip=False)
         return self.qformer(embeds, attention_mask=mask, prefix=prefix, kv_cache=kv_cache).last
 
+    def write(
+        self,
+        input_ids: torch.Tensor,
+        is_read: torch.Tensor,
+        prefix: Sequence[KeyValue | None],
+        words: WordEmbeddings | None = None,
+    ) -> torch.Tensor:
+        """`decode` without a cache and without padding: `(n, D)` states of the tokens in the mask, row after row.
+
+        Args:
+            input_ids, is_read: `(rows, T)` ids and bool.
+            prefix: For each layer the queries' keys and values.
+            words: As in [`MF2TextEmbeddings.pack`].
+        """
+        ids, packed = self._pack(input_ids, is_read)
+        embeds = self.embeddings.pack(ids, packed.visible, words)
+        queries = DynamicCache()
+        queries.update(*prefix[0], 0)
+        like = embeds.new_empty(1, 1, 1).expand(*ids.shape, embeds.shape[-1])
+        visible = F.pad(packed.visible, (queries.get_seq_length(), 0), value=True)
+        packed.mask = create_causal_mask(self.config, like, visible, queries, allow_is_causal_skip=False)
+        return self.qformer.read_packed(embeds, packed, prefix=prefix)
+
     def predict_tokens(self, text_states: torch.Tensor) -> torch.Tensor:
         """(…, D) text states -> (…, vocabulary) logits of the next token."""
         words = self.embeddings.word_embeddings
@@ -274,20 +319,26 @@ class MF2Branch(SharedSpace):
         vision_key_values: Iterable[KeyValue | None],
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
+        text_of_pair: torch.Tensor | None = None,
+        words: WordEmbeddings | None = None,
     ) -> torch.Tensor:
-        """ITM logits `(rows, 2)`: queries and text attend to each other; logits are averaged over queries.
+        """ITM logits `(pairs, 2)`: queries and text attend to each other; logits are averaged over queries.
 
         Args:
-            query_embeds: `(rows, Q, D)`.
-            vision_key_values: `(rows, regions, H, N, D / H)` a layer.
+            query_embeds: `(rows, Q, D)`, of each text.
+            vision_key_values: `(pairs, regions, H, N, D / H)` a layer.
+            input_ids, attention_mask: `(rows, T)`.
+            text_of_pair: `(pairs,)` the row of each pair; None for one pair a text, in the same order.
+            words: As in [`MF2TextEmbeddings.pack`].
         """
-        embeds = torch.cat([query_embeds, self.embeddings(input_ids)], dim=1)
         num_queries = query_embeds.shape[1]
-        states = self.qformer(
-            embeds,
-            query_length=num_queries,
-            attention_mask=F.pad(attention_mask, (num_queries, 0), value=1),
+        ids, packed = self._pack(input_ids, attention_mask, num_queries)
+        text = self.embeddings.pack(ids, packed.visible[:, num_queries:], words)
+        states = self.qformer.read_packed(
+            torch.cat([query_embeds.flatten(0, 1), text]),
+            packed,
             vision_key_values=vision_key_values,
-            drop_text=True,
-        ).last
-        return self.itm_head(states[:, :num_queries]).mean(1)
+            repeats=text_of_pair,
+            first_only=True,
+        )
+        return self.itm_head(states).mean(1)

@@ -11,6 +11,7 @@ Symbols in shapes: Q queries, T text tokens, N vision tokens, D width, H heads.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,93 @@ from .configuration_mf2 import MF2Config, MF2QFormerConfig
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of one attention, each (…, H, tokens, D / H)."""
+WordEmbeddings = Callable[[torch.Tensor], torch.Tensor]
+"""(…) token ids -> (…, D)."""
+
+
+@dataclass
+class PackedRows:
+    """Rows of queries and text without the padding of the texts, which only attention needs.
+
+    The states of a pass are `(n, D)`: the queries of all rows, then the words of all texts, row after row. Rows may
+    share their words with others: then they are those of `sources`.
+
+    Args:
+        num_queries: Q, of each row.
+        slots: `(n,)` where each state of these rows belongs in `(rows · (Q + T), D)`.
+        pad_index: `(rows · (Q + T),)` the state for each place; any for padding, which is not attended to.
+        first: `(rows · F,)` the states of the first F tokens of each row: its queries or, without any, its first word.
+        visible: `(rows, Q + T)` bool, False for padding.
+        sources: `(n,)` the state of the pass that each of these rows' is; None if it is at the same index.
+        mask: The mask of self-attention as the attention implementation wants it.
+    """
+
+    num_queries: int
+    slots: torch.Tensor
+    pad_index: torch.Tensor
+    first: torch.Tensor
+    visible: torch.Tensor
+    sources: torch.Tensor | None = None
+    mask: Any = None
+
+    @classmethod
+    def of_texts(
+        cls, text_mask: torch.Tensor, num_queries: int = 0, word_sources: torch.Tensor | None = None
+    ) -> "PackedRows":
+        """From the `(rows, T)` bool mask of texts, and `(words,)` the index of each word among those of the pass."""
+        num_rows, length = text_mask.shape
+        device, all_queries = text_mask.device, num_rows * num_queries
+        places = torch.arange(num_rows * (num_queries + length), device=device).view(num_rows, num_queries + length)
+        slots = torch.cat([places[:, :num_queries].flatten(), places[:, num_queries:][text_mask]])
+        indexes, sources = torch.arange(len(slots), device=device), None
+        if word_sources is not None:
+            indexes = sources = torch.cat([indexes[:all_queries], all_queries + word_sources])
+        pad_index = torch.zeros_like(places.flatten()).scatter_(0, slots, indexes)
+        first = pad_index.view_as(places)[:, : num_queries or 1].flatten()
+        return cls(num_queries, slots, pad_index, first, F.pad(text_mask, (num_queries, 0), value=True), sources)
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return len(self.visible)
+
+    @property
+    def num_first(self) -> int:
+        """The number of tokens of a row in `first`."""
+        return self.num_queries or 1
+
+    @property
+    def first_mask(self) -> torch.Tensor | None:
+        """The rows of a mask that is `sliceable` for the first tokens."""
+        return None if self.mask is None else self.mask[:, :, : self.num_first]
+
+    @property
+    def is_sliceable(self) -> bool:
+        """Whether the mask is absent or a plain (rows, 1, queries, keys) tensor, so that rows can be cut from it."""
+        return self.mask is None or (isinstance(self.mask, torch.Tensor) and self.mask.ndim == 4)
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, D) -> (rows, Q + T, D)."""
+        return states.index_select(0, self.pad_index).unflatten(0, self.visible.shape)
+
+    def unpad(self, states: torch.Tensor) -> torch.Tensor:
+        """(rows, Q + T, D) -> (n, D)."""
+        return states.flatten(0, 1).index_select(0, self.slots)
+
+    def own(self, states: torch.Tensor) -> torch.Tensor:
+        """The states of these rows among those of the pass."""
+        return states if self.sources is None else states.index_select(0, self.sources)
+
+    def repeated(self, repeats: torch.Tensor) -> tuple["PackedRows", "PackedRows"]:
+        """The rows of these indexes: with the words of these rows, and with words of their own."""
+        text_mask = self.visible[:, self.num_queries :]
+        words = torch.zeros_like(text_mask, dtype=torch.long)
+        words[text_mask] = torch.arange(int(text_mask.sum()), device=words.device)
+        repeated = text_mask[repeats]
+        return (
+            PackedRows.of_texts(repeated, self.num_queries, words[repeats][repeated]),
+            PackedRows.of_texts(repeated, self.num_queries),
+        )
 
 
 def eager_attention_forward(
@@ -71,13 +159,19 @@ class MF2QFormerMultiHeadAttention(nn.Module):
         self, hidden_states: torch.Tensor, key_value: KeyValue, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """`(rows, T, D)` states attend to the keys and values -> `(rows, T, D)`."""
-        if not hidden_states.shape[0]:  # `len` would fix the batch size of an export
+        return self.attend(self.query(hidden_states), key_value, attention_mask)
+
+    def attend(
+        self, queries: torch.Tensor, key_value: KeyValue, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`(rows, T, D)` projected queries attend to the keys and values -> `(rows, T, D)`."""
+        if not queries.shape[0]:  # `len` would fix the batch size of an export
             # Attention implementations cannot shape an empty batch; the sums keep every weight in the graph.
-            return self.query(hidden_states) + key_value[0].sum() + key_value[1].sum()
+            return queries + key_value[0].sum() + key_value[1].sum()
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attention(
             self,
-            self._heads(self.query(hidden_states)),
+            self._heads(queries),
             *key_value,
             attention_mask,
             dropout=self.dropout_prob if self.training else 0.0,
@@ -155,31 +249,35 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         vision_key_value: KeyValue | None = None,
         prefix: KeyValue | None = None,
         kv_cache: Cache | None = None,
-        drop_text: bool = False,
+        packed: PackedRows | None = None,
+        first_only: bool = False,
+        repeats: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, KeyValue]:
         """One block of Eq. 1 (queries) and Eq. 2 (text).
 
         Eq. 1 applies self-attention to the vision tokens; as in BLIP-2 it is the queries that self-attend.
 
         Args:
-            hidden_states: `(rows, query_length + T, D)`.
+            hidden_states: `(rows, query_length + T, D)`, or `(n, D)` of packed rows.
             attention_mask: As the attention implementation wants it.
             vision_key_value: `(rows, regions, H, N, D / H)` each; the queries of a row are split evenly over its
                 regions, each part attending to its own.
             prefix: Keys and values of an earlier pass, seen before this pass's own.
             kv_cache: Grows by this pass's own.
-            drop_text: Return the query part only (the last layer, where nothing reads the text).
+            packed: Where packed states belong; these know the number of queries and the mask.
+            first_only: Return the first tokens of packed rows only (the last layer, where nothing reads the others).
+            repeats: For each row of `vision_key_value` the packed row whose queries attend to it.
         Returns:
             The new states, and this pass's own self-attention keys and values.
         """
+        if packed is not None:
+            return self._forward_packed(hidden_states, packed, vision_key_value, prefix, first_only, repeats)
         new_key_value = self.project_key_value(hidden_states)
         key_value = new_key_value
         if kv_cache is not None:
             key_value = kv_cache.update(*new_key_value, self.layer_idx)
         elif prefix is not None:
             key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, new_key_value, strict=True))
-        if drop_text:
-            hidden_states = hidden_states[:, :query_length]
         attended = self.attention(hidden_states, key_value, attention_mask)
         parts = []
         if query_length:
@@ -188,6 +286,38 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
             text = attended[:, query_length:]
             parts.append(self.output(self.intermediate(text), text))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), new_key_value
+
+    def _forward_packed(
+        self,
+        states: torch.Tensor,
+        packed: PackedRows,
+        vision_key_value: KeyValue | None,
+        prefix: KeyValue | None,
+        first_only: bool,
+        repeats: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, KeyValue]:
+        attention = self.attention.attention
+        keys, values = (packed.pad(project(states)) for project in (attention.key, attention.value))
+        key_value = new_key_value = attention._heads(keys), attention._heads(values)
+        if prefix is not None:
+            key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, new_key_value, strict=True))
+        if first_only:
+            residual = states.index_select(0, packed.first)
+            queries = attention.query(residual).unflatten(0, (packed.num_rows, packed.num_first))
+            attended = attention.attend(queries, key_value, packed.first_mask).flatten(0, 1)
+        else:
+            residual = packed.own(states)
+            attended = packed.unpad(attention.attend(packed.pad(attention.query(states)), key_value, packed.mask))
+        attended = self.attention.output(attended, residual)
+        num_queries, parts = packed.num_rows * packed.num_queries, []
+        if packed.num_queries:
+            queries = attended[:num_queries].unflatten(0, (packed.num_rows, packed.num_queries))
+            queries = queries if repeats is None else queries.index_select(0, repeats)
+            parts.append(self._query_block(queries, vision_key_value).flatten(0, 1))
+        if not (first_only and packed.num_queries):
+            text = attended[num_queries:]
+            parts.append(self.output(self.intermediate(text), text))
+        return parts[0] if len(parts) == 1 else torch.cat(parts), new_key_value
 
     def _query_block(self, queries: torch.Tensor, vision_key_value: KeyValue | None) -> torch.Tensor:
         if self.has_cross_attention:
@@ -258,7 +388,6 @@ class MF2QFormer(nn.Module):
         vision_key_values: Iterable[KeyValue | None] = (),
         prefix: Sequence[KeyValue | None] | None = None,
         kv_cache: Cache | None = None,
-        drop_text: bool = False,
         pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keep_key_values: bool = False,
     ) -> QFormerStates:
@@ -275,17 +404,14 @@ class MF2QFormer(nn.Module):
             attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         vision_key_values = iter(vision_key_values)
         key_values, pooled = [], [pool(hidden_states)] if pool else []
-        last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
-            drop = drop_text and index == last and _is_sliceable(attention_mask)
             hidden_states, key_value = layer(
                 hidden_states,
                 query_length,
-                attention_mask[:, :, :query_length] if drop and attention_mask is not None else attention_mask,
+                attention_mask,
                 next(vision_key_values, None),
                 prefix[index] if prefix is not None else None,
                 kv_cache=kv_cache,
-                drop_text=drop,
             )
             if keep_key_values:
                 leaving = self.text_reads_leaving
@@ -294,10 +420,62 @@ class MF2QFormer(nn.Module):
                 pooled.append(pool(hidden_states))
         return QFormerStates(hidden_states, torch.stack(pooled, dim=1) if pool else None, key_values)
 
+    def read_packed(
+        self,
+        embeds: torch.Tensor,
+        packed: PackedRows,
+        vision_key_values: Iterable[KeyValue | None] = (),
+        prefix: Sequence[KeyValue | None] | None = None,
+        repeats: torch.Tensor | None = None,
+        first_only: bool = False,
+        pool: bool = False,
+    ) -> torch.Tensor:
+        """Run all blocks on rows without padding, as training does; equal to `forward` with padding.
 
-def _is_sliceable(attention_mask) -> bool:
-    """Whether a mask is absent or a plain (rows, 1, queries, keys) tensor, so that query rows can be cut from it."""
-    return attention_mask is None or (isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 4)
+        Args:
+            embeds: `(n, D)`, before the embedding LayerNorm.
+            packed: The rows; without a mask they get that of bidirectional attention.
+            vision_key_values, prefix: As in `forward`.
+            repeats: `(pairs,)` the row of each row of `vision_key_values`. Nothing before the first cross-attention
+                depends on the image, so that the first self-attention, the first block of the text and what the next
+                one projects of it are computed once a row (with dropout, its pairs share the noise there).
+            first_only: Return the first tokens of each row only, `(rows, F, D)` as in [`PackedRows`].
+            pool: Return the first word's state `(rows, J, D)`, of the embeddings and after each layer.
+        Returns:
+            `(n, D)`, unless one of the last two is set.
+        """
+        states = self.dropout(self.layernorm(embeds))
+        stages = [packed] if repeats is None else [packed, *packed.repeated(repeats)]
+        for stage in stages:
+            if stage.mask is None:
+                like = states.new_empty(1, 1, 1).expand(*stage.visible.shape, states.shape[-1])
+                stage.mask = create_bidirectional_mask(self.config, like, stage.visible)
+        vision_key_values = iter(vision_key_values)
+        pooled = [states.index_select(0, packed.first)] if pool else []
+        last = len(self.encoder.layer) - 1
+        for index, layer in enumerate(self.encoder.layer):
+            stage = stages[min(index, len(stages) - 1)]
+            cut = (first_only or pool) and index == last and stage.is_sliceable
+            states, _ = layer(
+                states,
+                0,
+                None,
+                next(vision_key_values, None),
+                prefix[index] if prefix is not None else None,
+                packed=stage,
+                first_only=cut,
+                repeats=repeats if index == 0 else None,
+            )
+            if pool:
+                pooled.append(states if cut else states.index_select(0, stage.first))
+        if pool:
+            return torch.stack(pooled, dim=1)
+        if not first_only:
+            return states
+        num_rows = stages[-1].num_rows
+        if not cut:
+            states = states[: num_rows * packed.num_queries] if packed.num_queries else states[packed.first]
+        return states.unflatten(0, (num_rows, packed.num_first))
 
 
 def map_key_values(function: Callable[..., torch.Tensor], *passes: Iterable[KeyValue | None]) -> list[KeyValue | None]:
@@ -310,7 +488,7 @@ def map_key_values(function: Callable[..., torch.Tensor], *passes: Iterable[KeyV
 
 def select_rows(key_values: list[KeyValue | None], rows: torch.Tensor) -> list[KeyValue | None]:
     """The given rows of every layer's keys and values."""
-    return map_key_values(lambda x: x[rows], key_values)
+    return map_key_values(lambda x: x.index_select(0, rows), key_values)
 
 
 class MF2TextEmbeddings(nn.Module):
@@ -323,11 +501,25 @@ class MF2TextEmbeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, first_position: int = 0) -> torch.Tensor:
         """(rows, T) -> (rows, T, D)."""
-        length, limit = first_position + input_ids.shape[1], self.position_embeddings.num_embeddings
-        if length > limit:
-            raise ValueError(f"A text of {length} tokens was given; the branch has {limit} positions. Truncate it.")
+        length = first_position + input_ids.shape[1]
+        self._check_length(length)
         positions = torch.arange(first_position, length, device=input_ids.device)
         return self.word_embeddings(input_ids) + self.position_embeddings(positions)
+
+    def pack(self, input_ids: torch.Tensor, text_mask: torch.Tensor, words: WordEmbeddings | None) -> torch.Tensor:
+        """(rows, T) ids and bool mask -> (n, D) of the tokens in the mask, row after row.
+
+        Args:
+            words: Embeds ids in place of the module.
+        """
+        self._check_length(text_mask.shape[1])
+        positions = text_mask.nonzero()[:, 1]
+        return (words or self.word_embeddings)(input_ids[text_mask]) + self.position_embeddings(positions)
+
+    def _check_length(self, length: int) -> None:
+        limit = self.position_embeddings.num_embeddings
+        if length > limit:
+            raise ValueError(f"A text of {length} tokens was given; the branch has {limit} positions. Truncate it.")
 
 
 class MF2LMHead(nn.Module):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import (
     BertConfig,
@@ -152,14 +153,13 @@ def test_text_only_pass(pair, texts):
     assert_close_where(mask, pair.branch.encode_text(ids, mask), pair.reference(ids, mask, None))
 
 
-def joint_pass(branch: MF2Branch, ids, mask, image, drop_text: bool = False) -> torch.Tensor:
+def joint_pass(branch: MF2Branch, ids, mask, image) -> torch.Tensor:
     queries = branch.query_embeds().expand(len(ids), -1, -1)
     return branch.qformer(
         torch.cat([queries, branch.embeddings(ids)], dim=1),
         query_length=QUERIES,
         attention_mask=padding_mask_with_queries(mask),
         vision_key_values=branch.project_vision(image[:, None]),
-        drop_text=drop_text,
     ).last
 
 
@@ -371,14 +371,64 @@ def test_a_published_start_of_another_width_names_both_shapes(bert):
 
 
 # -------------------------------------------------------------------------------------------------------- fast paths
+def padded_match(branch: MF2Branch, ids, mask, image, pairs: torch.Tensor) -> torch.Tensor:
+    """ITM logits of `(pairs, 2)` texts and images, each pair a padded row of its own."""
+    text, picture = pairs.T
+    return branch.itm_head(joint_pass(branch, ids[text], mask[text], image[picture])[:, :QUERIES]).mean(1)
+
+
+def packed_match(branch: MF2Branch, ids, mask, image, pairs: torch.Tensor) -> torch.Tensor:
+    text, picture = pairs.T
+    queries = branch.query_embeds().expand(len(ids), -1, -1)
+    return branch.match(queries, branch.project_vision(image[picture][:, None]), ids, mask, text)
+
+
+def padded_pool(branch: MF2Branch, ids, mask, image, pairs) -> torch.Tensor:
+    return branch.qformer(branch.embeddings(ids), attention_mask=mask, pool=lambda states: states[:, 0]).pooled
+
+
+def padded_words(branch: MF2Branch, ids, mask, image, pairs) -> torch.Tensor:
+    prefix = branch.encode_image(image[:, None], keep_key_values=True).key_values
+    return branch.decode(ids, mask, prefix)[mask.bool()]
+
+
+def packed_words(branch: MF2Branch, ids, mask, image, pairs) -> torch.Tensor:
+    prefix = branch.encode_image(image[:, None], keep_key_values=True).key_values
+    return branch.write(ids, mask.bool(), prefix)
+
+
+PACKED_AND_PADDED = {
+    "match": (packed_match, padded_match),
+    "start of a text": (
+        lambda branch, ids, mask, *_: branch.summarize_text(ids, mask),
+        lambda branch, ids, mask, *_: branch.encode_text(ids, mask)[:, :1],
+    ),
+    "pooled texts": (lambda branch, ids, mask, *_: branch.pool_text(ids, mask), padded_pool),
+    "generation": (packed_words, padded_words),
+}
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 4])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_dropping_the_text_in_the_last_layer_changes_no_query(attention, texts, image):
-    ids, mask = texts
-    branch = make_pair(attention).branch
-    full = joint_pass(branch, ids, mask, image)[:, :QUERIES]
-    short = joint_pass(branch, ids, mask, image, drop_text=True)
-    assert short.shape == full.shape
-    torch.testing.assert_close(short, full, **EXACT)
+@pytest.mark.parametrize("case", PACKED_AND_PADDED)
+def test_packed_rows_equal_padded_ones(case, attention, num_layers, texts, image):
+    """Values and gradients; texts of a pair are read once for all of its images until these are seen."""
+    branch = make_pair(attention).branch.double()
+    del branch.qformer.encoder.layer[num_layers:]
+    ids, mask = (F.pad(x, (0, 3)) for x in texts)  # more padding than the longest text needs
+    pairs = torch.tensor([[0, 0], [1, 1], [2, 2], [3, 3], [0, 2], [1, 0], [2, 0], [3, 3], [1, 3]])
+    found = []
+    for read in PACKED_AND_PADDED[case]:
+        states = read(branch, ids, mask, image.double(), pairs)
+        branch.zero_grad()
+        (states**2).mean().backward()
+        gradients = {name: p.grad.clone() for name, p in branch.named_parameters() if p.grad is not None}
+        found.append((states, gradients))
+    (packed, ours), (padded, theirs) = found
+    torch.testing.assert_close(packed, padded, rtol=1e-9, atol=1e-9)
+    assert len(ours) > 10 * num_layers and ours.keys() <= theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours.get(name, torch.zeros_like(gradient)), gradient, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -390,9 +440,9 @@ def test_an_empty_batch_runs_and_reaches_every_weight(attention):
     view = branch.encode_image(image[:, None], keep_key_values=True)
     queries = branch.query_embeds().expand(0, -1, -1)
     logits = branch.match(queries, view.vision_key_values, ids, ids)
-    words = branch.predict_tokens(branch.decode(ids, ids, view.key_values))
-    embeds = branch.embed_text(branch.encode_text(ids, ids))
-    assert (logits.shape, words.shape, embeds.shape) == ((0, 2), (0, TEXT, DEC + 1), (0, 16))
+    words = branch.predict_tokens(branch.write(ids, ids.bool(), view.key_values))
+    embeds = branch.embed_text(branch.summarize_text(ids, ids))
+    assert (logits.shape, words.shape, embeds.shape) == ((0, 2), (0, DEC + 1), (0, 16))
     (logits.sum() + words.sum() + embeds.sum() + branch.embed_image(view.states).sum()).backward()
     missing = [name for name, p in branch.named_parameters() if p.grad is None or p.grad.any()]
     assert missing == ["temperature"]
@@ -409,7 +459,9 @@ def test_flex_attention_equals_sdpa(texts, image):
         text = branch.encode_text(ids, mask)[mask.bool()]
         words = branch.decode(ids, mask, view.key_values)[mask.bool()]
         queries = branch.query_embeds().expand(ROWS, -1, -1)
-        return [view.states, text, words, branch.match(queries, view.vision_key_values, ids, mask)]
+        packed = [branch.write(ids, mask.bool(), view.key_values), branch.pool_text(ids, mask)]
+        match = branch.match(queries, view.vision_key_values, ids, mask, torch.arange(ROWS))
+        return [view.states, text, words, match, *packed]
 
     with torch.compiler.set_stance("force_eager"):
         flex = all_passes(make_pair("flex_attention").branch)

@@ -7,16 +7,17 @@ from scipy.stats import chisquare
 
 from mf2.alignment_mf2 import (
     Comparison,
+    StepWords,
     TextItems,
     contrastive_loss,
     draw_groups,
     draw_match_pairs,
+    find_distinct,
     image_text_similarity,
     itc_floor,
     itc_loss,
     recognition_losses,
     sample_hard_negatives,
-    split_by_length,
 )
 
 EXACT = {"rtol": 1e-5, "atol": 1e-5}
@@ -201,17 +202,29 @@ def test_given_masks_and_caption_ids_are_kept():
     assert texts.valid.tolist() == [[True], [False]]
 
 
-@pytest.mark.parametrize("lengths", [[], [5], [3, 9, 1, 9, 4, 2, 7], [6] * 8, [1, 12]])
-def test_texts_are_cut_into_parts_that_hold_them(lengths):
-    """Always as many parts, so that processes make the same calls; every row once; no text cut short."""
-    mask = torch.arange(12) < torch.tensor(lengths, dtype=torch.long)[:, None]
-    parts = split_by_length(mask.long(), 3)
-    assert len(parts) == 3
-    assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(len(lengths)))
-    for rows, longest in parts:
-        assert longest == max((lengths[row] for row in rows), default=12)
-    ends = [longest for rows, longest in parts if len(rows)]
-    assert ends == sorted(ends)
+def test_words_of_a_step_equal_the_table_and_its_gradient():
+    """One lookup of the distinct tokens gives what a lookup for each pass gives; padding has no gradient."""
+    table = torch.nn.Embedding(20, 4, padding_idx=0)
+    ids = torch.tensor([[2, 7, 7, 0], [2, 19, 3, 7]])
+    words = StepWords(table, ids)
+    weights = random(2, 4, 4)
+    for embed in (words, table):
+        table.zero_grad()
+        (embed(ids) * weights).sum().backward(retain_graph=True)
+        (embed(ids[1:]) ** 2).sum().backward()
+        found = table.weight.grad.clone()
+        if embed is words:
+            ours = found
+    torch.testing.assert_close(ours, found)
+    assert not ours[0].any() and ours[7].any()
+
+
+def test_distinct_entries_are_found_by_all_of_their_keys():
+    keys = torch.tensor([[5, 1], [3, 0], [5, 0], [5, 1], [3, 0]])
+    first, inverse = find_distinct(keys)
+    assert sorted(first.tolist()) == [0, 1, 2]
+    assert torch.equal(keys[first][inverse], keys)
+    assert find_distinct(keys[:0])[0].shape == (0,)
 
 
 def test_groups_are_drawn_from_those_with_text():

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mf2 import alignment_mf2
 from mf2.benchmarks import branch, timing
 from mf2.benchmarks.blip2_step import generation_mask
 from mf2.benchmarks.inputs import captioned_rows, describe_texts, make_batch, make_config, pad_to_limits
@@ -78,11 +77,8 @@ def test_generation_mask_written_out():
 
 
 # --------------------------------------------------------------------------------------------------------------- step
-@pytest.mark.parametrize("items_per_part", [alignment_mf2.ITEMS_PER_LENGTH_PART, 1])
 @pytest.mark.parametrize("au_text_mode", branch.AU_TEXT_MODES)
-def test_steps_have_equal_losses_and_gradients(monkeypatch, au_text_mode, items_per_part):
-    """With texts in one part, and in more parts than there are texts to fill."""
-    monkeypatch.setattr(alignment_mf2, "ITEMS_PER_LENGTH_PART", items_per_part)
+def test_steps_have_equal_losses_and_gradients(au_text_mode):
     bench = StepBench.build("tiny", au_text_mode, TOY)
     losses, grads = {}, {}
     for name in bench.steps:
