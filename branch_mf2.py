@@ -10,7 +10,16 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from .configuration_mf2 import MF2Config, MF2QFormerConfig
-from .qformer_mf2 import KeyValue, MF2LMHead, MF2QFormer, MF2TextEmbeddings, PackedRows, WordEmbeddings
+from .qformer_mf2 import (
+    KeyValue,
+    MF2LMHead,
+    MF2QFormer,
+    MF2TextEmbeddings,
+    PackedRows,
+    Vision,
+    WordEmbeddings,
+    select_rows,
+)
 from .recognition_mf2 import FACE, MIRRORED, PLACES, READOUT
 from .regions_mf2 import nearest_au_indexes
 
@@ -29,7 +38,8 @@ class BranchView:
         query_embeds: `(K, Q, D)` the input queries.
         vision_states: `(B, K, N, W)` the image tokens that the queries attend to.
         key_values: For each layer the queries' keys and values, `(B · K, H, Q, D / H)`; empty unless kept.
-        vision_key_values: For each layer those of the image, `(B · K, 1, H, N, D / H)`; empty unless kept.
+        vision_key_values: For each layer those of the image, `(B · K, 1, H, N, D / H)`; empty unless kept. See
+            [`MF2Branch.vision_key_values`].
     """
 
     states: torch.Tensor
@@ -98,10 +108,16 @@ class SharedSpace(nn.Module):
         return F.normalize(self.text_projection(text_states[..., 0, :]), dim=-1)
 
 
-def _read_directly(key_values: Iterator[KeyValue | None], direct: list[torch.Tensor]) -> Iterator[KeyValue | None]:
-    """Pass keys and values on, and append the mean of the first values, (rows, D), to `direct`."""
+def _read_directly(
+    key_values: Iterator[Vision | None], direct: list[torch.Tensor], project: nn.Module
+) -> Iterator[Vision | None]:
+    """Pass keys and values on, and append the mean of the first values, (rows, D), to `direct`.
+
+    Args:
+        project: Makes values of states that are not projected.
+    """
     first = next(key_values)
-    direct.append(first[1].mean(-2).flatten(1))
+    direct.append((project(first.mean(-2)) if isinstance(first, torch.Tensor) else first[1].mean(-2)).flatten(1))
     yield first
     del first  # frees them while those of the next layers are computed
     yield from key_values
@@ -197,14 +213,49 @@ class MF2Branch(SharedSpace):
             return True
         return not (vision_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
 
+    def _leaves_unprojected(self, vision_states: torch.Tensor, keep_key_values: bool) -> bool:
+        """Whether queries read the image without its keys and values, which few of the regions then need for ITM.
+
+        Only in training: inference is exported and compared to the last digit.
+        """
+        config, num_views = self.config, vision_states.shape[1]
+        if not (torch.is_grad_enabled() and self.training):
+            return False
+        num_aligned = (config.au_pairs_per_image or num_views) if config.au_text_mode == "per_au" else num_views
+        if keep_key_values and (num_views == 1 or num_aligned > num_views // 2):
+            return False
+        return self.qformer.saves_projection(self.query_tokens.shape[1], vision_states.shape[2])
+
+    def vision_key_values(self, view: "BranchView", views: torch.Tensor | None = None) -> list[KeyValue | None]:
+        """Those of a pass that kept keys and values, `(B · K, 1, H, N, D / H)` a layer, of all K views or of these.
+
+        Args:
+            views: `(K',)` their indexes.
+        """
+        num_images, num_views = view.vision_states.shape[:2]
+        if not view.vision_key_values:
+            states = view.vision_states if views is None else view.vision_states[:, views]
+            return list(self.project_vision(states.flatten(0, 1)[:, None]))
+        if views is None:
+            return view.vision_key_values
+        rows = torch.arange(num_images, device=views.device)[:, None] * num_views + views
+        return select_rows(view.vision_key_values, rows.flatten())
+
     def _encode_images(
         self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False
     ) -> "BranchView":
-        vision_key_values = self.project_vision(vision_states.flatten(0, 1)[:, None])
+        per_region, keeps_vision = vision_states.flatten(0, 1)[:, None], keep_key_values
+        vision_key_values: Iterator[Vision | None]
+        if self._leaves_unprojected(vision_states, keep_key_values):
+            keeps_vision = False
+            vision_key_values = self.qformer.pass_vision(self.normalize_vision(per_region))
+        else:
+            vision_key_values = self.project_vision(per_region)
         direct: list[torch.Tensor] = []
         if self.config.direct_states:
-            vision_key_values = _read_directly(vision_key_values, direct)
-        kept = list(vision_key_values) if keep_key_values else []
+            project = self.qformer.encoder.layer[0].crossattention.attention.value
+            vision_key_values = _read_directly(vision_key_values, direct, project)
+        kept = list(vision_key_values) if keeps_vision else []
         queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
         states = self.qformer(
             queries,

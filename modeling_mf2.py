@@ -581,16 +581,16 @@ class MF2ForPreTraining(MF2Model):
         if self._aligns:
             for name, text in texts.items():
                 items = self._text_items(*text, to_write=self.aus_to_write(au_labels) if name == "au" else None)
-                aligned = alignment_losses(self.branches[name], *self._pair(views[name], items))
+                aligned = alignment_losses(self.branches[name], *self._pair(self.branches[name], views[name], items))
                 losses |= {f"{name}_{kind}": loss for kind, loss in aligned.items()}
         return losses | super()._losses(views, output, emotion_labels, au_labels, texts, affect_labels)
 
-    def _pair(self, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
+    def _pair(self, branch: MF2Branch, view: BranchView, texts: TextItems) -> tuple[VisualItems, TextItems]:
         """The items to align: a face or all of its regions with one text, or each region with a sentence."""
         if texts.valid.shape[1] == 1:
-            return self._face_items(view), texts
+            return self._face_items(branch, view), texts
         aus = draw_groups(texts.valid, self.config.au_pairs_per_image)
-        return self._region_items(view, aus), texts.select_groups(aus)
+        return self._region_items(branch, view, aus), texts.select_groups(aus)
 
     def aus_to_write(self, au_labels: torch.Tensor | None) -> torch.Tensor | None:
         """`(B, A)` bool with `au_text_mode="per_au"`, else None, which is every text.
@@ -600,7 +600,7 @@ class MF2ForPreTraining(MF2Model):
         return au_labels == 1 if self.config.au_text_mode == "per_au" and au_labels is not None else None
 
     @staticmethod
-    def _face_items(view: BranchView) -> VisualItems:
+    def _face_items(branch: MF2Branch, view: BranchView) -> VisualItems:
         """One item an image: the face's queries, or (`au_text_mode="caption"`) those of all regions side by side."""
         batch_size = view.states.shape[0]
 
@@ -614,12 +614,12 @@ class MF2ForPreTraining(MF2Model):
             states=view.states.flatten(1, 2)[:, None],
             query_embeds=view.query_embeds.flatten(0, 1)[None],
             key_values=map_key_values(side_by_side, view.key_values),
-            vision_key_values=map_key_values(as_regions, view.vision_key_values),
+            vision_key_values=map_key_values(as_regions, branch.vision_key_values(view)),
             vision_states=view.vision_states[:, None],
         )
 
     @staticmethod
-    def _region_items(view: BranchView, aus: torch.Tensor) -> VisualItems:
+    def _region_items(branch: MF2Branch, view: BranchView, aus: torch.Tensor) -> VisualItems:
         """One item per image and drawn AU (`au_text_mode="per_au"`)."""
         batch_size, num_aus = view.states.shape[:2]
         rows = (torch.arange(batch_size, device=aus.device)[:, None] * num_aus + aus).flatten()
@@ -627,7 +627,7 @@ class MF2ForPreTraining(MF2Model):
             states=view.states[:, aus],
             query_embeds=view.query_embeds[aus],
             key_values=select_rows(view.key_values, rows),
-            vision_key_values=select_rows(view.vision_key_values, rows),
+            vision_key_values=branch.vision_key_values(view, aus),
             vision_states=view.vision_states[:, aus, None],
         )
 
@@ -695,7 +695,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         """The queries' keys and values as one tensor `(rows, L, 2, H, Q, D / H)`, so that beams can repeat it."""
         view = views[branch]
         if rows is None:
-            key_values = MF2ForPreTraining._face_items(view).key_values
+            key_values = MF2ForPreTraining._face_items(self.get_branch(branch), view).key_values
         else:
             key_values = select_rows(view.key_values, rows)
         return torch.stack([torch.stack(kv, dim=1) for kv in key_values], dim=1)
@@ -841,7 +841,7 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
         view = views[CAPTION_BRANCH[ranking.caption_kind]]
         states = recognised_states(self.recognize(views), self.label_space, len(seeds))
         if rows is None:
-            items = MF2ForPreTraining._face_items(view)
+            items = MF2ForPreTraining._face_items(ranking.branch, view)
             queries = items.query_embeds.expand(len(seeds), -1, -1)
             keys = [(seed,) for seed in seeds]
             return ranking.write_best(CaptionInputs(visual_prefix, queries, items.vision_key_values, states, keys))

@@ -10,7 +10,7 @@ Symbols in shapes: Q queries, T text tokens, N vision tokens, D width, H heads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from .configuration_mf2 import MF2Config, MF2QFormerConfig
 
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 """Keys and values of one attention, each (…, H, tokens, D / H)."""
+Vision = KeyValue | torch.Tensor
+"""What queries cross-attend to: keys and values, or states `(rows, regions, N, W)` that are not projected."""
 WordEmbeddings = Callable[[torch.Tensor], torch.Tensor]
 """(…) token ids -> (…, D)."""
 
@@ -103,16 +105,17 @@ class PackedRows:
         """The states of these rows among those of the pass."""
         return states if self.sources is None else states.index_select(0, self.sources)
 
-    def repeated(self, repeats: torch.Tensor) -> tuple["PackedRows", "PackedRows"]:
-        """The rows of these indexes: with the words of these rows, and with words of their own."""
+    def repeated(self, repeats: torch.Tensor) -> "PackedRows":
+        """The rows of these indexes, with the words of these rows."""
         text_mask = self.visible[:, self.num_queries :]
         words = torch.zeros_like(text_mask, dtype=torch.long)
-        words[text_mask] = torch.arange(int(text_mask.sum()), device=words.device)
+        words[text_mask] = torch.arange(len(self.slots) - self.num_rows * self.num_queries, device=words.device)
         repeated = text_mask[repeats]
-        return (
-            PackedRows.of_texts(repeated, self.num_queries, words[repeats][repeated]),
-            PackedRows.of_texts(repeated, self.num_queries),
-        )
+        return PackedRows.of_texts(repeated, self.num_queries, words[repeats][repeated])
+
+    def with_own_words(self) -> "PackedRows":
+        """The same rows after a block, which gave them words of their own."""
+        return replace(PackedRows.of_texts(self.visible[:, self.num_queries :], self.num_queries), mask=self.mask)
 
 
 def eager_attention_forward(
@@ -178,6 +181,41 @@ class MF2QFormerMultiHeadAttention(nn.Module):
             scaling=self.head_dim**-0.5,
         )
         return attended.flatten(-2)
+
+    def attend_unprojected(self, hidden_states: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """As `forward` with the keys and values of `(rows, N, W)` states, which are not projected -> `(rows, T, D)`.
+
+        The projections are moved to the other side, by `(q)ᵀ(K x) = (Kᵀ q)ᵀ x` and `Σ p (V x) = V (Σ p x)`: less work
+        for few queries and many states.
+        """
+        num_rows, length = hidden_states.shape[:2]
+        by_head = (-1, self.head_dim)
+
+        def swap(x: torch.Tensor, outer: int, inner: int) -> torch.Tensor:  # (a, b · c, …) -> (b, a · c, …)
+            return x.unflatten(1, (outer, inner)).transpose(0, 1).flatten(1, 2)
+
+        queries = self.query(hidden_states).flatten(0, 1).unflatten(-1, by_head).transpose(0, 1)  # (H, rows · T, d)
+        num_heads = queries.shape[0]
+        of_states = swap(queries @ self.key.weight.unflatten(0, by_head), num_rows, length)  # (rows, H · T, W)
+        biases = swap(queries @ self.key.bias.unflatten(0, by_head)[..., None], num_rows, length)
+        scores = torch.baddbmm(biases, of_states, states.transpose(1, 2))
+        weights = (scores * self.head_dim**-0.5).softmax(-1)
+        weights = F.dropout(weights, p=self.dropout_prob, training=self.training)
+        read = swap(weights @ states, num_heads, length) @ self.value.weight.unflatten(0, by_head).transpose(1, 2)
+        shares = swap(weights.sum(-1, keepdim=True), num_heads, length)  # of the bias; 1 without dropout
+        read = read + shares * self.value.bias.unflatten(0, by_head)[:, None]
+        return read.transpose(0, 1).flatten(1).unflatten(0, (num_rows, length))
+
+    @property
+    def can_skip_projection(self) -> bool:
+        """Whether keys and values come from plain linear layers, whose weights can be used outside of them."""
+        return all(
+            type(layer) is nn.Linear
+            and not layer.weight.is_meta
+            and "forward" not in vars(layer)
+            and not (layer._forward_hooks or layer._forward_pre_hooks)
+            for layer in (self.key, self.value)
+        )
 
 
 class MF2QFormerResidual(nn.Module):
@@ -246,7 +284,7 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         query_length: int = 0,
         attention_mask: torch.Tensor | None = None,
-        vision_key_value: KeyValue | None = None,
+        vision_key_value: Vision | None = None,
         prefix: KeyValue | None = None,
         kv_cache: Cache | None = None,
         packed: PackedRows | None = None,
@@ -260,8 +298,8 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         Args:
             hidden_states: `(rows, query_length + T, D)`, or `(n, D)` of packed rows.
             attention_mask: As the attention implementation wants it.
-            vision_key_value: `(rows, regions, H, N, D / H)` each; the queries of a row are split evenly over its
-                regions, each part attending to its own.
+            vision_key_value: `(rows, regions, H, N, D / H)` each, or states; the queries of a row are split evenly
+                over its regions, each part attending to its own.
             prefix: Keys and values of an earlier pass, seen before this pass's own.
             kv_cache: Grows by this pass's own.
             packed: Where packed states belong; these know the number of queries and the mask.
@@ -319,14 +357,19 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
             parts.append(self.output(self.intermediate(text), text))
         return parts[0] if len(parts) == 1 else torch.cat(parts), new_key_value
 
-    def _query_block(self, queries: torch.Tensor, vision_key_value: KeyValue | None) -> torch.Tensor:
+    def _query_block(self, queries: torch.Tensor, vision_key_value: Vision | None) -> torch.Tensor:
         if self.has_cross_attention:
             if vision_key_value is None:
                 raise ValueError("Queries were given without vision tokens to attend to.")
-            num_regions = vision_key_value[0].shape[1]
+            is_projected = not isinstance(vision_key_value, torch.Tensor)
+            num_regions = (vision_key_value[0] if is_projected else vision_key_value).shape[1]
             per_region = queries.unflatten(1, (num_regions, -1)).flatten(0, 1)
-            key_value = tuple(x.flatten(0, 1) for x in vision_key_value)
-            queries = self.crossattention(per_region, key_value).unflatten(0, (-1, num_regions)).flatten(1, 2)
+            if is_projected:
+                attended = self.crossattention(per_region, tuple(x.flatten(0, 1) for x in vision_key_value))
+            else:
+                attended = self.crossattention.attention.attend_unprojected(per_region, vision_key_value.flatten(0, 1))
+                attended = self.crossattention.output(attended, per_region)
+            queries = attended.unflatten(0, (-1, num_regions)).flatten(1, 2)
         return self.output_query(self.intermediate_query(queries), queries)
 
 
@@ -380,12 +423,25 @@ class MF2QFormer(nn.Module):
             has_one = layer.has_cross_attention
             yield layer.crossattention.attention.project_key_value(vision_states) if has_one else None
 
+    def pass_vision(self, vision_states: torch.Tensor) -> Iterator[torch.Tensor | None]:
+        """The states themselves for each layer with cross-attention, which then does not project them."""
+        for layer in self.encoder.layer:
+            yield vision_states if layer.has_cross_attention else None
+
+    def saves_projection(self, num_queries: int, num_states: int) -> bool:
+        """Whether queries of a row attend with less work to states that are not projected."""
+        layers = [layer.crossattention.attention for layer in self.encoder.layer if layer.has_cross_attention]
+        width = layers[0].query.out_features
+        num_heads = width // layers[0].head_dim
+        is_less = num_queries * (width + num_heads * num_states) < num_states * width
+        return is_less and all(layer.can_skip_projection for layer in layers)
+
     def forward(
         self,
         embeds: torch.Tensor,
         query_length: int = 0,
         attention_mask: torch.Tensor | None = None,
-        vision_key_values: Iterable[KeyValue | None] = (),
+        vision_key_values: Iterable[Vision | None] = (),
         prefix: Sequence[KeyValue | None] | None = None,
         kv_cache: Cache | None = None,
         pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -444,17 +500,14 @@ class MF2QFormer(nn.Module):
         Returns:
             `(n, D)`, unless one of the last two is set.
         """
-        states = self.dropout(self.layernorm(embeds))
-        stages = [packed] if repeats is None else [packed, *packed.repeated(repeats)]
-        for stage in stages:
-            if stage.mask is None:
-                like = states.new_empty(1, 1, 1).expand(*stage.visible.shape, states.shape[-1])
-                stage.mask = create_bidirectional_mask(self.config, like, stage.visible)
+        states, stage = self.dropout(self.layernorm(embeds)), self._with_mask(packed, embeds)
         vision_key_values = iter(vision_key_values)
-        pooled = [states.index_select(0, packed.first)] if pool else []
-        last = len(self.encoder.layer) - 1
+        pooled, last = [states.index_select(0, packed.first)] if pool else [], len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
-            stage = stages[min(index, len(stages) - 1)]
+            if repeats is not None and index == 1:
+                stage = self._with_mask(packed.repeated(repeats), embeds)
+            elif repeats is not None and index == 2:
+                stage = stage.with_own_words()
             cut = (first_only or pool) and index == last and stage.is_sliceable
             states, _ = layer(
                 states,
@@ -472,10 +525,17 @@ class MF2QFormer(nn.Module):
             return torch.stack(pooled, dim=1)
         if not first_only:
             return states
-        num_rows = stages[-1].num_rows
+        num_rows = packed.num_rows if repeats is None else len(repeats)
         if not cut:
             states = states[: num_rows * packed.num_queries] if packed.num_queries else states[packed.first]
         return states.unflatten(0, (num_rows, packed.num_first))
+
+    def _with_mask(self, packed: PackedRows, embeds: torch.Tensor) -> PackedRows:
+        """The rows with a mask, that of bidirectional attention where there is none."""
+        if packed.mask is not None:
+            return packed
+        like = embeds.new_empty(1, 1, 1).expand(*packed.visible.shape, embeds.shape[-1])
+        return replace(packed, mask=create_bidirectional_mask(self.config, like, packed.visible))
 
 
 def map_key_values(function: Callable[..., torch.Tensor], *passes: Iterable[KeyValue | None]) -> list[KeyValue | None]:

@@ -21,6 +21,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from mf2.branch_mf2 import MF2Branch
 from mf2.configuration_mf2 import MF2Config
 from mf2.modeling_mf2 import MF2Model
+from mf2.qformer_mf2 import MF2QFormer
 from mf2.training.pretrained_weights import load_pretrained_parts
 
 QUERIES, TEXT, VISION_TOKENS, ROWS = 5, 7, 9, 4
@@ -429,6 +430,53 @@ def test_packed_rows_equal_padded_ones(case, attention, num_layers, texts, image
     assert len(ours) > 10 * num_layers and ours.keys() <= theirs.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours.get(name, torch.zeros_like(gradient)), gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("direct_states", [False, True])
+def test_regions_that_are_not_projected_give_the_same(monkeypatch, direct_states):
+    """States, pooled states, the keys and values of drawn regions, and all gradients."""
+    model = our_model(direct_states=direct_states, au_text_mode="per_au", au_pairs_per_image=1)
+    branch = randomise(model, seed=3).double().au.train()
+    for module in branch.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    generator = torch.Generator().manual_seed(6)
+    regions = torch.randn(
+        ROWS, 2, branch.config.num_region_tokens, VISION["hidden_size"], generator=generator
+    ).double()
+    drawn, found = torch.tensor([1]), []
+    for skips in (True, False):
+        monkeypatch.setattr(MF2QFormer, "saves_projection", lambda *_, skips=skips: skips)
+        view = branch.encode_image(regions, keep_key_values=True)
+        assert bool(view.vision_key_values) is not skips
+        tensors = [view.states, view.pooled, *(x for pair in view.key_values for x in pair)]
+        tensors += [x for pair in branch.vision_key_values(view, drawn) if pair for x in pair]
+        branch.zero_grad()
+        sum((x**2).mean() for x in tensors).backward()
+        found.append((tensors, {name: p.grad.clone() for name, p in branch.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+    assert len(found[0][1]) > 80
+
+
+@pytest.mark.parametrize(
+    "num_queries, num_states, saves", [(2, 24, True), (2, 8, True), (32, 49, False), (8, 8, False)]
+)
+def test_projections_are_skipped_where_that_is_less_work(num_queries, num_states, saves):
+    assert our_model().au.qformer.saves_projection(num_queries, num_states) is saves
+
+
+def test_layers_that_are_more_than_linear_are_called():
+    """An adapter of a projection, or a hook on it, is not passed by."""
+    qformer = our_model().au.qformer
+    handle = qformer.encoder.layer[0].crossattention.attention.key.register_forward_hook(lambda *_: None)
+    assert not qformer.saves_projection(2, 24)
+    handle.remove()
+    assert qformer.saves_projection(2, 24)
+    layer = qformer.encoder.layer[2].crossattention.attention
+    layer.value = nn.Sequential(layer.value)
+    assert not qformer.saves_projection(2, 24)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
