@@ -2,8 +2,10 @@
 
 All of them are given the same faces and run in turns, so that whatever else the machine does slows all of them; times
 are the fastest repeat of each, which other work slows least. With one thread they are compared in the processor's
-seconds, which are what an idle core would take, with more in elapsed ones. int8 takes the ranges of its activations
-from the timed faces, and nothing of it is checked here: `mf2 export --dtype int8` checks scores on labelled faces.
+seconds, which are what an idle core would take, with more in elapsed ones. A product of large matrices takes turns
+with them: a model's floating-point operations at its rate are the floor of float32. int8 takes the ranges of its
+activations from the timed faces, and nothing of it is checked here: `mf2 export --dtype int8` checks scores on
+labelled faces.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from mf2.analysis.recognizer import Recognizer
 from mf2.benchmarks.analyze import PICTURE_SIZES, draw_frame, record_cpu_time, save_model
 from mf2.benchmarks.arguments import RUNTIMES
 from mf2.benchmarks.branch import Section
-from mf2.benchmarks.timing import Timing, describe_machine, time_side_by_side
+from mf2.benchmarks.timing import Timing, count_flops, describe_machine, time_side_by_side
 from mf2.images_mf2 import read_image
 from mf2.landmarks_mf2 import detect_in_pictures, find_detector
 from mf2.onnx_runtime.description import INPUT_NAMES
@@ -34,6 +36,8 @@ from mf2.utils.files import write_json
 from mf2.utils.markdown import markdown_table
 
 EAGER, COMPILED, ONNX, INT8 = RUNTIMES
+PRODUCT, PRODUCT_SIZE = "float32 product", 1024
+"""A product of square matrices, whose speed bounds that of a model in float32."""
 TARGETS = {ONNX: 1.5, INT8: 2.5}
 """Images a second over eager PyTorch's at a batch of 1, at least."""
 Inputs = Mapping[str, np.ndarray]
@@ -86,6 +90,11 @@ class Contestants:
                 runs[name] = partial(_run_onnx, ExportedModel(file, threads))
         return runs
 
+    def flops(self) -> int:
+        """Floating-point operations of a face."""
+        inputs = self.faces(1)
+        return count_flops(lambda: self.path(*(torch.from_numpy(inputs[name]) for name in INPUT_NAMES)))
+
 
 @torch.inference_mode()
 def _run_torch(path: ImagePath, inputs: Inputs) -> list[np.ndarray]:
@@ -123,13 +132,18 @@ def measure_batch(
             (runtime, "detected"): {"run": partial(from_pictures, contestants, run, pictures)}
             for runtime, run in runs.items()
         }
+    square = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
+    phases[PRODUCT, ""] = {"run": partial(torch.mm, square, square)}
     title = f"{name}, {threads} threads, batch {batch_size}"
     cpu: dict[tuple[str, str], list[float]] = {key: [] for key in phases}
     watched = {key: {"run": record_cpu_time(phase["run"], cpu[key])} for key, phase in phases.items()}
     timings = time_side_by_side(watched, args.repeats, 2, "cpu", title)
-    for (runtime, faces), timing in timings.items():
-        key, eager = (runtime, faces), (EAGER, faces)
-        ratio = min(cpu[eager]) / min(cpu[key]) if threads == 1 else fastest(timings[eager]) / fastest(timing)
+    taken = {key: min(cpu[key]) if threads == 1 else fastest(timing) for key, timing in timings.items()}
+    peak = 2 * PRODUCT_SIZE**3 / taken.pop((PRODUCT, ""))
+    flops = contestants.flops() * batch_size
+    for key in taken:
+        runtime, faces = key
+        timing, ratio = timings[key], taken[EAGER, faces] / taken[key]
         row: dict[str, Any] = {
             "model": name,
             "threads": threads,
@@ -139,6 +153,9 @@ def measure_batch(
         }
         row |= {"ms an image": 1e3 * fastest(timing) / batch_size, "images/s": batch_size / fastest(timing)}
         row |= {"CPU ms an image": 1e3 * min(cpu[key]) / batch_size, "of PyTorch": ratio}
+        is_float = faces == "ready" and runtime != INT8
+        row |= {"GFLOP an image": flops / batch_size / 1e9, "GFLOP/s of a product": peak / 1e9}
+        row["of a product's rate"] = flops / taken[key] / peak if is_float else None
         wanted = TARGETS.get(runtime) if batch_size == 1 and faces == "ready" else None
         yield row | {"aim": None if wanted is None else ratio >= wanted}
 

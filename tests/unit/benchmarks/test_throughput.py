@@ -57,6 +57,8 @@ def test_a_row_for_each_runtime_ready_and_detected(contestants, tmp_path, monkey
     ]
     assert all(row["of PyTorch"] == pytest.approx(1) for row in rows if row["runtime"] == EAGER)
     assert all(row["ms an image"] * row["images/s"] == pytest.approx(1000) for row in rows)
+    rates = [row["of a product's rate"] for row in rows]
+    assert all(0 < rate < 2 for rate in rates[:2]) and rates[2:] == [None] * 4, "a rate needs float32 and ready faces"
     assert looked[0] == [(48, 48, 3)] * 3 and len(pictures) == 2, "two pictures serve a batch of three"
     assert all(row["aim"] is None for row in rows), "aims are those of a batch of 1"
     alone = list(throughput.measure_batch("tiny", contestants, 1, 1, Namespace(pictures=None, repeats=1)))
@@ -66,3 +68,12 @@ def test_a_row_for_each_runtime_ready_and_detected(contestants, tmp_path, monkey
 def test_a_wrong_number_is_refused(capsys):
     assert main(["throughput", "--repeats", "0"]) == 1
     assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_the_operations_are_those_of_one_face(contestants):
+    before = []
+    hook = contestants.path.register_forward_pre_hook(lambda module, inputs: before.append(len(inputs[0])))
+    flops = contestants.flops()
+    hook.remove()
+    products = [module for module in contestants.path.modules() if isinstance(module, torch.nn.Linear)]
+    assert before == [1] and flops > 2 * sum(module.weight.numel() for module in products) / 2
