@@ -4,7 +4,7 @@ Only the candidates are then scored with their whole embeddings, by the same fun
 
     candidates.json              key of the index, its shards in the order of the rows, number of rows when trained
     candidates-faces.faiss       a row per face: its embeddings as one vector, in `FACE_DIMS` dimensions of 8 bits
-    candidates-vectors.faiss     a row per embedding, in `VECTOR_DIMS` dimensions, with 4 bits for two of them
+    candidates-vectors.faiss     a row per embedding, in `VECTOR_DIMS` dimensions of 4 bits
 
 A face's score for a face is an inner product of the flattened embeddings; the first file finds its candidates. The
 score for a text is the best over the embeddings; the second file finds these. Embeddings are projected on the leading
@@ -141,12 +141,12 @@ class Candidates:
             torch.manual_seed(SEED)
             flat = sample.flatten(1)
             basis = leading_directions(flat, min(FACE_DIMS, num_faces, flat.shape[1]))
-            dims = min(VECTOR_DIMS, width) // 2 * 2
-            rotation = torch.linalg.qr(torch.randn(dims, dims))[0]  # gives each pair of dimensions its share
+            dims = min(VECTOR_DIMS, width)
+            rotation = torch.linalg.qr(torch.randn(dims, dims))[0]  # gives each dimension its share
             rotated = leading_directions(sample.flatten(0, 1), dims) @ rotation
         codes = faiss.IndexScalarQuantizer(basis.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
         self._faces = self._project_first(basis, codes, flat)
-        codes = faiss.IndexPQFastScan(dims, dims // 2, 4, faiss.METRIC_INNER_PRODUCT)
+        codes = faiss.IndexPQFastScan(dims, dims, 4, faiss.METRIC_INNER_PRODUCT)
         self._vectors = self._project_first(rotated, codes, sample.flatten(0, 1))
         self._layout = Layout(num_trained=len(self.index))
 

@@ -9,8 +9,9 @@ import torch
 from mf2.analysis import run_folder
 from mf2.analysis.search.ranking import search
 from mf2.analysis.search.scoring import FaceScorer
-from mf2.benchmarks import long, long_analysis, long_search
-from mf2.benchmarks.long_analysis import Interval, summarize_tenths
+from mf2.benchmarks import long, long_analysis, long_process, long_search
+from mf2.benchmarks.long_analysis import summarize_tenths
+from mf2.benchmarks.long_process import Interval
 from mf2.cli.benchmark import main
 
 
@@ -37,7 +38,7 @@ def test_a_slower_machine_is_not_a_slower_run():
     slowed = [replace(each, control_s=0.001 * (1 + each.start / 1000)) for each in intervals]
     last = list(summarize_tenths("frames", slowed))[-1]
     assert last["CPU ms an image, of the first"] > 1.5
-    assert last["CPU of control batches, of the first"] == pytest.approx(1)
+    assert last["CPU of short analyses, of the first"] == pytest.approx(1)
     assert last["≤ 1.03"] is True
 
 
@@ -49,26 +50,45 @@ def test_a_resumed_process_warms_up_again():
     assert [row["processes"] for row in rows] == [1, 1, 1, 1, 2, 1, 1, 1, 1, 1]
 
 
+class FakeControl:
+    """Short analyses that take no time."""
+
+    def __init__(self, source, options):
+        assert len(list(source.iterdir())) in (1, long_analysis.SHORT)
+
+    def run(self) -> float:
+        return 0.001
+
+
+def test_short_analyses_go_through_the_whole_command(tmp_path, monkeypatch):
+    long_analysis.save_model("tiny", tmp_path / "tiny", 0)
+    long_analysis.save_pictures(tmp_path / "short", 5)
+    monkeypatch.setattr(long_process, "_loaded", [])
+    long_process._load(long_analysis.make_options(str(tmp_path / "tiny"), "torch", 4))
+    assert 0 < long_process._analyze_short(tmp_path / "short") < 10
+
+
 @pytest.mark.parametrize("kind", ["frames", "pictures"])
 def test_a_run_is_measured_to_its_end_and_resumes(tmp_path, monkeypatch, kind):
     """A process that is killed, and one that continues, in this process."""
     monkeypatch.setattr(long_analysis, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(run_folder, "PART_ROWS", 30)
-    recognize = long_analysis.MeasuredRecognizer.recognize
+    monkeypatch.setattr(long_process, "ShortAnalyses", FakeControl)
+    monkeypatch.setattr(long_process, "limit_threads", lambda: None)
+    monkeypatch.setattr(long_analysis, "MARKS", 20)
+    recognize = long_process.MeasuredRecognizer.recognize
     options = long_analysis.make_options("tiny", "torch", 10)
-    threads = torch.get_num_threads()
 
     def stop(self, inputs):
         if self.done >= 70:
             raise KeyboardInterrupt
         return recognize(self, inputs)
 
-    monkeypatch.setattr(long_analysis.MeasuredRecognizer, "recognize", stop)
+    monkeypatch.setattr(long_process.MeasuredRecognizer, "recognize", stop)
     with pytest.raises(KeyboardInterrupt):
         list(long_analysis.measure_analysis(kind, 200, options, 0, str(tmp_path)))
-    monkeypatch.setattr(long_analysis.MeasuredRecognizer, "recognize", recognize)
+    monkeypatch.setattr(long_process.MeasuredRecognizer, "recognize", recognize)
     rows = list(long_analysis.measure_analysis(kind, 200, options, 0, str(tmp_path)))
-    torch.set_num_threads(threads)
     assert [row["tenth"] for row in rows] == list(range(1, 11))
     folder = next(tmp_path.iterdir())
     intervals = [Interval(**json.loads(line)) for line in (folder / "intervals.jsonl").read_text().splitlines()]
