@@ -59,8 +59,8 @@ class FaceViews(dict[str, BranchView]):
         places: `(B, A, 4)` as in [`SampledFeatures`]; None if unknown.
         face: `(B, F)` likewise.
 
-    `of_mirror`, if set, returns the checkpoint's emotion logits `(B, E)` of the mirror image; it is called when the
-    recognisers' inputs are collected.
+    `of_mirror`, if set, returns the checkpoint's logits of the mirror image, `(B, E)` or `(B, A + E)`; it is called
+    when the recognisers' inputs are collected.
     """
 
     of_mirror: Callable[[], torch.Tensor] | None = None

@@ -225,7 +225,9 @@ class MF2Config(PreTrainedConfig):
             paper.
         readout_share: Of the readout's logits in that average; the rest are the recognisers'.
         mirror_emotions: In evaluation, average the emotion's logits of a face and of its mirror image, for
-            a second pass of tower and branches. AUs can be one-sided and are read from the face as it is.
+            a second pass of tower and branches.
+        mirror_aus: With it, average the AUs' logits, too. Only for labels that a mirror image does not change:
+            one-sided AUs, and machine labels that are not symmetric, are better read from the face as it is.
         emotion_text_length, key_au_text_length, au_text_length, au_sentence_length: Token limits of the texts.
         caption_prompt_ids: Token ids that open a caption of a kind, after `[DEC]`; they tell `"emotion"` from
             `"key_au"` where one branch learned both.
@@ -287,6 +289,7 @@ class MF2Config(PreTrainedConfig):
     readout_grids: list[int] | tuple = ()
     readout_share: float | int = 0.6
     mirror_emotions: bool = False
+    mirror_aus: bool = False
     emotion_text_length: int = 61
     key_au_text_length: int = 128
     au_text_length: int = 169
@@ -412,6 +415,8 @@ class MF2Config(PreTrainedConfig):
             raise ValueError(f"joint_width is {self.joint_width}; it must be a multiple of 4, the attention heads.")
         _check_range(self, "recognition_dropout", 0, 1)
         _check_range(self, "readout_share", 0, 1)
+        if self.mirror_aus and not self.mirror_emotions:
+            raise ValueError("mirror_aus is True but mirror_emotions is False; one second pass is for both: set both.")
         self._check_readout()
         if not self.local_feature_levels:
             raise ValueError("local_feature_levels is empty; [-1] is the tower's output.")

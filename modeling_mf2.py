@@ -313,13 +313,16 @@ class MF2Model(MF2PreTrainedModel):
         own = config.label_space.region_au_ids
         if config.mirror_emotions and config.emotions and not self.training and set(own) <= set(given):
             mirror = partial(mirror_faces, pixel_values, au_boxes, given, own)
-            views.of_mirror = lambda: self._emotion_of(self.sample_vision(*mirror(), own))
+            views.of_mirror = lambda: self._mirrored(self.sample_vision(*mirror(), own))
         return views
 
-    def _emotion_of(self, sampled: SampledFeatures) -> torch.Tensor:
-        """`(B, E)`: what the checkpoint's own recognisers say."""
+    def _mirrored(self, sampled: SampledFeatures) -> torch.Tensor:
+        """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
         views = self.encode_sampled(sampled, self.config.label_space.region_au_ids)
-        return self.recognizers.answer(BASE, views.pooled).emotion_logits
+        output = self.recognizers.answer(BASE, views.pooled)
+        if not self.config.mirror_aus:
+            return output.emotion_logits
+        return torch.cat([output.au_logits, output.emotion_logits], dim=1)
 
     def encode_sampled(
         self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
@@ -436,7 +439,7 @@ class MF2Model(MF2PreTrainedModel):
             sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
             views = self.encode_sampled(sampled, keep_key_values=keep_key_values)
             if mirrored is not None:
-                views.of_mirror = lambda: self._emotion_of(SampledFeatures.of_inputs(mirrored))
+                views.of_mirror = lambda: self._mirrored(SampledFeatures.of_inputs(mirrored))
         output = self.recognize(views)
         losses, floors = split_floors(self._losses(views, output, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(

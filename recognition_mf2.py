@@ -7,7 +7,8 @@ also reads others, through the same interface.
 With a linear readout (`readout_mf2.py`), the pooled states include `"readout"`, its `(B, 1, 1, A + E)` logits in the
 checkpoint's label space, which the recognisers average with their own. It has no valence and arousal: it classifies,
 and averaging log-odds has no meaning for continuous values. With `mirror_emotions` they include `"mirrored"`, the
-`(B, 1, 1, E)` emotion logits of the mirror image, which the recognisers average with those of the face.
+`(B, 1, 1, E)` emotion logits of the mirror image, with `mirror_aus` its `(B, 1, 1, A + E)` logits, which the
+recognisers average with those of the face.
 
 With the local branch they include `"places"`, `(B, A, 1, 4)`: x and y of the two centres of each AU's regions, as
 fractions of the image.
@@ -39,7 +40,7 @@ FACE = "face"
 """The key of the linear readout's features in the pooled states, `(B, 1, 1, F)`."""
 
 MIRRORED = "mirrored"
-"""The name of what the base says of the emotion of the mirror image, among the pooled states."""
+"""The name of what the base says of the mirror image, among the pooled states."""
 
 PLACES = "places"
 """The key of the positions of the AU regions in the pooled states."""
@@ -323,11 +324,18 @@ class MF2Recognizers(RecognitionHeads):
         output = self.read(features, places)
         if READOUT in pooled:
             self._average(output, pooled[READOUT].flatten(1))
-        if MIRRORED in pooled and output.emotion_logits is not None:
-            output.emotion_logits = output.emotion_logits.lerp(
-                pooled[MIRRORED].flatten(1).to(output.emotion_logits), 0.5
-            )
+        if MIRRORED in pooled:
+            self._average_mirrored(output, pooled[MIRRORED].flatten(1))
         return output
+
+    def _average_mirrored(self, output: Recognition, mirrored: torch.Tensor) -> None:
+        """Average the logits with those of the mirror image, `(B, E)` or `(B, A + E)`, in place."""
+        num_emotions = len(self.config.emotions)
+        aus, emotions = mirrored[:, :-num_emotions], mirrored[:, -num_emotions:]
+        if output.emotion_logits is not None:
+            output.emotion_logits = output.emotion_logits.lerp(emotions.to(output.emotion_logits), 0.5)
+        if output.au_logits is not None and aus.shape[1]:
+            output.au_logits = output.au_logits.lerp(aus.to(output.au_logits), 0.5)
 
     def _average(self, output: Recognition, readout: torch.Tensor) -> None:
         """Average the logits of the heads with those of the readout, in place."""

@@ -55,7 +55,7 @@ def au_saliency(
             noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values)
             noisy = (pixel_values + spread * noise)[None].requires_grad_()
             views = model.encode_branches(noisy, au_boxes[None])
-            views.of_mirror = None  # of the emotion alone
+            views.of_mirror = None  # the map is of the face as it is
             logits = model.recognize(views).au_logits
             if logits is None:
                 raise ValueError("The model names no AUs, so there is nothing to explain.")

@@ -226,6 +226,10 @@ class Split:
             raise ValueError(f"{', '.join(paths)} ({split}): no row labels {names}.")
         return cls(rows, labels, descriptions[0] if len(descriptions) == 1 else _merge_descriptions(descriptions))
 
+    def with_affect(self) -> "Split":
+        """The split with its labels of valence and arousal, NaN where there are none."""
+        return replace(self, labels=replace(self.labels, affect=read_affect(self.rows)))
+
     def with_shuffled_captions(self, seed: int) -> "Split":
         """The split in random order, whose captions do not belong to the images of the original order (a control)."""
         order = np.random.default_rng(seed).permutation(len(self.rows))

@@ -9,6 +9,7 @@ dotted flags: `--model.use_au_vl false`. This module does not import torch, so t
 import argparse
 import dataclasses
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from mf2.baselines.registry import add_system, baseline_names
 from mf2.hub.file_names import RESOLVED_NAME
 from mf2.utils.files import write_text
 from mf2.utils.yaml_files import load_yaml, parse_yaml
+
+logger = logging.getLogger(__name__)
 
 
 def _arg(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, fixed: bool = True) -> Any:
@@ -243,6 +246,11 @@ class PretrainArguments(RunArguments, OptimizerArguments, SplitArguments, ModelA
         mf2_only = ("model_name_or_path", "feature_views", "probes")
         if given := [name for name in mf2_only if getattr(self, name)]:
             raise ValueError(f"{', '.join(given)} is of MF² alone; leave it out beside --baseline {self.baseline}.")
+        if self.model.get("affect"):
+            logger.warning(
+                f"{self.baseline} recognises AUs and emotions only, as baselines do: model.affect is ignored."
+            )
+            self.model = self.model | {"affect": False}
         self.overlay_faces = 0  # an overlay shows captions, which only MF² generates
 
 

@@ -46,16 +46,22 @@ def build_tokenizer(arguments: PretrainArguments, rows: datasets.Dataset) -> Pre
 
 
 def build_config(
-    arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
+    arguments: PretrainArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    au_ids: Sequence[int] | None = None,
+    affect: bool | None = None,
 ) -> MF2Config:
     """Build the configuration of a size, with the fields of `arguments.model` and of the tokenizer.
 
     Args:
         au_ids: AUs of the model, if they differ from the requested ones.
+        affect: whether it recognises valence and arousal, if that differs from what is requested.
     """
     fields = vocabulary_fields(tokenizer) | arguments.model
     if au_ids is not None:
         fields["au_ids"] = list(au_ids)
+    if affect is not None:
+        fields["affect"] = affect
     for name in ("emo_config", "au_config"):
         vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
         fields[name] = vocabulary | arguments.model.get(name, {})
@@ -68,12 +74,15 @@ def build_config(
 
 
 def build_model(
-    arguments: PretrainArguments, tokenizer: PreTrainedTokenizerBase, au_ids: Sequence[int] | None = None
+    arguments: PretrainArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    au_ids: Sequence[int] | None = None,
+    affect: bool | None = None,
 ) -> MF2ForPreTraining | BaselineModel:
     """Build a new model, with pretrained parts if any are named, or load a checkpoint."""
     if arguments.model_name_or_path:
         return MF2ForPreTraining.from_pretrained(arguments.model_name_or_path)
-    config = build_config(arguments, tokenizer, au_ids)
+    config = build_config(arguments, tokenizer, au_ids, affect)
     model = BaselineModel(config) if isinstance(config, BaselineConfig) else MF2ForPreTraining(config)
     pretrained = {
         "text": arguments.init_text,

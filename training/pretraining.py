@@ -75,20 +75,36 @@ def load_data(arguments: PretrainArguments, settings: TrainingArguments) -> tupl
 
     The data set `synth` is first generated into the output folder.
     """
-    path, affect = arguments.train_data, recognises_affect(arguments)
+    path = arguments.train_data
     with settings.main_process_first(local=False, desc="data"):
         if path == "synth":
             path = generate_sample(arguments, is_main=settings.process_index == 0)
         au_ids = get_au_ids(arguments)
-        train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids, affect)
+        train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
         if not arguments.model_name_or_path and (labelled := select_labelled_aus(train, au_ids)) != au_ids:
             au_ids = labelled
-            train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids, affect)
-        eval_path = arguments.eval_data or path
+            train = Split.load(path, arguments.train_split, arguments.max_train_rows, au_ids)
+        if recognises_affect(arguments):
+            train = add_affect(arguments, train)
+        eval_path, affect = arguments.eval_data or path, train.labels.affect is not None
         evaluation = Split.load(eval_path, arguments.eval_split, arguments.max_eval_rows, au_ids, affect)
-    if affect and not train.labels.has_affect:
-        raise ValueError(f"{path}: no row labels valence or arousal; leave model.affect out.")
     return train, evaluation, au_ids
+
+
+def add_affect(arguments: PretrainArguments, train: Split) -> Split:
+    """The training split with its labels of valence and arousal; where no row has one, a new model leaves them out.
+
+    Raises:
+        ValueError: no row has one, but the starting checkpoint recognises them.
+    """
+    labelled = train.with_affect()
+    if labelled.labels.has_affect:
+        return labelled
+    unlabelled = f"{arguments.train_data}: no row of the training split labels valence or arousal"
+    if arguments.model_name_or_path:
+        raise ValueError(f"{unlabelled}, which {arguments.model_name_or_path} recognises; start from another.")
+    logger.warning(f"{unlabelled}; the model leaves them out.")
+    return train
 
 
 def generate_sample(arguments: PretrainArguments, is_main: bool) -> str:
@@ -144,7 +160,7 @@ def make_model(
 ) -> tuple[MF2ForPreTraining | BaselineModel, MF2Processor]:
     """Build the model, with the AUs, loss weights and provenance of the training split, and its processor."""
     tokenizer = build_tokenizer(arguments, train.rows)
-    model = build_model(arguments, tokenizer, au_ids)
+    model = build_model(arguments, tokenizer, au_ids, train.labels.affect is not None)
     config = model.config
     if list(config.emotions) != list(EMOTIONS) or not config.au_ids:
         raise ValueError(

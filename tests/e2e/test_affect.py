@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "with"
-    metrics = train(data, output, **{"model.affect": True})
+    metrics = train(data, output)
     assert metrics["training"]["losses"]["affect"] > 0
     return output
 
@@ -55,7 +55,10 @@ def test_the_checkpoint_says_what_it_recognises(checkpoint):
     assert json.loads((checkpoint / "config.json").read_text())["affect"] is True
     evaluation = json.loads((checkpoint / "metrics.json").read_text())["evaluation"]
     low, high = evaluation["affect"]["ccc_interval"]
-    assert low <= evaluation["affect"]["ccc"] <= high and evaluation["affect"]["constant_rmse"] > 0
+    rounding = 1e-6  # two persons give few samples: the score can be the lowest
+    assert (
+        low - rounding <= evaluation["affect"]["ccc"] <= high + rounding and evaluation["affect"]["constant_rmse"] > 0
+    )
     assert evaluation["by_landmarks"]["given"]["affect"]["ccc"] == evaluation["affect"]["ccc"]
     assert 0.5 < evaluation["data"]["affect_ceiling"]["valence"] < 1
     card = (checkpoint / "README.md").read_text()
@@ -117,16 +120,27 @@ def test_an_adapter_learns_it_on_a_base_without_it(data, tmp_path_factory, tmp_p
 @pytest.fixture(scope="module")
 def base_without(data, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "without"
-    metrics = train(data, output)
+    metrics = train(data, output, **{"model.affect": False})
     assert "affect" not in metrics["evaluation"] and "affect" not in metrics["training"]["losses"]
     return output
 
 
-def test_data_without_the_columns_are_refused(tmp_path):
-    golden = ROOT / "tests" / "golden" / "faces"
-    values = {"model.affect": True, "train_split": "validation"}
-    with pytest.raises(ValueError, match="lacks the columns valence, arousal"):
-        train(golden, tmp_path / "out", **values)
+GOLDEN_FACES = ROOT / "tests" / "golden" / "faces"
+
+
+def test_where_nothing_labels_it_a_new_model_leaves_it_out(tmp_path, caplog):
+    """Also when the finished run is started again, whose settings still ask for it."""
+    for _ in range(2):
+        metrics = train(GOLDEN_FACES, tmp_path / "out", train_split="validation")
+        assert "no row of the training split labels valence or arousal; the model leaves them out" in caplog.text
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["affect"] is False
+    assert "affect" not in metrics["training"]["losses"] and "affect" not in metrics["evaluation"]
+
+
+def test_a_checkpoint_that_recognises_it_needs_its_labels(checkpoint, tmp_path):
+    argv = flags(model_name_or_path=checkpoint, train_data=GOLDEN_FACES, output_dir=tmp_path / "out", **SHORT)
+    with pytest.raises(ValueError, match=r"no row .* valence or arousal, which .* recognises"):
+        pretrain(parse_arguments(PretrainArguments, [*argv, "--train_split", "validation"]))
 
 
 def test_the_golden_checkpoint_from_before_loads_as_it_was():

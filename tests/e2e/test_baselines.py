@@ -156,6 +156,13 @@ def test_what_it_cannot_have_is_refused(data, tmp_path, given):
         train(data, tmp_path, **given)
 
 
+def test_valence_and_arousal_are_ignored_with_a_warning(data, tmp_path, caplog):
+    """The demo's settings ask for them."""
+    argv = flags(baseline=NAME, train_data=data, output_dir=tmp_path)
+    arguments = parse_arguments(PretrainArguments, ["--config", str(DEMO), *argv])
+    assert arguments.model["affect"] is False and f"{NAME} recognises AUs and emotions only" in caplog.text
+
+
 def test_a_system_of_ones_own_is_one_file(data, tmp_path, monkeypatch, capsys):
     """The documented file is trained, evaluated and used; where it is not named, the checkpoint says what lacks."""
     (text,) = re.findall(r"```python\n# my_system\.py\n(.*?)```", DOCUMENTED.read_text("utf-8"), re.S)

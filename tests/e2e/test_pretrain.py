@@ -117,7 +117,7 @@ def test_metrics_stand_beside_their_baselines(finished):
     assert 0 < evaluation["calibration"]["aus"]["brier"] < 1
     assert (metrics["training"]["steps"], metrics["training"]["seed"]) == (4, 42)
     assert set(metrics["training"]["losses"]) == {
-        *("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au")
+        *("emo_itc", "emo_itm", "emo_itg", "au_itc", "au_itm", "au_itg", "emotion", "au", "affect")
     }
 
 
@@ -214,7 +214,7 @@ def test_an_unfinished_checkpoint_is_passed_over(folder, tmp_path):
 
 def test_accumulated_batches_learn_like_one(folder, tmp_path):
     """Of the losses that are means over single images, AU and emotion, whose gradients add up."""
-    weights = {f"model.{name}_weight": 0 for name in ("itc", "itm", "itg")}
+    weights = {f"model.{name}_weight": 0 for name in ("itc", "itm", "itg")} | {"model.affect": False}
     values = {**WITHOUT_CHANCE, **weights, "max_steps": 2, "model.freeze_vision": True, "weight_aus": False}
     run_in_process(folder, tmp_path / "one", per_device_train_batch_size=16, **values)
     run_in_process(folder, tmp_path / "two", gradient_accumulation_steps=2, **values)
@@ -238,7 +238,7 @@ def test_two_processes_learn_like_one_with_the_double_batch(folder, tmp_path):
     one, two = (logged_losses(tmp_path / name, 3) for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         names = [name for name in first if name.startswith("loss")]
-        assert len(names) == 9
+        assert len(names) == 10
         for name in names:
             assert second[name] == pytest.approx(first[name], rel=1e-3), name
     assert metrics["evaluation"]["emotion"]["num_labelled"] == 16

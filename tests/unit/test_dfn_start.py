@@ -17,6 +17,7 @@ BASES = {
     "local branch": {"use_emo_vl": False, "joint_width": 8},
     "places": {"joint_width": 8, "joint_places": True},
     "linear readout": {"readout_grids": [2], "joint_width": 8},
+    "mirror images": {"mirror_emotions": True, "mirror_aus": True},
     "other thresholds": {"au_thresholds": [0.2, 0.3, 0.7]},
 }
 SPACES = {

@@ -1,4 +1,4 @@
-"""The emotion of a face and of its mirror image: averaged in evaluation, whoever answers, live and stored."""
+"""A face and its mirror image: emotions, and AUs on request, are averaged in evaluation, live and stored."""
 
 import numpy as np
 import pytest
@@ -47,6 +47,22 @@ def test_the_emotion_is_the_average_and_the_aus_are_those_of_the_face(off):
 
 
 @torch.no_grad()
+@OFF
+def test_aus_are_averaged_on_request(off):
+    images, alone = make_images(), small_model(readout_grids=[2], **off)
+    model = small_model(**MIRROR, mirror_aus=True, **off)
+    face, mirror, both = alone(**images), alone(**mirrored(images)), model(**images)
+    assert (face.au_logits - mirror.au_logits).abs().max() > 1e-3
+    torch.testing.assert_close(both.au_logits, (face.au_logits + mirror.au_logits) / 2)
+    torch.testing.assert_close(both.emotion_logits, (face.emotion_logits + mirror.emotion_logits) / 2)
+
+
+def test_aus_alone_are_not_averaged():
+    with pytest.raises(ValueError, match="mirror_aus is True but mirror_emotions is False"):
+        small_model(mirror_aus=True)
+
+
+@torch.no_grad()
 def test_stored_features_of_both_give_what_the_picture_gives():
     model, images = small_model(**MIRROR), make_images()
 
@@ -77,14 +93,18 @@ def test_it_is_saved(tmp_path):
 
 
 @torch.no_grad()
-def test_an_untrained_adapter_answers_as_its_base():
+@pytest.mark.parametrize("aus", [False, True])
+def test_an_untrained_adapter_answers_as_its_base(aus):
     images = make_images()
-    expected = small_model(**MIRROR)(**images)
-    model = get_peft_model(small_model(**MIRROR), DFNConfig(r=4, readout=False)).eval()
-    assert torch.equal(model(**images).emotion_logits, expected.emotion_logits)
+    expected = small_model(**MIRROR, mirror_aus=aus)(**images)
+    model = get_peft_model(small_model(**MIRROR, mirror_aus=aus), DFNConfig(r=4, readout=False)).eval()
+    seen = model(**images)
+    assert torch.equal(seen.emotion_logits, expected.emotion_logits)
+    assert torch.equal(seen.au_logits, expected.au_logits)
     together = model.get_base_model().forward_adapters(["default", "base"], **images)
     for seen in together.values():
         torch.testing.assert_close(seen.emotion_logits, expected.emotion_logits)
+        torch.testing.assert_close(seen.au_logits, expected.au_logits)
 
 
 @torch.no_grad()
