@@ -213,13 +213,17 @@ class MF2Branch(SharedSpace):
             return True
         return not (vision_states.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
 
+    @property
+    def _is_training(self) -> bool:
+        return self.training and torch.is_grad_enabled()
+
     def _leaves_unprojected(self, vision_states: torch.Tensor, keep_key_values: bool) -> bool:
         """Whether queries read the image without its keys and values, which few of the regions then need for ITM.
 
         Only in training: inference is exported and compared to the last digit.
         """
         config, num_views = self.config, vision_states.shape[1]
-        if not (torch.is_grad_enabled() and self.training):
+        if not self._is_training:
             return False
         num_aligned = (config.au_pairs_per_image or num_views) if config.au_text_mode == "per_au" else num_views
         if keep_key_values and (num_views == 1 or num_aligned > num_views // 2):
@@ -256,11 +260,17 @@ class MF2Branch(SharedSpace):
             project = self.qformer.encoder.layer[0].crossattention.attention.value
             vision_key_values = _read_directly(vision_key_values, direct, project)
         kept = list(vision_key_values) if keeps_vision else []
-        queries = query_embeds.expand(vision_states.shape[0], -1, -1, -1).flatten(0, 1)
+        num_images, repeats = vision_states.shape[0], None  # `len` would fix the batch size of an export
+        if self._is_training and not self.qformer.has_dropout:  # with it, each image has noise of its own
+            queries, repeats = query_embeds, torch.arange(len(query_embeds), device=query_embeds.device)
+            repeats = repeats.repeat(num_images)
+        else:
+            queries = query_embeds.expand(num_images, -1, -1, -1).flatten(0, 1)
         states = self.qformer(
             queries,
             query_length=queries.shape[1],
             vision_key_values=kept or vision_key_values,
+            repeats=repeats,
             pool=lambda states: states.mean(1),
             keep_key_values=keep_key_values,
         )

@@ -304,7 +304,7 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
             kv_cache: Grows by this pass's own.
             packed: Where packed states belong; these know the number of queries and the mask.
             first_only: Return the first tokens of packed rows only (the last layer, where nothing reads the others).
-            repeats: For each row of `vision_key_value` the packed row whose queries attend to it.
+            repeats: For each row of `vision_key_value` the row whose queries attend to it.
         Returns:
             The new states, and this pass's own self-attention keys and values.
         """
@@ -317,6 +317,9 @@ class MF2QFormerLayer(GradientCheckpointingLayer):
         elif prefix is not None:
             key_value = tuple(torch.cat(pair, dim=2) for pair in zip(prefix, new_key_value, strict=True))
         attended = self.attention(hidden_states, key_value, attention_mask)
+        if repeats is not None:
+            attended = attended.index_select(0, repeats)
+            new_key_value = tuple(x.index_select(0, repeats) for x in new_key_value)
         parts = []
         if query_length:
             parts.append(self._query_block(attended[:, :query_length], vision_key_value))
@@ -413,6 +416,7 @@ class MF2QFormer(nn.Module):
         self.layernorm = nn.LayerNorm(qformer_config.hidden_size, eps=qformer_config.layer_norm_eps)
         self.dropout = nn.Dropout(qformer_config.hidden_dropout_prob)
         self.encoder = MF2QFormerEncoder(config, qformer_config)
+        self.has_dropout = bool(qformer_config.hidden_dropout_prob or qformer_config.attention_probs_dropout_prob)
 
     def project_vision(self, vision_states: torch.Tensor) -> Iterator[KeyValue | None]:
         """(rows, regions, N, W) -> keys and values for each layer's cross-attention; None for layers without one.
@@ -444,6 +448,7 @@ class MF2QFormer(nn.Module):
         vision_key_values: Iterable[Vision | None] = (),
         prefix: Sequence[KeyValue | None] | None = None,
         kv_cache: Cache | None = None,
+        repeats: torch.Tensor | None = None,
         pool: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keep_key_values: bool = False,
     ) -> QFormerStates:
@@ -452,6 +457,8 @@ class MF2QFormer(nn.Module):
         Args:
             embeds: `(rows, query_length + T, D)`, before the embedding LayerNorm.
             attention_mask: `(rows, tokens)` padding mask, or a mask that is already prepared (4-D).
+            repeats: `(images,)` the row of each row of `vision_key_values`; the first self-attention is computed once
+                a row, as it depends on no image.
             pool: `(rows, tokens, D)` states of a layer -> `(rows, D)`.
             keep_key_values: Leave each layer's keys and values, for text that is written after this pass.
         """
@@ -460,6 +467,8 @@ class MF2QFormer(nn.Module):
             attention_mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         vision_key_values = iter(vision_key_values)
         key_values, pooled = [], [pool(hidden_states)] if pool else []
+        if pool and repeats is not None:
+            pooled = [pooled[0].index_select(0, repeats)]
         for index, layer in enumerate(self.encoder.layer):
             hidden_states, key_value = layer(
                 hidden_states,
@@ -468,6 +477,7 @@ class MF2QFormer(nn.Module):
                 next(vision_key_values, None),
                 prefix[index] if prefix is not None else None,
                 kv_cache=kv_cache,
+                repeats=repeats if index == 0 else None,
             )
             if keep_key_values:
                 leaving = self.text_reads_leaving

@@ -39,6 +39,8 @@ def build_vision_tower(config: MF2Config) -> PreTrainedModel:
     if is_eva:
         # This is BLIP-2's `ln_vision`, which belongs to the Q-Former: each branch trains its own copy.
         tower.post_layernorm = nn.Identity()
+    if isinstance(getattr(tower, "pooler", None), nn.AdaptiveAvgPool2d):
+        tower.pooler = nn.Identity()  # ResNet's, which takes no part in the weights
     return tower
 
 

@@ -432,16 +432,39 @@ def test_packed_rows_equal_padded_ones(case, attention, num_layers, texts, image
         torch.testing.assert_close(ours.get(name, torch.zeros_like(gradient)), gradient, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("direct_states", [False, True])
-def test_regions_that_are_not_projected_give_the_same(monkeypatch, direct_states):
-    """States, pooled states, the keys and values of drawn regions, and all gradients."""
-    model = our_model(direct_states=direct_states, au_text_mode="per_au", au_pairs_per_image=1)
-    branch = randomise(model, seed=3).double().au.train()
+def without_dropout(branch: MF2Branch) -> None:
     for module in branch.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif hasattr(module, "dropout_prob"):
             module.dropout_prob = 0.0
+    branch.qformer.has_dropout = False
+
+
+@pytest.mark.parametrize("text_reads_queries", ["entering", "leaving"])
+@pytest.mark.parametrize("name", ["emo", "au"])
+def test_queries_that_are_read_once_give_the_same(name, text_reads_queries):
+    """The first self-attention of the queries, computed once for all images: states, keys and values, gradients."""
+    branch = getattr(randomise(our_model(text_reads_queries=text_reads_queries), seed=3).double(), name).train()
+    without_dropout(branch)
+    num_views = 2 if name == "au" else 1
+    states = torch.randn(ROWS, num_views, branch.config.num_region_tokens, VISION["hidden_size"]).double()
+    found = []
+    for branch.qformer.has_dropout in (False, True):
+        view = branch.encode_image(states, keep_key_values=True)
+        tensors = [view.states, view.pooled, *(x for pair in view.key_values for x in pair)]
+        branch.zero_grad()
+        sum((x**2).mean() for x in tensors).backward()
+        found.append((tensors, {name: p.grad.clone() for name, p in branch.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("direct_states", [False, True])
+def test_regions_that_are_not_projected_give_the_same(monkeypatch, direct_states):
+    """States, pooled states, the keys and values of drawn regions, and all gradients."""
+    model = our_model(direct_states=direct_states, au_text_mode="per_au", au_pairs_per_image=1)
+    branch = randomise(model, seed=3).double().au.train()
+    without_dropout(branch)
     generator = torch.Generator().manual_seed(6)
     regions = torch.randn(
         ROWS, 2, branch.config.num_region_tokens, VISION["hidden_size"], generator=generator
