@@ -181,6 +181,13 @@ def named_aus(caption: str) -> list[int]:
     return sorted(by_code | {au_id for phrase, au_id in _au_of_phrase().items() if phrase in text})
 
 
+def names_au_twice(caption: str) -> bool:
+    """Whether the last sentence of a caption, finished or not, names an AU twice by code or by the same phrase."""
+    sentence = re.split(r"(?<=[.!?])\s+", _plain(caption))[-1]
+    codes = [au_id for au_id, _ in find_au_mentions(sentence)]
+    return len(codes) > len(set(codes)) or any(sentence.count(phrase) > 1 for phrase in _au_of_phrase())
+
+
 def denied_aus(caption: str) -> list[int]:
     """Numbers of the AUs that a caption says are not active, all of `ACTION_UNITS` for a face at rest."""
     text = _plain(caption)

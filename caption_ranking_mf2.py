@@ -23,7 +23,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import DynamicCache
 
-from .caption_meaning_mf2 import RERANKINGS, RecognisedState, named_aus, restore_case
+from .caption_meaning_mf2 import RERANKINGS, RecognisedState, named_aus, names_au_twice, restore_case
 from .caption_search_mf2 import search_captions
 from .labels_mf2 import LabelSpace
 from .qformer_mf2 import KeyValue, select_rows
@@ -167,7 +167,9 @@ class CaptionRanking:
         return better
 
     def _is_misled(self, state: RecognisedState, ids: list[int]) -> bool:
-        return state.is_misled(self.caption_kind, self._read(torch.tensor(ids[1 + len(self._prompt) :])))
+        """Whether the search leaves an unfinished caption: it is misled, or repeats itself."""
+        text = self._read(torch.tensor(ids[1 + len(self._prompt) :]))
+        return state.is_misled(self.caption_kind, text) or names_au_twice(text)
 
     def write(self, described: CaptionInputs) -> torch.Tensor:
         """Draw all candidates, `(R, K, T)`, padded after their end."""

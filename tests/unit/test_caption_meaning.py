@@ -9,6 +9,7 @@ from mf2.caption_meaning_mf2 import (
     begun_statements,
     denied_aus,
     named_emotions,
+    names_au_twice,
 )
 from mf2.caption_phrases_mf2 import NO_KEY_AU_SENTENCE, REST_SENTENCES
 from mf2.dataset_tools.captions import template_captions
@@ -82,4 +83,17 @@ def test_supported_captions_are_on_no_wrong_track_at_any_place():
             words = getattr(captions, kind).split()
             for end in range(1, len(words) + 1):
                 text = " ".join(words[:end])
-                assert not state.is_misled(kind, text), (state, text)
+                assert not state.is_misled(kind, text) and not names_au_twice(text), (state, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_repeated"),
+    [
+        ("The key action units are AU6 (Cheek Raiser) and AU6", True),
+        ("The key action units are AU1 (Inner Brow Raiser) and AU12", False),
+        ("Signs such as the raised cheeks and raised cheeks", True),
+        ("It shows in the raised cheeks. The raised cheeks are typical of happiness.", False),
+    ],
+)
+def test_a_list_may_name_an_au_once(text, is_repeated):
+    assert names_au_twice(text) is is_repeated
