@@ -88,7 +88,13 @@ NEGATIONS = frozenset(
 NEGATING_PAIRS = frozenset({("rather", "than"), ("instead", "of"), ("free", "of")})
 CLAUSE_ENDS = frozenset({",", ";", ":", "and", "but", "while", "yet"})
 LIST_GLUE = frozenset({",", "and", "or"})
-REST_PHRASES = ("features hardly move", "facial muscles are at rest", "nearly still", "no action unit is active")
+REST_PHRASES = (
+    "features hardly move",
+    "facial muscles are at rest",
+    "nearly still",
+    "no action unit is active",
+    "no facial action unit is active",
+)
 """Each is in one of the sentences on a face without an active action unit."""
 
 _NEGATION_REACH = 6

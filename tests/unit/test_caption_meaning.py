@@ -13,13 +13,13 @@ from mf2.caption_meaning_mf2 import (
 )
 from mf2.caption_phrases_mf2 import NO_KEY_AU_SENTENCE, REST_SENTENCES
 from mf2.dataset_tools.captions import template_captions
-from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS
+from mf2.labels_mf2 import ACTION_UNITS, EMOTIONS, NO_ACTIVE_AU_CAPTION
 
 SMILE = RecognisedState(frozenset({"AU6", "AU12"}), "Happiness")
 AT_EASE = RecognisedState(frozenset(), "Neutral")
 
 
-@pytest.mark.parametrize("sentence", [*REST_SENTENCES, NO_KEY_AU_SENTENCE])
+@pytest.mark.parametrize("sentence", [*REST_SENTENCES, NO_KEY_AU_SENTENCE, NO_ACTIVE_AU_CAPTION])
 def test_a_face_at_rest_has_no_active_au(sentence):
     assert sum(phrase in sentence.lower() for phrase in REST_PHRASES) == 1
     assert denied_aus(sentence) == sorted(ACTION_UNITS)
