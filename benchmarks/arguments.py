@@ -159,6 +159,7 @@ def add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch_sizes", type=int, nargs="+", default=[1, 16], help="faces in a pass [1 16]")
     add("--threads", type=int, nargs="+", default=[1, 2], help="of an operator [1 2]")
     add("--pictures", metavar="FOLDER", help="also time from these pictures on, their faces detected [no]")
+    add("--work_dir", metavar="DIR", help="for exported models, which a further run uses [temporary]")
     add("--repeats", type=int, default=10, help="timed repeats [%(default)s]")
     add("--seed", type=int, default=0, help="of random weights [%(default)s]")
     add("--output", metavar="FILE.json", help="write the results there, too")

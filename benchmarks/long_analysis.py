@@ -30,9 +30,9 @@ TENTHS = 10
 GROWTH_TARGET = 1.03
 """Maximum ratio of CPU time per image, and of memory, between the last and the first tenth."""
 FRAME_RATE = 25
-MARKS = 100
+MARKS = 50
 """Number of measured intervals of a run."""
-SHORT = 200
+SHORT = 100
 """Number of images of a short analysis."""
 
 

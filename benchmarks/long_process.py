@@ -95,7 +95,7 @@ class MeasuredRecognizer:
         self.label_spaces, self.device = recognizer.label_spaces, recognizer.device
         self.landmark_detector, self.versions = recognizer.landmark_detector, recognizer.versions
         self.done = self._marked = done
-        self._started = _clocks()
+        self._started, self._parent = _clocks(), os.getppid()
 
     def prepare(self, pictures: Sequence[np.ndarray], landmarks: Sequence[ArrayLike | None]) -> Mapping[str, Any]:
         """Preprocess faces; see `FaceRecognizer.prepare`."""
@@ -110,7 +110,9 @@ class MeasuredRecognizer:
         return rows
 
     def mark(self) -> None:
-        """Close an interval."""
+        """Close an interval; ends the process if the command that started it was killed."""
+        if os.getppid() != self._parent:
+            raise KeyboardInterrupt
         seconds, cpu_s = (now - start for now, start in zip(_clocks(), self._started, strict=True))
         usage = psutil.Process().memory_info()
         memory = usage.rss - getattr(usage, "shared", 0)

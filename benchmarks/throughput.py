@@ -49,7 +49,7 @@ class Contestants:
 
     Args:
         model: a checkpoint.
-        folder: for the exported files.
+        folder: for the exported files; those that it has are used.
         runtimes: which of `RUNTIMES`.
         layers: of int8, a name of `RECIPES`.
     """
@@ -61,10 +61,12 @@ class Contestants:
         self.files: dict[str, Path] = {}
         if {ONNX, INT8} & set(runtimes):
             self.files[ONNX] = folder / "float32.onnx"
-            export_onnx(self.recognizer.model, self.recognizer.processor, self.files[ONNX])
+            if not self.files[ONNX].is_file():
+                export_onnx(self.recognizer.model, self.recognizer.processor, self.files[ONNX])
         if INT8 in runtimes:
-            self.files[INT8] = folder / "int8.onnx"
-            quantize(self.files[ONNX], self.files[INT8], RECIPES[layers], [self.faces(4)])
+            self.files[INT8] = folder / f"int8 {layers}.onnx"
+            if not self.files[INT8].is_file():
+                quantize(self.files[ONNX], self.files[INT8], RECIPES[layers], [self.faces(4)])
         if COMPILED in runtimes:
             self.compiled = copy.deepcopy(self.path)
             model_of = self.compiled.model
@@ -110,10 +112,10 @@ def measure_models(models: Mapping[str, str], args: argparse.Namespace, folder: 
     """The rows of all models."""
     for name, model in models.items():
         place = folder / name
-        place.mkdir()
-        contestants = Contestants(
-            model or str(save_model(name, place / "model", args.seed)), place, args.runtimes, args.layers
-        )
+        place.mkdir(parents=True, exist_ok=True)
+        if not model and not (place / "model").is_dir():
+            save_model(name, place / "model", args.seed)
+        contestants = Contestants(model or str(place / "model"), place, args.runtimes, args.layers)
         for threads in args.threads:
             for batch_size in args.batch_sizes:
                 yield from measure_batch(name, contestants, threads, batch_size, args)
@@ -198,7 +200,7 @@ def run(args: argparse.Namespace) -> None:
     print("# Throughput on a CPU\n")
     print(markdown_table(("", "value"), [(name, str(value)) for name, value in (vars(args) | machine).items()]))
     with tempfile.TemporaryDirectory() as name:
-        section = Section("Images a second", list(measure_models(models, args, Path(name))))
+        section = Section("Images a second", list(measure_models(models, args, Path(args.work_dir or name))))
     print(section.to_markdown(), flush=True)
     if args.output:
         write_json(

@@ -77,3 +77,12 @@ def test_the_operations_are_those_of_one_face(contestants):
     hook.remove()
     products = [module for module in contestants.path.modules() if isinstance(module, torch.nn.Linear)]
     assert before == [1] and flops > 2 * sum(module.weight.numel() for module in products) / 2
+
+
+def test_files_of_an_earlier_run_are_used(contestants, monkeypatch):
+    monkeypatch.setattr(throughput, "export_onnx", lambda *args: pytest.fail("exported again"))
+    monkeypatch.setattr(throughput, "quantize", lambda *args: pytest.fail("converted again"))
+    again = Contestants(str(contestants.folder / "model"), contestants.folder, (ONNX, INT8), "products")
+    inputs = again.faces(1)
+    found, before = (made.runs(1)[ONNX](inputs) for made in (again, contestants))
+    assert all(np.array_equal(found[name], before[name]) for name in before)
