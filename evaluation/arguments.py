@@ -43,7 +43,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*RERANKINGS, "none"),
         default="agreement",
         help="score the best of eight captions, chosen by the recognisers or by the matching head; none scores one, "
-        "in a quarter of the time [%(default)s]",
+        "in an eighth of the time [%(default)s]",
     )
     add("--caption_rows", type=int, default=1000, help="rows for --captions, evenly spaced [%(default)s]")
     add(
