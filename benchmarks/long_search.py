@@ -201,7 +201,7 @@ def search_all(index: FaceIndex, queries: Queries) -> dict[str, list[list[str]]]
             for found, scorer in zip(best[kind], scorers, strict=True):
                 scores, rows = torch.cat([scorer(part) for part in parts]).topk(min(TOP_K, len(shard.paths)))
                 found += [(score, shard.paths[row]) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
-                found.sort(reverse=True)
+                found.sort(key=lambda pair: -round(pair[0], 4))  # stable, with the ties that `search` has
                 del found[TOP_K:]
     return {kind: [[path for _, path in found] for found in founds] for kind, founds in best.items()}
 
