@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
     """The README's command in short: it generates the sample, trains, and leaves a folder for the Hub."""
     output_dir = tmp_path_factory.mktemp("run") / "mf2-short"
     values = {**SHORT, "max_steps": 4, "save_steps": 2, "eval_steps": 2, "overlay_faces": 2}
-    values |= {"synth.num_train": 32, "synth.num_eval": 16, "synth.frames_per_identity": 8}
+    values |= {"synth.num_train": 32, "synth.num_eval": 16, "synth.frames_per_identity": 8, "weight_aus": True}
     command = ["-m", "accelerate.commands.accelerate_cli", "launch", "training/pretrain.py", "--config", str(DEMO)]
     result = subprocess.run(
         [sys.executable, *command, *flags(output_dir=output_dir, **values)],
@@ -113,7 +113,7 @@ def test_metrics_stand_beside_their_baselines(finished):
     assert 0 < evaluation["data"]["emotion_ceiling"] <= 1
     assert evaluation["data"]["rows"] == 16
     low, high = evaluation["aus"]["f1_interval"]
-    assert low < evaluation["aus"]["f1"] < high and evaluation["bootstrap"]["num_videos"] == 2
+    assert low <= evaluation["aus"]["f1"] <= high and evaluation["bootstrap"]["num_videos"] == 2
     assert 0 < evaluation["calibration"]["aus"]["brier"] < 1
     assert (metrics["training"]["steps"], metrics["training"]["seed"]) == (4, 42)
     assert set(metrics["training"]["losses"]) == {
