@@ -71,9 +71,11 @@ def per_cent(value: float | None) -> float | None:
 
 
 def seconds_per_epoch(metrics: dict[str, Any]) -> float | None:
-    """Training time per epoch, including its preparation."""
+    """Training time per epoch, including its preparation; None of less than an epoch."""
     training = metrics["training"]
-    return (training["seconds"] + training.get("preparation_seconds", 0.0)) / max(training["epochs"], 1e-9)
+    if training["epochs"] < 1:
+        return None
+    return (training["seconds"] + training.get("preparation_seconds", 0.0)) / training["epochs"]
 
 
 def millions_trained(metrics: dict[str, Any]) -> float:

@@ -12,7 +12,15 @@ from mf2.baselines.registry import baseline_names
 from mf2.experiments import paper_results, runs
 from mf2.experiments.budgets import STEP_SECONDS_NAME
 from mf2.experiments.runs import Run, RunFolder, run_all
-from mf2.experiments.table_layouts import FilledTable, Table, au_f1, emotion, make_tables, one_vs_rest
+from mf2.experiments.table_layouts import (
+    FilledTable,
+    Table,
+    au_f1,
+    emotion,
+    make_tables,
+    one_vs_rest,
+    seconds_per_epoch,
+)
 from mf2.experiments.tables import choose_rows, choose_tables, to_csv, to_markdown
 from mf2.experiments.transfer import TransferTable
 from mf2.hub.file_names import METRICS_NAME
@@ -234,3 +242,9 @@ def test_commands_for_a_queue_are_independent_of_each_other(tmp_path: Path):
     assert [shlex.split(part)[-1] for part in lines[0].split(" && ")] == [
         str(tmp_path / "runs" / "seed-0" / name) for name in ("base", "x", "y")
     ]
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(4.0, 3.0), (0.05, None)])
+def test_the_time_of_an_epoch_is_that_of_whole_ones(epochs, expected):
+    training = {"seconds": 10.0, "preparation_seconds": 2.0, "epochs": epochs}
+    assert seconds_per_epoch({"training": training}) == expected
