@@ -233,9 +233,8 @@ class Candidates:
 
     def _name(self, number: int, rows: Sequence[int]) -> Iterator[tuple[int, str]]:
         """Yield the rows of a shard with the paths of their files; empty for those of removed files."""
-        files = self._files.get(number, [])
-        firsts = np.array([file.first for file in files if file.count])
-        listed = [file for file in files if file.count]
+        listed = [file for file in self._files.get(number, []) if file.count]
+        firsts = np.array([file.first for file in listed])
         for row in rows:
             place = int(np.searchsorted(firsts, row, side="right")) - 1
             is_known = place >= 0 and row < listed[place].first + listed[place].count
