@@ -168,6 +168,11 @@ class LabelSpace:
         return tuple(ACTION_UNITS[au_id].name for au_id in self.au_ids)
 
     @property
+    def thresholds_by_code(self) -> dict[str, float]:
+        """From which probability each AU is active, by code, in output order."""
+        return dict(zip(self.au_codes, self.thresholds, strict=True))
+
+    @property
     def affect_names(self) -> tuple[str, ...]:
         """`("valence", "arousal")`, or nothing without `affect`."""
         return AFFECT if self.affect else ()

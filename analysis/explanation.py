@@ -94,7 +94,7 @@ def explain(recognizer: Recognizer, frame: Frame, face: Face, rerank: str | None
     (captions,) = recognizer.write_captions(batch, caption_kinds(model.config, model.label_space), rerank)
     captions = {name.removeprefix(CAPTION_PREFIX): text for name, text in captions.items()}
     space = recognizer.label_spaces[""]
-    thresholds = dict(zip(space.au_codes, space.thresholds, strict=True))
+    thresholds = space.thresholds_by_code
     return Explanation(
         frame=frame,
         face=face,

@@ -117,7 +117,7 @@ class Artist:
     def __init__(self, label_space: LabelSpace, image_processor: Any, captions: Sequence[str] = ()):
         self.image_processor, self.captions = image_processor, captions
         self.au_ids = label_space.au_ids
-        self.thresholds = dict(zip(label_space.au_codes, label_space.thresholds, strict=True))
+        self.thresholds = label_space.thresholds_by_code
 
     def draw_frames(
         self, source: Source, rows: Iterable[Mapping[str, Any]], fps: float | None, num_panels: int

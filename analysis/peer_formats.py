@@ -120,7 +120,7 @@ def write_abaw(batches: Iterable[Sequence[Row]], label_space: LabelSpace, folder
     """
     check_peer_formats(["abaw"], label_space)
     target = folder / "abaw"
-    limits = dict(zip(label_space.au_codes, label_space.thresholds, strict=True))
+    limits = label_space.thresholds_by_code
     headers = {"au": list(limits), "expr": list(EMOTIONS)} | ({"va": list(AFFECT)} if label_space.affect else {})
     with ExitStack() as stack:
         partials = [stack.enter_context(replacing(target / f"{task}.txt")) for task in headers]

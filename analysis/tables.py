@@ -86,7 +86,7 @@ def threshold_columns(label_spaces: Mapping[str, LabelSpace]) -> dict[str, float
     return {
         prefix + code: threshold
         for prefix, space in label_spaces.items()
-        for code, threshold in zip(space.au_codes, space.thresholds, strict=True)
+        for code, threshold in space.thresholds_by_code.items()
     }
 
 

@@ -24,7 +24,7 @@ from ..utils.data_uris import make_data_uri
 from ..utils.drawing import CAPTION_TITLES, probability_color
 from .searching import Found
 from .videos import SeenVideo
-from .viewer import SeenFace, SeenPicture, Sentence, thresholds_of
+from .viewer import SeenFace, SeenPicture, Sentence
 
 MAX_SHOWN_PX = 960
 """Longest side of a picture on the page."""
@@ -151,7 +151,7 @@ def describe_figure(
 
 
 def _describe_regions(face: SeenFace, prefix: str, space: LabelSpace) -> list[dict[str, Any]]:
-    thresholds = thresholds_of(space)
+    thresholds = space.thresholds_by_code
     return [
         {
             "code": code,
@@ -236,7 +236,7 @@ def render_pair(
 ) -> str:
     """Two faces side by side, the largest of each picture: every AU and emotion of both, and where they differ."""
     space, rows = label_spaces[""], [picture.faces[0].row for picture in pictures]
-    thresholds = thresholds_of(space)
+    thresholds = space.thresholds_by_code
     aus = []
     for code, name in zip(space.au_codes, space.au_names, strict=True):
         probs = [row[code] for row in rows]

@@ -224,7 +224,7 @@ class Viewer:
         with self.computing() as recognizer:
             (written,) = recognizer.write_captions(face.inputs, [kind])
         text = written[CAPTION_PREFIX + kind]
-        return Sentence(kind, text, flag_caption(kind, text, face.row, thresholds_of(self.label_spaces[""])))
+        return Sentence(kind, text, flag_caption(kind, text, face.row, self.label_spaces[""].thresholds_by_code))
 
     # -------------------------------------------------------------------------------------------------------- saliency
     def draw_map(self, face: SeenFace, prefix: str, code: str) -> Image.Image:
@@ -235,11 +235,6 @@ class Viewer:
             boxes = boxes[own]
             (saliency,) = au_saliency(recognizer.model, pixels, boxes, [place])
         return draw_saliency(to_pixels(pixels, self.recognizer.image_processor), saliency, MAP_PX)
-
-
-def thresholds_of(space: LabelSpace) -> dict[str, float]:
-    """From which probability an AU is active, by code."""
-    return dict(zip(space.au_codes, space.thresholds, strict=True))
 
 
 def choose_faces(search: FaceSearch, preferred: str) -> tuple[FaceSearch, str | None]:

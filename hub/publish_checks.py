@@ -138,7 +138,7 @@ def find_threshold_problems(contents: Contents) -> Iterator[str]:
     if not contents.config.get("au_thresholds"):
         yield "It has no thresholds of its action units (au_thresholds); run mf2 calibrate."
     scored = contents.read_json(METRICS_NAME)["evaluation"]["aus_tuned"]["per_au"]
-    thresholds = dict(zip(space.au_codes, space.thresholds, strict=True))
+    thresholds = space.thresholds_by_code
     if other := [code for code, au in scored.items() if abs(au["threshold"] - thresholds[code]) > THRESHOLD_TOLERANCE]:
         yield (
             f"{', '.join(other)}: measured at other thresholds than it has; run mf2 evaluate and name its "

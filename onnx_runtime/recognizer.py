@@ -203,7 +203,7 @@ class Recognizer:
         state: dict[str, Any] = {}
         if space.au_ids:
             probs = dict(zip(space.au_codes, outputs["au_probs"][idx].tolist(), strict=True))
-            limits = dict(zip(space.au_codes, space.thresholds, strict=True))
+            limits = space.thresholds_by_code
             state = {"au_probs": probs, "active_aus": [code for code, prob in probs.items() if prob >= limits[code]]}
         if space.emotions:
             emotions = dict(zip(space.emotions, outputs["emotion_probs"][idx].tolist(), strict=True))

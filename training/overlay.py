@@ -79,7 +79,7 @@ def _describe(
         title="",
         regions_px=regions_px[: len(label_space.au_ids)],
         aus=state.get("aus", {}),
-        thresholds=dict(zip(label_space.au_codes, label_space.thresholds, strict=True)),
+        thresholds=label_space.thresholds_by_code,
         emotion=emotion,
         emotion_prob=state["emotions"][emotion] if emotion else 0.0,
         captions=captions,
