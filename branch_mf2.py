@@ -49,6 +49,11 @@ class BranchView:
     key_values: list[KeyValue] = field(default_factory=list)
     vision_key_values: list[KeyValue | None] = field(default_factory=list)
 
+    def rows_of(self, views: torch.Tensor) -> torch.Tensor:
+        """`(K',)` indexes of views -> `(B · K',)` their rows in the keys and values."""
+        num_images, num_views = self.states.shape[:2]
+        return (torch.arange(num_images, device=views.device)[:, None] * num_views + views).flatten()
+
 
 class FaceViews(dict[str, BranchView]):
     """The encoded faces of a batch: the views of each branch, the logits of the linear readout, and region positions.
@@ -236,14 +241,12 @@ class MF2Branch(SharedSpace):
         Args:
             views: `(K',)` their indexes.
         """
-        num_images, num_views = view.vision_states.shape[:2]
         if not view.vision_key_values:
             states = view.vision_states if views is None else view.vision_states[:, views]
             return list(self.project_vision(states.flatten(0, 1)[:, None]))
         if views is None:
             return view.vision_key_values
-        rows = torch.arange(num_images, device=views.device)[:, None] * num_views + views
-        return select_rows(view.vision_key_values, rows.flatten())
+        return select_rows(view.vision_key_values, view.rows_of(views))
 
     def _encode_images(
         self, query_embeds: torch.Tensor, vision_states: torch.Tensor, keep_key_values: bool = False

@@ -318,11 +318,10 @@ class MF2Model(MF2PreTrainedModel):
 
     def _mirrored(self, sampled: SampledFeatures) -> torch.Tensor:
         """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
-        views = self.encode_sampled(sampled, self.config.label_space.region_au_ids)
-        output = self.recognizers.answer(BASE, views.pooled)
-        if not self.config.mirror_aus:
-            return output.emotion_logits
-        return torch.cat([output.au_logits, output.emotion_logits], dim=1)
+        pooled = self.encode_sampled(sampled, self.config.label_space.region_au_ids).pooled
+        output = self.recognizers.answer(BASE, pooled)
+        aus = [output.au_logits] if self.config.mirror_aus else []
+        return torch.cat([*aus, output.emotion_logits], dim=1)
 
     def encode_sampled(
         self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
@@ -624,12 +623,10 @@ class MF2ForPreTraining(MF2Model):
     @staticmethod
     def _region_items(branch: MF2Branch, view: BranchView, aus: torch.Tensor) -> VisualItems:
         """One item per image and drawn AU (`au_text_mode="per_au"`)."""
-        batch_size, num_aus = view.states.shape[:2]
-        rows = (torch.arange(batch_size, device=aus.device)[:, None] * num_aus + aus).flatten()
         return VisualItems(
             states=view.states[:, aus],
             query_embeds=view.query_embeds[aus],
-            key_values=select_rows(view.key_values, rows),
+            key_values=select_rows(view.key_values, view.rows_of(aus)),
             vision_key_values=branch.vision_key_values(view, aus),
             vision_states=view.vision_states[:, aus, None],
         )
