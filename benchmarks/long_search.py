@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import process_time
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -41,6 +42,7 @@ TIMED_EXACT = 3
 """Timed exact searches of each kind."""
 FACES_PER_PART = 64
 
+Result = TypeVar("Result")
 Queries = Mapping[str, Sequence[Scorer]]
 """Kind of the queries -> queries."""
 
@@ -158,12 +160,11 @@ def measure_search(
     for count in counts:
         place = folder / str(count)
         place.mkdir(parents=True)
-        queries_width = tuple(originals.faces.shape[1:])
-        row: dict[str, object] = {"faces": count, "vectors": queries_width[0], "width": queries_width[1]}
-        row["CPU s to build"] = clock(partial(save_index, place, count, originals.imitate(seed)))
+        num_vectors, width = originals.faces.shape[1:]
+        row: dict[str, object] = {"faces": count, "vectors": num_vectors, "width": width}
+        _, row["CPU s to build"] = clock(partial(save_index, place, count, originals.imitate(seed)))
         row["KB a face"] = size_of(place, "*") / count / 1e3
-        row["CPU s to open"] = clock(partial(ReadyIndex, place))
-        index = ReadyIndex(place)
+        index, row["CPU s to open"] = clock(partial(ReadyIndex, place))
         timed = {kind: scorers[:TIMED_EXACT] for kind, scorers in queries.items()}
         _, seconds = time_queries(index, timed, None, candidates)
         row |= {f"{kind}, exact, CPU s": value for kind, value in seconds.items()}
@@ -180,11 +181,11 @@ def measure_approximate(index: FaceIndex, queries: Queries, count: int) -> dict[
     row: dict[str, object] = dict.fromkeys(names)
     if len(index) <= max(count, MIN_FACES - 1):
         return row
-    row[names[0]] = clock(partial(Candidates, index))
+    _, row[names[0]] = clock(partial(Candidates, index))
     row[names[1]] = sum(size_of(index.folder, name) for name in (NAME, FACES, VECTORS)) / len(index) / 1e3
-    row[names[2]] = clock(partial(Candidates, index))
+    candidates, row[names[2]] = clock(partial(Candidates, index))
     exact = search_all(index, queries)
-    found, seconds = time_queries(index, queries, Candidates(index), count)
+    found, seconds = time_queries(index, queries, candidates, count)
     for kind in queries:
         row[f"{kind}, approximate, CPU s"] = seconds[kind]
         for k in (1, TOP_K):
@@ -216,10 +217,10 @@ def time_queries(
         elapsed = []
         found[kind] = []
         for scorer in tqdm(scorers, desc=f"{len(index)} faces, by a {kind}", leave=False):
-            started = process_time()
-            shards = None if candidates is None else candidates.shards(scorer, count)
-            found[kind].append([match.path for match in search(index, scorer, TOP_K, shards)])
-            elapsed.append(process_time() - started)
+            shards = None if candidates is None else candidates.shards(scorer, count)  # lazy
+            matches, cpu_s = clock(partial(search, index, scorer, TOP_K, shards))
+            found[kind].append([match.path for match in matches])
+            elapsed.append(cpu_s)
         seconds[kind] = median(elapsed)
     return found, seconds
 
@@ -230,11 +231,11 @@ def recall(exact: Sequence[Sequence[str]], found: Sequence[Sequence[str]], k: in
     return sum(len(set(best[:k]) & set(other[:k])) for best, other in pairs) / (k * len(exact))
 
 
-def clock(function: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
+def clock(function: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of a call, and its CPU seconds."""
     started = process_time()
-    function()
-    return process_time() - started
+    result = function()
+    return result, process_time() - started
 
 
 def size_of(folder: Path, pattern: str) -> int:
