@@ -188,8 +188,11 @@ def named_aus(caption: str) -> list[int]:
 
 
 def names_au_twice(caption: str) -> bool:
-    """Whether the last sentence of a caption, finished or not, names an AU twice by code or by the same phrase."""
-    sentence = re.split(r"(?<=[.!?])\s+", _plain(caption))[-1]
+    """Whether a sentence of a caption, finished or not, names an AU twice by code or by the same phrase."""
+    return any(_repeats_au(sentence) for sentence in re.split(r"(?<=[.!?])\s+", _plain(caption)))
+
+
+def _repeats_au(sentence: str) -> bool:
     codes = [au_id for au_id, _ in find_au_mentions(sentence)]
     return len(codes) > len(set(codes)) or any(sentence.count(phrase) > 1 for phrase in _au_of_phrase())
 

@@ -240,13 +240,14 @@ class CaptionRanking:
     def disagreement(self, described: CaptionInputs, row: int, ids: torch.Tensor, is_whole: bool = True) -> int:
         """The number of statements that the recognisers do not support, see `RecognisedState.disagreement`.
 
-        A sentence on an AU that names other AUs must also name that AU.
+        A sentence that names an AU twice counts as one more; a sentence on an AU that names other AUs must also name
+        that AU.
         """
         text = self._read(ids)
-        state = described.states[row]
+        state, repeats = described.states[row], names_au_twice(text)
         if not is_whole:
-            return state.contradictions(self.caption_kind, text)
-        wrong = state.disagreement(self.caption_kind, text)
+            return state.contradictions(self.caption_kind, text) + repeats
+        wrong = state.disagreement(self.caption_kind, text) + repeats
         if described.own_aus is not None and (named := named_aus(text)):
             wrong += described.own_aus[row] not in named
         return wrong

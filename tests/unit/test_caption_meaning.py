@@ -92,6 +92,7 @@ def test_supported_captions_are_on_no_wrong_track_at_any_place():
         ("The key action units are AU6 (Cheek Raiser) and AU6", True),
         ("The key action units are AU1 (Inner Brow Raiser) and AU12", False),
         ("Signs such as the raised cheeks and raised cheeks", True),
+        ("Signs such as the raised cheeks and raised cheeks. The person looks happy.", True),
         ("It shows in the raised cheeks. The raised cheeks are typical of happiness.", False),
     ],
 )

@@ -174,6 +174,14 @@ def test_an_emotion_that_the_branch_hardly_ever_writes_is_found_by_a_search():
     assert texts(ranking.write_best(describe(20))) == ["the face is happy , au12 ."] * 20
 
 
+def test_a_sentence_names_an_action_unit_once():
+    """Of two drawn in a row, 68 % are the same."""
+    branch = PlantedBranch({"happy": 1.0}, {"au12": 0.8, "au4": 0.2})
+    branch.slots[6:6] = branch.slots[4:6]
+    written = texts(rank(branch).write_best(describe(50, active=("AU4", "AU12"))))
+    assert set(written) == {"the face is happy , au12 , au4 .", "the face is happy , au4 , au12 ."}
+
+
 def test_what_label_smoothing_alone_makes_possible_is_not_written():
     branch = PlantedBranch({"sad": 0.992, "happy": 0.008}, {"au12": 1.0})
     branch.config.label_smoothing = 0.1  # 0.1 / 15 words
