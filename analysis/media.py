@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence
 from ..images_mf2 import read_image
 from ..utils.command_line import one_line
 from ..utils.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-from ..utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
+from ..utils.videos import Screen, count_video_frames, import_av
 from .streaming import run_ahead
 
 logger = logging.getLogger(__name__)
@@ -238,12 +238,12 @@ def _read_video(source: Source, source_idx: int, fps: float | None, first: int) 
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             start_s = max(container.start_time or 0, 0) / 1e6  # .ts and .mts files do not start at 0
-            pixel_aspect = pixel_aspect_of(stream)
+            screen = Screen(stream)
             for index, decoded in enumerate(container.decode(stream)):
                 time_s = index / float(rate) if decoded.time is None else float(decoded.time) - start_s
                 slot = index if fps is None else int(time_s * fps + 1e-6)
                 if slot != last_slot and index >= first:
-                    image = as_shown(decoded, pixel_aspect)
+                    image = screen.show(decoded)
                     yield Frame(source, source_idx, index, time_s, image, is_moving=True)
                 last_slot = slot
             _check_end(container, stream, index, time_s)
@@ -284,7 +284,7 @@ def _seek_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             start_s = max(container.start_time or 0, 0) / 1e6
-            pixel_aspect = pixel_aspect_of(stream)
+            screen = Screen(stream)
             decoding, reached_s = container.decode(stream), 0.0
             for index in sorted(times):
                 if times[index] - reached_s > SEEK_GAP_S:
@@ -298,7 +298,7 @@ def _seek_frames(source: Source, times: Mapping[int, float]) -> Iterator[Frame]:
                         break
                 if abs(reached_s - times[index]) > SAME_TIME_S:
                     return
-                yield Frame(source, 0, index, times[index], as_shown(decoded, pixel_aspect), is_moving=True)
+                yield Frame(source, 0, index, times[index], screen.show(decoded), is_moving=True)
     except (av.FFmpegError, OSError, ValueError, RuntimeError, IndexError) as error:
         logger.debug(f"{source.path}: no jumping to frames ({one_line(error)}).")
 

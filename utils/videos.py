@@ -63,18 +63,32 @@ def pixel_aspect_of(stream: Any) -> Fraction:
     return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
 
 
-def as_shown(decoded: Any, pixel_aspect: Fraction) -> np.ndarray:
-    """`(height, width, 3)` RGB of a decoded frame as a player shows it: with square pixels, rotated and mirrored.
+class Screen:
+    """Shows decoded frames of a stream as a player does: with square pixels, rotated and mirrored.
+
+    A frame of PyAV and its side data refer to each other, so that a frame whose side data were read stays in memory
+    until Python's garbage collector finds it. They are therefore only read of the first frame, and where the rotation
+    changes.
 
     Args:
-        decoded: a frame of PyAV.
-        pixel_aspect: see `pixel_aspect_of`; the picture is stretched, never reduced.
+        stream: a video stream of PyAV.
     """
-    width, height = decoded.width, decoded.height
-    width, height = round(width * max(pixel_aspect, 1)), round(height * max(1 / pixel_aspect, 1))
-    image = decoded.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    matrix = decoded.side_data.get("DISPLAYMATRIX")
-    return image if matrix is None else _apply_display_matrix(image, np.frombuffer(bytes(matrix), "<i4").reshape(3, 3))
+
+    def __init__(self, stream: Any):
+        self._pixel_aspect = pixel_aspect_of(stream)
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
+
+    def show(self, decoded: Any) -> np.ndarray:
+        """`(height, width, 3)` RGB of a decoded frame; it is stretched to square pixels, never reduced."""
+        aspect, width, height = self._pixel_aspect, decoded.width, decoded.height
+        width, height = round(width * max(aspect, 1)), round(height * max(1 / aspect, 1))
+        image = decoded.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        if decoded.rotation != self._rotation:
+            self._rotation = decoded.rotation
+            matrix = decoded.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if matrix is None else np.frombuffer(bytes(matrix), "<i4").reshape(3, 3)
+        return image if self._matrix is None else _apply_display_matrix(image, self._matrix)
 
 
 def _apply_display_matrix(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

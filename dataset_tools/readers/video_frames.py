@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from ...utils.videos import as_shown, count_video_frames, import_av, pixel_aspect_of
+from ...utils.videos import Screen, count_video_frames, import_av
 from .frame_table import EMOTION_MISSING, Folder, ReadReport, ambiguous_folders_error
 
 JPEG_QUALITY = 95
@@ -142,9 +142,9 @@ class VideoReader:
 
 def _decode(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
     with import_av().open(str(path)) as container:
-        pixel_aspect = pixel_aspect_of(container.streams.video[0])
+        screen = Screen(container.streams.video[0])
         for frame in container.decode(video=0):
-            yield as_shown(frame, pixel_aspect)
+            yield screen.show(frame)
 
 
 def _encode(image: npt.NDArray[np.uint8]) -> bytes:

@@ -1,5 +1,6 @@
 """Sources and frames: what is taken, in which order, when, and which way up."""
 
+import gc
 import importlib
 import importlib.util
 import io
@@ -286,9 +287,29 @@ def test_a_video_is_not_decoded_between_frames_that_lie_far_apart(tmp_path, monk
     source = write_long(tmp_path / "clip.mp4", "mpeg4")
     monkeypatch.setattr(media, "read_frames", None)
     shown = []
-    monkeypatch.setattr(media, "as_shown", lambda decoded, aspect: shown.append(decoded.pts))
+    monkeypatch.setattr(media.Screen, "show", lambda screen, decoded: shown.append(decoded.pts))
     numbers = [index for frame in pick_frames(source, {350: 14.0, 50: 2.0}) for index in [frame.index]]
     assert numbers == [50, 350] and len(shown) == 2
+
+
+@pytest.mark.parametrize("reader", ["all frames", "single frames", "data set"])
+def test_frames_do_not_wait_for_the_garbage_collector(tmp_path, reader):
+    """A Full-HD frame has 3 MB, and hundreds would wait."""
+    source = write_long(tmp_path / "clip.mp4", "mpeg4")
+    of_data_set = VideoReader()
+    readers = {
+        "all frames": lambda: read_frames([(0, source)]),
+        "single frames": lambda: pick_frames(source, {number: number / 25 for number in range(0, 100, 10)}),
+        "data set": lambda: (of_data_set.read(source.path, number) for number in range(50)),
+    }
+    gc.collect()
+    gc.disable()
+    try:
+        num_read = sum(1 for _ in readers[reader]())
+        num_left = sum(type(item) is av.VideoFrame for item in gc.get_objects())
+    finally:
+        gc.enable()
+    assert num_read >= 10 and num_left <= 4
 
 
 def test_a_frame_that_is_not_at_its_time_is_found_by_its_number(tmp_path):
