@@ -68,7 +68,15 @@ from .tower_mf2 import (
     sample_regions,
     select_boxes,
 )
-from .transformers_mf2 import CACHE_NAME, UNREAD_INPUTS, AdapterCalls, cache_of, refuse_not_returned, refuse_unknown
+from .transformers_mf2 import (
+    CACHE_NAME,
+    NOT_GENERATION_INPUTS,
+    AdapterCalls,
+    cache_of,
+    refuse_lookahead,
+    refuse_not_returned,
+    refuse_unknown,
+)
 
 if is_peft_available():
     # Registers DFN, so that a loaded checkpoint can load its adapters; the file travels with the model's code.
@@ -661,31 +669,6 @@ class MF2ForImageClassification(MF2Model):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
-_NOT_GENERATION_INPUTS = (
-    *UNREAD_INPUTS,
-    "input_ids",
-    "attention_mask",
-    "au_input_ids",
-    "au_attention_mask",
-    "emotion_labels",
-    "au_labels",
-    "affect_labels",
-    "caption_ids",
-    "au_caption_ids",
-)
-
-
-def _refuse_lookahead(settings: dict[str, Any]) -> None:
-    """Raise for generation that guesses several words ahead and checks them in one pass, which a caption's cache, that
-    begins with the queries, does not take back."""
-    config = settings.get("generation_config")
-    for name in ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit"):
-        if settings.get(name) is not None or getattr(config, name, None) is not None:
-            raise ValueError(
-                f"{name} is not supported: captions are short and are written word by word. Leave it out."
-            )
-
-
 class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
     """MF² that writes: emotion and key-AU captions from the global branch, AU captions from the local one."""
 
@@ -771,9 +754,9 @@ class MF2ForConditionalGeneration(MF2Model, GenerationMixin):
                 "Prompts are not read: a caption is of a kind, generate(**inputs, caption_kind="
                 f"{' | '.join(map(repr, CAPTION_BRANCH))})."
             )
-        _refuse_lookahead(kwargs)
+        refuse_lookahead(kwargs)
         refuse_not_returned(kwargs)
-        kwargs = {name: value for name, value in kwargs.items() if name not in _NOT_GENERATION_INPUTS}
+        kwargs = {name: value for name, value in kwargs.items() if name not in NOT_GENERATION_INPUTS}
         views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), keep_key_values=True)
         write = partial(self._write, caption_kind=caption_kind, **kwargs)
         if rerank is not None:

@@ -147,6 +147,19 @@ class AdapterCalls:
 # ------------------------------------------------------------------------------------------------------------- inputs
 UNREAD_INPUTS = ("align_matrix", "landmarks_px", "landmarks_found", "image_index", "au_crops")
 """Outputs of a processor that the models ignore."""
+NOT_GENERATION_INPUTS = (
+    *UNREAD_INPUTS,
+    "input_ids",
+    "attention_mask",
+    "au_input_ids",
+    "au_attention_mask",
+    "emotion_labels",
+    "au_labels",
+    "affect_labels",
+    "caption_ids",
+    "au_caption_ids",
+)
+"""Inputs of the model that `generate` ignores."""
 _FRAMEWORK_INPUTS = ("return_dict", "use_cache")
 _NOT_RETURNED = ("output_attentions", "output_hidden_states")
 
@@ -174,3 +187,14 @@ def refuse_unknown(method: Callable, kwargs: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
         raise TypeError(f"{method.__name__} has no argument {name!r}{hint}")
+
+
+def refuse_lookahead(settings: dict[str, Any]) -> None:
+    """Raise for generation that guesses several words ahead and checks them in one pass, which a caption's cache, that
+    begins with the queries, does not take back."""
+    config = settings.get("generation_config")
+    for name in ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit"):
+        if settings.get(name) is not None or getattr(config, name, None) is not None:
+            raise ValueError(
+                f"{name} is not supported: captions are short and are written word by word. Leave it out."
+            )
