@@ -80,6 +80,20 @@ class FaceViews(dict[str, BranchView]):
         super().__init__(views)
         self.readout, self.places, self.face = readout, places, face
 
+    def split(self, num_images: int) -> tuple["FaceViews", "FaceViews"]:
+        """The views of the first images and of the others, from a pass that kept no keys and values."""
+
+        def parts(of: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+            return (None, None) if of is None else (of[:num_images], of[num_images:])
+
+        views: tuple[dict, dict] = ({}, {})
+        for name, view in self.items():
+            split = zip(*map(parts, (view.states, view.pooled, view.vision_states)), strict=True)
+            for of_part, (states, pooled, vision_states) in zip(views, split, strict=True):
+                of_part[name] = BranchView(states, pooled, view.query_embeds, vision_states)
+        first, others = zip(*map(parts, (self.readout, self.places, self.face)), strict=True)
+        return FaceViews(views[0], *first), FaceViews(views[1], *others)
+
     @property
     def pooled(self) -> dict[str, torch.Tensor]:
         """The inputs of recognisers, see `recognition_mf2.py`."""

@@ -309,25 +309,39 @@ class MF2Model(MF2PreTrainedModel):
         au_boxes: torch.Tensor | None,
         au_ids: Sequence[int] | None = None,
         keep_key_values: bool = False,
+        mirror: bool = True,
     ) -> FaceViews:
         """The query-only pass of every branch, by name, and what the linear readout says.
 
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
             keep_key_values: As in [`MF2Branch.encode_image`].
+            mirror: With `mirror_emotions`, also see the mirror image, which the recognisers ask for: in the same pass,
+                or in one of its own where keys and values are kept or there are other regions.
         """
-        views = self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep_key_values)
-        config, given = self.config, au_ids or self.label_space.region_au_ids
-        own = config.label_space.region_au_ids
-        if config.mirror_emotions and config.emotions and not self.training and set(own) <= set(given):
-            mirror = partial(mirror_faces, pixel_values, au_boxes, given, own)
-            views.of_mirror = lambda: self._mirrored(self.sample_vision(*mirror(), own))
+        given, own = tuple(au_ids or self.label_space.region_au_ids), self.config.label_space.region_au_ids
+        has_mirror = mirror and self.config.mirror_emotions and self.config.emotions and not self.training
+        if not (has_mirror and set(own) <= set(given)):
+            return self._encode(pixel_values, au_boxes, given, keep_key_values)
+        mirrored = mirror_faces(pixel_values, au_boxes, given, own)
+        if keep_key_values or given != own:
+            views = self._encode(pixel_values, au_boxes, given, keep_key_values)
+            views.of_mirror = lambda: self._mirrored(self._encode(*mirrored, own))
+            return views
+        pairs = zip((pixel_values, au_boxes), mirrored, strict=True)
+        both = (None if of_face is None else torch.cat([of_face, of_mirror]) for of_face, of_mirror in pairs)
+        views, of_mirrors = self._encode(*both, own).split(pixel_values.shape[0])
+        views.of_mirror = partial(self._mirrored, of_mirrors)
         return views
 
-    def _mirrored(self, sampled: SampledFeatures) -> torch.Tensor:
+    def _encode(
+        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], keep: bool = False
+    ) -> FaceViews:
+        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep)
+
+    def _mirrored(self, views: FaceViews) -> torch.Tensor:
         """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
-        pooled = self.encode_sampled(sampled, self.config.label_space.region_au_ids).pooled
-        output = self.recognizers.answer(BASE, pooled)
+        output = self.recognizers.answer(BASE, views.pooled)
         aus = [output.au_logits] if self.config.mirror_aus else []
         return torch.cat([*aus, output.emotion_logits], dim=1)
 
@@ -446,7 +460,9 @@ class MF2Model(MF2PreTrainedModel):
             sampled = SampledFeatures(vision_tokens, region_features, readout=readout_logits, places=region_places)
             views = self.encode_sampled(sampled, keep_key_values=keep_key_values)
             if mirrored is not None:
-                views.of_mirror = lambda: self._mirrored(SampledFeatures.of_inputs(mirrored))
+                own = self.config.label_space.region_au_ids
+                of_mirror = SampledFeatures.of_inputs(mirrored)
+                views.of_mirror = lambda: self._mirrored(self.encode_sampled(of_mirror, own))
         output = self.recognize(views)
         losses, floors = split_floors(self._losses(views, output, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(
@@ -534,7 +550,8 @@ class MF2Model(MF2PreTrainedModel):
         """Embeddings of faces in a branch's space: `pooler_output` is `(B, Q, P)`, for `au` `(B, A · Q, P)`."""
         refuse_unknown(self.get_image_features, kwargs)
         self.get_branch(branch)
-        states = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids))[branch].states.flatten(1, 2)
+        views = self.encode_branches(pixel_values, self._own_boxes(au_boxes, au_ids), mirror=False)
+        states = views[branch].states.flatten(1, 2)
         embeds = self.get_branch(branch).embed_image(states)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=embeds)
 

@@ -218,6 +218,11 @@ def check_boxes(pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_id
         )
 
 
+@torch.compiler.assume_constant_result
+def _mirrored_centers(au_ids: tuple[int, ...]) -> list[list[int]]:
+    return mirrored_centers(au_ids)  # in NumPy, into which a compiler does not look
+
+
 def mirror_faces(
     pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], wanted: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -230,7 +235,7 @@ def mirror_faces(
     """
     if au_boxes is not None:
         rows = torch.tensor([au_ids.index(au_id) for au_id in wanted], device=au_boxes.device)
-        centers = torch.tensor(mirrored_centers(tuple(wanted)), device=au_boxes.device)
+        centers = torch.tensor(_mirrored_centers(tuple(wanted)), device=au_boxes.device)
         left, top, right, bottom = au_boxes[:, rows[:, None], centers].unbind(-1)
         au_boxes = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
     return pixel_values.flip(-1), au_boxes

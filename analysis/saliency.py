@@ -54,9 +54,8 @@ def au_saliency(
         for _ in range(num_samples):
             noise = torch.randn(pixel_values.shape, generator=generator).to(pixel_values)
             noisy = (pixel_values + spread * noise)[None].requires_grad_()
-            views = model.encode_branches(noisy, au_boxes[None])
-            views.of_mirror = None  # the map is of the face as it is
-            logits = model.recognize(views).au_logits
+            # without its mirror image: the map is of the face as it is
+            logits = model.recognize(model.encode_branches(noisy, au_boxes[None], mirror=False)).au_logits
             if logits is None:
                 raise ValueError("The model names no AUs, so there is nothing to explain.")
             total += torch.stack([_gradient(logits[0, idx], noisy) for idx in au_idx])

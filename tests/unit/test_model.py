@@ -382,8 +382,9 @@ def test_a_model_in_bf16_sees():
     torch.testing.assert_close(logits.float(), expected, rtol=0.1, atol=0.1)
 
 
-def test_the_image_path_compiles_in_one_graph():
-    model, images = make_model(MF2Model, vision_config=VIT), make_images(2)
+@pytest.mark.parametrize("mirrors", [False, True])
+def test_the_image_path_compiles_in_one_graph(mirrors):
+    model, images = make_model(MF2Model, vision_config=VIT, mirror_emotions=mirrors).eval(), make_images(2)
     with torch.no_grad():
         expected = model(**images)
         outputs = torch.compile(model, backend="eager", fullgraph=True)(**images)

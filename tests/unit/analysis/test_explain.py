@@ -133,7 +133,7 @@ class LinearReadout(torch.nn.Module):
     weights[1, :, 28:36, 20:36] = -2.0
     config = SimpleNamespace(freeze_vision=True)
 
-    def encode_branches(self, pixel_values, au_boxes):
+    def encode_branches(self, pixel_values, au_boxes, mirror):
         return pixel_values
 
     def recognize(self, views):
@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_map(tmp_path):
 
 def test_logits_of_detached_states_are_refused():
     class Detached(LinearReadout):
-        def encode_branches(self, pixel_values, au_boxes):
+        def encode_branches(self, pixel_values, au_boxes, mirror):
             return pixel_values.detach()
 
     with pytest.raises(ValueError, match="reads detached states"):
