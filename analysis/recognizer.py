@@ -39,6 +39,23 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def compile_image_passes(model: Any, backend: str = "inductor") -> None:
+    """Compile the tower and the branches for images, for any batch size.
+
+    Only the batch size is a symbol: with symbolic picture sizes, EfficientNet's padding, which depends on the size,
+    becomes expressions that take many minutes to simplify.
+    """
+    compiled = torch.compile(model.encode_branches, backend=backend)
+
+    def encode_branches(pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, *args: Any, **kwargs: Any) -> Any:
+        for inputs in (pixel_values, au_boxes):
+            if inputs is not None:
+                torch._dynamo.maybe_mark_dynamic(inputs, 0)
+        return compiled(pixel_values, au_boxes, *args, **kwargs)
+
+    model.encode_branches = encode_branches
+
+
 class Recognizer:
     """Recognises batches of faces with the checkpoint and all adapters in one pass.
 
@@ -103,7 +120,7 @@ class Recognizer:
             if name not in loaded.label_spaces:
                 raise ValueError(f"{adapter} is no DFN adapter and cannot share a pass; give it as --model alone.")
         if compile:
-            loaded.encode_branches = torch.compile(loaded.encode_branches, dynamic=True)
+            compile_image_passes(loaded)
         return cls(loaded.eval().to(target_device), processor, names, precision)
 
     @property

@@ -28,6 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.profiler import ProfilerActivity, profile
 
 import mf2
+from mf2.analysis.recognizer import compile_image_passes
 from mf2.auto_mf2 import register_auto_classes
 from mf2.benchmarks import analyze as analysis_benchmark
 from mf2.benchmarks.finetune import METHODS, build_dfn_cached, measure_cache
@@ -441,7 +442,7 @@ def base_model(plan: Plan, kind: type[Model], dtype: torch.dtype) -> Model:
 def measure_compiled_inference(plan: Plan) -> Rows:
     """Time inference in bfloat16 with the image passes compiled for any batch size, as in `mf2 analyze --compile`."""
     model: Any = base_model(plan, MF2Model, torch.bfloat16)
-    model.encode_branches = torch.compile(model.encode_branches, dynamic=True, backend=plan.compiler)
+    compile_image_passes(model, plan.compiler)
     started = perf_counter()
     for images in (2, 1, *plan.batch_sizes[3::2]):
         row = attempt(plan, {"images": images}, partial(time_inference, plan, model, "bfloat16", images))

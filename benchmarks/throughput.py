@@ -23,7 +23,7 @@ import torch
 from mf2.analysis.media import find_sources
 from mf2.analysis.onnx_export import ImagePath, export_onnx
 from mf2.analysis.onnx_int8 import RECIPES, quantize
-from mf2.analysis.recognizer import Recognizer
+from mf2.analysis.recognizer import Recognizer, compile_image_passes
 from mf2.benchmarks.analyze import PICTURE_SIZES, draw_frame, record_cpu_time, save_model
 from mf2.benchmarks.arguments import RUNTIMES
 from mf2.benchmarks.branch import Section
@@ -69,8 +69,7 @@ class Contestants:
                 quantize(self.files[ONNX], self.files[INT8], RECIPES[layers], [self.faces(4)])
         if COMPILED in runtimes:
             self.compiled = copy.deepcopy(self.path)
-            model_of = self.compiled.model
-            model_of.encode_branches = torch.compile(model_of.encode_branches, dynamic=True)  # type: ignore[method-assign]
+            compile_image_passes(self.compiled.model)
 
     def faces(self, count: int) -> dict[str, np.ndarray]:
         """What so many drawn pictures become."""

@@ -1,6 +1,7 @@
 """A tiny checkpoint as training leaves it: random weights, a vocabulary of its own, thresholds, processor and code."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ TEXT_LENGTHS = {
 }
 
 
-def save_tiny_checkpoint(folder: Path, max_shard_size: str = "50GB") -> None:
+def save_tiny_checkpoint(folder: Path, max_shard_size: str = "50GB", **settings: Any) -> None:
     """Random weights with a vocabulary of their own, thresholds that are not the default, and the processor."""
     tokenizer = train_tokenizer(["The inner brows are raised: sadness.", "Lip corners are pulled up."], 60)
     branch = BRANCH | {"vocab_size": len(tokenizer)}
@@ -45,6 +46,7 @@ def save_tiny_checkpoint(folder: Path, max_shard_size: str = "50GB") -> None:
         au_thresholds=[0.45 + 0.01 * idx for idx in range(12)],
         **TEXT_LENGTHS,
         **vocabulary_fields(tokenizer),
+        **settings,
     )
     torch.manual_seed(0)
     model = mf2.MF2ForConditionalGeneration(config)
