@@ -188,17 +188,34 @@ def sample_regions(feature_map: torch.Tensor, boxes: torch.Tensor, grid_size: in
     corner, size = boxes[..., :2].float(), (boxes[..., 2:] - boxes[..., :2]).float()
     xs = corner[..., 0:1] + size[..., 0:1] * steps
     ys = corner[..., 1:2] + size[..., 1:2] * steps
-    grid = torch.stack(torch.broadcast_tensors(xs[..., None, :], ys[..., :, None]), dim=-1)  # (B, K, g, g, 2)
-    batch_size, num_boxes = boxes.shape[:2]
+    points = torch.stack(torch.broadcast_tensors(xs[..., None, :], ys[..., :, None]), dim=-1).flatten(2, 3)
+    sample = _read_points if torch.compiler.is_exporting() else _grid_sample
     with torch.autocast(feature_map.device.type, enabled=False):
-        sampled = F.grid_sample(
-            feature_map.float(),
-            grid.view(batch_size, num_boxes, -1, 2) * 2 - 1,
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=False,
-        )  # (B, W, K, g²)
-    return sampled.permute(0, 2, 3, 1).to(feature_map.dtype)
+        return sample(feature_map.float(), points).to(feature_map.dtype)
+
+
+def _grid_sample(feature_map: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Bilinear samples of a map `(B, W, h, w)` at points `(B, K, P, 2)`, x and y in [0, 1] -> `(B, K, P, W)`."""
+    sampled = F.grid_sample(feature_map, points * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.permute(0, 2, 3, 1)
+
+
+def _read_points(feature_map: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """The same by reading the four cells around each point, with all their channels at once.
+
+    For exported graphs: onnxruntime's GridSample computes a point's cells and weights again for each channel.
+    """
+    height, width = feature_map.shape[-2:]
+    last = points.new_tensor([width - 1, height - 1])
+    place = torch.minimum((points * (last + 1) - 0.5).clamp(min=0), last)
+    low = place.floor()
+    ends = torch.stack([low, torch.minimum(low + 1, last)], dim=-1)  # (B, K, P, xy, 2)
+    weights = torch.stack([low + 1 - place, place - low], dim=-1)
+    cells = (ends[..., 1, :, None] * width + ends[..., 0, None, :]).long().flatten(-2)  # (B, K, P, 4)
+    weights = (weights[..., 1, :, None] * weights[..., 0, None, :]).flatten(-2)
+    images = torch.arange(feature_map.shape[0], device=points.device)[:, None, None, None]
+    by_cell = feature_map.flatten(2).transpose(1, 2).flatten(0, 1)  # (B · h · w, W)
+    return (by_cell[cells + images * (height * width)] * weights[..., None]).sum(-2)
 
 
 def box_centers(au_boxes: torch.Tensor) -> torch.Tensor:

@@ -280,6 +280,13 @@ def map_and_boxes():
     return torch.randn(2, 6, 5, 9, generator=generator), torch.stack([boxes, boxes.flip(0)])
 
 
+@pytest.fixture(params=[False, True], ids=["eager", "exporting"])
+def is_exporting(request, monkeypatch):
+    """Whether the samples are those of exported graphs."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: request.param)
+
+
+@pytest.mark.usefixtures("is_exporting")
 @pytest.mark.parametrize("grid_size", [1, 2, 3])
 def test_regions_are_roi_align_with_one_sample_a_cell(map_and_boxes, grid_size):
     feature_map, boxes = map_and_boxes
@@ -290,6 +297,7 @@ def test_regions_are_roi_align_with_one_sample_a_cell(map_and_boxes, grid_size):
     torch.testing.assert_close(sample_regions(feature_map, boxes, grid_size), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("is_exporting")
 def test_regions_are_the_neighbours_weighed(map_and_boxes):
     feature_map, boxes = map_and_boxes
     sampled = sample_regions(feature_map, boxes, 3)
@@ -299,6 +307,15 @@ def test_regions_are_the_neighbours_weighed(map_and_boxes):
             torch.testing.assert_close(sampled[b, k], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_box_beyond_the_map_reads_its_border(map_and_boxes, monkeypatch):
+    feature_map, boxes = map_and_boxes
+    beyond = boxes * 1.5 - 0.25
+    expected = sample_regions(feature_map, beyond, 3)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(sample_regions(feature_map, beyond, 3), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("is_exporting")
 def test_regions_in_bf16_and_under_autocast(map_and_boxes):
     """`grid_sample` has no bf16 kernel on the CPU."""
     feature_map, boxes = map_and_boxes
