@@ -335,9 +335,9 @@ class MF2Model(MF2PreTrainedModel):
         return views
 
     def _encode(
-        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], keep: bool = False
+        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], *keep_key_values: bool
     ) -> FaceViews:
-        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, keep)
+        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, *keep_key_values)
 
     def _mirrored(self, views: FaceViews) -> torch.Tensor:
         """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
