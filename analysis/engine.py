@@ -37,6 +37,8 @@ CHUNKS_AHEAD = 2
 """Maximum number of chunks waiting for the model."""
 MIN_CHUNK = 8
 """Minimum number of faces aligned at once, even for smaller batches: a call costs more than a face."""
+FILES_AT_ONCE = 256
+"""Number of files whose versions a thread computes at once: a task for each would take more memory than its result."""
 FRAMES_WITHOUT_FACE = 4
 """A chunk is closed after this multiple of its size in frames, even if few of them have faces."""
 
@@ -211,9 +213,14 @@ def select_shard(sources: Sequence[Source], shard: tuple[int, int]) -> list[Sour
 
 def compute_file_versions(sources: Sequence[Source], num_threads: int) -> dict[str, str]:
     """Name of each source -> `compute_file_version`."""
+
+    def versions_from(first: int) -> dict[str, str]:
+        part = sources[first : first + FILES_AT_ONCE]
+        return {source.name: compute_file_version(source.path) for source in part}
+
     with ThreadPoolExecutor(num_threads) as pool:
-        versions = pool.map(compute_file_version, (source.path for source in sources))
-        return {source.name: version for source, version in zip(sources, versions, strict=True)}
+        parts = pool.map(versions_from, range(0, len(sources), FILES_AT_ONCE))
+        return {name: version for part in parts for name, version in part.items()}
 
 
 def shard_folder(output: Path, shard: tuple[int, int]) -> Path:
