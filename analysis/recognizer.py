@@ -1,6 +1,6 @@
 """Inference with a checkpoint and any number of adapters: from pictures and landmarks to named results."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def compile_image_passes(model: Any, backend: str = "inductor") -> None:
+def compile_image_passes(model: Any, backend: str | Callable = "inductor") -> None:
     """Compile the tower and the branches for images, for any batch size.
 
     Only the batch size is a symbol: with symbolic picture sizes, EfficientNet's padding, which depends on the size,
