@@ -321,23 +321,20 @@ class MF2Model(MF2PreTrainedModel):
         """
         given, own = tuple(au_ids or self.label_space.region_au_ids), self.config.label_space.region_au_ids
         has_mirror = mirror and self.config.mirror_emotions and self.config.emotions and not self.training
-        if not (has_mirror and set(own) <= set(given)):
-            return self._encode(pixel_values, au_boxes, given, keep_key_values)
-        mirrored = mirror_faces(pixel_values, au_boxes, given, own)
-        if keep_key_values or given != own:
-            views = self._encode(pixel_values, au_boxes, given, keep_key_values)
-            views.of_mirror = lambda: self._mirrored(self._encode(*mirrored, own))
+        has_mirror = has_mirror and set(own) <= set(given)
+        mirrored = partial(mirror_faces, pixel_values, au_boxes, given, own)
+        if not has_mirror or keep_key_values or given != own:
+            views = self.encode_sampled(self.sample_vision(pixel_values, au_boxes, given), given, keep_key_values)
+            if has_mirror:
+                views.of_mirror = lambda: self._mirrored(
+                    self.encode_sampled(self.sample_vision(*mirrored(), own), own)
+                )
             return views
-        pairs = zip((pixel_values, au_boxes), mirrored, strict=True)
+        pairs = zip((pixel_values, au_boxes), mirrored(), strict=True)
         both = (None if of_face is None else torch.cat([of_face, of_mirror]) for of_face, of_mirror in pairs)
-        views, of_mirrors = self._encode(*both, own).split(pixel_values.shape[0])
+        views, of_mirrors = self.encode_sampled(self.sample_vision(*both, own), own).split(pixel_values.shape[0])
         views.of_mirror = partial(self._mirrored, of_mirrors)
         return views
-
-    def _encode(
-        self, pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], *keep_key_values: bool
-    ) -> FaceViews:
-        return self.encode_sampled(self.sample_vision(pixel_values, au_boxes, au_ids), au_ids, *keep_key_values)
 
     def _mirrored(self, views: FaceViews) -> torch.Tensor:
         """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
