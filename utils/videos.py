@@ -57,12 +57,6 @@ def find_video_duration(path: Path) -> float:
     return max(float(max(ends, default=0)) - start_s, 0.0)
 
 
-def pixel_aspect_of(stream: Any) -> Fraction:
-    """The aspect ratio (width / height) of a stream's pixels."""
-    aspect = stream.sample_aspect_ratio
-    return aspect if aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT else Fraction(1)
-
-
 class Screen:
     """Shows decoded frames of a stream as a player does: with square pixels, rotated and mirrored.
 
@@ -75,7 +69,9 @@ class Screen:
     """
 
     def __init__(self, stream: Any):
-        self._pixel_aspect = pixel_aspect_of(stream)
+        aspect = stream.sample_aspect_ratio
+        is_plausible = aspect and 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT
+        self._pixel_aspect = aspect if is_plausible else Fraction(1)
         self._rotation: int | None = None
         self._matrix: np.ndarray | None = None
 
