@@ -316,31 +316,39 @@ class MF2Model(MF2PreTrainedModel):
         Args:
             au_ids: Whose regions `au_boxes` are; those of the label space by default.
             keep_key_values: As in [`MF2Branch.encode_image`].
-            mirror: With `mirror_emotions`, also see the mirror image, which the recognisers ask for: in the same pass,
-                or in one of its own where keys and values are kept or there are other regions.
+            mirror: With `mirror_emotions`, see the mirror image, too; in the same pass if no keys and values are kept.
         """
-        given, own = tuple(au_ids or self.label_space.region_au_ids), self.config.label_space.region_au_ids
+        given = tuple(au_ids or self.label_space.region_au_ids)
+
+        def encode(pixels: torch.Tensor, boxes: torch.Tensor | None, *keep: bool) -> FaceViews:
+            return self.encode_sampled(self.sample_vision(pixels, boxes, given), given, *keep)
+
         has_mirror = mirror and self.config.mirror_emotions and self.config.emotions and not self.training
-        has_mirror = has_mirror and set(own) <= set(given)
-        mirrored = partial(mirror_faces, pixel_values, au_boxes, given, own)
-        if not has_mirror or keep_key_values or given != own:
-            views = self.encode_sampled(self.sample_vision(pixel_values, au_boxes, given), given, keep_key_values)
-            if has_mirror:
-                views.of_mirror = lambda: self._mirrored(
-                    self.encode_sampled(self.sample_vision(*mirrored(), own), own)
-                )
+        if not (has_mirror and set(self.config.label_space.region_au_ids) <= set(given)):
+            return encode(pixel_values, au_boxes, keep_key_values)
+        mirrored = partial(mirror_faces, pixel_values, au_boxes, given)
+        if keep_key_values:
+            views = encode(pixel_values, au_boxes, keep_key_values)
+            views.of_mirror = lambda: self._mirrored(encode(*mirrored()), given)
             return views
         pairs = zip((pixel_values, au_boxes), mirrored(), strict=True)
         both = (None if of_face is None else torch.cat([of_face, of_mirror]) for of_face, of_mirror in pairs)
-        views, of_mirrors = self.encode_sampled(self.sample_vision(*both, own), own).split(pixel_values.shape[0])
-        views.of_mirror = partial(self._mirrored, of_mirrors)
+        views, of_mirrors = encode(*both).split(pixel_values.shape[0])
+        views.of_mirror = partial(self._mirrored, of_mirrors, given)
         return views
 
-    def _mirrored(self, views: FaceViews) -> torch.Tensor:
+    def _mirrored(self, views: FaceViews, au_ids: Sequence[int]) -> torch.Tensor:
         """What the checkpoint's own recognisers say of mirror images: `(B, E)`, with `mirror_aus` `(B, A + E)`."""
-        output = self.recognizers.answer(BASE, views.pooled)
+        output = self.recognizers.answer(BASE, self._pooled_of(self.config.label_space, views.pooled, au_ids))
         aus = [output.au_logits] if self.config.mirror_aus else []
         return torch.cat([*aus, output.emotion_logits], dim=1)
+
+    def _pooled_of(self, space: LabelSpace, pooled: dict[str, torch.Tensor], au_ids: Sequence[int]) -> dict:
+        """Of what views of the AUs `au_ids` give the recognisers, that of a label space's regions, in its order."""
+        if "au" not in self.branches or tuple(au_ids) == space.region_au_ids:
+            return pooled
+        rows = [au_ids.index(au_id) for au_id in space.region_au_ids]
+        return pooled | {key: pooled[key][:, rows] for key in ("au", PLACES)}
 
     def encode_sampled(
         self, sampled: SampledFeatures, au_ids: Sequence[int] | None = None, keep_key_values: bool = False
@@ -459,7 +467,7 @@ class MF2Model(MF2PreTrainedModel):
             if mirrored is not None:
                 own = self.config.label_space.region_au_ids
                 of_mirror = SampledFeatures.of_inputs(mirrored)
-                views.of_mirror = lambda: self._mirrored(self.encode_sampled(of_mirror, own))
+                views.of_mirror = lambda: self._mirrored(self.encode_sampled(of_mirror, own), own)
         output = self.recognize(views)
         losses, floors = split_floors(self._losses(views, output, emotion_labels, au_labels, texts, affect_labels))
         return MF2Output(
@@ -523,12 +531,8 @@ class MF2Model(MF2PreTrainedModel):
         described = self._describe(views)
         pooled, outputs = views.pooled, {}
         for name in names:
-            own_pooled = dict(pooled)
-            if "au" in views:
-                own_regions = [wanted.index(au_id) for au_id in spaces[name].region_au_ids]
-                own_pooled |= {key: pooled[key][:, own_regions] for key in ("au", PLACES)}
             own_states = self._of_own_aus(described, spaces[name], wanted)
-            output = self.recognizers.answer(name, own_pooled)
+            output = self.recognizers.answer(name, self._pooled_of(spaces[name], pooled, wanted))
             outputs[name] = MF2Output(
                 au_logits=output.au_logits, emotion_logits=output.emotion_logits, affect=output.affect, **own_states
             )

@@ -241,19 +241,18 @@ def _mirrored_centers(au_ids: tuple[int, ...]) -> list[list[int]]:
 
 
 def mirror_faces(
-    pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int], wanted: Sequence[int]
+    pixel_values: torch.Tensor, au_boxes: torch.Tensor | None, au_ids: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The mirror image, as the processor would prepare it.
 
     Args:
         pixel_values: `(B, 3, H, W)`.
         au_boxes: `(B, K, 2, 4)` of the AUs `au_ids`; None without regions.
-        wanted: the AUs whose boxes are returned, in order.
     """
     if au_boxes is not None:
-        rows = torch.tensor([au_ids.index(au_id) for au_id in wanted], device=au_boxes.device)
-        centers = torch.tensor(_mirrored_centers(tuple(wanted)), device=au_boxes.device)
-        left, top, right, bottom = au_boxes[:, rows[:, None], centers].unbind(-1)
+        rows = torch.arange(len(au_ids), device=au_boxes.device)[:, None]
+        centers = torch.tensor(_mirrored_centers(tuple(au_ids)), device=au_boxes.device)
+        left, top, right, bottom = au_boxes[:, rows, centers].unbind(-1)
         au_boxes = torch.stack([1 - right, top, 1 - left, bottom], dim=-1)
     return pixel_values.flip(-1), au_boxes
 

@@ -70,7 +70,7 @@ class FeatureStore(StatesStore):
             pixel_values, au_boxes = batch["pixel_values"].to(model.device), batch["au_boxes"].to(model.device)
             features = {"": model.sample_vision(pixel_values, au_boxes)}
             if has_mirror:
-                mirrored = mirror_faces(pixel_values, au_boxes, au_ids, au_ids)
+                mirrored = mirror_faces(pixel_values, au_boxes, au_ids)
                 features[MIRRORED_PREFIX] = model.sample_vision(*mirrored)
             for prefix, sampled in features.items():
                 for attribute, name in STORED_NAMES.items():
